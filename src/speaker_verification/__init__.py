@@ -1,0 +1,3 @@
+"""Speaker verification with self-supervised encoders."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,170 @@
+"""The tables that floors and pipelines hand to each other, with their schemas.
+
+All that comes after the embeddings works from these tables alone, without audio and without a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+
+from speaker_verification.errors import DataError
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """Columns of a table, in order, and the ones that together name a row.
+
+    Attributes:
+        name: what messages call the table.
+        columns: names and types; no value may be missing.
+        key: columns whose combination is unique; empty when rows may repeat.
+    """
+
+    name: str
+    columns: pa.Schema
+    key: tuple[str, ...] = ()
+
+    def conform(self, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
+        """Return the table with exactly these columns, in this order and of these types.
+
+        Args:
+            table: any data frame; it is not changed.
+            where: file or dataset it came from, for messages.
+
+        Raises:
+            DataError: a column is missing or unknown, a value is missing or of another type, or a key
+                repeats; the column and the first offending row are named.
+        """
+        origin = f"table '{self.name}'" + (f" ({where})" if where else "")
+        missing = [name for name in self.columns.names if name not in table.columns]
+        unknown = [name for name in table.columns if name not in self.columns.names]
+        if missing or unknown:
+            raise DataError(f"{origin}: missing columns {missing}, unknown columns {unknown}")
+        empty = table.columns[table.isna().any()]
+        if len(empty):
+            column = empty[0]
+            row = int(table[column].isna().to_numpy().argmax())
+            raise DataError(f"{origin}: no value in column '{column}', row {row}")
+        arrays = [self._column(table, field, origin) for field in self.columns]
+        conformed = pa.Table.from_arrays(arrays, schema=self.columns).to_pandas()
+        if self.key:
+            repeated = conformed.duplicated(list(self.key))
+            if repeated.any():
+                row = int(repeated.to_numpy().argmax())
+                values = ", ".join(str(conformed[name].iloc[row]) for name in self.key)
+                raise DataError(f"{origin}: {', '.join(self.key)} = {values} stands more than once")
+        return conformed
+
+    def _column(self, table: pd.DataFrame, field: pa.Field, origin: str) -> pa.Array:
+        try:
+            return pa.array(table[field.name], type=field.type, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise DataError(f"{origin}: column '{field.name}' is not {field.type}: {error}") from error
+
+    def empty(self) -> pd.DataFrame:
+        """A table of these columns without rows."""
+        return self.columns.empty_table().to_pandas()
+
+
+UTTERANCES = TableSchema(
+    "utterances",
+    pa.schema(
+        {
+            "utterance_id": pa.string(),  # SPEAKER/SESSION/UTTERANCE.wav
+            "speaker_id": pa.string(),
+            "session_id": pa.string(),
+            "subset": pa.string(),  # vox1-dev, vox1-test, vox2-dev, vox2-test
+            "path": pa.string(),  # 16 kHz mono s16 file
+            "num_samples": pa.int64(),
+            "duration_seconds": pa.float64(),
+        }
+    ),
+    key=("utterance_id",),
+)
+
+TRIALS = TableSchema(
+    "trials",
+    pa.schema(
+        {
+            "trial_list": pa.string(),  # vox1_o, vox1_e, vox1_h, each also with the suffix _original
+            "label": pa.int8(),  # 1 target (same speaker), 0 non-target
+            "enroll_id": pa.string(),
+            "test_id": pa.string(),
+        }
+    ),
+)
+
+SCORES = TableSchema(
+    "scores",
+    pa.schema(
+        {
+            "trial_list": pa.string(),
+            "enroll_id": pa.string(),
+            "test_id": pa.string(),
+            "label": pa.int8(),
+            "cosine": pa.float64(),
+            "as_norm": pa.float64(),
+            "qmf": pa.float64(),  # probability of "same speaker"
+            "llr": pa.float64(),  # natural log of the likelihood ratio
+        }
+    ),
+)
+
+NOISE_CLIPS = TableSchema(
+    "noise_clips",
+    pa.schema(
+        {
+            "clip_id": pa.string(),
+            "kind": pa.string(),  # noise, music, speech
+            "path": pa.string(),
+            "num_samples": pa.int64(),
+            "num_channels": pa.int64(),
+        }
+    ),
+    key=("clip_id",),
+)
+
+ROOM_RESPONSES = TableSchema(
+    "room_responses",
+    pa.schema(
+        {
+            "response_id": pa.string(),
+            "kind": pa.string(),  # simulated, real
+            "path": pa.string(),
+            "num_samples": pa.int64(),
+            "num_channels": pa.int64(),
+        }
+    ),
+    key=("response_id",),
+)
+
+REJECTED_FILES = TableSchema(
+    "rejected_files",
+    pa.schema(
+        {
+            "file_id": pa.string(),  # utterance, clip or response id
+            "subset": pa.string(),  # vox1-dev, ..., musan, rirs_noises
+            "reason": pa.string(),
+        }
+    ),
+)
+
+LEARNING_CURVE = TableSchema(
+    "learning_curve",
+    pa.schema(
+        {
+            "epoch": pa.int64(),  # 0 is the state before the first step
+            "metric": pa.string(),
+            "value": pa.float64(),
+        }
+    ),
+    key=("epoch", "metric"),
+)
+
+SCHEMAS = {
+    schema.name: schema
+    for schema in (UTTERANCES, TRIALS, SCORES, NOISE_CLIPS, ROOM_RESPONSES, REJECTED_FILES, LEARNING_CURVE)
+}
