@@ -1,0 +1,8 @@
+"""Kedro datasets of our own: they own what is on disk."""
+
+from speaker_verification.datasets.embedding_store import EmbeddingStoreDataset
+from speaker_verification.datasets.folder import FolderDataset
+from speaker_verification.datasets.json_file import JsonDataset
+from speaker_verification.datasets.table import TableDataset
+
+__all__ = ["EmbeddingStoreDataset", "FolderDataset", "JsonDataset", "TableDataset"]

@@ -1,0 +1,1 @@
+"""Wiring only: what is computed lives in the library floors."""

@@ -1,0 +1,16 @@
+"""One training loop for all phases; a phase is data."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "checkpoints": ["best_checkpoint", "load_best_model"],
+        "device": ["resolve_device"],
+        "examples": ["EpochBatches", "TrainingExamples"],
+        "loop": ["TrainingError", "train"],
+        "phase": ["PhaseSettings"],
+        "start": ["start_phase"],
+        "validation": ["TrialSet", "validate"],
+    },
+)

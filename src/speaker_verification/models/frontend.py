@@ -1,0 +1,164 @@
+"""The self-supervised encoder: waveform in, all of its hidden states out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models.settings import FrontendSettings
+
+SUPPORTED_ENCODERS = ("wavlm", "hubert", "wav2vec2")
+# Only used while training with time masks; published checkpoints may lack it.
+OPTIONAL_WEIGHTS = {"masked_spec_embed"}
+
+transformers_logging.disable_progress_bar()  # its bars tear the console's own
+
+
+def save_encoder(settings: FrontendSettings, folder: Path, seed: int) -> None:
+    """Write the encoder that a model starts from to a folder in Hugging Face format.
+
+    Args:
+        settings: a hub name or a folder; or a transformers configuration (with its `model_type`) whose
+            weights are drawn at random.
+        folder: where `config.json` and `model.safetensors` go.
+        seed: of the random weights.
+
+    Raises:
+        ParameterError: the architecture is unknown to transformers or not supported here.
+        DataError: the checkpoint cannot be read or lacks weights.
+    """
+    if settings.checkpoint is not None:
+        load_encoder(settings.checkpoint).save_pretrained(folder)
+        return
+    architecture = dict(settings.architecture or {})
+    model_type = _supported(str(architecture.pop("model_type", "")), "model.frontend.architecture.model_type")
+    config = AutoConfig.for_model(model_type, **architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        AutoModel.from_config(config).save_pretrained(folder)
+
+
+def load_encoder(checkpoint: str | Path) -> PreTrainedModel:
+    """Load an encoder by hub name or folder, in the class that its configuration names.
+
+    Raises:
+        ParameterError: its `model_type` is not one of SUPPORTED_ENCODERS.
+        DataError: it cannot be read, or weights are missing.
+    """
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+        _supported(config.model_type, f"encoder {checkpoint}: model_type")
+        encoder, report = AutoModel.from_pretrained(
+            checkpoint, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        if isinstance(error, ParameterError):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"encoder '{checkpoint}' cannot be loaded (hub name or folder?): {reason}") from error
+    missing = sorted(set(report["missing_keys"]) - OPTIONAL_WEIGHTS)
+    if missing:
+        raise DataError(f"encoder '{checkpoint}' lacks {len(missing)} weights, the first: {missing[:5]}")
+    return encoder
+
+
+def _supported(model_type: str, where: str) -> str:
+    if model_type not in SUPPORTED_ENCODERS:
+        raise ParameterError(f"{where} is '{model_type}': use one of {', '.join(SUPPORTED_ENCODERS)}")
+    return model_type
+
+
+class Frontend(nn.Module):
+    """An encoder that gives L+1 hidden states whatever happens inside it.
+
+    transformers 5 records nothing for a block that layer drop skips, and records the last state of a
+    stable-layer-norm encoder before its final LayerNorm; the published systems saw a repeated input and the
+    state after that LayerNorm, as transformers 4 gave them. Both are restored here by watching the blocks.
+
+    Args:
+        encoder: a WavLM, HuBERT or wav2vec 2.0 model.
+        last_state: take the last state `after` (as published) or `before` the final LayerNorm of a
+            stable-layer-norm (Large) encoder; the same thing in the others.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, last_state: Literal["after", "before"] = "after") -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.last_state = last_state
+        self._block_inputs: dict[int, Tensor] = {}
+        for index, block in enumerate(encoder.encoder.layers):
+            block.register_forward_pre_hook(self._remember(index), with_kwargs=True)
+        if encoder.config.do_stable_layer_norm:
+            encoder.encoder.layer_norm.register_forward_pre_hook(
+                self._remember(self.num_blocks), with_kwargs=True
+            )
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.encoder.config
+
+    @property
+    def num_blocks(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def num_states(self) -> int:
+        """L+1: the input of the first block and the output of every block."""
+        return self.num_blocks + 1
+
+    @property
+    def width(self) -> int:
+        """D, the number of channels of a state."""
+        return self.config.hidden_size
+
+    def minimum_samples(self, num_frames: int) -> int:
+        """Fewest waveform samples that give so many frames."""
+        length = num_frames
+        strides_and_kernels = zip(self.config.conv_stride, self.config.conv_kernel, strict=True)
+        for stride, kernel in reversed(list(strides_and_kernels)):
+            length = (length - 1) * stride + kernel
+        return length
+
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
+        """Encode waveforms of equal length.
+
+        Args:
+            waveforms: (B, samples) at 16 kHz.
+
+        Returns:
+            L+1 states of shape (B, T, D); the first is the input of the first block.
+        """
+        self._block_inputs.clear()
+        output = self.encoder(waveforms).last_hidden_state
+        inputs, self._block_inputs = self._block_inputs, {}
+        if self.last_state == "before":
+            output = inputs.get(self.num_blocks, output)
+        return _fill_dropped(inputs, output, self.num_blocks)
+
+    def _remember(self, index: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._block_inputs[index] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+
+def _fill_dropped(inputs: dict[int, Tensor], output: Tensor, num_blocks: int) -> tuple[Tensor, ...]:
+    """A dropped block hands its input on, so its input is the next remembered one."""
+    following = inputs.get(num_blocks, output)
+    states: list[Tensor] = [output]
+    for index in reversed(range(num_blocks)):
+        following = inputs.get(index, following)
+        states.append(following)
+    return tuple(reversed(states))
+
+
+def stack_states(states: Sequence[Tensor]) -> Tensor:
+    """Put L+1 states of shape (B, T, D) into one tensor (B, T, L+1, D)."""
+    return torch.stack(tuple(states), dim=2)

@@ -1,0 +1,101 @@
+"""The classifier that training looks through: additive angular margin softmax."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speaker_verification.errors import ParameterError
+from speaker_verification.models.initialisation import xavier_initialise
+from speaker_verification.models.settings import MarginHeadSettings
+
+# Rounding carries cosines past one: without a floor under 1 - cos² the root or its gradient is NaN.
+SQUARED_SINE_FLOOR = 1e-10
+
+
+class Margins(NamedTuple):
+    """Margins of one step, in radians."""
+
+    target: float
+    top_k: int
+    top_k_penalty: float
+
+
+class HeadOutput(NamedTuple):
+    """Mean loss over the batch, and the class each example was taken for (B,)."""
+
+    loss: Tensor
+    predictions: Tensor
+
+
+class SubcentreMarginHead(nn.Module):
+    """AAM-softmax with K sub-centres per class and the inter-top-k penalty.
+
+    A class's cosine is the largest over its centres. The target's logit is cos(theta + m), continued by
+    cos(theta) - m sin(pi - m) where theta + m would pass pi; the k largest non-target cosines become
+    cos(theta - m'). Predictions carry the target's margin but not the penalty. Computed in float32
+    whatever the autocast.
+
+    Source: J. Deng et al., ArcFace (CVPR 2019) and Sub-center ArcFace (ECCV 2020); M. Zhao et al.,
+    Multi-Query Multi-Head Attention Pooling and Inter-TopK Penalty (ICASSP 2022).
+
+    Args:
+        embedding_size: E.
+        num_classes: C.
+        settings: number of sub-centres K and scale.
+    """
+
+    def __init__(self, embedding_size: int, num_classes: int, settings: MarginHeadSettings) -> None:
+        super().__init__()
+        self.scale = settings.scale
+        self.weight = nn.Parameter(torch.empty(settings.num_subcentres, embedding_size, num_classes))
+        xavier_initialise(self)
+
+    @property
+    def num_classes(self) -> int:
+        return self.weight.shape[2]
+
+    def forward(self, embeddings: Tensor, labels: Tensor, margins: Margins) -> HeadOutput:
+        """Classify embeddings under the margins of this step.
+
+        Args:
+            embeddings: (B, E).
+            labels: class of each, (B,).
+            margins: of this step.
+
+        Raises:
+            ParameterError: top_k reaches past the non-target classes.
+        """
+        if margins.top_k >= self.num_classes:
+            raise ParameterError(
+                f"parameter 'top_k' is {margins.top_k}: it must be below the number of classes "
+                f"{self.num_classes}"
+            )
+        with torch.autocast(embeddings.device.type, enabled=False):
+            precise = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+            cosine = self._class_cosines(precise)  # (B, C)
+            sine = (1 - cosine.square()).clamp(min=SQUARED_SINE_FLOOR).sqrt()
+            is_target = functional.one_hot(labels, self.num_classes).bool()
+            with_margin = torch.where(is_target, _add_margin(cosine, sine, margins.target), cosine)
+            logits = with_margin
+            if margins.top_k:
+                hardest = cosine.masked_fill(is_target, -math.inf).topk(margins.top_k, dim=1).indices
+                nearer = cosine * math.cos(margins.top_k_penalty) + sine * math.sin(margins.top_k_penalty)
+                logits = with_margin.scatter(1, hardest, nearer.gather(1, hardest))
+            loss = functional.cross_entropy(self.scale * logits, labels)
+        return HeadOutput(loss, with_margin.argmax(dim=1))
+
+    def _class_cosines(self, embeddings: Tensor) -> Tensor:
+        """Cosine to the nearest centre of every class, (B, C)."""
+        centres = functional.normalize(self.weight, dim=1)  # (K, E, C)
+        return (functional.normalize(embeddings, dim=1) @ centres).amax(dim=0)
+
+
+def _add_margin(cosine: Tensor, sine: Tensor, margin: float) -> Tensor:
+    shifted = cosine * math.cos(margin) - sine * math.sin(margin)
+    continued = cosine - margin * math.sin(math.pi - margin)
+    return torch.where(cosine > math.cos(math.pi - margin), shifted, continued)

@@ -1,0 +1,168 @@
+"""The whole speaker model: waveform in, embedding out; saved as config.json and model.safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from speaker_verification.errors import DataError
+from speaker_verification.models.frontend import Frontend, load_encoder
+from speaker_verification.models.initialisation import xavier_initialise
+from speaker_verification.models.layer_aggregation import LayerAttentivePooling
+from speaker_verification.models.settings import ModelSettings
+from speaker_verification.models.speaker_networks import AttentiveStatisticsPooling
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class SpeakerModel(nn.Module):
+    """Encoder, layer aggregation and speaker network in one.
+
+    Args:
+        encoder: a WavLM, HuBERT or wav2vec 2.0 model.
+        settings: of the parts behind it.
+
+    Raises:
+        ParameterError: the settings do not fit the encoder's width.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, settings: ModelSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.frontend = Frontend(encoder, settings.frontend.last_state)
+        aggregation = settings.layer_aggregation
+        network = settings.speaker_network
+        self.layer_aggregation = LayerAttentivePooling(
+            num_states=self.frontend.num_states,
+            width=self.frontend.width,
+            output_width=aggregation.output_width,
+            num_heads=aggregation.num_heads,
+            dropout=aggregation.dropout,
+        )
+        self.speaker_network = AttentiveStatisticsPooling(
+            aggregation.output_width, network.embedding_size, network.dropout
+        )
+
+    @classmethod
+    def from_encoder(cls, folder: str | Path, settings: ModelSettings) -> SpeakerModel:
+        """A pre-trained encoder with freshly initialised parts behind it (torch's global generator).
+
+        Args:
+            folder: hub name or folder of the encoder, in Hugging Face format.
+            settings: of the parts behind it.
+        """
+        model = cls(load_encoder(folder), settings)
+        xavier_initialise(model.layer_aggregation)
+        xavier_initialise(model.speaker_network)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SpeakerModel:
+        """Load a model that `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            DataError: the folder is no such model, or its weights do not fit its configuration; missing and
+                unexpected weights are listed.
+        """
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text())
+            weights = load_file(folder / WEIGHTS_FILE, device=str(device))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise DataError(
+                f"'{folder}' holds no saved speaker model ({CONFIG_FILE}, {WEIGHTS_FILE}): {error}"
+            ) from error
+        encoder_config = AutoConfig.for_model(**config["encoder"])
+        with torch.device(device):
+            model = cls(AutoModel.from_config(encoder_config), ModelSettings.parse(config["model"], "model"))
+        load_strictly(model, weights, folder / WEIGHTS_FILE)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model to a folder, which is made."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config: dict[str, Any] = {
+            "model": self.settings.model_dump(mode="json"),
+            "encoder": {**self.frontend.config.to_dict(), "model_type": self.frontend.config.model_type},
+        }
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_FILE)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def embedding_size(self) -> int:
+        """E."""
+        return self.settings.speaker_network.embedding_size
+
+    @property
+    def minimum_samples(self) -> int:
+        """Fewest samples of a waveform that has an embedding."""
+        return self.frontend.minimum_samples(self.speaker_network.minimum_frames)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Embeddings (B, E) of waveforms (B, samples) of equal length."""
+        return self.speaker_network(self.layer_aggregation(self.frontend(waveforms)))
+
+    @torch.inference_mode()
+    def embed(self, waveforms: Tensor, num_samples: Tensor | None = None) -> Tensor:
+        """Embeddings as evaluation uses them: evaluation mode, float32, nothing learns.
+
+        Utterances of one length go through together and others apart, so that neither padding nor the
+        company in a batch changes an embedding.
+
+        Args:
+            waveforms: float32 (B, samples) at 16 kHz, padded at the end in any way.
+            num_samples: length of each, (B,); None when nothing is padded.
+
+        Returns:
+            (B, E), on the model's device.
+
+        Raises:
+            DataError: an utterance is shorter than `minimum_samples`.
+        """
+        lengths = [waveforms.shape[1]] * len(waveforms) if num_samples is None else num_samples.tolist()
+        if min(lengths) < self.minimum_samples:
+            raise DataError(
+                f"a waveform of {min(lengths)} samples is too short: this model needs {self.minimum_samples} "
+                f"({self.minimum_samples / 16_000:.3f} s at 16 kHz)"
+            )
+        was_training = self.training
+        self.eval()
+        try:
+            embeddings = torch.empty(len(waveforms), self.embedding_size, device=self.device)
+            for length in sorted(set(lengths)):
+                rows = [row for row, own in enumerate(lengths) if own == length]
+                embeddings[rows] = self(waveforms[rows, :length].to(self.device))
+        finally:
+            self.train(was_training)
+        return embeddings
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:
+    """Load weights that must be exactly the module's.
+
+    Raises:
+        DataError: weights are missing, unexpected or of another shape; the first of each are listed.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - own.keys())
+    misshapen = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    if missing or unexpected or misshapen:
+        raise DataError(
+            f"{origin} does not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}, "
+            f"of another shape {misshapen[:5]}"
+        )
+    module.load_state_dict(weights)

@@ -1,0 +1,60 @@
+"""From a sequence of frames to one embedding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+VARIANCE_FLOOR = 1e-4
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """ASTP: channel-dependent attention over time, then weighted mean and standard deviation.
+
+    The attention hears every frame beside the mean and the (unbiased) standard deviation of all frames. In
+    training every frame is left out with the probability `dropout`, the same for all channels.
+
+    Source: J. S. Kim et al., Interspeech 2025, section 3, after B. Desplanques et al., ECAPA-TDNN,
+    Interspeech 2020, equations 4 to 7.
+
+    Args:
+        width: channels C of a frame.
+        embedding_size: E.
+        dropout: probability of leaving a frame out in training.
+    """
+
+    minimum_frames = 2  # a standard deviation needs two
+
+    def __init__(self, width: int, embedding_size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.attention = nn.Sequential(
+            nn.Conv1d(3 * width, width // 2, kernel_size=1),
+            nn.ReLU(),
+            nn.BatchNorm1d(width // 2),
+            nn.Conv1d(width // 2, width, kernel_size=1),
+        )
+        self.pooled_norm = nn.BatchNorm1d(2 * width)
+        self.projection = nn.Linear(2 * width, embedding_size)
+        self.embedding_norm = nn.BatchNorm1d(embedding_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool frames.
+
+        Args:
+            x: (B, C, T) with T at least 2.
+
+        Returns:
+            (B, E).
+        """
+        mean = x.mean(dim=2, keepdim=True).expand_as(x)
+        std = x.std(dim=2, keepdim=True).expand_as(x)
+        logits = self.attention(torch.cat([x, mean, std], dim=1))  # (B, C, T)
+        if self.training:
+            left_out = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) < self.dropout
+            logits = logits.masked_fill(left_out, torch.finfo(logits.dtype).min)
+        weights = logits.softmax(dim=2)
+        mean = (weights * x).sum(dim=2)
+        variance = (weights * x.square()).sum(dim=2) - mean.square()
+        statistics = torch.cat([mean, variance.clamp(min=VARIANCE_FLOOR).sqrt()], dim=1)  # (B, 2C)
+        return self.embedding_norm(self.projection(self.pooled_norm(statistics)))

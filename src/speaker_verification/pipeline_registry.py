@@ -1,0 +1,25 @@
+"""The pipelines that `kedro run --pipeline=NAME` knows."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline
+
+from speaker_verification.pipelines import embed, prepare, report, score, training
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Every pipeline by name; `__default__` is the whole road in order."""
+    road = {
+        "prepare": prepare.create_pipeline(),
+        "pretrain": training.create_phase_pipeline("pretrain"),
+        "finetune": training.create_phase_pipeline("finetune", start="pretrain.checkpoint"),
+        "lmft": training.create_phase_pipeline("lmft", start="finetune.checkpoint"),
+        "embed": embed.create_pipeline(),
+        "score": score.create_pipeline(),
+        "report": report.create_pipeline(),
+    }
+    return {
+        **road,
+        "evaluate": road["embed"] + road["score"],
+        "__default__": sum(road.values(), start=Pipeline([])),
+    }

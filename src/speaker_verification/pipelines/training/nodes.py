@@ -1,0 +1,95 @@
+"""Nodes of a training phase."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from speaker_verification.tracking import log_epoch
+
+logger = logging.getLogger(__name__)
+
+
+def fetch_encoder(workspace: Path, model: dict[str, Any], seed: int) -> Path:
+    """Bring the pre-trained encoder (or a random one of the given architecture) into the catalog."""
+    from speaker_verification.models.frontend import save_encoder
+    from speaker_verification.models.settings import ModelSettings
+
+    folder = workspace / "encoder"
+    save_encoder(ModelSettings.parse(model, "model").frontend, folder, seed)
+    return folder
+
+
+def train_phase(
+    start: Path,
+    workspace: Path,
+    training_utterances: pd.DataFrame,
+    validation_utterances: pd.DataFrame,
+    validation_trials: pd.DataFrame,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    noise_clips: pd.DataFrame,
+    room_responses: pd.DataFrame,
+    phase: dict[str, Any],
+    model: dict[str, Any],
+    head: dict[str, Any],
+    augmentation: dict[str, Any],
+    seed: int,
+    device: str,
+) -> tuple[Path, pd.DataFrame]:
+    """Train a phase from an encoder or from the phase before; give its best epochs and its learning curve."""
+    from transformers import set_seed
+
+    from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
+    from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+    from speaker_verification.training.device import resolve_device
+    from speaker_verification.training.examples import TrainingExamples
+    from speaker_verification.training.loop import train
+    from speaker_verification.training.phase import PhaseSettings
+    from speaker_verification.training.start import start_phase
+    from speaker_verification.training.validation import TrialSet, validate
+
+    settings = PhaseSettings.parse(phase, "phase")
+    head_settings = MarginHeadSettings.parse(head, "head")
+    augmentation_settings = AugmentationSettings.parse(augmentation, "augmentation")
+    augmenter = (
+        Augmenter(noise_clips, room_responses, augmentation_settings)
+        if augmentation_settings.probability
+        else None
+    )
+    examples = TrainingExamples(
+        training_utterances, augmenter, settings.crop_seconds, settings.speed_factors, seed
+    )
+    heard = TrialSet.of(validation_trials, validation_utterances).joined(
+        TrialSet.of(trials[trials["trial_list"].isin(settings.monitor)], utterances)
+    )
+    set_seed(seed)
+    speaker_model, margin_head = start_phase(
+        start,
+        settings,
+        ModelSettings.parse(model, "model"),
+        head_settings,
+        examples.speaker_ids,
+        resolve_device(device),
+    )
+    folder = workspace / "checkpoint"
+    curve = train(
+        settings,
+        speaker_model,
+        margin_head,
+        examples,
+        validate=lambda current, mean: validate(current, heard, mean),
+        folder=folder,
+        run={
+            "speaker_ids": examples.speaker_ids,
+            "head": head_settings.model_dump(),
+            "phase": phase,
+            "seed": seed,
+        },
+        seed=seed,
+        on_epoch=log_epoch,
+    )
+    return folder, curve

@@ -1,0 +1,201 @@
+"""MLflow: one run per training phase and one for the evaluation, under a parent run per experiment.
+
+An experiment begins with pre-training; phases and evaluations that are run later, alone, join the newest
+one. Phases use the same names for the same metrics and parameters, so that MLflow lays them side by side;
+error rates also go to the parent, so that whole experiments compare.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from speaker_verification.configuration import Settings
+
+logger = logging.getLogger(__name__)
+
+PHASES = ("pretrain", "finetune", "lmft")
+EVALUATION = "evaluate"
+EVALUATION_STEPS = ("embed", "cosine", "as_norm", "qmf", "report")
+EVALUATION_PARAMETERS = ("embed", "score")
+LONGEST_VALUE = 6000  # characters; MLflow refuses longer parameters
+
+
+class TrackingSettings(Settings):
+    """Contents of mlflow.yml."""
+
+    enabled: bool = True
+    tracking_uri: str
+    experiment: str
+    artifact_location: str | None = None
+    log_checkpoints: bool = True
+
+
+def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+    """Log an epoch's metrics to the open MLflow run, if there is one."""
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and mlflow.active_run() is not None:
+        mlflow.log_metrics(dict(metrics), step=epoch)
+
+
+def stage_of(node: Node) -> str | None:
+    """The run a node belongs to: a phase, the evaluation, or none."""
+    namespace = (node.namespace or "").split(".")[0]
+    if namespace in PHASES:
+        return namespace
+    if namespace in EVALUATION_STEPS or "evaluation" in node.tags:
+        return EVALUATION
+    return None
+
+
+class TrackingHook:
+    """Opens and closes runs round nodes, and logs what the catalog saves with `metadata: {mlflow: ...}`.
+
+    `mlflow: artifact` logs the file or folder, `mlflow: checkpoint` likewise unless mlflow.yml says not to,
+    `mlflow: metrics` also logs its numbers.
+    """
+
+    def __init__(self) -> None:
+        self._settings: TrackingSettings | None = None
+        self._parameters: dict[str, Any] = {}
+        self._env = ""
+        self._catalog: CatalogProtocol | None = None
+        self._parent: str | None = None
+        self._stages: dict[str, str] = {}
+        self._open_stage: str | None = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        settings = TrackingSettings.parse(context.config_loader["mlflow"], "mlflow.yml")
+        on_this_process = int(os.environ.get("RANK", 0)) == 0
+        self._settings = settings if settings.enabled and on_this_process else None
+        self._parameters = context.params
+        self._env = str(context.env)
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        stages = {stage_of(node) for node in pipeline.nodes} - {None}
+        if self._settings is None or not stages:
+            return
+        import mlflow
+
+        self._catalog = catalog
+        mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or self._settings.tracking_uri)
+        experiment = mlflow.get_experiment_by_name(self._settings.experiment)
+        if experiment is None:
+            mlflow.create_experiment(self._settings.experiment, self._settings.artifact_location)
+        mlflow.set_experiment(self._settings.experiment)
+        self._parent = None if PHASES[0] in stages else self._newest_parent()
+        if self._parent:
+            mlflow.start_run(run_id=self._parent)
+        else:
+            name = f"{self._env} {datetime.now():%Y-%m-%d %H.%M.%S}"
+            run = mlflow.start_run(run_name=name, tags={"stage": "experiment", "env": self._env})
+            self._parent = run.info.run_id
+            mlflow.log_params(dict(_flatten(self._parameters)))
+            mlflow.log_dict(self._parameters, "parameters.yml")
+        self._stages, self._open_stage = {}, None
+        atexit.register(self._close, "KILLED")  # for Ctrl-C and sys.exit no hook is called
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        stage = stage_of(node)
+        if self._parent is None or stage == self._open_stage:
+            return
+        import mlflow
+
+        if self._open_stage:
+            mlflow.end_run()
+        self._open_stage = stage
+        if stage is None:
+            return
+        known = self._stages.get(stage)
+        run = mlflow.start_run(
+            run_id=known, run_name=stage, nested=True, tags={"stage": stage, "env": self._env}
+        )
+        if known is None:
+            self._stages[stage] = run.info.run_id
+            mlflow.log_params(dict(_flatten(self._stage_parameters(stage))))
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        if self._parent is None or self._catalog is None:
+            return
+        dataset = self._catalog[dataset_name]
+        kind = (getattr(dataset, "metadata", None) or {}).get("mlflow")
+        if kind is None or (kind == "checkpoint" and self._settings and not self._settings.log_checkpoints):
+            return
+        import mlflow
+
+        path = Path(dataset._get_load_path())
+        if path.is_dir():
+            mlflow.log_artifacts(str(path), dataset_name.split(".")[-1])
+        else:
+            mlflow.log_artifact(str(path))
+        if kind == "metrics":
+            numbers = {name: value for name, value in _flatten(data) if isinstance(value, (int, float))}
+            mlflow.log_metrics(numbers)
+            mlflow.log_metrics(numbers, run_id=self._parent)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        self._close("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        if self._parent is not None:
+            import mlflow
+
+            mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:LONGEST_VALUE])
+        self._close("FAILED")
+
+    def _close(self, status: str) -> None:
+        if self._parent is None:
+            return
+        import mlflow
+
+        while mlflow.active_run() is not None:
+            mlflow.end_run(status)
+        self._parent = None
+        atexit.unregister(self._close)
+
+    def _newest_parent(self) -> str | None:
+        import mlflow
+
+        found = mlflow.search_runs(
+            filter_string="tags.stage = 'experiment'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+            output_format="list",
+        )
+        return found[0].info.run_id if found else None
+
+    def _stage_parameters(self, stage: str) -> Mapping[str, Any]:
+        if stage in PHASES:
+            shared = {name: self._parameters[name] for name in ("model", "head", "augmentation", "seed")}
+            return {**self._parameters[stage], **shared}
+        return {name: self._parameters[name] for name in EVALUATION_PARAMETERS}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            numeric = isinstance(value, (int, float, str))
+            yield f"{prefix}{name}", value if numeric else json.dumps(value)[:LONGEST_VALUE]

@@ -1,0 +1,133 @@
+"""What a phase leaves: a folder with its best epochs and their ranking.
+
+ranking.json                best first: epoch, folder, error rate
+epoch_07/config.json        the speaker model (SpeakerModel.from_pretrained)
+epoch_07/model.safetensors
+epoch_07/head.safetensors   the margin head
+epoch_07/run.json           speakers in class order, settings, metrics
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.settings import MarginHeadSettings
+from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
+
+RANKING_FILE = "ranking.json"
+HEAD_FILE = "head.safetensors"
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RankedEpoch:
+    """An epoch that was kept, and the error rate (EER in %) that ranks it."""
+
+    epoch: int
+    folder: str
+    eer: float
+
+
+def save_checkpoint(
+    folder: Path, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
+) -> None:
+    """Write model, head and plain values to a folder that appears whole or not at all.
+
+    Args:
+        folder: replaced when it is there.
+        model: speaker model.
+        head: margin head.
+        run: plain values: at least `speaker_ids` (in class order) and `head` (its settings).
+    """
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside)
+    save_file({k: v.contiguous() for k, v in head.state_dict().items()}, beside / HEAD_FILE)
+    (beside / RUN_FILE).write_text(json.dumps(run, indent=2))
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
+def load_head(folder: Path, device: str | torch.device) -> tuple[SubcentreMarginHead, dict[str, Any]]:
+    """The margin head of a checkpoint, and the plain values beside it.
+
+    Raises:
+        DataError: the folder holds no complete checkpoint.
+    """
+    try:
+        run = json.loads((folder / RUN_FILE).read_text())
+        weights = load_file(folder / HEAD_FILE, device=str(device))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"'{folder}' is no complete checkpoint ({HEAD_FILE}, {RUN_FILE}): {error}") from error
+    _, embedding_size, num_classes = weights["weight"].shape
+    settings = MarginHeadSettings.parse(run["head"], f"{folder / RUN_FILE}: head")
+    head = SubcentreMarginHead(embedding_size, num_classes, settings).to(device)
+    load_strictly(head, weights, folder / HEAD_FILE)
+    return head, run
+
+
+class BestCheckpoints:
+    """Keeps the best epochs of a running phase in a folder, and forgets the others.
+
+    Args:
+        folder: emptied at the start.
+        keep: how many epochs stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.ranking: list[RankedEpoch] = []
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+    def offer(
+        self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
+    ) -> None:
+        """Save this epoch if it is among the best; of equal error rates the earlier stays ahead."""
+        candidate = RankedEpoch(epoch, f"epoch_{epoch:02d}", eer)
+        ranking = sorted([*self.ranking, candidate], key=lambda ranked: ranked.eer)
+        kept, dropped = ranking[: self.keep], ranking[self.keep :]
+        if candidate in kept:
+            save_checkpoint(self.folder / candidate.folder, model, head, run)
+        beside = self.folder / f".{RANKING_FILE}.part"
+        beside.write_text(json.dumps([asdict(ranked) for ranked in kept], indent=2))
+        beside.replace(self.folder / RANKING_FILE)
+        for ranked in dropped:
+            shutil.rmtree(self.folder / ranked.folder, ignore_errors=True)
+        self.ranking = kept
+
+
+def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
+    """Folder of the rank-th best epoch that a phase kept.
+
+    Args:
+        phase_folder: what a phase left.
+        rank: 1 is the best.
+
+    Raises:
+        DataError: the folder was not left by a phase.
+        ParameterError: fewer epochs were kept.
+    """
+    try:
+        ranking = json.loads((phase_folder / RANKING_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{phase_folder}' holds no checkpoints of a phase: {error}") from error
+    if rank > len(ranking):
+        raise ParameterError(f"parameter 'choose_top' is {rank}: {phase_folder} kept {len(ranking)} epochs")
+    return phase_folder / str(ranking[rank - 1]["folder"])
+
+
+def load_best_model(phase_folder: Path, rank: int = 1, device: str | torch.device = "cpu") -> SpeakerModel:
+    """Speaker model of the rank-th best epoch that a phase kept, in evaluation mode."""
+    return SpeakerModel.from_pretrained(best_checkpoint(phase_folder, rank), device)

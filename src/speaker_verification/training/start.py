@@ -1,0 +1,61 @@
+"""Where a phase starts: from a pre-trained encoder, or from the best of the phase before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.training.checkpoints import RANKING_FILE, best_checkpoint, load_head
+from speaker_verification.training.phase import PhaseSettings
+
+
+def start_phase(
+    folder: Path,
+    phase: PhaseSettings,
+    model_settings: ModelSettings,
+    head_settings: MarginHeadSettings,
+    speaker_ids: Sequence[str],
+    device: torch.device,
+) -> tuple[SpeakerModel, SubcentreMarginHead]:
+    """Model and margin head that a phase starts from.
+
+    After an encoder both are fresh (drawn from torch's global generator), with a class for every speaker at
+    every speed. After a phase both go on, classes included.
+
+    Args:
+        folder: an encoder in Hugging Face format, or what a phase left.
+        phase: settings of the phase that starts.
+        model_settings: used after an encoder; after a phase the model brings its own.
+        head_settings: likewise.
+        speaker_ids: training speakers in class order.
+        device: to train on.
+
+    Raises:
+        DataError: the phase before was trained on other speakers, or the folder cannot be read.
+        ParameterError: this phase needs more classes than the phase before made.
+    """
+    if not (folder / RANKING_FILE).exists():
+        model = SpeakerModel.from_encoder(folder, model_settings)
+        num_classes = len(speaker_ids) * phase.num_speed_classes
+        return model.to(device), SubcentreMarginHead(model.embedding_size, num_classes, head_settings).to(
+            device
+        )
+    checkpoint = best_checkpoint(folder, phase.choose_top)
+    head, run = load_head(checkpoint, device)
+    if list(run["speaker_ids"]) != list(speaker_ids):
+        raise DataError(
+            f"{checkpoint} was trained on {len(run['speaker_ids'])} speakers that are not the "
+            f"{len(speaker_ids)} of today's training utterances: run the phases again from 'pretrain'"
+        )
+    if len(speaker_ids) * phase.num_speed_classes > head.num_classes:
+        raise ParameterError(
+            f"parameter 'speed_factors' asks for {phase.num_speed_classes} classes a speaker: the phase "
+            f"before made {head.num_classes // len(speaker_ids)}"
+        )
+    return SpeakerModel.from_pretrained(checkpoint, device), head

@@ -1,0 +1,62 @@
+"""How well the model verifies speakers after an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.scoring.extraction import extract_embeddings
+from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
+
+BATCH_SECONDS = 60.0  # of audio; utterances of one length alone share a batch
+
+
+@dataclass(frozen=True)
+class TrialSet:
+    """Trials of any number of lists (TRIALS table) and just the utterances they name (UTTERANCES table)."""
+
+    trials: pd.DataFrame
+    utterances: pd.DataFrame
+
+    @classmethod
+    def of(cls, trials: pd.DataFrame, utterances: pd.DataFrame) -> TrialSet:
+        """These trials, with the utterances that they name out of a larger table."""
+        named = pd.unique(pd.concat([trials["enroll_id"], trials["test_id"]]))
+        return cls(trials, utterances[utterances["utterance_id"].isin(named)])
+
+    def joined(self, other: TrialSet) -> TrialSet:
+        """The trials of both."""
+        utterances = pd.concat([self.utterances, other.utterances]).drop_duplicates("utterance_id")
+        return TrialSet(
+            pd.concat([self.trials, other.trials], ignore_index=True), utterances.reset_index(drop=True)
+        )
+
+
+def validate(model: SpeakerModel, heard: TrialSet, mean: NDArray[np.floating] | None) -> dict[str, float]:
+    """Cosine error rates per trial list.
+
+    Args:
+        model: in any mode; embeddings are taken in evaluation mode.
+        heard: trials to score.
+        mean: mean training embedding (E,) to subtract; None takes the mean over these utterances.
+
+    Returns:
+        `LIST.eer` in % and `LIST.min_dcf_p01` for every trial list.
+    """
+    store = extract_embeddings(model, heard.utterances, batch_seconds=BATCH_SECONDS, progress=False)
+    vectors = np.asarray(store.embeddings, dtype=np.float64)
+    vectors = vectors - (vectors.mean(axis=0) if mean is None else mean)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rates: dict[str, float] = {}
+    for name, trials in heard.trials.groupby("trial_list", sort=True):
+        enrolled = vectors[store.rows_of(trials["enroll_id"])]
+        tested = vectors[store.rows_of(trials["test_id"])]
+        scores = np.einsum("ne,ne->n", enrolled, tested)
+        labels = trials["label"].to_numpy()
+        rates[f"{name}.eer"] = equal_error_rate(scores, labels)[0]
+        rates[f"{name}.min_dcf_p01"] = min_detection_cost(scores, labels, p_target=0.01)[0]
+    return rates
