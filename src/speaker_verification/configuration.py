@@ -63,7 +63,7 @@ def _fields_at(settings: type[Settings], path: Sequence[str]) -> list[str]:
         field = current.model_fields.get(part)
         if field is None:
             continue
-        nested = [kind for kind in _settings_in(field.annotation)]
+        nested = list(_settings_in(field.annotation))
         if not nested:
             return []
         current = nested[0]
