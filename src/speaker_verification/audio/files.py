@@ -1,0 +1,158 @@
+"""Audio files: decode anything into the project's format, write it whole, read segments of it."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.errors import DataError
+
+if TYPE_CHECKING:
+    import soundfile
+
+
+class AudioError(DataError):
+    """A recording that cannot be used; `reason` says why without naming it."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
+        """Keep both arguments on the way between processes."""
+        return type(self), (self.name, self.reason)
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """Length and shape of an audio file; the length is in samples per channel, the rate in Hz."""
+
+    num_samples: int
+    sample_rate: int
+    num_channels: int
+
+
+def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
+    """Decode a recording and make it 16 kHz, mono, 16-bit.
+
+    Channels are averaged and other rates resampled by libav. A recording that is in this format already
+    comes through bit for bit.
+
+    Args:
+        source: the encoded file (AAC in m4a, WAV, FLAC: whatever libav reads).
+        name: what messages call the recording.
+
+    Returns:
+        Samples, shape (samples,), never empty.
+
+    Raises:
+        AudioError: the bytes are empty, are not audio, or hold no samples.
+    """
+    import av
+
+    if not source:
+        raise AudioError(name, "empty file")
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+    try:
+        with av.open(io.BytesIO(source), "r") as container:
+            if not container.streams.audio:
+                raise AudioError(name, "not audio: no audio stream")
+            frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+        if frames:
+            frames += resampler.resample(None)
+    except (av.FFmpegError, ValueError) as error:
+        if isinstance(error, AudioError):
+            raise
+        text = getattr(error, "strerror", None) or str(error)
+        raise AudioError(name, f"not audio: {text}") from error
+    samples = [frame.to_ndarray()[0] for frame in frames]
+    if not sum(len(part) for part in samples):
+        raise AudioError(name, "no samples")
+    return np.concatenate(samples)
+
+
+def write_audio(path: Path, samples: npt.NDArray[np.int16]) -> None:
+    """Write a 16 kHz mono 16-bit WAV, whole or not at all; folders are made.
+
+    Args:
+        path: the file to write or replace.
+        samples: shape (samples,), int16.
+    """
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        soundfile.write(part, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Read the header of an audio file.
+
+    Raises:
+        AudioError: the file is missing or is not audio.
+    """
+    with _open(path) as file:
+        return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
+def read_audio(
+    path: str | Path, start: int = 0, num_samples: int | None = None, channel: int | None = None
+) -> npt.NDArray[np.float32]:
+    """Read a segment of one channel of a 16 kHz file; nothing outside the segment is read.
+
+    Args:
+        path: file that libsndfile reads.
+        start: first sample of the segment.
+        num_samples: length of the segment; None reads to the end.
+        channel: which channel, from 0; may be left out for a mono file only.
+
+    Returns:
+        Samples in [-1, 1), shape (num_samples,).
+
+    Raises:
+        AudioError: the file is missing, is not audio, is not 16 kHz, has several channels and none was
+            chosen, or does not hold the channel or the whole segment.
+    """
+    with _open(path) as file:
+        stop = file.frames if num_samples is None else start + num_samples
+        if file.samplerate != SAMPLE_RATE:
+            raise AudioError(str(path), f"{file.samplerate} Hz instead of {SAMPLE_RATE}")
+        if channel is None and file.channels != 1:
+            raise AudioError(str(path), f"{file.channels} channels and none was chosen")
+        if channel is not None and not 0 <= channel < file.channels:
+            raise AudioError(str(path), f"no channel {channel} among {file.channels}")
+        if not 0 <= start <= stop <= file.frames:
+            raise AudioError(str(path), f"no samples {start} to {stop} in a file of {file.frames}")
+        file.seek(start)
+        samples: npt.NDArray[np.float32] = file.read(stop - start, dtype="float32", always_2d=True)
+    if len(samples) != stop - start:
+        raise AudioError(str(path), f"ends after sample {start + len(samples)}, before its header says")
+    return np.ascontiguousarray(samples[:, channel or 0])  # (num_samples, channels) -> (num_samples,)
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    import soundfile
+
+    if not os.path.isfile(path):
+        raise AudioError(str(path), "no such file")
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(str(path), f"not audio: {error.error_string}") from error
+    with file:
+        yield file

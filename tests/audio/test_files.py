@@ -1,0 +1,152 @@
+"""Decoding, writing and reading audio files."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from speaker_verification.audio.files import (
+    AudioError,
+    AudioInfo,
+    audio_info,
+    decode_audio,
+    read_audio,
+    write_audio,
+)
+
+
+def encoded(samples: np.ndarray, rate: int, format: str = "WAV") -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format=format, subtype="PCM_16")
+    return stream.getvalue()
+
+
+def tone(frequency: float, seconds: float, rate: int) -> np.ndarray:
+    return (10_000 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)).astype(np.int16)
+
+
+def encoded_aac(samples: np.ndarray, rate: int) -> bytes:
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        track = container.add_stream("aac", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("format", ["WAV", "FLAC"])
+def test_audio_in_the_right_format_comes_through_bit_for_bit(format: str) -> None:
+    samples = np.random.default_rng(0).integers(-32768, 32768, 20_011).astype(np.int16)
+    assert np.array_equal(decode_audio(encoded(samples, 16_000, format), "a"), samples)
+
+
+def test_channels_are_averaged() -> None:
+    left, right = tone(300, 0.5, 16_000), tone(700, 0.5, 16_000)
+    decoded = decode_audio(encoded(np.stack([left, right], axis=1), 16_000), "a")
+    mean = (left.astype(float) + right) / 2
+    assert np.abs(decoded - mean).max() <= 1
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+def test_other_rates_are_resampled_to_16_khz(rate: int) -> None:
+    decoded = decode_audio(encoded(tone(440, 1.0, rate), rate), "a")
+    assert abs(len(decoded) - 16_000) <= 20
+    expected = tone(440, 1.0, 16_000)
+    middle = slice(2_000, 14_000)
+    assert np.corrcoef(decoded[middle], expected[middle])[0, 1] > 0.999
+
+
+def test_aac_decodes_to_the_same_sound_without_encoder_delay() -> None:
+    samples = tone(440, 1.0, 16_000)
+    decoded = decode_audio(encoded_aac(samples, 16_000), "a")
+    assert abs(len(decoded) - len(samples)) <= 1024
+    middle = slice(2_000, 14_000)
+    assert np.corrcoef(decoded[middle], samples[middle])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (b"", "empty file"),
+        (b"RIFF but not really a wave file, only text" * 20, "not audio"),
+        (encoded(np.zeros(0, np.int16), 16_000), "no samples"),
+    ],
+)
+def test_what_is_not_audio_is_named_with_a_reason(source: bytes, reason: str) -> None:
+    with pytest.raises(AudioError, match=f"^id1/v/1.wav: {reason}") as caught:
+        decode_audio(source, "id1/v/1.wav")
+    assert caught.value.reason.startswith(reason)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.name, again.reason) == ("id1/v/1.wav", caught.value.reason)
+
+
+def test_a_file_without_sound_is_not_audio() -> None:
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        track = container.add_stream("mpeg4", rate=5)
+        track.width, track.height, track.pix_fmt = 32, 32, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    with pytest.raises(AudioError, match="no audio stream"):
+        decode_audio(stream.getvalue(), "film.mp4")
+
+
+def test_written_audio_is_read_back_by_segments(tmp_path: Path) -> None:
+    samples = np.random.default_rng(1).integers(-32768, 32768, 5_000).astype(np.int16)
+    path = tmp_path / "id1" / "v" / "1.wav"
+    write_audio(path, samples)
+    assert audio_info(path) == AudioInfo(num_samples=5_000, sample_rate=16_000, num_channels=1)
+    assert soundfile.info(path).subtype == "PCM_16"
+    scaled = samples.astype(np.float32) / 32768
+    assert np.array_equal(read_audio(path), scaled)
+    assert np.array_equal(read_audio(path, 1_234, 777), scaled[1_234:2_011])
+    assert read_audio(path, 4_990).dtype == np.float32
+    assert np.array_equal(read_audio(path, 4_990), scaled[4_990:])
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "1.wav"
+    write_audio(path, np.ones(10, np.int16))
+    with pytest.raises(ValueError, match="dtype"):
+        write_audio(path, np.array(["no", "samples"]))  # type: ignore[arg-type]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["1.wav"]
+    assert audio_info(path).num_samples == 10
+
+
+def test_one_channel_of_several_is_picked(tmp_path: Path) -> None:
+    path = tmp_path / "two.wav"
+    both = np.stack([np.full(100, 1_000), np.full(100, -2_000)], axis=1).astype(np.int16)
+    soundfile.write(path, both, 16_000)
+    assert np.array_equal(read_audio(path, 10, 5, channel=1), np.full(5, -2_000 / 32768, np.float32))
+    with pytest.raises(AudioError, match="2 channels and none was chosen"):
+        read_audio(path)
+    with pytest.raises(AudioError, match="no channel 2 among 2"):
+        read_audio(path, channel=2)
+
+
+@pytest.mark.parametrize(("start", "num_samples"), [(-1, 5), (0, 101), (101, None), (50, -1)])
+def test_a_segment_outside_the_file_is_refused(tmp_path: Path, start: int, num_samples: int | None) -> None:
+    path = tmp_path / "1.wav"
+    write_audio(path, np.ones(100, np.int16))
+    with pytest.raises(AudioError, match="in a file of 100"):
+        read_audio(path, start, num_samples)
+
+
+def test_missing_foreign_and_wrong_rate_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="no such file"):
+        read_audio(tmp_path / "absent.wav")
+    (tmp_path / "text.wav").write_text("not audio at all")
+    with pytest.raises(AudioError, match="not audio"):
+        audio_info(tmp_path / "text.wav")
+    soundfile.write(tmp_path / "slow.wav", np.zeros(100, np.int16), 8_000)
+    with pytest.raises(AudioError, match="8000 Hz instead of 16000"):
+        read_audio(tmp_path / "slow.wav")
