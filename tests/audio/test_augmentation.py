@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import soundfile
+
+from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter, ClipPieces, level_db
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES
+
+Wave = npt.NDArray[np.float32]
+FULL = AugmentationSettings(probability=1.0, crop_shares=((1.0, 1.0),))
+
+
+def write(path: Path, samples: npt.NDArray[np.floating]) -> Path:
+    soundfile.write(path, samples, SAMPLE_RATE, subtype="FLOAT")
+    return path
+
+
+def clip_table(**clips: Path) -> pd.DataFrame:
+    """Clips named KIND_ANYTHING."""
+    infos = {name: soundfile.info(path) for name, path in clips.items()}
+    rows = [
+        [name, name.split("_")[0], str(clips[name]), info.frames, info.channels]
+        for name, info in infos.items()
+    ]
+    return NOISE_CLIPS.conform(pd.DataFrame(rows, columns=NOISE_CLIPS.columns.names))
+
+
+def response_table(*paths: Path) -> pd.DataFrame:
+    infos = [soundfile.info(path) for path in paths]
+    rows = [
+        [path.stem, "real", str(path), info.frames, info.channels]
+        for path, info in zip(paths, infos, strict=True)
+    ]
+    return ROOM_RESPONSES.conform(pd.DataFrame(rows, columns=ROOM_RESPONSES.columns.names))
+
+
+def sine(hertz: int, num_samples: int, amplitude: float = 0.5) -> Wave:
+    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(num_samples) / SAMPLE_RATE)).astype(np.float32)
+
+
+def mean_square(wave: Wave) -> float:
+    return float(np.mean(np.square(wave, dtype=np.float64)))
+
+
+def floored_db(power: float) -> float:
+    return float(10 * np.log10(power + 1e-4))
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> pd.DataFrame:
+    """Tones at whole multiples of 100 Hz: orthogonal over any 160 samples, so that each can be measured."""
+    return clip_table(
+        noise_a=write(tmp_path / "noise.wav", sine(1000, 3 * SAMPLE_RATE, 0.3)),
+        music_a=write(tmp_path / "music.wav", sine(2000, 3 * SAMPLE_RATE, 0.8)),
+        speech_a=write(tmp_path / "speech.wav", sine(3000, 3 * SAMPLE_RATE, 0.05)),
+    )
+
+
+@pytest.fixture
+def responses(tmp_path: Path) -> pd.DataFrame:
+    response = np.zeros(400)
+    response[[10, 50, 399]] = 3.0, -4.0, 12.0  # energy 169
+    return response_table(write(tmp_path / "room.wav", response))
+
+
+def test_augmentation_falls_on_the_set_share_and_evenly_on_five_kinds(
+    clips: pd.DataFrame, responses: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def record(name: str) -> Callable[[Wave, np.random.Generator], Wave]:
+        return lambda wave, rng: (drawn.append(name), wave)[1]
+
+    augmenter = Augmenter(clips, responses, AugmentationSettings())
+    for name in ("reverb", "noise", "music", "babble", "television"):
+        monkeypatch.setattr(augmenter, f"add_{name}", record(name))
+    rng = np.random.default_rng(1)
+    for _ in range(10_000):
+        augmenter(np.zeros(1, np.float32), rng)
+    counts = Counter(drawn)
+    assert set(counts) == {"reverb", "noise", "music", "babble", "television"}
+    assert abs(len(drawn) - 6000) < 3.3 * np.sqrt(10_000 * 0.6 * 0.4)
+    expected = len(drawn) / 5
+    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    assert chi_square < 18.5  # 4 degrees of freedom, p 0.001
+
+
+def test_probability_zero_leaves_every_wave_as_it_is(clips: pd.DataFrame, responses: pd.DataFrame) -> None:
+    augmenter = Augmenter(clips, responses, AugmentationSettings(probability=0.0))
+    wave = sine(500, 1600)
+    assert all(augmenter(wave, np.random.default_rng(seed)) is wave for seed in range(20))
+
+
+def test_same_seed_same_wave_and_the_input_is_never_changed(
+    clips: pd.DataFrame, responses: pd.DataFrame
+) -> None:
+    augmenter = Augmenter(clips, responses, AugmentationSettings(probability=1.0))
+    wave = sine(500, 1600)
+    before = wave.copy()
+    results = [augmenter(wave, np.random.default_rng(seed)) for seed in range(30)]
+    for seed, result in enumerate(results):
+        np.testing.assert_array_equal(result, augmenter(wave, np.random.default_rng(seed)))
+        assert result.dtype == np.float32
+        assert result.shape == wave.shape
+    assert len({result.tobytes() for result in results}) > 20  # the one room gives the same reverb each time
+    np.testing.assert_array_equal(wave, before)
+
+
+def test_reverb_is_the_brute_force_convolution_with_a_response_of_unit_energy(
+    clips: pd.DataFrame, responses: pd.DataFrame
+) -> None:
+    wave = np.random.default_rng(2).standard_normal(300).astype(np.float32)
+    heard = Augmenter(clips, responses, FULL).add_reverb(wave, np.random.default_rng(0))
+    expected = np.zeros(300)
+    expected[10:] += 3 / 13 * wave[:-10]
+    expected[50:] += (
+        -4 / 13 * wave[:-50]
+    )  # the third echo comes after the crop's end, and counts in the energy
+    np.testing.assert_allclose(heard, expected, atol=1e-5)
+    assert heard.dtype == np.float32
+
+
+def test_an_impulse_comes_out_of_reverb_with_unit_energy(
+    clips: pd.DataFrame, responses: pd.DataFrame
+) -> None:
+    impulse = np.zeros(1000, np.float32)
+    impulse[0] = 1
+    heard = Augmenter(clips, responses, FULL).add_reverb(impulse, np.random.default_rng(0))
+    assert mean_square(heard) * 1000 == pytest.approx(1, abs=1e-6)
+
+
+def test_reverb_draws_every_response_and_every_channel_evenly(clips: pd.DataFrame, tmp_path: Path) -> None:
+    stereo = np.zeros((40, 2))
+    stereo[1, 0] = stereo[2, 1] = 1
+    mono = np.zeros(40)
+    mono[3] = 1
+    table = response_table(write(tmp_path / "stereo.wav", stereo), write(tmp_path / "mono.wav", mono))
+    augmenter = Augmenter(clips, table, FULL)
+    impulse = np.eye(1, 8, dtype=np.float32)[0]
+    rng = np.random.default_rng(3)
+    delays = Counter(int(augmenter.add_reverb(impulse, rng).argmax()) for _ in range(400))
+    assert set(delays) == {1, 2, 3}
+    assert abs(delays[3] - 200) < 3.3 * 10  # half of the draws: standard deviation 10
+    assert abs(delays[1] - 100) < 3.3 * 8.7
+
+
+def test_a_silent_response_is_refused_by_name(clips: pd.DataFrame, tmp_path: Path) -> None:
+    augmenter = Augmenter(clips, response_table(write(tmp_path / "dead_room.wav", np.zeros(40))), FULL)
+    with pytest.raises(DataError, match=r"dead_room\.wav.*silent"):
+        augmenter.add_reverb(np.ones(10, np.float32), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("kind", "hertz", "low", "high"), [("noise", 1000, 0, 15), ("music", 2000, 5, 15)])
+def test_one_clip_lands_at_a_ratio_within_its_range(
+    clips: pd.DataFrame, responses: pd.DataFrame, kind: str, hertz: int, low: float, high: float
+) -> None:
+    augmenter = Augmenter(clips, responses, FULL)
+    add = augmenter.add_noise if kind == "noise" else augmenter.add_music
+    wave = sine(500, SAMPLE_RATE)
+    rng = np.random.default_rng(4)
+    ratios = []
+    for _ in range(200):
+        added = add(wave, rng) - wave
+        spectrum = np.abs(np.fft.rfft(added))
+        assert spectrum.argmax() == hertz  # one second: bins of 1 Hz
+        ratios.append(10 * np.log10(mean_square(wave) / mean_square(added)))
+    # The floor of 1e-4 in both levels moves the measured ratio by a hundredth of a decibel.
+    assert low - 0.02 < min(ratios) < low + 0.05 * (high - low)
+    assert high - 0.05 * (high - low) < max(ratios) < high + 0.02
+
+
+@pytest.mark.parametrize("amplitude", [0.5, 0.005])
+def test_levels_are_the_published_ones_to_a_thousandth_of_a_decibel(
+    clips: pd.DataFrame, responses: pd.DataFrame, amplitude: float
+) -> None:
+    settings = AugmentationSettings(noise_snr_db=(7.0, 7.0), crop_shares=((0.5, 0.5),))
+    wave = sine(500, SAMPLE_RATE, amplitude)
+    mixed = Augmenter(clips, responses, settings).add_noise(wave, np.random.default_rng(5))
+    added = mixed - wave
+    heard = np.flatnonzero(np.abs(added) > 1e-7)
+    place = slice(heard[0], heard[-1] + 1)
+    assert place.stop - place.start == pytest.approx(SAMPLE_RATE / 2, abs=2)  # tones pass through zero
+    # The clip's level is measured over its own length, the speech's over the whole crop; both with the floor.
+    clip_power = 0.3**2 / 2
+    gain_db = floored_db(amplitude**2 / 2) - floored_db(clip_power) - 7
+    achieved_db = 10 * np.log10(mean_square(added) * 2 / clip_power)
+    assert achieved_db == pytest.approx(gain_db, abs=1e-3)
+
+
+def test_babble_adds_four_to_seven_clips_each_at_its_own_level(
+    responses: pd.DataFrame, clips: pd.DataFrame, tmp_path: Path
+) -> None:
+    fixed = AugmentationSettings(babble_snr_db=(13.0, 13.0), crop_shares=((1.0, 1.0),))
+    # Constant clips as long as the crop add up to a constant: the number of clips can be read off.
+    table = pd.concat(
+        [
+            clips[clips["kind"] != "speech"],
+            clip_table(speech_flat=write(tmp_path / "flat.wav", np.full(SAMPLE_RATE, 0.2))),
+        ]
+    )
+    augmenter = Augmenter(table, responses, fixed)
+    wave = sine(500, SAMPLE_RATE)
+    rng = np.random.default_rng(6)
+    one = 10 ** ((floored_db(0.125) - floored_db(0.04) - 13) / 20) * 0.2
+    counts = Counter()
+    for _ in range(400):
+        added = augmenter.add_babble(wave, rng) - wave
+        np.testing.assert_allclose(added, added.mean(), atol=1e-5)
+        assert added.mean() / one == pytest.approx(round(added.mean() / one), abs=1e-3)
+        counts[round(added.mean() / one)] += 1
+    assert set(counts) == {4, 5, 6, 7}
+    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 16.3
+
+
+def test_television_is_babble_then_music_over_the_whole_crop_beside_the_babbled_wave(
+    clips: pd.DataFrame, responses: pd.DataFrame
+) -> None:
+    settings = AugmentationSettings(
+        music_snr_db=(6.0, 6.0), babble_snr_db=(-20.0, -20.0), babble_clips=(1, 1)
+    )
+    augmenter = Augmenter(clips, responses, settings)
+    wave = sine(500, SAMPLE_RATE, 0.1)
+    for seed in range(10):
+        spectrum = np.fft.rfft(augmenter.add_television(wave, np.random.default_rng(seed)))
+        power = 2 * (np.abs(spectrum) / SAMPLE_RATE) ** 2
+        assert power[500] == pytest.approx(0.1**2 / 2, rel=1e-4)
+        babble_db = floored_db(0.1**2 / 2) - floored_db(0.05**2 / 2) + 20
+        assert 10 * np.log10(power[3000] / (0.05**2 / 2)) == pytest.approx(babble_db, abs=1e-3)
+        music_db = floored_db(power[500] + power[3000]) - floored_db(0.8**2 / 2) - 6
+        assert 10 * np.log10(power[2000] / (0.8**2 / 2)) == pytest.approx(music_db, abs=1e-3)
+
+
+def test_an_application_draws_one_of_three_lengths_and_each_clip_its_own_within(
+    responses: pd.DataFrame, clips: pd.DataFrame, tmp_path: Path
+) -> None:
+    table = pd.concat(
+        [
+            clips[clips["kind"] != "noise"],
+            clip_table(noise_flat=write(tmp_path / "flat.wav", np.full(SAMPLE_RATE, 0.2))),
+        ]
+    )
+    augmenter = Augmenter(table, responses, AugmentationSettings())
+    wave = np.zeros(1000, np.float32)
+    rng = np.random.default_rng(7)
+    shares, starts = [], []
+    for _ in range(600):
+        heard = np.flatnonzero(augmenter.add_noise(wave, rng))
+        assert heard[-1] - heard[0] + 1 == len(heard)
+        shares.append(len(heard) / 1000)
+        starts.append(heard[0] / max(1000 - len(heard), 1))
+    whole, half, third = (
+        sum(low <= share <= high for share in shares) for low, high in ((1, 1), (0.401, 0.6), (0.2, 0.4))
+    )
+    assert whole + half + third == 600
+    assert sum((count - 200) ** 2 / 200 for count in (whole, half, third)) < 13.8
+    assert min(shares) < 0.21
+    assert 0.59 < max(share for share in shares if share < 1) <= 0.6
+    placed = [start for start, share in zip(starts, shares, strict=True) if share < 1]
+    assert min(placed) < 0.02
+    assert max(placed) > 0.98
+    assert np.mean(placed) == pytest.approx(0.5, abs=3.3 / np.sqrt(12 * len(placed)))
+
+
+def test_pieces_of_long_files_weigh_evenly_and_short_files_are_one_piece(tmp_path: Path) -> None:
+    ramp = np.arange(11 * SAMPLE_RATE + 100) / 2**18  # exact in float32: a sample tells its place
+    pieces = ClipPieces(
+        clip_table(
+            noise_long=write(tmp_path / "long.wav", ramp),  # pieces from 0, 3 and 6 s; 100 samples are lost
+            noise_short=write(tmp_path / "short.wav", -1 - np.arange(4) / 8),
+            noise_five=write(tmp_path / "five.wav", -2 - np.arange(5 * SAMPLE_RATE) / 2**18),
+        )
+    )
+    assert len(pieces) == 5
+    rng = np.random.default_rng(8)
+    drawn = [pieces.draw(5 * SAMPLE_RATE, rng) for _ in range(500)]
+    firsts = Counter(float(wave[0]) for wave in drawn)
+    expected = {0.0, 3 * SAMPLE_RATE / 2**18, 6 * SAMPLE_RATE / 2**18, -1.0, -2.0}
+    assert set(firsts) == expected
+    assert sum((count - 100) ** 2 / 100 for count in firsts.values()) < 18.5
+    assert all(len(wave) == 5 * SAMPLE_RATE for wave in drawn)
+    short = next(wave for wave in drawn if wave[0] == -1)
+    assert short[:6].tolist() == [-1, -1.125, -1.25, -1.375, -1, -1.125]
+
+
+def test_a_crop_longer_than_a_piece_wraps_the_piece_and_a_shorter_one_moves_within_it(tmp_path: Path) -> None:
+    ramp = np.arange(7 * SAMPLE_RATE) / 2**18
+    pieces = ClipPieces(clip_table(noise_a=write(tmp_path / "a.wav", ramp)))
+    assert len(pieces) == 1
+    rng = np.random.default_rng(9)
+    long = pieces.draw(6 * SAMPLE_RATE, rng)
+    np.testing.assert_array_equal(long[5 * SAMPLE_RATE :], long[:SAMPLE_RATE])
+    starts = np.array([pieces.draw(2 * SAMPLE_RATE, rng)[0] * 2**18 for _ in range(300)])
+    assert starts.max() <= 3 * SAMPLE_RATE
+    assert np.mean(starts) == pytest.approx(1.5 * SAMPLE_RATE, abs=3.3 * 3 * SAMPLE_RATE / np.sqrt(12 * 300))
+
+
+def test_clips_of_several_channels_give_each_channel(tmp_path: Path) -> None:
+    stereo = np.stack([np.full(50, 0.25), np.full(50, 0.5)], axis=1)
+    pieces = ClipPieces(clip_table(noise_a=write(tmp_path / "a.wav", stereo)))
+    rng = np.random.default_rng(10)
+    assert {float(pieces.draw(10, rng)[0]) for _ in range(30)} == {0.25, 0.5}
+
+
+def test_only_the_needed_samples_are_read(
+    tmp_path: Path, clips: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speaker_verification.audio import augmentation
+
+    lengths = []
+
+    def read(*arguments: object) -> Wave:
+        wave = real(*arguments)  # type: ignore[arg-type]
+        lengths.append(len(wave))
+        return wave
+
+    real = augmentation.read_audio
+    monkeypatch.setattr(augmentation, "read_audio", read)
+    ClipPieces(clips).draw(123, np.random.default_rng(0))
+    assert lengths == [123]
+
+
+@pytest.mark.parametrize("kind", ["noise", "music", "speech"])
+def test_a_missing_kind_of_clip_is_named_at_once(
+    clips: pd.DataFrame, responses: pd.DataFrame, kind: str
+) -> None:
+    with pytest.raises(DataError, match=f"noise_clips.*'{kind}'"):
+        Augmenter(clips[clips["kind"] != kind], responses, FULL)
+
+
+def test_missing_room_responses_are_named_at_once(clips: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match="room_responses"):
+        Augmenter(clips, ROOM_RESPONSES.empty(), FULL)
+
+
+def test_the_defaults_are_the_published_recipe() -> None:
+    assert AugmentationSettings().model_dump() == {
+        "probability": 0.6,
+        "noise_snr_db": (0, 15),
+        "music_snr_db": (5, 15),
+        "babble_snr_db": (13, 20),
+        "babble_clips": (4, 7),
+        "crop_shares": ((1, 1), (0.4, 0.6), (0.2, 0.4)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("probability", 1.5),
+        ("noise_snr_db", [15, 0]),
+        ("babble_clips", [0, 3]),
+        ("crop_shares", []),
+        ("crop_shares", [[0.5, 1.5]]),
+        ("music_snr_db", [0, float("inf")]),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ParameterError, match=f"augmentation.{name}"):
+        AugmentationSettings.parse({name: value}, "augmentation")
+
+
+def test_level_is_in_decibels_with_the_published_floor() -> None:
+    assert level_db(np.zeros(5, np.float32)) == pytest.approx(-40)
+    assert level_db(np.full(5, 0.1, np.float32)) == pytest.approx(10 * np.log10(0.0101), abs=1e-6)
