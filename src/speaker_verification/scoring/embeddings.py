@@ -1,0 +1,94 @@
+"""Embeddings of utterances, with the utterances they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.errors import DataError
+from speaker_verification.scoring.blocks import row_blocks
+from speaker_verification.tables import UTTERANCES
+
+EMBEDDINGS_FILE = "embeddings.npy"
+UTTERANCES_FILE = "utterances.parquet"
+
+_ROWS_PER_CHECK = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingStore:
+    """One embedding for each utterance, in the order of the utterances' rows.
+
+    Attributes:
+        embeddings: float32 (N, E), N utterances of embedding width E; may be a memory map.
+        utterances: N rows of the UTTERANCES schema.
+
+    Raises:
+        DataError: the embeddings are not a matrix, not one row for each utterance, or not finite (the
+            first such utterance is named).
+    """
+
+    embeddings: np.ndarray
+    utterances: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 2:
+            raise DataError(f"embeddings have shape {self.embeddings.shape}; (utterances, width) is needed")
+        if len(self.embeddings) != len(self.utterances):
+            raise DataError(
+                f"{len(self.embeddings)} embeddings for {len(self.utterances)} utterances: embed them anew"
+            )
+        for rows in row_blocks(len(self.embeddings), _ROWS_PER_CHECK):
+            finite = np.isfinite(self.embeddings[rows]).all(axis=1)
+            if not finite.all():
+                row = rows.start + int(finite.argmin())
+                raise DataError(
+                    f"embedding of utterance {self.utterances['utterance_id'].iloc[row]} is not finite"
+                )
+
+    @cached_property
+    def _index(self) -> pd.Index:
+        return pd.Index(self.utterances["utterance_id"])
+
+    def rows_of(self, utterance_ids: Sequence[str] | pd.Series) -> np.ndarray:
+        """Rows of the given utterances, int64, one for each id.
+
+        Raises:
+            DataError: with the number of utterances that have no embedding and the first ten of them.
+        """
+        rows = self._index.get_indexer(pd.Index(utterance_ids))
+        if (rows < 0).any():
+            raise missing_utterances(
+                pd.Series(utterance_ids)[rows < 0], "have no embedding: embed them first"
+            )
+        return rows
+
+    def write(self, folder: Path) -> None:
+        """Write `embeddings.npy` and `utterances.parquet` into the folder, which is made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / EMBEDDINGS_FILE, self.embeddings)
+        UTTERANCES.conform(self.utterances).to_parquet(folder / UTTERANCES_FILE, index=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> EmbeddingStore:
+        """Read what `write` wrote; the embeddings are mapped into memory, not loaded.
+
+        Raises:
+            DataError: the folder's files are missing or do not fit together.
+        """
+        for name in (EMBEDDINGS_FILE, UTTERANCES_FILE):
+            if not (folder / name).is_file():
+                raise DataError(f"{folder} is no embedding store: {name} is missing")
+        utterances = UTTERANCES.conform(pd.read_parquet(folder / UTTERANCES_FILE), str(folder))
+        return cls(np.load(folder / EMBEDDINGS_FILE, mmap_mode="r"), utterances)
+
+
+def missing_utterances(utterance_ids: pd.Series, what: str) -> DataError:
+    """The error that counts the distinct utterances and names the first ten."""
+    missing = utterance_ids.drop_duplicates()
+    return DataError(f"{len(missing)} utterances {what}; the first: {', '.join(missing.iloc[:10])}")

@@ -1,0 +1,154 @@
+"""Embeddings of whole utterances, the same whatever the batch size."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.errors import DataError
+from speaker_verification.scoring.embeddings import EmbeddingStore, missing_utterances
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Embedder(Protocol):
+    """What extraction needs of a speaker model."""
+
+    @property
+    def minimum_samples(self) -> int:
+        """The least number of samples that give an embedding."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where `embed` wants the waveforms."""
+
+    def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings (B, E) of float32 waveforms (B, samples)."""
+
+
+def utterances_in_trials(utterances: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the utterances that some trial names.
+
+    Raises:
+        DataError: with the number of utterances that trials name and the table lacks, and the first ten.
+    """
+    named = pd.concat([trials["enroll_id"], trials["test_id"]]).drop_duplicates()
+    known = named.isin(utterances["utterance_id"])
+    if not known.all():
+        raise missing_utterances(named[~known], "of the trials are not in the utterances table: prepare them")
+    return utterances[utterances["utterance_id"].isin(named)].reset_index(drop=True)
+
+
+def extract_embeddings(
+    model: Embedder,
+    utterances: pd.DataFrame,
+    *,
+    batch_seconds: float,
+    max_seconds: float | None = None,
+    num_workers: int = 0,
+    progress: bool,
+) -> EmbeddingStore:
+    """Embed every utterance, each in a batch of utterances of its own length.
+
+    There is no padding, so an embedding depends on its utterance alone.
+
+    Args:
+        model: maps waveforms (B, samples) to embeddings (B, E).
+        utterances: table of the UTTERANCES schema, N rows.
+        batch_seconds: audio in a batch, at most; a longer utterance is a batch of its own.
+        max_seconds: hear only this much of the beginning of each utterance; None: all of it.
+        num_workers: threads that read ahead; 0 reads between the batches.
+        progress: show a progress bar.
+
+    Returns:
+        N embeddings, in the order of the utterances.
+
+    Raises:
+        DataError: an utterance is too short for the model, its file shorter than the table says, or its
+            embedding not finite; it is named.
+    """
+    import torch
+    from rich.progress import Progress
+
+    if utterances.empty:
+        raise DataError("there are no utterances to embed")
+    lengths = utterances["num_samples"].to_numpy()
+    if max_seconds is not None:
+        lengths = np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
+    _refuse_short(utterances, lengths, model.minimum_samples)
+
+    embeddings: np.ndarray | None = None
+    batches = _batches_of_equal_length(lengths, round(batch_seconds * SAMPLE_RATE))
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("Embedding utterances", total=len(utterances))
+        for rows, waveforms in _read_batches(utterances, lengths, batches, num_workers):
+            with torch.no_grad():
+                embedded = (
+                    model.embed(torch.from_numpy(waveforms).to(model.device)).float().cpu().numpy()
+                )  # (B, E)
+            finite = np.isfinite(embedded).all(axis=1)
+            if not finite.all():
+                name = utterances["utterance_id"].iloc[rows[finite.argmin()]]
+                raise DataError(f"the model's embedding of utterance {name} is not finite")
+            if embeddings is None:
+                embeddings = np.empty((len(utterances), embedded.shape[1]), dtype=np.float32)
+            embeddings[rows] = embedded
+            bar.advance(task, len(rows))
+    assert embeddings is not None
+    return EmbeddingStore(embeddings, utterances.reset_index(drop=True))
+
+
+def _refuse_short(utterances: pd.DataFrame, lengths: np.ndarray, minimum_samples: int) -> None:
+    short = lengths < minimum_samples
+    if short.any():
+        row = int(short.argmax())
+        raise DataError(
+            f"{short.sum()} utterances are too short for the model, the first is "
+            f"{utterances['utterance_id'].iloc[row]} with {lengths[row] / SAMPLE_RATE:.3f} s: "
+            f"at least {minimum_samples / SAMPLE_RATE:.3f} s are needed"
+        )
+
+
+def _batches_of_equal_length(lengths: np.ndarray, batch_samples: int) -> Iterator[np.ndarray]:
+    """Yield rows (B,) of one length each, the longest first: one too big for memory fails at once."""
+    longest_first = np.argsort(-lengths, kind="stable")
+    new_length = np.flatnonzero(np.diff(lengths[longest_first])) + 1
+    for rows in np.split(longest_first, new_length):
+        rows_per_batch = max(1, batch_samples // int(lengths[rows[0]]))
+        yield from np.split(rows, range(rows_per_batch, len(rows), rows_per_batch))
+
+
+def _read_batches(
+    utterances: pd.DataFrame, lengths: np.ndarray, batches: Iterator[np.ndarray], num_workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows (B,) and waveforms float32 (B, samples) of each batch, in order."""
+    from speaker_verification.audio.files import read_audio
+
+    paths = utterances["path"].to_numpy()
+
+    def read_batch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return rows, np.stack([read_audio(paths[row], num_samples=int(lengths[row])) for row in rows])
+
+    if num_workers == 0:
+        yield from map(read_batch, batches)
+        return
+    # Threads do: reading and decoding leave the interpreter lock, and an error arrives as it was raised.
+    with ThreadPoolExecutor(num_workers) as pool:
+        ahead: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        try:
+            for rows in batches:
+                ahead.append(pool.submit(read_batch, rows))
+                if len(ahead) > 2 * num_workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for batch in ahead:
+                batch.cancel()

@@ -1,0 +1,220 @@
+"""Quality measure functions: from a normalised score and the quality of both sides to a calibrated one.
+
+Source: J. Thienpondt, B. Desplanques, K. Demuynck, "The IDLAB VoxSRC-20 Submission: Large Margin Fine-Tuning
+and Quality-Aware Score Calibration in DNN Based Speaker Verification", ICASSP 2021; the nine numbers are
+those of J. S. Kim et al., Interspeech 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from speaker_verification.errors import DataError
+from speaker_verification.scoring.as_norm import as_norm, check_cohort_size, cohort_statistics, speaker_means
+from speaker_verification.scoring.cosine import centre_and_normalise, cohort_mean, cosine_scores
+from speaker_verification.scoring.embeddings import EmbeddingStore
+
+FEATURE_NAMES = (
+    "as_norm",
+    "log_duration_enroll",  # of seconds, natural
+    "log_duration_test",
+    "l1_norm_enroll",
+    "l2_norm_enroll",
+    "l1_norm_test",
+    "l2_norm_test",
+    "std_enroll",  # over the components of the embedding, biased
+    "std_test",
+)
+
+
+@dataclass(frozen=True)
+class CalibrationTrials:
+    """Trials between rows of the cohort set; arrays (trials,)."""
+
+    enroll_rows: np.ndarray
+    test_rows: np.ndarray
+    labels: np.ndarray  # 1 target, 0 non-target
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Logistic regression from the features of a trial to the probability of "same speaker".
+
+    Half of the trials it was fitted on were targets, so its log-odds are log-likelihood ratios.
+    """
+
+    coefficients: tuple[float, ...]
+    intercept: float
+    feature_names: tuple[str, ...] = FEATURE_NAMES
+
+    def log_likelihood_ratio(self, features: np.ndarray) -> np.ndarray:
+        """Natural log of p(features | same speaker) / p(features | different speakers), float64 (trials,)."""
+        return features @ np.asarray(self.coefficients) + self.intercept
+
+    def probability(self, features: np.ndarray) -> np.ndarray:
+        """Probability of "same speaker" where both answers are as likely beforehand, float64 (trials,)."""
+        from scipy.special import expit
+
+        return expit(self.log_likelihood_ratio(features))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """The calibration that `to_dict` described.
+
+        Raises:
+            DataError: it was fitted on other features than this version computes.
+        """
+        if tuple(values["feature_names"]) != FEATURE_NAMES:
+            raise DataError(f"the calibration is for features {values['feature_names']}: fit it anew")
+        return cls(tuple(values["coefficients"]), float(values["intercept"]))
+
+
+def quality_measures(embeddings: np.ndarray, duration_seconds: npt.ArrayLike) -> np.ndarray:
+    """Log duration, L1 norm, L2 norm and biased standard deviation of raw embeddings, float64 (N, 4).
+
+    Args:
+        embeddings: (N, E), not centred.
+        duration_seconds: (N,).
+    """
+    raw = np.asarray(embeddings, dtype=np.float64)
+    return np.stack(
+        [
+            np.log(np.asarray(duration_seconds, dtype=np.float64)),
+            np.abs(raw).sum(axis=1),
+            np.sqrt(np.square(raw).sum(axis=1)),
+            raw.std(axis=1),
+        ],
+        axis=1,
+    )
+
+
+def qmf_features(
+    as_norm_scores: npt.ArrayLike, enroll_quality: np.ndarray, test_quality: np.ndarray
+) -> np.ndarray:
+    """The nine numbers of each trial, in the order of FEATURE_NAMES, float64 (trials, 9).
+
+    Args:
+        as_norm_scores: (trials,).
+        enroll_quality: (trials, 4), the quality measures of each trial's enrolment side.
+        test_quality: (trials, 4), of its test side.
+    """
+    log_duration_enroll, l1_enroll, l2_enroll, std_enroll = enroll_quality.T
+    log_duration_test, l1_test, l2_test, std_test = test_quality.T
+    return np.stack(
+        [
+            np.asarray(as_norm_scores, dtype=np.float64),
+            log_duration_enroll,
+            log_duration_test,
+            l1_enroll,
+            l2_enroll,
+            l1_test,
+            l2_test,
+            std_enroll,
+            std_test,
+        ],
+        axis=1,
+    )
+
+
+def draw_calibration_trials(speaker_ids: pd.Series, num_trials: int, seed: int) -> CalibrationTrials:
+    """Draw trials between the utterances of a cohort set, the first half target, the others non-target.
+
+    A target trial takes a speaker evenly among those with two utterances or more, and two different
+    utterances of it; a non-target trial takes two different speakers and one utterance of each.
+
+    Args:
+        speaker_ids: (N,) speaker of each utterance.
+        num_trials: even.
+        seed: the same seed draws the same trials.
+
+    Raises:
+        DataError: there are fewer than two speakers, or none has two utterances.
+    """
+    speaker_of_row, speakers = pd.factorize(speaker_ids, sort=True)
+    counts = np.bincount(speaker_of_row, minlength=len(speakers))
+    repeated = np.flatnonzero(counts >= 2)
+    if len(speakers) < 2 or not len(repeated):
+        raise DataError(
+            f"the cohort set has {len(speakers)} speakers, {len(repeated)} of them with two utterances: "
+            "calibration needs two speakers and one with two utterances"
+        )
+    by_speaker = np.argsort(speaker_of_row, kind="stable")
+    firsts = np.cumsum(counts) - counts  # where each speaker's rows begin in by_speaker
+
+    rng = np.random.default_rng([seed, num_trials])
+    num_targets = num_trials // 2
+    num_nontargets = num_trials - num_targets
+    speaker = rng.choice(repeated, num_targets)
+    one, other = _two_different(rng, counts[speaker])
+    speaker_one, speaker_other = _two_different(rng, np.full(num_nontargets, len(speakers)))
+    one_rows = firsts[speaker_one] + rng.integers(counts[speaker_one])
+    other_rows = firsts[speaker_other] + rng.integers(counts[speaker_other])
+    return CalibrationTrials(
+        enroll_rows=by_speaker[np.concatenate([firsts[speaker] + one, one_rows])],
+        test_rows=by_speaker[np.concatenate([firsts[speaker] + other, other_rows])],
+        labels=np.repeat([1, 0], [num_targets, num_nontargets]),
+    )
+
+
+def _two_different(rng: np.random.Generator, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two different numbers below each size, all pairs as likely."""
+    one = rng.integers(sizes)
+    other = rng.integers(sizes - 1)
+    return one, other + (other >= one)
+
+
+def calibration_features(store: EmbeddingStore, trials: CalibrationTrials, cohort_size: int) -> np.ndarray:
+    """The nine numbers of each calibration trial, float64 (trials, 9).
+
+    The speakers of a trial are left out of its cohort.
+
+    Args:
+        store: the cohort set, from which both the trials and the cohort's speaker means come.
+        cohort_size: highest cohort cosines that count.
+
+    Raises:
+        ParameterError: fewer than `cohort_size` speakers are left in a trial's cohort.
+    """
+    means, speaker_ids = speaker_means(store)
+    check_cohort_size(cohort_size, len(speaker_ids), num_excluded=2)
+    mean = cohort_mean(store)
+    cohort = (means - mean).astype(np.float32)
+    speaker_of_row = pd.Index(speaker_ids).get_indexer(pd.Index(store.utterances["speaker_id"]))
+    excluded = np.stack([speaker_of_row[trials.enroll_rows], speaker_of_row[trials.test_rows]], axis=1)
+
+    # Nearly every trial of a large cohort set draws utterances that no other draws, so a masked product for
+    # both sides costs what statistics once per utterance would, and needs no book-keeping.
+    durations = store.utterances["duration_seconds"].to_numpy()
+    directions, statistics, quality = [], [], []
+    for rows in (trials.enroll_rows, trials.test_rows):
+        raw = np.asarray(store.embeddings[rows])
+        directions.append(centre_and_normalise(raw, mean))
+        statistics.append(cohort_statistics(directions[-1], cohort, cohort_size, excluded))
+        quality.append(quality_measures(raw, durations[rows]))
+    each = np.arange(len(trials.labels))
+    cosine = cosine_scores(np.concatenate(directions), each, each + len(each))
+    return qmf_features(as_norm(cosine, *statistics), *quality)
+
+
+def fit_calibration(features: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Fit a logistic regression (liblinear, C = 1, features as they are) on trials of which half are targets.
+
+    Args:
+        features: (trials, 9).
+        labels: (trials,), 1 target, 0 non-target.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    # A fixed state: without one, scikit-learn would draw from NumPy's global generator.
+    model = LogisticRegression(solver="liblinear", C=1.0, random_state=0).fit(features, labels)
+    return Calibration(tuple(model.coef_[0].tolist()), float(model.intercept_[0]))

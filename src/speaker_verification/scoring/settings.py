@@ -1,0 +1,26 @@
+"""Parameters of embedding and scoring; the defaults are the published recipe's."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from speaker_verification.configuration import Settings
+
+
+class EmbedSettings(Settings):
+    """Parameters under `embed`."""
+
+    model: str | None = None
+    choose_top: int = Field(1, ge=1)
+    cohort_set: str = "voxceleb2-dev"
+    allow_seen_speakers: bool = False
+    batch_seconds: float = Field(160.0, gt=0)
+    max_seconds: float | None = Field(None, gt=0)
+    num_workers: int = Field(4, ge=0)
+
+
+class ScoreSettings(Settings):
+    """Parameters under `score`."""
+
+    cohort_size: int = Field(600, ge=2)
+    calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
