@@ -78,7 +78,11 @@ def test_augmentation_falls_on_the_set_share_and_evenly_on_five_kinds(
     drawn: list[str] = []
 
     def record(name: str) -> Callable[[Wave, np.random.Generator], Wave]:
-        return lambda wave, rng: (drawn.append(name), wave)[1]
+        def application(wave: Wave, rng: np.random.Generator) -> Wave:
+            drawn.append(name)
+            return wave
+
+        return application
 
     augmenter = Augmenter(clips, responses, AugmentationSettings())
     for name in ("reverb", "noise", "music", "babble", "television"):
@@ -211,7 +215,7 @@ def test_babble_adds_four_to_seven_clips_each_at_its_own_level(
     wave = sine(500, SAMPLE_RATE)
     rng = np.random.default_rng(6)
     one = 10 ** ((floored_db(0.125) - floored_db(0.04) - 13) / 20) * 0.2
-    counts = Counter()
+    counts: Counter[int] = Counter()
     for _ in range(400):
         added = augmenter.add_babble(wave, rng) - wave
         np.testing.assert_allclose(added, added.mean(), atol=1e-5)
@@ -315,7 +319,7 @@ def test_only_the_needed_samples_are_read(
 ) -> None:
     from speaker_verification.audio import augmentation
 
-    lengths = []
+    lengths: list[int] = []
 
     def read(*arguments: object) -> Wave:
         wave = real(*arguments)  # type: ignore[arg-type]

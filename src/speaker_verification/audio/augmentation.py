@@ -51,7 +51,7 @@ class AugmentationSettings(Settings):
         crop_shares: ranges of the share of the crop that clips cover; each application draws one range.
     """
 
-    probability: float = Field(0.6, ge=0, le=1)
+    probability: float = Field(default=0.6, ge=0, le=1)
     noise_snr_db: DecibelRange = (0.0, 15.0)
     music_snr_db: DecibelRange = (5.0, 15.0)
     babble_snr_db: DecibelRange = (13.0, 20.0)
@@ -72,7 +72,11 @@ class ClipPieces:
     """
 
     def __init__(self, clips: pd.DataFrame) -> None:
-        """Args: clips: rows of a NOISE_CLIPS table, at least one."""
+        """Take the clips; no audio is read yet.
+
+        Args:
+            clips: rows of a NOISE_CLIPS table, at least one.
+        """
         self._paths = clips["path"].tolist()
         self._num_samples = clips["num_samples"].to_numpy()
         self._num_channels = clips["num_channels"].to_numpy()
