@@ -1,4 +1,4 @@
-"""Augmentation of training crops with rooms and noises (SPEC 1.3, as in voxceleb_trainer and LAP).
+"""Augmentation of training crops with rooms and noises, as published with LAP.
 
 Nothing, or one of five: reverb, noise, music, babble, television. All draws come from the generator that the
 caller hands in, so that an example depends on its own seed and on nothing else.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 VARIANCE_FLOOR = 1e-4
+TINY_VARIANCE = 1e-12  # the root of zero has no finite gradient
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -48,7 +49,7 @@ class AttentiveStatisticsPooling(nn.Module):
             (B, E).
         """
         mean = x.mean(dim=2, keepdim=True).expand_as(x)
-        std = x.std(dim=2, keepdim=True).expand_as(x)
+        std = x.var(dim=2, keepdim=True).clamp(min=TINY_VARIANCE).sqrt().expand_as(x)
         logits = self.attention(torch.cat([x, mean, std], dim=1))  # (B, C, T)
         if self.training:
             left_out = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) < self.dropout

@@ -6,14 +6,14 @@ workers nor a resumed run changes what is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from speaker_verification.audio.augmentation import Augmenter
 from speaker_verification.audio.crops import draw_crop_start, wrap
@@ -53,6 +53,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
             raise DataError("table 'training_utterances': no utterance to train on")
         # Arrow keeps a million paths in one block, which forked workers share instead of copying.
         self._paths = pa.array(training_utterances["path"], pa.string())
+        self._utterance_ids = pa.array(training_utterances["utterance_id"], pa.string())
         self._num_samples = training_utterances["num_samples"].to_numpy()
         self._speaker_ids, self._speakers = np.unique(
             training_utterances["speaker_id"].to_numpy(dtype=object), return_inverse=True
@@ -66,6 +67,10 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
     def __len__(self) -> int:
         """Number of utterances."""
         return len(self._num_samples)
+
+    def utterance_ids(self, rows: Sequence[int]) -> list[str]:
+        """Names of the utterances of some rows."""
+        return [self._utterance_ids[row].as_py() for row in rows]
 
     @property
     def speaker_ids(self) -> list[str]:
@@ -115,15 +120,15 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         return wrap(crop, self._crop_samples)
 
 
-class EpochBatches(Sampler[list[Key]]):
-    """Batches of (pass, row) keys for each epoch: a batch sampler for a DataLoader.
+class EpochBatches:
+    """Batches of (pass, row) keys for each epoch.
 
     The corpus is shuffled anew for every pass through it. Without `steps_per_epoch` an epoch is a pass, less
     an incomplete last batch. With it an epoch has that many batches and goes on where the last one stopped.
     """
 
     def __init__(self, num_utterances: int, batch_size: int, steps_per_epoch: int | None, seed: int) -> None:
-        """Begin at epoch 0.
+        """Plan the epochs.
 
         Args:
             num_utterances: rows of the training table.
@@ -148,19 +153,10 @@ class EpochBatches(Sampler[list[Key]]):
             self._num_batches = steps_per_epoch
             self._keys_between_epochs = steps_per_epoch * batch_size
         self._seed = seed
-        self._epoch = 0
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         return self._num_batches
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that iteration gives, counted from 0."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        """Give the batches of the chosen epoch."""
-        return iter(self.batches(self._epoch))
 
     def batches(self, epoch: int) -> list[list[Key]]:
         """Batches of an epoch; earlier epochs are not gone through.

@@ -69,7 +69,8 @@ def train(
     """
     device = model.device
     steps = EpochBatches(len(examples), phase.examples_per_step, phase.steps_per_epoch, seed)
-    total_steps = phase.epochs * steps.steps_per_epoch
+    steps_per_epoch = len(steps)
+    total_steps = phase.epochs * steps_per_epoch
     model.frontend.requires_grad_(phase.frontend == "trained")
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=phase.learning_rate.maximum, weight_decay=phase.weight_decay)
@@ -97,12 +98,12 @@ def train(
         if phase.frontend == "frozen":
             model.frontend.eval()
         tally = _Tally(model.embedding_size, device)
-        loader = _loader(examples, steps.batches(epoch), phase)
-        with _progress_bar(f"epoch {epoch}/{phase.epochs}", steps.steps_per_epoch) as advance:
-            for index in range(steps.steps_per_epoch):
-                step = (epoch - 1) * steps.steps_per_epoch + index
+        loader = _loader(examples, steps.batches(epoch - 1), phase)
+        with _progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch) as advance:
+            for index in range(steps_per_epoch):
+                step = (epoch - 1) * steps_per_epoch + index
                 rate = learning_rate(step, total_steps, phase.learning_rate)
-                target = margin(step, steps.steps_per_epoch, phase.margin)
+                target = margin(step, steps_per_epoch, phase.margin)
                 margins = Margins(target, phase.margin.top_k, top_k_penalty(target, phase.margin))
                 for group in optimiser.param_groups:
                     group["lr"] = rate
@@ -116,12 +117,12 @@ def train(
                     output = head(embeddings, labels, margins)
                     _require_finite("loss", output.loss, step, examples, step_rows)
                     (output.loss / phase.accumulation_steps).backward()
-                    tally.add(output.loss, output.predictions, labels, embeddings)
+                    tally.add(output.loss.detach(), output.predictions, labels, embeddings)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
                 _require_finite("gradient", norm, step, examples, step_rows)
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
-                advance(loss=float(output.loss))
+                advance(loss=float(output.loss.detach()))
         metrics = tally.metrics() | {
             "learning_rate": rate,
             "margin": target,

@@ -30,15 +30,15 @@ class PhaseSettings(Settings):
     rank_by: str = "validation"
     monitor: tuple[str, ...] = ()
     num_workers: int = Field(0, ge=0)
+    seed_offset: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _possible(self) -> PhaseSettings:
         if 1.0 not in self.speed_factors or min(self.speed_factors) <= 0:
             raise ValueError(f"speed_factors {list(self.speed_factors)} must be positive and hold 1.0")
-        if self.rank_by != "validation" and self.rank_by not in self.monitor:
-            raise ValueError(
-                f"rank_by '{self.rank_by}' must be 'validation' or one of monitor {list(self.monitor)}"
-            )
+        known = ("validation", *self.monitor)
+        if self.rank_by not in known:
+            raise ValueError(f"rank_by '{self.rank_by}' must be one of: {', '.join(known)}")
         return self
 
     @property

@@ -60,13 +60,14 @@ def train_phase(
         if augmentation_settings.probability
         else None
     )
+    phase_seed = seed + settings.seed_offset
     examples = TrainingExamples(
-        training_utterances, augmenter, settings.crop_seconds, settings.speed_factors, seed
+        training_utterances, augmenter, settings.crop_seconds, settings.speed_factors, phase_seed
     )
     heard = TrialSet.of(validation_trials, validation_utterances).joined(
         TrialSet.of(trials[trials["trial_list"].isin(settings.monitor)], utterances)
     )
-    set_seed(seed)
+    set_seed(phase_seed)
     speaker_model, margin_head = start_phase(
         start,
         settings,
@@ -89,7 +90,7 @@ def train_phase(
             "phase": phase,
             "seed": seed,
         },
-        seed=seed,
+        seed=phase_seed,
         on_epoch=log_epoch,
     )
     return folder, curve

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.io import DatasetError, Version
+
+from speaker_verification.datasets import EmbeddingStoreDataset, FolderDataset, JsonDataset, TableDataset
+from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.tables import TRIALS, UTTERANCES
+
+TRIAL = {"trial_list": "vox1_o", "label": 1, "enroll_id": "a/b/1.wav", "test_id": "a/c/2.wav"}
+UTTERANCE = {
+    "utterance_id": "a/b/1.wav",
+    "speaker_id": "a",
+    "session_id": "b",
+    "subset": "vox1-test",
+    "path": "1.wav",
+    "num_samples": 16_000,
+    "duration_seconds": 1.0,
+}
+
+
+def versioned(kind: type, path: Path, save_version: str | None = None, **options: Any) -> Any:
+    return kind(filepath=str(path), version=Version(None, save_version), **options)
+
+
+def test_the_newest_version_is_loaded_and_an_older_one_on_demand(tmp_path: Path) -> None:
+    for version in ("2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z"):
+        versioned(JsonDataset, tmp_path / "m.json", version).save({"from": version[:7]})
+    assert versioned(JsonDataset, tmp_path / "m.json").load() == {"from": "2026-02"}
+    older = JsonDataset(filepath=str(tmp_path / "m.json"), version=Version("2026-01-01T00.00.00.000Z", None))
+    assert older.load() == {"from": "2026-01"}
+
+
+@pytest.mark.parametrize("is_versioned", [True, False])
+def test_a_save_that_fails_hides_no_good_one(
+    is_versioned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dataset(save_version: str) -> JsonDataset:
+        if is_versioned:
+            return versioned(JsonDataset, tmp_path / "m.json", save_version)
+        return JsonDataset(filepath=str(tmp_path / "m.json"))
+
+    dataset("2026-01-01T00.00.00.000Z").save({"eer": 1.0})
+
+    def killed(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(DatasetError, match="No space left"):
+        dataset("2026-02-01T00.00.00.000Z").save({"eer": 2.0})
+    assert dataset("2026-03-01T00.00.00.000Z").load() == {"eer": 1.0}
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="Out of range float"):
+        JsonDataset(filepath=str(tmp_path / "m.json")).save({"eer": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_is_checked_on_save_and_on_load(tmp_path: Path) -> None:
+    dataset = TableDataset(filepath=str(tmp_path / "trials.parquet"), schema="trials")
+    dataset.save(pd.DataFrame([TRIAL])[["test_id", "label", "enroll_id", "trial_list"]])
+    assert dataset.load().columns.tolist() == TRIALS.columns.names
+    with pytest.raises(DatasetError, match=r"table 'trials': missing columns \['label'\]"):
+        dataset.save(pd.DataFrame([TRIAL]).drop(columns="label"))
+    pd.DataFrame([TRIAL | {"label": "yes"}]).to_parquet(tmp_path / "trials.parquet")
+    with pytest.raises(DatasetError, match="trials.parquet.*'label' is not int8"):
+        dataset.load()
+    with pytest.raises(DatasetError, match="unknown table schema 'tables'"):
+        TableDataset(filepath="x", schema="tables")
+
+
+def test_a_folder_is_moved_into_the_catalog(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "ranking.json").write_text("[1, 2]")
+    dataset = versioned(
+        FolderDataset, tmp_path / "checkpoint", "2026-01-01T00.00.00.000Z", preview_file="ranking.json"
+    )
+    assert not dataset.exists()
+    dataset.save(work)
+    assert not work.exists()
+    assert (dataset.load() / "ranking.json").read_text() == "[1, 2]"
+    assert json.loads(dataset.preview()) == [1, 2]
+
+
+def test_a_plain_folder_is_replaced_whole(tmp_path: Path) -> None:
+    dataset = FolderDataset(filepath=str(tmp_path / "encoder"))
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").touch()
+        dataset.save(tmp_path / name)
+    assert [path.name for path in dataset.load().iterdir()] == ["new.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_a_place_to_work_in_is_made_when_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="is not there"):
+        FolderDataset(filepath=str(tmp_path / "a")).load()
+    place = FolderDataset(filepath=str(tmp_path / "b"), create=True)
+    assert place.exists()
+    assert place.load().is_dir()
+
+
+def test_embeddings_come_back_memory_mapped(tmp_path: Path) -> None:
+    store = EmbeddingStore(np.ones((1, 3), dtype=np.float32), UTTERANCES.conform(pd.DataFrame([UTTERANCE])))
+    dataset = versioned(EmbeddingStoreDataset, tmp_path / "embeddings")
+    dataset.save(store)
+    loaded = dataset.load()
+    assert isinstance(loaded.embeddings, np.memmap)
+    np.testing.assert_array_equal(loaded.embeddings, store.embeddings)
+    pd.testing.assert_frame_equal(loaded.utterances, store.utterances)
+
+
+def test_previews_show_the_newest_or_nothing(tmp_path: Path) -> None:
+    table = TableDataset(filepath=str(tmp_path / "t.parquet"), schema="trials")
+    assert table.preview()["data"] == []
+    table.save(pd.DataFrame([TRIAL] * 30))
+    assert len(table.preview()["data"]) == 20
+    values = JsonDataset(filepath=str(tmp_path / "m.json"))
+    assert json.loads(values.preview()) == {}
+    values.save({"a": 1})
+    assert json.loads(values.preview()) == {"a": 1}

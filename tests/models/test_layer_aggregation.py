@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+
+from speaker_verification.errors import ParameterError
+from speaker_verification.models.initialisation import xavier_initialise
+from speaker_verification.models.layer_aggregation import LayerAttentivePooling
+
+
+def by_hand(module: LayerAttentivePooling, states: list[torch.Tensor]) -> np.ndarray:
+    """LAP frame by frame and head by head in float64, from its formulas."""
+    weights = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
+    stacked = np.stack([state.double().numpy() for state in states])  # (L+1, B, T, D)
+    num_states, batch, frames, width = stacked.shape
+    heads = module.num_heads
+    depth = width // heads
+    axes = (0, 1, 2)
+    normed = (stacked - stacked.mean(axes)) / np.sqrt(stacked.var(axes) + 1e-5)
+    normed = normed * weights["in_norm.weight"] + weights["in_norm.bias"]
+    if heads > 1:
+        normed = normed @ weights["in_projection.weight"].T + weights["in_projection.bias"]
+    pooled = np.empty((batch, frames, width))
+    for b in range(batch):
+        for t in range(frames):
+            for h in range(heads):
+                head = normed[:, b, t, h * depth : (h + 1) * depth]  # (L+1, d)
+                logits = np.zeros(num_states)
+                for summary in (head.mean(axis=1), head.max(axis=1)):
+                    hidden = np.maximum(
+                        summary @ weights["squeeze_weight"][h] + weights["squeeze_bias"][h, 0], 0
+                    )
+                    logits += hidden @ weights["excite_weight"][h] + weights["excite_bias"][h, 0]
+                pooled[b, t, h * depth : (h + 1) * depth] = (head * expit(logits)[:, None]).max(axis=0)
+    out = pooled @ weights["out_projection.weight"].T + weights["out_projection.bias"]
+    flat = out.reshape(-1, out.shape[-1])
+    out = (out - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
+    return (out * weights["out_norm.weight"] + weights["out_norm.bias"]).transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize("num_heads", [1, 4])
+def test_lap_follows_its_formulas(num_heads: int) -> None:
+    torch.manual_seed(7)
+    module = LayerAttentivePooling(5, 8, 6, num_heads, dropout=0.0).double().train()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    states = [torch.randn(3, 9, 8, dtype=torch.float64) for _ in range(5)]
+    with torch.no_grad():
+        out = module(states)
+    assert out.shape == (3, 6, 9)
+    np.testing.assert_allclose(out.numpy(), by_hand(module, states), rtol=1e-9, atol=1e-10)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ParameterError, match="num_heads' is 5: it must divide the encoder's width 8"):
+        LayerAttentivePooling(5, 8, 6, 5, dropout=0.0)
+
+
+def test_three_dimensional_weights_keep_torch_s_fans() -> None:
+    """25 states, 16 heads: fans are 25 x 12 and 16 x 12 for squeeze, 12 x 25 and 16 x 25 for excite."""
+    torch.manual_seed(0)
+    module = LayerAttentivePooling(25, 64, 32, 16, dropout=0.1)
+    xavier_initialise(module)
+    for weight, fans in (
+        (module.squeeze_weight, 25 * 12 + 16 * 12),
+        (module.excite_weight, 12 * 25 + 16 * 25),
+    ):
+        bound = math.sqrt(6 / fans)
+        assert bound * 0.99 < float(weight.detach().abs().max()) <= bound
+    assert not module.squeeze_bias.any()
+    assert not module.in_projection.bias.any()

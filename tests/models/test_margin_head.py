@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from speaker_verification.errors import ParameterError
+from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
+from speaker_verification.models.settings import MarginHeadSettings
+
+
+def head_with(weight: torch.Tensor, scale: float = 30.0) -> SubcentreMarginHead:
+    subcentres, embedding_size, num_classes = weight.shape
+    settings = MarginHeadSettings(num_subcentres=subcentres, scale=scale)
+    head = SubcentreMarginHead(embedding_size, num_classes, settings).to(weight.dtype)
+    head.weight.data.copy_(weight)
+    return head
+
+
+def by_hand(
+    weight: np.ndarray, embeddings: np.ndarray, labels: np.ndarray, margins: Margins, scale: float
+) -> tuple[float, list[int]]:
+    losses, predictions = [], []
+    for embedding, label in zip(embeddings, labels, strict=True):
+        embedding = embedding / np.linalg.norm(embedding)
+        centres = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+        cosine = np.array([(embedding @ centres[:, :, c].T).max() for c in range(weight.shape[2])])
+        logits = cosine.copy()
+        theta = np.arccos(np.clip(cosine[label], -1, 1))
+        if theta + margins.target < math.pi:
+            logits[label] = np.cos(theta + margins.target)
+        else:
+            logits[label] = cosine[label] - margins.target * math.sin(math.pi - margins.target)
+        predictions.append(int(logits.argmax()))
+        others = [c for c in range(len(cosine)) if c != label]
+        for c in sorted(others, key=lambda other: -cosine[other])[: margins.top_k]:
+            logits[c] = np.cos(np.arccos(cosine[c]) - margins.top_k_penalty)
+        logits *= scale
+        losses.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label])
+    return float(np.mean(losses)), predictions
+
+
+@pytest.mark.parametrize(
+    "margins",
+    [Margins(0.3, 5, 0.06), Margins(0.5, 0, 0.0), Margins(0.0, 2, 0.0), Margins(2.5, 3, 0.1)],
+    ids=str,
+)
+@pytest.mark.parametrize("subcentres", [1, 3])
+def test_loss_and_predictions_follow_the_formulas(margins: Margins, subcentres: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(subcentres, 6, 9, generator=generator, dtype=torch.float64)
+    embeddings = torch.randn(20, 6, generator=generator, dtype=torch.float64)
+    labels = torch.arange(20) % 9
+    output = head_with(weight, scale=12)(embeddings, labels, margins)
+    loss, predictions = by_hand(weight.numpy(), embeddings.numpy(), labels.numpy(), margins, 12)
+    assert float(output.loss.detach()) == pytest.approx(loss, rel=1e-9)
+    assert output.predictions.tolist() == predictions
+
+
+def test_embeddings_on_a_centre_give_finite_gradients() -> None:
+    """In float32 a fifth of self-cosines pass one: an unguarded root of 1 - cos² is then NaN."""
+    weight = torch.randn(1, 192, 64, generator=torch.Generator().manual_seed(0))
+    embeddings = weight[0].T.clone().requires_grad_()
+    head = head_with(weight)
+    head(embeddings, torch.arange(64), Margins(0.3, 5, 0.06)).loss.backward()
+    assert torch.isfinite(embeddings.grad).all()
+    assert torch.isfinite(head.weight.grad).all()
+
+
+def test_the_head_stays_in_float32_under_autocast() -> None:
+    weight = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0))
+    embeddings = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    head = head_with(weight)
+    labels, margins = torch.arange(4), Margins(0.3, 2, 0.06)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = head(embeddings, labels, margins).loss
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, head(embeddings, labels, margins).loss)
+
+
+def test_top_k_must_leave_a_class() -> None:
+    head = head_with(torch.randn(1, 4, 5))
+    with pytest.raises(ParameterError, match="'top_k' is 5: it must be below the number of classes 5"):
+        head(torch.randn(2, 4), torch.tensor([0, 1]), Margins(0.3, 5, 0.06))
+
+
+def test_class_weights_keep_torch_s_fans() -> None:
+    head = SubcentreMarginHead(192, 300, MarginHeadSettings())
+    bound = math.sqrt(6 / ((192 + 3) * 300))
+    assert bound * 0.99 < float(head.weight.detach().abs().max()) <= bound

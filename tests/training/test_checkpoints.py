@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models.frontend import save_encoder
+from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.settings import MarginHeadSettings
+from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.training import checkpoints
+from speaker_verification.training.checkpoints import (
+    BestCheckpoints,
+    best_checkpoint,
+    load_head,
+    save_checkpoint,
+)
+from speaker_verification.training.start import start_phase
+from tests.models.conftest import TINY_WAVLM, tiny_settings
+from tests.training.test_loop import phase_settings
+
+MODEL = tiny_settings(TINY_WAVLM)
+HEAD = MarginHeadSettings(num_subcentres=2)
+RUN: dict[str, Any] = {"speaker_ids": ["a", "b", "c"], "head": HEAD.model_dump()}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> SpeakerModel:
+    save_encoder(MODEL.frontend, tmp_path / "encoder", seed=1)
+    return SpeakerModel.from_encoder(tmp_path / "encoder", MODEL)
+
+
+@pytest.fixture
+def head() -> SubcentreMarginHead:
+    return SubcentreMarginHead(10, 3, HEAD)
+
+
+def test_the_best_stay_and_the_earlier_of_equals_is_ahead(
+    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
+) -> None:
+    kept = BestCheckpoints(tmp_path / "best", keep=2)
+    for epoch, eer in ((1, 8.0), (2, 5.0), (3, 9.0), (4, 5.0)):
+        kept.offer(epoch, eer, model, head, RUN)
+    assert [ranked.epoch for ranked in kept.ranking] == [2, 4]
+    assert best_checkpoint(tmp_path / "best").name == "epoch_02"
+    assert best_checkpoint(tmp_path / "best", rank=2).name == "epoch_04"
+    with pytest.raises(ParameterError, match=r"'choose_top' is 3: .* kept 2 epochs"):
+        best_checkpoint(tmp_path / "best", rank=3)
+
+
+def test_a_save_that_fails_costs_nothing(
+    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "epoch_01", model, head, RUN)
+
+    def disk_full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "epoch_01", model, head, RUN)
+    again, run = load_head(tmp_path / "epoch_01", "cpu")
+    assert torch.equal(again.weight, head.weight)
+    assert run == RUN
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no checkpoints of a phase"):
+        best_checkpoint(tmp_path)
+    with pytest.raises(DataError, match="is no complete checkpoint"):
+        load_head(tmp_path, "cpu")
+
+
+def test_other_speakers_than_the_phase_before_are_refused(
+    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
+) -> None:
+    BestCheckpoints(tmp_path / "best", keep=1).offer(1, 5.0, model, head, RUN)
+    device = torch.device("cpu")
+    with pytest.raises(DataError, match="trained on 3 speakers that are not the 2 of today"):
+        start_phase(tmp_path / "best", phase_settings(), MODEL, HEAD, ["a", "b"], device)
+    with pytest.raises(ParameterError, match=r"'speed_factors' asks for 2 classes a speaker: .* made 1"):
+        start_phase(
+            tmp_path / "best", phase_settings(speed_factors=[1.0, 0.9]), MODEL, HEAD, ["a", "b", "c"], device
+        )

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from speaker_verification.audio.files import read_audio
+from speaker_verification.models.frontend import save_encoder
+from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.settings import MarginHeadSettings
+from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.training.checkpoints import (
+    RANKING_FILE,
+    best_checkpoint,
+    load_best_model,
+    load_head,
+)
+from speaker_verification.training.examples import TrainingExamples
+from speaker_verification.training.loop import TrainingError, train
+from speaker_verification.training.phase import PhaseSettings
+from speaker_verification.training.start import start_phase
+from speaker_verification.training.validation import TrialSet, validate
+from tests.models.conftest import TINY_WAVLM, tiny_settings
+
+MODEL = tiny_settings(TINY_WAVLM)
+HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
+
+
+def phase_settings(**changes: Any) -> PhaseSettings:
+    values: dict[str, Any] = {
+        "frontend": "frozen",
+        "epochs": 2,
+        "crop_seconds": 0.25,
+        "batch_size": 6,
+        "learning_rate": {"maximum": 1e-2, "minimum": 1e-3},
+        "weight_decay": 0.0,
+        "margin": {"final": 0.2, "growth_epochs": 1, "top_k": 2},
+        "precision": "float32",
+    }
+    return PhaseSettings.parse(values | changes, "phase")
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    save_encoder(MODEL.frontend, folder, seed=1)
+    return folder
+
+
+@pytest.fixture
+def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) -> Callable[..., Any]:
+    def run(
+        start: Path, name: str = "out", seed: int = 3, **changes: Any
+    ) -> tuple[Path, pd.DataFrame, SpeakerModel]:
+        phase = phase_settings(**changes)
+        examples = TrainingExamples(utterances, None, phase.crop_seconds, phase.speed_factors, seed)
+        torch.manual_seed(seed)
+        model, head = start_phase(start, phase, MODEL, HEAD, examples.speaker_ids, torch.device("cpu"))
+        told: list[tuple[int, dict[str, float]]] = []
+        curve = train(
+            phase,
+            model,
+            head,
+            examples,
+            validate=lambda current, mean: validate(current, TrialSet.of(trials, utterances), mean),
+            folder=tmp_path / name,
+            run={"speaker_ids": examples.speaker_ids, "head": HEAD.model_dump()},
+            seed=seed,
+            on_epoch=lambda epoch, metrics: told.append((epoch, dict(metrics))),
+        )
+        assert [epoch for epoch, _ in told] == list(range(phase.epochs + 1))
+        return tmp_path / name, curve, model
+
+    return run
+
+
+def values_of(curve: pd.DataFrame, metric: str) -> list[float]:
+    return curve.loc[curve["metric"] == metric, "value"].tolist()
+
+
+def test_training_lowers_the_loss_and_ranks_its_epochs(run_phase: Callable[..., Any], encoder: Path) -> None:
+    folder, curve, _ = run_phase(
+        encoder, epochs=6, keep_checkpoints=2, margin={"final": 0.0, "growth_epochs": 0, "top_k": 0}
+    )
+    losses = values_of(curve, "loss")
+    assert losses[-1] < 0.7 * losses[0]
+    ranking = json.loads((folder / RANKING_FILE).read_text())
+    eers = values_of(curve, "validation.eer")[1:]
+    best = sorted(range(1, 7), key=lambda epoch: eers[epoch - 1])[:2]
+    assert [ranked["epoch"] for ranked in ranking] == best
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [RANKING_FILE, *(f"epoch_{epoch:02d}" for epoch in best)]
+    )
+
+
+def test_a_frozen_frontend_stays_as_it_was_and_a_trained_one_moves(
+    run_phase: Callable[..., Any], encoder: Path
+) -> None:
+    untouched = SpeakerModel.from_encoder(encoder, MODEL).frontend.state_dict()
+    frozen = run_phase(encoder, frontend="frozen", epochs=1)[2].frontend.state_dict()
+    trained = run_phase(encoder, frontend="trained", epochs=1)[2].frontend.state_dict()
+    assert all(torch.equal(frozen[name], untouched[name]) for name in untouched)
+    assert any(not torch.equal(trained[name], untouched[name]) for name in untouched)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_workers(
+    run_phase: Callable[..., Any], encoder: Path
+) -> None:
+    changes: dict[str, Any] = {"frontend": "trained", "epochs": 1, "speed_factors": [1.0, 0.9]}
+    first = run_phase(encoder, **changes)[2].state_dict()
+    again = run_phase(encoder, num_workers=2, **changes)[2].state_dict()
+    other = run_phase(encoder, seed=4, **changes)[2].state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_accumulated_passes_make_the_step_of_one_large_batch(
+    utterances: pd.DataFrame, encoder: Path, tmp_path: Path
+) -> None:
+    """Without batch statistics the two are one: batch norm is held in evaluation mode."""
+    weights = []
+    for batch_size, accumulation_steps in ((12, 1), (4, 3)):
+        phase = phase_settings(
+            epochs=1,
+            batch_size=batch_size,
+            accumulation_steps=accumulation_steps,
+            margin={"final": 0.2, "growth_epochs": 0, "top_k": 1},
+        )
+        examples = TrainingExamples(utterances, None, 0.25, [1.0], 0)
+        torch.manual_seed(0)
+        model = SpeakerModel.from_encoder(encoder, MODEL).double().eval()
+        model.train = lambda mode=True, model=model: model  # type: ignore[method-assign]
+        head = SubcentreMarginHead(10, 6, HEAD).double()
+        model.forward = lambda waves, forward=model.forward: forward(waves.double())  # type: ignore[method-assign]
+        train(
+            phase,
+            model,
+            head,
+            examples,
+            lambda *_: {"validation.eer": 1.0},
+            tmp_path / "x",
+            {},
+            0,
+            lambda *_: None,
+        )
+        weights.append(head.weight.detach())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-9)
+
+
+def test_a_phase_goes_on_from_the_best_of_the_one_before(
+    run_phase: Callable[..., Any], encoder: Path
+) -> None:
+    first, _, _ = run_phase(encoder, "first", epochs=2, speed_factors=[1.0, 0.9, 1.1])
+    second, _, model = run_phase(first, "second", epochs=0)
+    best = load_best_model(first)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), best.state_dict().values(), strict=True)
+    )
+    assert best_checkpoint(second).name == "epoch_00"
+    assert load_head(best_checkpoint(second), "cpu")[0].num_classes == 6 * 3
+
+
+def test_a_loss_that_is_not_finite_names_the_utterances(
+    run_phase: Callable[..., Any], encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SpeakerModel, "forward", lambda self, waves: torch.full((len(waves), 10), torch.nan))
+    monkeypatch.setattr("tests.training.test_loop.validate", lambda *_: {"validation.eer": 50.0})
+    with pytest.raises(TrainingError, match=r"loss is nan at step 0: .* id0000\d/video\d/0000\d.wav, id"):
+        run_phase(encoder)
+
+
+def test_validation_subtracts_the_training_mean(
+    utterances: pd.DataFrame, trials: pd.DataFrame, encoder: Path
+) -> None:
+    torch.manual_seed(0)
+    model = SpeakerModel.from_encoder(encoder, MODEL)
+    embeddings = {
+        row.utterance_id: model.embed(torch.from_numpy(read_audio(row.path))[None])[0].numpy().astype(float)
+        for row in utterances.itertuples()
+    }
+    mean = np.mean(list(embeddings.values()), axis=0)
+    for subtracted, handed_in in ((mean, None), (mean * 0.7, mean * 0.7)):
+        scores = []
+        for trial in trials.itertuples():
+            enroll, test = embeddings[trial.enroll_id] - subtracted, embeddings[trial.test_id] - subtracted
+            scores.append(enroll @ test / np.sqrt((enroll @ enroll) * (test @ test)))
+        rates = validate(model, TrialSet.of(trials, utterances), handed_in)
+        assert rates["validation.eer"] == pytest.approx(equal_error_rate(scores, trials["label"])[0])
+        expected = min_detection_cost(scores, trials["label"], 0.01)[0]
+        assert rates["validation.min_dcf_p01"] == pytest.approx(expected)
+
+
+def test_trial_sets_join_without_repeating_utterances(utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
+    one = TrialSet.of(trials.head(3), utterances)
+    joined = one.joined(TrialSet.of(trials.tail(4), utterances))
+    assert len(joined.trials) == 7
+    assert joined.utterances["utterance_id"].is_unique
+    assert set(joined.utterances["utterance_id"]) == {*joined.trials["enroll_id"], *joined.trials["test_id"]}

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from speaker_verification.errors import ParameterError
+from speaker_verification.training.device import resolve_device
+from tests.training.test_loop import phase_settings
+
+
+def test_a_speaker_has_a_class_for_every_distinct_speed() -> None:
+    assert phase_settings(speed_factors=[1.0, 1.0, 1.0, 0.9, 1.1]).num_speed_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speed_factors": [0.9, 1.1]}, r"speed_factors \[0.9, 1.1\] must be positive and hold 1.0"),
+        ({"rank_by": "vox1_e"}, "rank_by 'vox1_e' must be one of: validation"),
+        ({"batch_size": 1}, "'phase.batch_size' is 1: input should be greater than or equal to 2"),
+        ({"epoch": 3}, r"unknown parameter 'phase.epoch': did you mean 'epochs'\?"),
+        ({"margin": {"curve": "line"}}, "'phase.margin.curve' is 'line'"),
+    ],
+)
+def test_an_impossible_phase_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        phase_settings(**changes)
+
+
+def test_a_device_that_is_not_here_is_named() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ParameterError, match="'device' is 'abacus'"):
+        resolve_device("abacus")
