@@ -32,7 +32,16 @@ def normalise_length(embeddings: np.ndarray) -> np.ndarray:
 
 
 def centre_and_normalise(embeddings: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Subtract the mean (E,) from embeddings (N, E) and scale each to length 1, float32."""
+    """Subtract the mean (E,) from embeddings (N, E) and scale each to length 1, float32.
+
+    Raises:
+        DataError: the mean is of another width, or an embedding equals it.
+    """
+    if embeddings.shape[1:] != mean.shape:
+        raise DataError(
+            f"embeddings of width {embeddings.shape[1]} cannot be scored with a cohort of width "
+            f"{mean.shape[0]}: embed both with the same model"
+        )
     return normalise_length(embeddings.astype(np.float64) - mean).astype(np.float32)
 
 

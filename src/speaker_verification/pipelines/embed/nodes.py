@@ -1,0 +1,70 @@
+"""Nodes that embed utterances with the trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.extraction import extract_embeddings, utterances_in_trials
+from speaker_verification.scoring.settings import EmbedSettings
+
+if TYPE_CHECKING:
+    from speaker_verification.models import SpeakerModel
+
+
+def embed_trial_utterances(
+    lmft_checkpoint: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    parameters: Mapping[str, Any],
+    device: str,
+) -> EmbeddingStore:
+    """Embed each utterance that occurs in a trial, once."""
+    settings = EmbedSettings.parse(parameters, "embed")
+    return _embed(utterances_in_trials(utterances, trials), lmft_checkpoint, settings, device)
+
+
+def embed_cohort(
+    lmft_checkpoint: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    parameters: Mapping[str, Any],
+    device: str,
+) -> EmbeddingStore:
+    """Embed the cohort set, which must not hold the trials' speakers unless the parameters allow it."""
+    from speaker_verification.corpora.voxceleb import refuse_seen_speakers, select_subset
+
+    settings = EmbedSettings.parse(parameters, "embed")
+    cohort = select_subset(utterances, settings.cohort_set)
+    refuse_seen_speakers(
+        trials, utterances, settings.cohort_set, "embed.cohort_set", settings.allow_seen_speakers
+    )
+    return _embed(cohort, lmft_checkpoint, settings, device)
+
+
+def _embed(
+    utterances: pd.DataFrame, lmft_checkpoint: Path, settings: EmbedSettings, device: str
+) -> EmbeddingStore:
+    return extract_embeddings(
+        _load_model(lmft_checkpoint, settings, device),
+        utterances,
+        batch_seconds=settings.batch_seconds,
+        max_seconds=settings.max_seconds,
+        num_workers=settings.num_workers,
+        progress=True,
+    )
+
+
+def _load_model(lmft_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:
+    """The model that the parameters name, or else the phase's best (or `choose_top`-th best)."""
+    if settings.model is not None:
+        from speaker_verification.models import SpeakerModel
+
+        return SpeakerModel.from_pretrained(settings.model).to(device)
+    from speaker_verification.training.checkpoints import load_best_model
+
+    return load_best_model(lmft_checkpoint, rank=settings.choose_top, device=device)

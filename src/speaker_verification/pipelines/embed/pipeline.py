@@ -1,0 +1,24 @@
+"""Wiring of the `embed` pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
+
+
+def create_pipeline(**kwargs: Any) -> Pipeline:
+    """Large-margin checkpoint and manifests in, two embedding stores out."""
+    inputs = ["lmft_checkpoint", "utterances", "trials", "params:embed", "params:device"]
+    nodes = [
+        Node(embed_trial_utterances, inputs, "embeddings", name="embed_trial_utterances"),
+        Node(embed_cohort, inputs, "cohort_embeddings", name="embed_cohort"),
+    ]
+    return Pipeline(
+        nodes,
+        inputs={"lmft_checkpoint": "lmft.checkpoint"},
+        namespace="embed",
+        prefix_datasets_with_namespace=False,
+    )

@@ -1,0 +1,94 @@
+"""Nodes that score trials from embeddings; none of them reads audio."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.scoring.as_norm import as_norm, cohort_statistics, speaker_means
+from speaker_verification.scoring.cosine import centre_and_normalise, cohort_mean, cosine_scores
+from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.qmf import (
+    Calibration,
+    calibration_features,
+    draw_calibration_trials,
+    fit_calibration,
+    qmf_features,
+    quality_measures,
+)
+from speaker_verification.scoring.settings import ScoreSettings
+from speaker_verification.scoring.summary import Metrics, measure
+from speaker_verification.tables import SCORES
+
+logger = logging.getLogger(__name__)
+
+
+def score_trials(
+    trials: pd.DataFrame, embeddings: EmbeddingStore, cohort_embeddings: EmbeddingStore
+) -> pd.DataFrame:
+    """Add the column `cosine`, of embeddings centred on the cohort's mean, to the trials."""
+    directions = centre_and_normalise(embeddings.embeddings, cohort_mean(cohort_embeddings))
+    enroll, test = _rows_of_trials(trials, embeddings)
+    return trials.assign(cosine=cosine_scores(directions, enroll, test))
+
+
+def normalise_scores(
+    cosine_scores: pd.DataFrame,
+    embeddings: EmbeddingStore,
+    cohort_embeddings: EmbeddingStore,
+    parameters: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Add the column `as_norm` to the cosine scores."""
+    settings = ScoreSettings.parse(parameters, "score")
+    mean = cohort_mean(cohort_embeddings)
+    speakers, _ = speaker_means(cohort_embeddings)
+    directions = centre_and_normalise(embeddings.embeddings, mean)
+    top_mean, top_std = cohort_statistics(directions, speakers - mean, settings.cohort_size)
+    enroll, test = _rows_of_trials(cosine_scores, embeddings)
+    normalised = as_norm(
+        cosine_scores["cosine"], (top_mean[enroll], top_std[enroll]), (top_mean[test], top_std[test])
+    )
+    return cosine_scores.assign(as_norm=normalised)
+
+
+def fit_score_calibration(
+    cohort_embeddings: EmbeddingStore, parameters: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    """Fit the calibration on trials drawn from the cohort set."""
+    settings = ScoreSettings.parse(parameters, "score")
+    speaker_ids = cohort_embeddings.utterances["speaker_id"]
+    trials = draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
+    features = calibration_features(cohort_embeddings, trials, settings.cohort_size)
+    return fit_calibration(features, trials.labels).to_dict()
+
+
+def calibrate_scores(
+    normalised_scores: pd.DataFrame, embeddings: EmbeddingStore, calibration: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Add the columns `qmf` and `llr`, which the quality of both sides enters, to the normalised scores."""
+    quality = quality_measures(embeddings.embeddings, embeddings.utterances["duration_seconds"])
+    enroll, test = _rows_of_trials(normalised_scores, embeddings)
+    features = qmf_features(normalised_scores["as_norm"], quality[enroll], quality[test])
+    fitted = Calibration.from_dict(calibration)
+    scores = normalised_scores.assign(
+        qmf=fitted.probability(features), llr=fitted.log_likelihood_ratio(features)
+    )
+    return SCORES.conform(scores)
+
+
+def measure_error_rates(scores: pd.DataFrame) -> Metrics:
+    """Measure every trial list under every scoring."""
+    metrics = measure(scores)
+    for trial_list, scorings in metrics.items():
+        error_rates = ", ".join(f"{scoring} {values['eer']:.3f} %" for scoring, values in scorings.items())
+        logger.info("EER on %s: %s", trial_list, error_rates)
+    return metrics
+
+
+def _rows_of_trials(trials: pd.DataFrame, embeddings: EmbeddingStore) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the store (trials,) of the two sides of each trial."""
+    return embeddings.rows_of(trials["enroll_id"]), embeddings.rows_of(trials["test_id"])

@@ -1,0 +1,52 @@
+"""Wiring of the `score` pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from speaker_verification.pipelines.score.nodes import (
+    calibrate_scores,
+    fit_score_calibration,
+    measure_error_rates,
+    normalise_scores,
+    score_trials,
+)
+
+
+def create_pipeline(**kwargs: Any) -> Pipeline:
+    """Trials and embeddings in, scores and error rates out: three scoring phases, each built on the last."""
+    cosine = [
+        Node(
+            score_trials, ["trials", "embeddings", "cohort_embeddings"], "cosine_scores", name="score_trials"
+        )
+    ]
+    as_norm = [
+        Node(
+            normalise_scores,
+            ["cosine_scores", "embeddings", "cohort_embeddings", "params:score"],
+            "normalised_scores",
+            name="normalise_scores",
+        )
+    ]
+    qmf = [
+        Node(
+            fit_score_calibration,
+            ["cohort_embeddings", "params:score", "params:seed"],
+            "calibration",
+            name="fit_score_calibration",
+        ),
+        Node(
+            calibrate_scores,
+            ["normalised_scores", "embeddings", "calibration"],
+            "scores",
+            name="calibrate_scores",
+        ),
+    ]
+    return (
+        Pipeline(cosine, namespace="cosine", prefix_datasets_with_namespace=False)
+        + Pipeline(as_norm, namespace="as_norm", prefix_datasets_with_namespace=False)
+        + Pipeline(qmf, namespace="qmf", prefix_datasets_with_namespace=False)
+        + Pipeline([Node(measure_error_rates, "scores", "metrics", name="measure_error_rates")])
+    )
