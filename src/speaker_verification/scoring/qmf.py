@@ -16,9 +16,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring.as_norm import as_norm, check_cohort_size, cohort_statistics, speaker_means
 from speaker_verification.scoring.cosine import centre_and_normalise, cohort_mean, cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.normalisation import (
+    as_norm,
+    check_cohort_size,
+    cohort_statistics,
+    speaker_means,
+)
 
 FEATURE_NAMES = (
     "as_norm",

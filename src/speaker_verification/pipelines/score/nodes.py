@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from speaker_verification.scoring.as_norm import as_norm, cohort_statistics, speaker_means
 from speaker_verification.scoring.cosine import centre_and_normalise, cohort_mean, cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.normalisation import as_norm, cohort_statistics, speaker_means
 from speaker_verification.scoring.qmf import (
     Calibration,
     calibration_features,

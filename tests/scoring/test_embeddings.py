@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from speaker_verification.errors import DataError
+from speaker_verification.scoring import EmbeddingStore, embeddings
+
+MakeStore = Callable[..., EmbeddingStore]
+
+
+def test_rows_follow_the_ids_asked_for(make_store: MakeStore) -> None:
+    store = make_store([3, 2])
+    ids = store.utterances["utterance_id"]
+    asked = pd.Series([ids[4], ids[0], ids[4]], index=[7, 8, 9])
+    assert store.rows_of(asked).tolist() == [4, 0, 4]
+    assert store.rows_of(list(asked)).tolist() == [4, 0, 4]
+
+
+def test_missing_utterances_are_counted_and_the_first_ten_named(make_store: MakeStore) -> None:
+    store = make_store([2])
+    asked = [store.utterances["utterance_id"][0], *[f"x/y/{n}.wav" for n in range(12)], "x/y/3.wav"]
+    with pytest.raises(DataError) as error:
+        store.rows_of(asked)
+    assert "12 utterances" in str(error.value)
+    assert "x/y/9.wav" in str(error.value)
+    assert "x/y/10.wav" not in str(error.value)
+
+
+def test_store_comes_back_mapped_from_its_folder(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store([3, 1])
+    store.write(tmp_path / "store")
+    read = EmbeddingStore.read(tmp_path / "store")
+    assert isinstance(read.embeddings, np.memmap)
+    assert read.embeddings.dtype == np.float32
+    np.testing.assert_array_equal(read.embeddings, store.embeddings)
+    pd.testing.assert_frame_equal(read.utterances, store.utterances)
+
+
+def test_folder_without_its_files_is_refused(make_store: MakeStore, tmp_path: Path) -> None:
+    make_store([3, 1]).write(tmp_path)
+    (tmp_path / "utterances.parquet").unlink()
+    with pytest.raises(DataError, match=r"utterances\.parquet is missing"):
+        EmbeddingStore.read(tmp_path)
+
+
+def test_first_utterance_with_nan_is_named(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "_ROWS_PER_CHECK", 2)  # the fourth row lies in the second block
+    store = make_store([3, 2])
+    broken = store.embeddings.copy()
+    broken[3:, 1] = np.nan
+    with pytest.raises(DataError, match=store.utterances["utterance_id"][3]):
+        EmbeddingStore(broken, store.utterances)
+
+
+def test_shapes_that_do_not_fit_are_refused(make_store: MakeStore) -> None:
+    store = make_store([3, 2])
+    with pytest.raises(DataError, match="4 embeddings for 5 utterances"):
+        EmbeddingStore(store.embeddings[:4], store.utterances)
+    with pytest.raises(DataError, match="shape"):
+        EmbeddingStore(store.embeddings[:, 0], store.utterances)

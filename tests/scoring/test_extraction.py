@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.errors import DataError
+from speaker_verification.scoring import EmbeddingStore, extract_embeddings
+from speaker_verification.scoring.extraction import utterances_in_trials
+
+LENGTHS = [4000, 2500, 4000, 8000, 2500, 4000, 16_000]  # samples
+
+
+class MomentsEmbedder:
+    """Mean, deviation and length of a waveform; remembers the shapes of its batches."""
+
+    minimum_samples = 1000
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.batch_shapes: list[tuple[int, ...]] = []
+
+    def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+        assert num_samples is None  # batches of one length need no mask
+        self.batch_shapes.append(tuple(waveforms.shape))
+        length = torch.full((len(waveforms),), float(waveforms.shape[1]))
+        return torch.stack([waveforms.mean(1), waveforms.std(1), length], dim=1).requires_grad_()
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    folder: Path = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    rows = []
+    for place, length in enumerate(LENGTHS):
+        path = folder / f"{place}.wav"
+        soundfile.write(path, rng.normal(0, 0.02 * (place + 1), length), SAMPLE_RATE, subtype="PCM_16")
+        name = f"id{place % 2}/s/{place:05}.wav"
+        rows.append((name, f"id{place % 2}", "s", "vox1-test", str(path), length, length / SAMPLE_RATE))
+    columns = [
+        "utterance_id",
+        "speaker_id",
+        "session_id",
+        "subset",
+        "path",
+        "num_samples",
+        "duration_seconds",
+    ]
+    return pd.DataFrame(rows, columns=columns, index=range(10, 10 + len(rows)))
+
+
+def extract(
+    utterances: pd.DataFrame, model: MomentsEmbedder | None = None, **options: object
+) -> EmbeddingStore:
+    settings: dict[str, object] = {"batch_seconds": 0.5, "progress": False, **options}
+    return extract_embeddings(model or MomentsEmbedder(), utterances, **settings)  # type: ignore[arg-type]
+
+
+def test_rows_keep_the_order_of_the_table(utterances: pd.DataFrame) -> None:
+    store = extract(utterances)
+    assert store.utterances["utterance_id"].tolist() == utterances["utterance_id"].tolist()
+    assert store.embeddings.dtype == np.float32
+    assert store.embeddings[:, 2].tolist() == LENGTHS
+    for path, embedding in zip(utterances["path"], store.embeddings, strict=True):
+        samples, _ = soundfile.read(path)
+        np.testing.assert_allclose(embedding[:2], [samples.mean(), samples.std(ddof=1)], atol=1e-6)
+
+
+def test_batches_are_of_one_length_and_of_bounded_audio(utterances: pd.DataFrame) -> None:
+    model = MomentsEmbedder()
+    extract(utterances, model, batch_seconds=0.5)  # 8,000 samples: two of 4,000, three of 2,500
+    assert model.batch_shapes == [(1, 16_000), (1, 8000), (2, 4000), (1, 4000), (2, 2500)]
+
+
+@pytest.mark.parametrize("options", [{"batch_seconds": 0.01}, {"batch_seconds": 60.0}, {"num_workers": 2}])
+def test_batch_size_and_readers_change_nothing(utterances: pd.DataFrame, options: dict[str, object]) -> None:
+    np.testing.assert_array_equal(extract(utterances, **options).embeddings, extract(utterances).embeddings)
+
+
+def test_only_the_beginning_is_heard_when_so_asked(utterances: pd.DataFrame) -> None:
+    store = extract(utterances, max_seconds=0.25)
+    assert store.embeddings[:, 2].tolist() == [4000, 2500, 4000, 4000, 2500, 4000, 4000]
+    samples, _ = soundfile.read(utterances["path"].iloc[-1], frames=4000)
+    assert store.embeddings[-1, 0] == pytest.approx(samples.mean(), abs=1e-7)
+    assert store.utterances["num_samples"].tolist() == LENGTHS
+
+
+def test_too_short_utterances_are_counted_and_the_first_named(utterances: pd.DataFrame) -> None:
+    model = MomentsEmbedder()
+    model.minimum_samples = 3200
+    with pytest.raises(DataError, match=r"2 utterances .* id1/s/00001.wav with 0.156 s: at least 0.200 s"):
+        extract(utterances, model)
+
+
+def test_utterance_whose_embedding_is_not_finite_is_named(utterances: pd.DataFrame) -> None:
+    class Diverging(MomentsEmbedder):
+        def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+            embeddings = super().embed(waveforms).detach()
+            if waveforms.shape[1] == 8000:
+                embeddings[0, 1] = torch.inf
+            return embeddings
+
+    with pytest.raises(DataError, match=r"id1/s/00003\.wav is not finite"):
+        extract(utterances, Diverging())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_missing_file_stops_with_its_name(utterances: pd.DataFrame, num_workers: int) -> None:
+    broken = utterances.assign(path=[*utterances["path"][:-1], "nowhere/gone.wav"])
+    with pytest.raises(DataError, match=r"gone\.wav"):
+        extract(broken, num_workers=num_workers)
+
+
+def test_empty_table_is_refused(utterances: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match="no utterances to embed"):
+        extract(utterances.iloc[:0])
+
+
+def test_utterances_in_trials_come_once_and_the_unknown_are_named(utterances: pd.DataFrame) -> None:
+    ids = utterances["utterance_id"].tolist()
+    trials = pd.DataFrame({"enroll_id": [ids[5], ids[5], ids[2]], "test_id": [ids[2], ids[0], ids[5]]})
+    assert utterances_in_trials(utterances, trials)["utterance_id"].tolist() == [ids[0], ids[2], ids[5]]
+    unknown = pd.concat([trials, pd.DataFrame({"enroll_id": ["a/b/c.wav"], "test_id": ["a/b/d.wav"]})])
+    with pytest.raises(DataError, match=r"2 utterances of the trials .* a/b/c\.wav, a/b/d\.wav"):
+        utterances_in_trials(utterances, unknown)
