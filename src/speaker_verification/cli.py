@@ -42,5 +42,6 @@ def _mistake_in(error: BaseException | None) -> UserError | None:
 
 
 run = copy.copy(kedro_run)
-run.callback = _explaining(kedro_run.callback)
+if kedro_run.callback is not None:
+    run.callback = _explaining(kedro_run.callback)
 cli.add_command(run)

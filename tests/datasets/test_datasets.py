@@ -72,7 +72,7 @@ def test_a_table_is_checked_on_save_and_on_load(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"table 'trials': missing columns \['label'\]"):
         dataset.save(pd.DataFrame([TRIAL]).drop(columns="label"))
     pd.DataFrame([TRIAL | {"label": "yes"}]).to_parquet(tmp_path / "trials.parquet")
-    with pytest.raises(DatasetError, match="trials.parquet.*'label' is not int8"):
+    with pytest.raises(DatasetError, match=r"trials.parquet.*'label' is not int8"):
         dataset.load()
     with pytest.raises(DatasetError, match="unknown table schema 'tables'"):
         TableDataset(filepath="x", schema="tables")

@@ -125,7 +125,7 @@ def test_an_encoder_that_cannot_be_used_is_named(tmp_path: Path, encoder_folder:
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
     (tmp_path / "deeper" / "model.safetensors").symlink_to(encoder_folder / "model.safetensors")
-    with pytest.raises(DataError, match="lacks .* weights"):
+    with pytest.raises(DataError, match=r"lacks .* weights"):
         load_encoder(tmp_path / "deeper")
 
 

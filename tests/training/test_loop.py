@@ -15,10 +15,10 @@ from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
 from speaker_verification.training.checkpoints import (
     RANKING_FILE,
     best_checkpoint,
-    load_best_model,
     load_head,
 )
 from speaker_verification.training.examples import TrainingExamples
@@ -158,7 +158,7 @@ def test_a_phase_goes_on_from_the_best_of_the_one_before(
 ) -> None:
     first, _, _ = run_phase(encoder, "first", epochs=2, speed_factors=[1.0, 0.9, 1.1])
     second, _, model = run_phase(first, "second", epochs=0)
-    best = load_best_model(first)
+    best = SpeakerModel.from_pretrained(best_checkpoint(first))
     assert all(
         torch.equal(a, b)
         for a, b in zip(model.state_dict().values(), best.state_dict().values(), strict=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speaker_verification.errors import ParameterError
-from speaker_verification.training.device import resolve_device
+from speaker_verification.models.device import resolve_device
 from tests.training.test_loop import phase_settings
 
 

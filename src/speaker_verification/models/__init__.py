@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "device": ["resolve_device"],
         "frontend": ["load_encoder", "save_encoder"],
         "margin_head": ["HeadOutput", "Margins", "SubcentreMarginHead"],
         "settings": ["FrontendSettings", "MarginHeadSettings", "ModelSettings"],

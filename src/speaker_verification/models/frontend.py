@@ -93,12 +93,11 @@ class Frontend(nn.Module):
         self.encoder = encoder
         self.last_state = last_state
         self._block_inputs: dict[int, Tensor] = {}
-        for index, block in enumerate(encoder.encoder.layers):
+        blocks: Any = encoder.encoder
+        for index, block in enumerate(blocks.layers):
             block.register_forward_pre_hook(self._remember(index), with_kwargs=True)
         if encoder.config.do_stable_layer_norm:
-            encoder.encoder.layer_norm.register_forward_pre_hook(
-                self._remember(self.num_blocks), with_kwargs=True
-            )
+            blocks.layer_norm.register_forward_pre_hook(self._remember(self.num_blocks), with_kwargs=True)
 
     @property
     def config(self) -> PreTrainedConfig:

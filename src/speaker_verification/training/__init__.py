@@ -5,8 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "checkpoints": ["best_checkpoint", "load_best_model"],
-        "device": ["resolve_device"],
+        "checkpoints": ["best_checkpoint"],
         "examples": ["EpochBatches", "TrainingExamples"],
         "loop": ["TrainingError", "train"],
         "phase": ["PhaseSettings"],

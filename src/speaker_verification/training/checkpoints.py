@@ -126,8 +126,3 @@ def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
     if rank > len(ranking):
         raise ParameterError(f"parameter 'choose_top' is {rank}: {phase_folder} kept {len(ranking)} epochs")
     return phase_folder / str(ranking[rank - 1]["folder"])
-
-
-def load_best_model(phase_folder: Path, rank: int = 1, device: str | torch.device = "cpu") -> SpeakerModel:
-    """Speaker model of the rank-th best epoch that a phase kept, in evaluation mode."""
-    return SpeakerModel.from_pretrained(best_checkpoint(phase_folder, rank), device)

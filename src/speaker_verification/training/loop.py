@@ -22,7 +22,7 @@ from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.tables import LEARNING_CURVE
 from speaker_verification.training.checkpoints import BestCheckpoints
-from speaker_verification.training.examples import EpochBatches, TrainingExamples
+from speaker_verification.training.examples import EpochBatches, Key, TrainingExamples
 from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.schedules import learning_rate, margin, top_k_penalty
 
@@ -162,7 +162,7 @@ class _Tally:
 
 
 def _loader(
-    examples: TrainingExamples, batches: Sequence[Sequence[Any]], phase: PhaseSettings
+    examples: TrainingExamples, batches: list[list[Key]], phase: PhaseSettings
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches of waveforms (B, samples), labels (B,) and utterance rows (B,), one per forward pass."""
     size = phase.batch_size
@@ -176,7 +176,7 @@ def _require_finite(
     if not torch.isfinite(value):
         names = ", ".join(examples.utterance_ids(rows))
         raise TrainingError(
-            f"the {what} is {float(value)} at step {step}: lower the learning rate or look at these "
+            f"the {what} is {float(value.detach())} at step {step}: lower the learning rate or look at these "
             f"utterances: {names}"
         )
 

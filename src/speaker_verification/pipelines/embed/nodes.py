@@ -13,7 +13,7 @@ from speaker_verification.scoring.extraction import extract_embeddings, utteranc
 from speaker_verification.scoring.settings import EmbedSettings
 
 if TYPE_CHECKING:
-    from speaker_verification.models import SpeakerModel
+    from speaker_verification.models.speaker_model import SpeakerModel
 
 
 def embed_trial_utterances(
@@ -61,10 +61,9 @@ def _embed(
 
 def _load_model(lmft_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:
     """The model that the parameters name, or else the phase's best (or `choose_top`-th best)."""
-    if settings.model is not None:
-        from speaker_verification.models import SpeakerModel
+    from speaker_verification.models.device import resolve_device
+    from speaker_verification.models.speaker_model import SpeakerModel
+    from speaker_verification.training.checkpoints import best_checkpoint
 
-        return SpeakerModel.from_pretrained(settings.model).to(device)
-    from speaker_verification.training.checkpoints import load_best_model
-
-    return load_best_model(lmft_checkpoint, rank=settings.choose_top, device=device)
+    folder = Path(settings.model) if settings.model else best_checkpoint(lmft_checkpoint, settings.choose_top)
+    return SpeakerModel.from_pretrained(folder, resolve_device(device))

@@ -44,8 +44,8 @@ def train_phase(
     from transformers import set_seed
 
     from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
+    from speaker_verification.models.device import resolve_device
     from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
-    from speaker_verification.training.device import resolve_device
     from speaker_verification.training.examples import TrainingExamples
     from speaker_verification.training.loop import train
     from speaker_verification.training.phase import PhaseSettings
