@@ -1,0 +1,108 @@
+"""Parameters of data preparation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from speaker_verification.configuration import Settings
+from speaker_verification.corpora.mirror import TRIAL_SUBSETS
+from speaker_verification.corpora.subsets import subsets_of
+
+Subset = Literal["vox1-dev", "vox1-test", "vox2-dev", "vox2-test"]
+TrialList = Literal["vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original"]
+Speakers = Annotated[int, Field(ge=2, le=250)]
+
+
+class SyntheticSettings(Settings):
+    """How large a mirror of synthetic speakers is; the smallest one still has everything that VoxCeleb has.
+
+    Attributes:
+        vox1_dev_speakers, vox1_test_speakers, vox2_dev_speakers, vox2_test_speakers: speakers of each
+            split; none occurs in two.
+        training_utterances: mean utterances of a speaker of the two VoxCeleb2 splits, in utterances; the
+            number itself varies by up to a fifth.
+        test_utterances: utterances of a speaker of the two VoxCeleb1 splits.
+        sessions: recordings of a speaker, each in a room of its own.
+        target_trials, nontarget_trials: trials of each list, as far as the utterances allow.
+        wrong_labels: trials that each uncleaned list adds, labelled wrongly.
+        noise_clips, music_clips, speech_clips: recordings in the synthetic MUSAN.
+        simulated_responses, real_responses: recordings in the synthetic RIRS_NOISES.
+    """
+
+    vox1_dev_speakers: Speakers = 8
+    vox1_test_speakers: Speakers = 12
+    vox2_dev_speakers: Speakers = 48
+    vox2_test_speakers: Speakers = 6
+    training_utterances: int = Field(10, ge=2, le=500)
+    test_utterances: int = Field(8, ge=2, le=500)
+    sessions: int = Field(2, ge=2, le=50)
+    target_trials: int = Field(300, ge=1)
+    nontarget_trials: int = Field(900, ge=1)
+    wrong_labels: int = Field(5, ge=0)
+    noise_clips: int = Field(24, ge=1)
+    music_clips: int = Field(12, ge=1)
+    speech_clips: int = Field(14, ge=1)
+    simulated_responses: int = Field(40, ge=1)
+    real_responses: int = Field(8, ge=1)
+
+
+class PrepareSettings(Settings):
+    """Which corpora are read, from where, and what is made of them.
+
+    Attributes:
+        mirror: folder with VoxCeleb's own file names.
+        synthetic: size of the synthetic mirror that stands in where no mirror is given.
+        verify_checksums: read all archives once and compare with MD5SUMS, where the mirror has it.
+        subsets: archives of recordings to read.
+        trial_lists: lists to read.
+        training_set: named subset that training hears and that validation speakers are taken from.
+        allow_seen_speakers: train on speakers of the trials all the same.
+        min_duration_seconds: shorter recordings are rejected.
+        max_rejected_fraction: fraction of a subset's files, 0 to 1, above which rejected files stop the run.
+        num_workers: processes that convert recordings; 0 converts in the main one.
+        validation_speakers: speakers held out of training for validation trials.
+        validation_trials: trials drawn among them, half of them target trials.
+    """
+
+    mirror: str | None = None
+    synthetic: SyntheticSettings | None = None
+    verify_checksums: bool = True
+    subsets: tuple[Subset, ...] = ("vox1-dev", "vox1-test", "vox2-dev", "vox2-test")
+    trial_lists: tuple[TrialList, ...] = Field(
+        ("vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original"),
+        min_length=1,
+    )
+    training_set: str = "voxceleb2-dev"
+    allow_seen_speakers: bool = False
+    min_duration_seconds: float = Field(0.5, ge=0)
+    max_rejected_fraction: float = Field(0.01, ge=0, le=1)
+    num_workers: int = Field(8, ge=0)
+    validation_speakers: int = Field(100, ge=2)
+    validation_trials: int = Field(20_000, ge=2)
+
+    @field_validator("training_set")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        subsets_of(name)
+        return name
+
+    @model_validator(mode="after")
+    def _possible(self) -> PrepareSettings:
+        for name in self.trial_lists:
+            self._need(TRIAL_SUBSETS[name], f"the trial list {name}")
+        training = subsets_of(self.training_set)
+        self._need(training, f"training_set '{self.training_set}'")
+        tested = [name for name in self.trial_lists if {*TRIAL_SUBSETS[name]} & {*training}]
+        if tested and not self.allow_seen_speakers:
+            raise ValueError(
+                f"training_set '{self.training_set}' holds the speakers of {', '.join(tested)}: take another "
+                "one, drop these trial_lists, or set allow_seen_speakers"
+            )
+        return self
+
+    def _need(self, subsets: tuple[str, ...], reason: str) -> None:
+        absent = [subset for subset in subsets if subset not in self.subsets]
+        if absent:
+            raise ValueError(f"{reason} needs {', '.join(absent)}: add it to subsets")

@@ -1,0 +1,90 @@
+"""Synthetic noises, music and rooms."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from speaker_verification.audio.format import SAMPLE_RATE
+
+Wave = npt.NDArray[np.float64]
+
+
+def coloured_noise(num_samples: int, rng: np.random.Generator) -> Wave:
+    """Noise of a random colour (white to brown), swelling and fading at random.
+
+    Returns:
+        Samples with peak 1, shape (num_samples,).
+    """
+    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+    frequencies = np.maximum(np.fft.rfftfreq(num_samples, 1 / SAMPLE_RATE), 50.0)
+    wave = np.fft.irfft(spectrum * frequencies ** -rng.uniform(0, 1), num_samples)
+    seconds = np.arange(num_samples) / SAMPLE_RATE
+    swell = 1 + rng.uniform(0, 0.9) * np.sin(2 * np.pi * (rng.uniform(0.2, 6) * seconds + rng.random()))
+    return scaled(wave * swell, 1.0)
+
+
+def chord_music(num_samples: int, rng: np.random.Generator) -> Wave:
+    """Arpeggios over a progression of chords, played with decaying harmonics.
+
+    Returns:
+        Samples with peak 1, shape (num_samples,).
+    """
+    wave = np.zeros(num_samples)
+    root = rng.uniform(110, 220)  # Hz
+    loudness = rng.uniform(0.3, 0.8) ** np.arange(8)
+    note_samples = int(rng.uniform(0.15, 0.45) * SAMPLE_RATE)
+    seconds = np.arange(4 * note_samples) / SAMPLE_RATE
+    decay = np.exp(-seconds * rng.uniform(2, 6)) * np.minimum(seconds / 0.01, 1)
+    for number, start in enumerate(range(0, num_samples, note_samples)):
+        if number % 8 == 0:
+            base = rng.choice([0, 5, 7, 9])  # semitones
+            triad = rng.choice([[0, 4, 7, 12], [0, 3, 7, 12]])
+        pitch = root * 2 ** ((base + rng.choice(triad)) / 12)
+        harmonics = np.arange(1, 9) * pitch
+        note = loudness @ np.sin(2 * np.pi * harmonics[:, None] * seconds) * decay
+        stop = min(start + len(note), num_samples)
+        wave[start:stop] += note[: stop - start]
+    return scaled(wave, 1.0)
+
+
+def room_response(
+    size_m: tuple[float, float], reverberation_seconds: float, num_microphones: int, rng: np.random.Generator
+) -> Wave:
+    """The response of a shoebox room from a random place to random microphones, by the image method.
+
+    Args:
+        size_m: least and greatest length of a wall, in metres.
+        reverberation_seconds: time of a decay by 60 dB; a room too large for it takes the least possible.
+        num_microphones: channels; the microphones are 10 cm apart.
+        rng: source of all randomness.
+
+    Returns:
+        Response from the direct sound on, peak 1, shape (samples, num_microphones).
+    """
+    import pyroomacoustics
+
+    walls = np.array([*rng.uniform(*size_m, 2), rng.uniform(2.4, 3.5)])  # length, width, height
+    source, microphone = (rng.uniform(0.6, walls - 0.6) for _ in range(2))
+    absorption = min(0.163 * walls.prod() / (_surface(walls) * reverberation_seconds), 0.95)  # Sabine
+    room = pyroomacoustics.ShoeBox(
+        walls, fs=SAMPLE_RATE, materials=pyroomacoustics.Material(absorption), max_order=12
+    )
+    room.add_source(source)
+    offsets = np.outer([1.0, 0.0, 0.0], 0.1 * np.arange(num_microphones))
+    room.add_microphone(microphone[:, None] + offsets)
+    room.compute_rir()
+    responses = [channel[0] for channel in room.rir]
+    start = min(int((np.abs(response) > 0.5 * np.abs(response).max()).argmax()) for response in responses)
+    length = min(len(response) for response in responses)
+    return scaled(np.stack([response[start:length] for response in responses], axis=1), 1.0)
+
+
+def scaled(wave: Wave, peak: float) -> Wave:
+    """The wave with this greatest absolute value."""
+    return wave * (peak / np.abs(wave).max())
+
+
+def _surface(walls: Wave) -> float:
+    length, width, height = walls
+    return float(2 * (length * width + length * height + width * height))

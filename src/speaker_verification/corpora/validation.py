@@ -1,0 +1,69 @@
+"""Validation trials from training speakers that are held out, so that no test list chooses a checkpoint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.corpora.trials import draw_trials
+from speaker_verification.errors import DataError, ParameterError
+
+_HOLD_OUT, _DRAW = 0, 1  # separate streams of randomness
+
+
+def hold_out_speakers(
+    utterances: pd.DataFrame, num_speakers: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split off speakers for validation, drawn among those with two utterances or more.
+
+    Args:
+        utterances: the training set.
+        num_speakers: how many speakers are held out.
+        seed: of the experiment.
+
+    Returns:
+        The utterances of the other speakers and those of the held-out ones, each in the manifest's order.
+
+    Raises:
+        ParameterError: too few speakers have two utterances, or fewer than two would be left to train on.
+    """
+    counts = utterances["speaker_id"].value_counts()
+    eligible = np.array(sorted(counts.index[counts >= 2]))
+    if num_speakers > len(eligible):
+        raise ParameterError(
+            f"prepare.validation_speakers = {num_speakers}, but only {len(eligible)} of the {len(counts)} "
+            "training speakers have two utterances or more"
+        )
+    if len(counts) - num_speakers < 2:
+        raise ParameterError(
+            f"prepare.validation_speakers = {num_speakers} leaves {len(counts) - num_speakers} of "
+            f"{len(counts)} speakers to train on: at least 2 are needed"
+        )
+    chosen = np.random.default_rng([seed, _HOLD_OUT]).choice(eligible, num_speakers, replace=False)
+    held_out = utterances["speaker_id"].isin(chosen)
+    return utterances[~held_out].reset_index(drop=True), utterances[held_out].reset_index(drop=True)
+
+
+def draw_validation_trials(validation: pd.DataFrame, num_trials: int, seed: int) -> pd.DataFrame:
+    """Draw trials among held-out speakers, half of them target trials.
+
+    Args:
+        validation: the held-out utterances.
+        num_trials: how many trials; fewer come back where the utterances do not allow as many.
+        seed: of the experiment.
+
+    Returns:
+        The trials table, trial list "validation".
+
+    Raises:
+        DataError: there are no pairs of one speaker, or none of two.
+    """
+    num_target = num_trials // 2
+    rng = np.random.default_rng([seed, _DRAW])
+    trials = draw_trials(validation, num_target, num_trials - num_target, "validation", rng)
+    if trials["label"].nunique() < 2:
+        raise DataError(
+            f"{validation['speaker_id'].nunique()} held-out speakers with {len(validation)} utterances give "
+            "no target or no non-target trials: hold out 2 speakers or more, of 2 utterances or more"
+        )
+    return trials
