@@ -155,7 +155,11 @@ def _convert_all(
     waiting: deque[Future[Conversion]] = deque()
     with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
         for job in jobs:
-            waiting.append(pool.submit(_convert, job, min_duration_seconds))
+            if job.source is None:  # nothing to decode: not worth the way to a worker
+                waiting.append(Future())
+                waiting[-1].set_result(_convert(job, min_duration_seconds))
+            else:
+                waiting.append(pool.submit(_convert, job, min_duration_seconds))
             if len(waiting) >= _JOBS_PER_WORKER * num_workers:
                 yield waiting.popleft().result()
         while waiting:

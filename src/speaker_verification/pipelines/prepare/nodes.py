@@ -1,0 +1,149 @@
+"""Nodes of data preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from speaker_verification.corpora.augmentation import extract_musan, extract_room_responses
+from speaker_verification.corpora.mirror import (
+    ARCHIVES,
+    MUSAN_ARCHIVE,
+    ROOM_RESPONSE_ARCHIVE,
+    TRIAL_LISTS,
+    Mirror,
+)
+from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
+from speaker_verification.corpora.trials import read_trials
+from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
+from speaker_verification.corpora.voxceleb import convert_subset
+from speaker_verification.errors import ParameterError
+
+
+def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, seed: int) -> str:
+    """Find the mirror, or write a synthetic one, and prove it whole before anything long begins.
+
+    Args:
+        prepare: parameters of `PrepareSettings`.
+        mirror_folder: where a synthetic mirror is kept.
+        seed: of the experiment.
+
+    Returns:
+        The mirror's folder.
+
+    Raises:
+        ParameterError: there is neither a mirror nor settings for a synthetic one.
+        DataError: the mirror is missing, lacks files, or holds altered ones.
+    """
+    settings = PrepareSettings.parse(prepare, "prepare")
+    if settings.mirror is not None:
+        mirror = Mirror(Path(settings.mirror).expanduser())
+    elif settings.synthetic is not None:
+        from speaker_verification.corpora.synthetic import is_synthetic_mirror, write_synthetic_mirror
+
+        mirror = Mirror(mirror_folder)
+        if not is_synthetic_mirror(mirror_folder, settings.synthetic, seed):
+            write_synthetic_mirror(mirror_folder, settings.synthetic, seed, settings.num_workers)
+    else:
+        raise ParameterError(
+            "no mirror: set prepare.mirror to a folder with VoxCeleb's archives, or prepare.synthetic"
+        )
+    archives = [ARCHIVES[subset] for subset in settings.subsets]
+    lists = [TRIAL_LISTS[name] for name in settings.trial_lists]
+    mirror.check([*archives, *lists, MUSAN_ARCHIVE, ROOM_RESPONSE_ARCHIVE], settings.verify_checksums)
+    return str(mirror.folder)
+
+
+def convert_utterances(
+    mirror: str, audio_folder: Path, prepare: Mapping[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Convert all recordings to 16 kHz mono.
+
+    Args:
+        mirror: the mirror's folder.
+        audio_folder: where the recordings go.
+        prepare: parameters of `PrepareSettings`.
+
+    Returns:
+        The utterances table and the table of rejected files.
+    """
+    settings = PrepareSettings.parse(prepare, "prepare")
+    converted = [
+        convert_subset(
+            subset,
+            Mirror(Path(mirror)).files(ARCHIVES[subset]),
+            audio_folder,
+            settings.min_duration_seconds,
+            settings.max_rejected_fraction,
+            settings.num_workers,
+        )
+        for subset in settings.subsets
+    ]
+    utterances, rejected = (pd.concat(tables, ignore_index=True) for tables in zip(*converted, strict=True))
+    return utterances, rejected
+
+
+def list_trials(mirror: str, utterances: pd.DataFrame, prepare: Mapping[str, Any]) -> pd.DataFrame:
+    """Read the trial lists and make sure that every utterance they name is there.
+
+    Args:
+        mirror: the mirror's folder.
+        utterances: the manifest.
+        prepare: parameters of `PrepareSettings`.
+
+    Returns:
+        The trials table.
+    """
+    settings = PrepareSettings.parse(prepare, "prepare")
+    return read_trials({name: Path(mirror) / TRIAL_LISTS[name] for name in settings.trial_lists}, utterances)
+
+
+def extract_augmentation(
+    mirror: str, augmentation_folder: Path, prepare: Mapping[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Take noises and room responses out of their archives.
+
+    Args:
+        mirror: the mirror's folder.
+        augmentation_folder: where they go.
+        prepare: parameters of `PrepareSettings`.
+
+    Returns:
+        The noise_clips table, the room_responses table and the table of rejected files.
+    """
+    settings = PrepareSettings.parse(prepare, "prepare")
+    noise_clips, rejected_clips = extract_musan(
+        Path(mirror) / MUSAN_ARCHIVE, augmentation_folder, settings.max_rejected_fraction
+    )
+    room_responses, rejected_responses = extract_room_responses(
+        Path(mirror) / ROOM_RESPONSE_ARCHIVE, augmentation_folder, settings.max_rejected_fraction
+    )
+    rejected = pd.concat([rejected_clips, rejected_responses], ignore_index=True)
+    return noise_clips, room_responses, rejected
+
+
+def hold_out_validation(
+    utterances: pd.DataFrame, trials: pd.DataFrame, prepare: Mapping[str, Any], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Split the training set into speakers to train on and speakers to choose checkpoints by.
+
+    Args:
+        utterances: the manifest.
+        trials: the trials table; its speakers must not be trained on.
+        prepare: parameters of `PrepareSettings`.
+        seed: of the experiment.
+
+    Returns:
+        The utterances to train on, the held-out ones, and the trials among the held-out ones.
+    """
+    settings = PrepareSettings.parse(prepare, "prepare")
+    name = settings.training_set
+    refuse_seen_speakers(trials, utterances, name, "prepare.training_set", settings.allow_seen_speakers)
+    training, validation = hold_out_speakers(
+        select_subset(utterances, name), settings.validation_speakers, seed
+    )
+    return training, validation, draw_validation_trials(validation, settings.validation_trials, seed)

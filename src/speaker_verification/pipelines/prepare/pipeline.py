@@ -1,0 +1,56 @@
+"""Wiring of data preparation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from speaker_verification.pipelines.prepare.nodes import (
+    convert_utterances,
+    extract_augmentation,
+    hold_out_validation,
+    list_trials,
+    provide_mirror,
+)
+
+
+def create_pipeline(**kwargs: Any) -> Pipeline:
+    """From a mirror of archives to manifests, trials and augmentation catalogs."""
+    return Pipeline(
+        [
+            Node(
+                provide_mirror,
+                inputs=["params:prepare", "mirror_folder", "params:seed"],
+                outputs="mirror",
+                name="provide_mirror",
+            ),
+            Node(
+                convert_utterances,
+                inputs=["mirror", "audio_folder", "params:prepare"],
+                outputs=["utterances", "rejected_utterances"],
+                name="convert_utterances",
+            ),
+            Node(
+                list_trials,
+                inputs=["mirror", "utterances", "params:prepare"],
+                outputs="trials",
+                name="list_trials",
+            ),
+            Node(
+                extract_augmentation,
+                inputs=["mirror", "augmentation_folder", "params:prepare"],
+                outputs=["noise_clips", "room_responses", "rejected_augmentation"],
+                name="extract_augmentation",
+            ),
+            Node(
+                hold_out_validation,
+                inputs=["utterances", "trials", "params:prepare", "params:seed"],
+                outputs=["training_utterances", "validation_utterances", "validation_trials"],
+                name="hold_out_validation",
+            ),
+        ],
+        namespace="prepare",
+        parameters={"params:prepare", "params:seed"},
+        prefix_datasets_with_namespace=False,
+    )
