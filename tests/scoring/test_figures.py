@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from speaker_verification.errors import DataError
+from speaker_verification.scoring.figures import det_figure, learning_curve_figure
+
+
+def gaussian_scores(num_trials: int, distance: float) -> pd.DataFrame:
+    """Scores of two normal classes of unit deviation: their DET curve is the line y = -x - distance."""
+    half = num_trials // 2
+    quantiles = np.array([NormalDist().inv_cdf((place + 0.5) / half) for place in range(half)])
+    llr = np.concatenate([quantiles, quantiles + distance])
+    label = np.repeat([0, 1], half)
+    columns = {"cosine": llr, "as_norm": llr, "qmf": 1 / (1 + np.exp(-llr)), "llr": llr, "label": label}
+    return pd.DataFrame({"trial_list": "vox1_o", "enroll_id": "a/s/1.wav", "test_id": "b/s/1.wav", **columns})
+
+
+def test_det_curve_of_two_normal_classes_is_a_straight_line() -> None:
+    figure = det_figure(gaussian_scores(num_trials=8000, distance=2.0))
+    assert len(figure.data) == 3
+    x, y = np.array(figure.data[0].x), np.array(figure.data[0].y)
+    assert 200 < len(x) <= 300  # thinned from some thousands
+    inner = (np.abs(x) < 2.5) & (np.abs(y) < 2.5)
+    assert inner.sum() > 100
+    np.testing.assert_allclose(y[inner], -x[inner] - 2.0, atol=0.02)
+    assert "EER 15.8" in figure.data[0].name  # the normal distribution's mass beyond 1: 15.87 %
+
+
+def test_det_axes_are_labelled_in_percent() -> None:
+    axis = det_figure(gaussian_scores(num_trials=100, distance=2.0)).layout.xaxis
+    one_percent = list(axis.ticktext).index("1")
+    assert axis.tickvals[one_percent] == pytest.approx(NormalDist().inv_cdf(0.01))
+
+
+def test_det_curve_of_separated_classes_is_empty() -> None:
+    figure = det_figure(gaussian_scores(num_trials=20, distance=20.0))
+    assert [len(curve.x) for curve in figure.data] == [0, 0, 0]
+
+
+def curve_of(losses: list[float], rates: list[float]) -> pd.DataFrame:
+    rows = [(epoch, "loss", value) for epoch, value in enumerate(losses, start=1)]
+    rows += [(epoch, "validation_eer", value) for epoch, value in enumerate(rates)]
+    return pd.DataFrame(rows, columns=["epoch", "metric", "value"])
+
+
+def test_phases_follow_each_other_along_the_epochs() -> None:
+    curves = {"pretrain": curve_of([9.0, 8.0], [40.0, 30.0, 20.0]), "finetune": curve_of([7.0], [20.0, 5.0])}
+    figure = learning_curve_figure(curves)
+    drawn = [(trace.name, trace.yaxis, list(trace.x), list(trace.y)) for trace in figure.data]
+    assert drawn == [
+        ("pretrain", "y", [1, 2], [9.0, 8.0]),
+        ("pretrain", "y2", [0, 1, 2], [40.0, 30.0, 20.0]),
+        ("finetune", "y", [3], [7.0]),
+        ("finetune", "y2", [2, 3], [20.0, 5.0]),
+    ]
+    assert [note.text for note in figure.layout.annotations] == ["pretrain", "finetune"]
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(0, 2), (2, 3)]
+
+
+def test_phase_without_a_loss_is_named() -> None:
+    rates_only = curve_of([], [40.0, 30.0])
+    with pytest.raises(DataError, match="phase 'lmft' has no metric 'loss', only: validation_eer"):
+        learning_curve_figure({"lmft": rates_only})
