@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError
 from speaker_verification.scoring.figures import det_figure, learning_curve_figure
 
 
@@ -44,7 +43,7 @@ def test_det_curve_of_separated_classes_is_empty() -> None:
 
 def curve_of(losses: list[float], rates: list[float]) -> pd.DataFrame:
     rows = [(epoch, "loss", value) for epoch, value in enumerate(losses, start=1)]
-    rows += [(epoch, "validation_eer", value) for epoch, value in enumerate(rates)]
+    rows += [(epoch, "validation.eer", value) for epoch, value in enumerate(rates)]
     return pd.DataFrame(rows, columns=["epoch", "metric", "value"])
 
 
@@ -62,7 +61,7 @@ def test_phases_follow_each_other_along_the_epochs() -> None:
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(0, 2), (2, 3)]
 
 
-def test_phase_without_a_loss_is_named() -> None:
-    rates_only = curve_of([], [40.0, 30.0])
-    with pytest.raises(DataError, match="phase 'lmft' has no metric 'loss', only: validation_eer"):
-        learning_curve_figure({"lmft": rates_only})
+def test_phase_of_no_epochs_takes_no_room() -> None:
+    curves = {"pretrain": curve_of([], [40.0]), "finetune": curve_of([7.0], [40.0, 5.0])}
+    figure = learning_curve_figure(curves)
+    assert [list(trace.x) for trace in figure.data] == [[], [0], [1], [0, 1]]

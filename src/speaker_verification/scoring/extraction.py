@@ -30,7 +30,7 @@ class Embedder(Protocol):
         """Where `embed` wants the waveforms."""
 
     def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings (B, E) of float32 waveforms (B, samples)."""
+        """Embeddings (B, E) of waveforms (B, samples), both float32; evaluation mode, no gradients."""
 
 
 def utterances_in_trials(utterances: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
@@ -89,10 +89,7 @@ def extract_embeddings(
     with Progress(disable=not progress) as bar:
         task = bar.add_task("Embedding utterances", total=len(utterances))
         for rows, waveforms in _read_batches(utterances, lengths, batches, num_workers):
-            with torch.no_grad():
-                embedded = (
-                    model.embed(torch.from_numpy(waveforms).to(model.device)).float().cpu().numpy()
-                )  # (B, E)
+            embedded = model.embed(torch.from_numpy(waveforms).to(model.device)).cpu().numpy()  # (B, E)
             finite = np.isfinite(embedded).all(axis=1)
             if not finite.all():
                 name = utterances["utterance_id"].iloc[rows[finite.argmin()]]

@@ -20,11 +20,11 @@ def embed_trial_utterances(
     lmft_checkpoint: Path,
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
-    parameters: Mapping[str, Any],
+    embed: Mapping[str, Any],
     device: str,
 ) -> EmbeddingStore:
     """Embed each utterance that occurs in a trial, once."""
-    settings = EmbedSettings.parse(parameters, "embed")
+    settings = EmbedSettings.parse(embed, "embed")
     return _embed(utterances_in_trials(utterances, trials), lmft_checkpoint, settings, device)
 
 
@@ -32,13 +32,13 @@ def embed_cohort(
     lmft_checkpoint: Path,
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
-    parameters: Mapping[str, Any],
+    embed: Mapping[str, Any],
     device: str,
 ) -> EmbeddingStore:
     """Embed the cohort set, which must not hold the trials' speakers unless the parameters allow it."""
-    from speaker_verification.corpora.voxceleb import refuse_seen_speakers, select_subset
+    from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 
-    settings = EmbedSettings.parse(parameters, "embed")
+    settings = EmbedSettings.parse(embed, "embed")
     cohort = select_subset(utterances, settings.cohort_set)
     refuse_seen_speakers(
         trials, utterances, settings.cohort_set, "embed.cohort_set", settings.allow_seen_speakers

@@ -40,10 +40,10 @@ def normalise_scores(
     cosine_scores: pd.DataFrame,
     embeddings: EmbeddingStore,
     cohort_embeddings: EmbeddingStore,
-    parameters: Mapping[str, Any],
+    score: Mapping[str, Any],
 ) -> pd.DataFrame:
     """Add the column `as_norm` to the cosine scores."""
-    settings = ScoreSettings.parse(parameters, "score")
+    settings = ScoreSettings.parse(score, "score")
     mean = cohort_mean(cohort_embeddings)
     speakers, _ = speaker_means(cohort_embeddings)
     directions = centre_and_normalise(embeddings.embeddings, mean)
@@ -56,10 +56,10 @@ def normalise_scores(
 
 
 def fit_score_calibration(
-    cohort_embeddings: EmbeddingStore, parameters: Mapping[str, Any], seed: int
+    cohort_embeddings: EmbeddingStore, score: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
     """Fit the calibration on trials drawn from the cohort set."""
-    settings = ScoreSettings.parse(parameters, "score")
+    settings = ScoreSettings.parse(score, "score")
     speaker_ids = cohort_embeddings.utterances["speaker_id"]
     trials = draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
     features = calibration_features(cohort_embeddings, trials, settings.cohort_size)

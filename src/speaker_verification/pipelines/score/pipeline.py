@@ -44,9 +44,10 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             name="calibrate_scores",
         ),
     ]
+    measure = [Node(measure_error_rates, "scores", "metrics", name="measure_error_rates", tags="evaluation")]
     return (
         Pipeline(cosine, namespace="cosine", prefix_datasets_with_namespace=False)
         + Pipeline(as_norm, namespace="as_norm", prefix_datasets_with_namespace=False)
         + Pipeline(qmf, namespace="qmf", prefix_datasets_with_namespace=False)
-        + Pipeline([Node(measure_error_rates, "scores", "metrics", name="measure_error_rates")])
+        + Pipeline(measure)
     )
