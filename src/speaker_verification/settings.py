@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from speaker_verification.hooks import InputsHook, ParametersHook
 from speaker_verification.tracking import TrackingHook
 
 os.environ["KEDRO_DISABLE_TELEMETRY"] = "1"
+# A dot in a dataset's name is the phase's namespace: "pretrain.checkpoint".
+warnings.filterwarnings("ignore", message="One or more dataset names contain '.' characters")
+
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")  # where it is installed: one tracker is enough
 
 HOOKS = (TrackingHook(), InputsHook(), ParametersHook())  # the last one is called first
 
@@ -15,6 +20,6 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
     # An environment that overrides one key of a group keeps the others.
-    "merge_strategy": {"parameters": "soft", "catalog": "soft", "mlflow": "soft", "globals": "soft"},
-    "config_patterns": {"mlflow": ["mlflow*"]},
+    "merge_strategy": {"parameters": "soft", "catalog": "soft", "tracking": "soft", "globals": "soft"},
+    "config_patterns": {"tracking": ["tracking*"]},
 }

@@ -36,7 +36,7 @@ LONGEST_VALUE = 6000  # characters; MLflow refuses longer parameters
 
 
 class TrackingSettings(Settings):
-    """Contents of mlflow.yml."""
+    """Contents of tracking.yml."""
 
     enabled: bool = True
     tracking_uri: str
@@ -65,7 +65,7 @@ def stage_of(node: Node) -> str | None:
 class TrackingHook:
     """Opens and closes runs round nodes, and logs what the catalog saves with `metadata: {mlflow: ...}`.
 
-    `mlflow: artifact` logs the file or folder, `mlflow: checkpoint` likewise unless mlflow.yml says not to,
+    `mlflow: artifact` logs the file or folder, `mlflow: checkpoint` likewise unless tracking.yml says not to,
     `mlflow: metrics` also logs its numbers.
     """
 
@@ -80,7 +80,7 @@ class TrackingHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        settings = TrackingSettings.parse(context.config_loader["mlflow"], "mlflow.yml")
+        settings = TrackingSettings.parse(context.config_loader["tracking"], "tracking.yml")
         on_this_process = int(os.environ.get("RANK", 0)) == 0
         self._settings = settings if settings.enabled and on_this_process else None
         self._parameters = context.params

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import pandas as pd
+from plotly.graph_objects import Figure
 
 from speaker_verification.scoring.figures import det_figure, learning_curve_figure
 from speaker_verification.scoring.summary import Metrics, format_table
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +20,7 @@ def tabulate_results(metrics: Metrics) -> str:
     return table
 
 
-def draw_det_curves(scores: pd.DataFrame) -> go.Figure:
+def draw_det_curves(scores: pd.DataFrame) -> Figure:
     """Draw the detection error trade-off of every trial list and scoring."""
     return det_figure(scores)
 
@@ -32,7 +29,7 @@ def draw_learning_curves(
     pretrain_learning_curve: pd.DataFrame,
     finetune_learning_curve: pd.DataFrame,
     lmft_learning_curve: pd.DataFrame,
-) -> go.Figure:
+) -> Figure:
     """Draw loss and validation error rate over the three training phases."""
     return learning_curve_figure(
         {
