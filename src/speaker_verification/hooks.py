@@ -38,7 +38,7 @@ class InputsHook:
         makers = [
             name
             for name, other in pipelines.items()
-            if name not in NOT_COUNTED and not other.outputs_of_nodes().isdisjoint(missing)
+            if name not in NOT_COUNTED and not other.all_outputs().isdisjoint(missing)
         ]
         commands = ", then ".join(f"kedro run --pipeline={name}" for name in makers)
         raise DataError(f"not there yet: {', '.join(missing)}; run first: {commands}")

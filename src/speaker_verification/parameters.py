@@ -19,7 +19,7 @@ class Parameters(Settings):
     """All that `conf/*/parameters*.yml` and `--params` may say."""
 
     seed: int = Field(ge=0)
-    device: str
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     prepare: PrepareSettings
     model: ModelSettings
     head: MarginHeadSettings

@@ -32,6 +32,7 @@ PHASES = ("pretrain", "finetune", "lmft")
 EVALUATION = "evaluate"
 EVALUATION_STEPS = ("embed", "cosine", "as_norm", "qmf", "report")
 EVALUATION_PARAMETERS = ("embed", "score")
+SQLITE = "sqlite:///"
 LONGEST_VALUE = 6000  # characters; MLflow refuses longer parameters
 
 
@@ -43,6 +44,15 @@ class TrackingSettings(Settings):
     experiment: str
     artifact_location: str | None = None
     log_checkpoints: bool = True
+
+    def in_project(self, project_path: Path) -> TrackingSettings:
+        """With a relative SQLite file, and the artifacts beside it, taken from the project's folder."""
+        file = self.tracking_uri.removeprefix(SQLITE)
+        if file == self.tracking_uri:
+            return self
+        database = project_path / file
+        artifacts = self.artifact_location or (database.parent / "mlartifacts").as_uri()
+        return self.model_copy(update={"tracking_uri": f"{SQLITE}{database}", "artifact_location": artifacts})
 
 
 def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -82,7 +92,8 @@ class TrackingHook:
     def after_context_created(self, context: KedroContext) -> None:
         settings = TrackingSettings.parse(context.config_loader["tracking"], "tracking.yml")
         on_this_process = int(os.environ.get("RANK", 0)) == 0
-        self._settings = settings if settings.enabled and on_this_process else None
+        tracked = settings.enabled and on_this_process
+        self._settings = settings.in_project(context.project_path) if tracked else None
         self._parameters = context.params
         self._env = str(context.env)
 

@@ -1,0 +1,184 @@
+"""What a person sees who runs the pipelines: every test runs `kedro` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from speaker_verification import SpeakerModel
+from tests.project.conftest import Kedro
+
+Finished = tuple[Path, Kedro, str]
+SCORINGS = ("cosine", "as_norm", "qmf")
+
+
+def newest(folder: Path, pattern: str) -> Path:
+    return sorted(folder.glob(f"data/tiny/{pattern}"))[-1]
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads(newest(folder, "08_reporting/metrics.json/*/metrics.json").read_text())
+
+
+def test_the_road_ends_in_a_table_with_every_scoring(finished: Finished) -> None:
+    folder, _, printed = finished
+    metrics = metrics_of(folder)
+    assert list(metrics) == [
+        "vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original",
+    ]  # fmt: skip
+    for scorings in metrics.values():
+        assert tuple(scorings) == SCORINGS
+        for values in scorings.values():
+            assert 0 <= values["eer"] <= 100
+            assert values["num_target"] > 0 < values["num_nontarget"]
+    for scoring in SCORINGS:
+        assert f"{metrics['vox1_o'][scoring]['eer']:.3f}" in printed
+    assert (folder / "data/tiny/08_reporting/results.txt").read_text().count("\n") >= 2 + 18
+
+
+def test_no_test_speaker_is_heard_in_training(finished: Finished) -> None:
+    folder, _, _ = finished
+    tables = folder / "data/tiny/03_primary"
+    trials = pd.read_parquet(tables / "trials.parquet")
+    heard = set(pd.read_parquet(tables / "training_utterances.parquet")["speaker_id"])
+    held_out = set(pd.read_parquet(tables / "validation_utterances.parquet")["speaker_id"])
+    tested = {name.split("/")[0] for name in [*trials["enroll_id"], *trials["test_id"]]}
+    assert len(heard) == 6
+    assert len(held_out) == 3
+    assert not heard & held_out
+    assert not (heard | held_out) & tested
+
+
+def test_a_phase_leaves_a_model_that_loads_by_itself(finished: Finished) -> None:
+    folder, _, _ = finished
+    checkpoint = newest(folder, "06_models/lmft/checkpoint/*/checkpoint")
+    ranking = json.loads((checkpoint / "ranking.json").read_text())
+    model = SpeakerModel.from_pretrained(checkpoint / ranking[0]["folder"])
+    assert model.embedding_size == 10
+    run = json.loads((checkpoint / ranking[0]["folder"] / "run.json").read_text())
+    assert len(run["speaker_ids"]) == 6
+
+
+def test_every_phase_is_a_tracked_run_under_one_experiment(finished: Finished) -> None:
+    import mlflow
+
+    folder, _, _ = finished
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("speaker-verification-demo")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = next(run for run in runs.values() if run.data.tags["stage"] == "experiment")
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for phase, epochs in (("pretrain", 1), ("finetune", 2), ("lmft", 1)):
+        run = runs[phase]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.params["epochs"] == str(epochs)
+        history = client.get_metric_history(run.info.run_id, "validation.eer")
+        assert [point.step for point in history] == list(range(epochs + 1))
+        artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert artifacts == {"checkpoint", "learning_curve.parquet"}
+    evaluation = runs["evaluate"]
+    eer = metrics_of(folder)["vox1_o"]["qmf"]["eer"]
+    assert evaluation.data.metrics["vox1_o.qmf.eer"] == parent.data.metrics["vox1_o.qmf.eer"] == eer
+    artifacts = {file.path for file in client.list_artifacts(evaluation.info.run_id)}
+    assert {"metrics.json", "results.txt", "det_curves.json"} <= artifacts
+
+
+def test_scoring_alone_touches_no_audio_and_joins_the_experiment(finished: Finished) -> None:
+    import mlflow
+
+    folder, kedro, _ = finished
+    audio = folder / "data/tiny/02_intermediate/audio"
+    hidden = audio.with_name("hidden")
+    audio.rename(hidden)
+    before = metrics_of(folder)
+    try:
+        started = time.monotonic()
+        run = kedro("run", "--pipeline=score", "--params=score.cohort_size=3")
+        assert run.returncode == 0, run.stdout
+        assert time.monotonic() - started < 60
+    finally:
+        hidden.rename(audio)
+    after = metrics_of(folder)
+    assert after["vox1_e"]["cosine"] == before["vox1_e"]["cosine"]
+    assert after["vox1_e"]["as_norm"]["threshold_eer"] != before["vox1_e"]["as_norm"]["threshold_eer"]
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("speaker-verification-demo")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len([run for run in runs if run.data.tags["stage"] == "experiment"]) == 1
+    assert len([run for run in runs if run.data.tags["stage"] == "evaluate"]) == 2
+
+
+def test_a_phase_alone_takes_the_newest_checkpoint_of_the_one_before_or_the_one_asked_for(
+    finished: Finished,
+) -> None:
+    folder, kedro, _ = finished
+    for phase in ("pretrain", "finetune"):
+        run = kedro("run", f"--pipeline={phase}")
+        assert run.returncode == 0, run.stdout
+    versions = sorted(path.name for path in folder.glob("data/tiny/06_models/pretrain/checkpoint/*"))
+    assert len(versions) == 2
+    run = kedro(
+        "run", "--pipeline=finetune", "--params=finetune.epochs=0",
+        f"--load-versions=pretrain.checkpoint:{versions[0]}",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
+
+    def weights(path: Path) -> bytes:
+        ranking = json.loads((path / "ranking.json").read_text())
+        return (path / ranking[0]["folder"] / "model.safetensors").read_bytes()
+
+    handed_on = newest(folder, "06_models/finetune/checkpoint/*/checkpoint")
+    asked_for = folder / f"data/tiny/06_models/pretrain/checkpoint/{versions[0]}/checkpoint"
+    assert weights(handed_on) == weights(asked_for)
+
+
+def test_a_second_run_gives_the_same_figures_and_another_seed_does_not(
+    finished: Finished, kedro: Kedro, project: Path
+) -> None:
+    folder, _, _ = finished
+    first = json.loads(
+        sorted(folder.glob("data/tiny/08_reporting/metrics.json/*/metrics.json"))[0].read_text()
+    )
+    assert kedro("run").returncode == 0
+    assert metrics_of(project) == first
+    assert kedro("run", "--params=seed=7").returncode == 0
+    assert metrics_of(project) != first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pipeline=finetune"], r"Error: not there yet: .*pretrain.checkpoint.*run --pipeline=pretrain"),
+        (["--pipeline=score"], r"Error: not there yet: .*embeddings.*run --pipeline=embed"),
+        (["--params=prepare.miror=/x"], r"Error: unknown parameter 'prepare.miror': did you mean 'mirror'\?"),
+        (["--params=prepare.mirror=/nowhere"], r"Error: mirror /nowhere: no such folder"),
+        (["--params=device=abacus", "--pipeline=prepare"], r"Error: parameter 'device' is 'abacus'"),
+    ],
+    ids=["no start", "no embeddings", "unknown parameter", "no mirror", "no device"],
+)
+def test_a_mistake_gets_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, kedro: Kedro, project: Path
+) -> None:
+    import re
+
+    run = kedro("run", *arguments)
+    assert run.returncode == 1
+    assert re.search(message, run.stdout), run.stdout
+    assert "Traceback" not in run.stdout
+    assert not list(project.glob("data/tiny/0[2-8]*/**/*.*"))
+
+
+def test_the_graph_is_drawn_as_folded_phases(project: Path, kedro: Kedro) -> None:
+    run = kedro("viz", "build", "--include-hooks")
+    api = project / "build" / "api" / "main"
+    assert api.exists(), run.stdout
+    graph = json.loads(api.read_text())
+    folded = {node["id"] for node in graph["nodes"] if node["type"] == "modularPipeline"}
+    assert {"pretrain", "finetune", "lmft", "cosine", "as_norm", "qmf"} <= folded
+    assert "models" in graph["layers"]
