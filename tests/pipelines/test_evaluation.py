@@ -1,0 +1,274 @@
+"""The embed, score and report pipelines, on tones instead of speech and band energies instead of a model."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+import yaml
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline
+from kedro.runner import SequentialRunner
+
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models import SpeakerModel
+from speaker_verification.pipelines import embed, report, score
+from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
+from speaker_verification.pipelines.score.nodes import fit_score_calibration
+from speaker_verification.scoring import EmbeddingStore
+from speaker_verification.scoring.settings import EmbedSettings, ScoreSettings
+from speaker_verification.tables import SCORES, TRIALS, UTTERANCES
+from speaker_verification.training import checkpoints
+
+CONF = Path(__file__).parents[2] / "conf" / "base"
+EMBED = {"batch_seconds": 5.0, "num_workers": 0}
+SCORE = {"cohort_size": 6, "calibration_trials": 400}
+NUM_TEST_SPEAKERS, NUM_COHORT_SPEAKERS, UTTERANCES_EACH = 6, 14, 4
+
+
+class KeptDataset(MemoryDataset):
+    """Stays in memory when no node needs it any more."""
+
+    def _release(self) -> None:
+        pass
+
+
+class BandEnergies:
+    """Log energy in 12 bands."""
+
+    minimum_samples = 1600
+    device = torch.device("cpu")
+
+    def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+        energy = torch.fft.rfft(waveforms).abs().square()
+        return torch.stack([band.mean(dim=1).log() for band in energy.chunk(12, dim=1)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    folder = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    rows = []
+    for speaker in range(NUM_TEST_SPEAKERS + NUM_COHORT_SPEAKERS):
+        subset = "vox1-test" if speaker < NUM_TEST_SPEAKERS else "vox2-dev"
+        pitches = rng.uniform(100, 7000, 5)  # a chord of its own
+        for place in range(UTTERANCES_EACH):
+            num_samples = int(rng.integers(10, 20)) * 800
+            time = np.arange(num_samples) / SAMPLE_RATE
+            levels = rng.uniform(0.02, 0.15, 5)
+            wave = (levels[:, None] * np.sin(2 * np.pi * pitches[:, None] * time)).sum(axis=0)
+            name = f"id{speaker:02}/session{place}/00001.wav"
+            path = folder / f"{speaker}-{place}.wav"
+            soundfile.write(path, wave + rng.normal(0, 0.02, num_samples), SAMPLE_RATE, subtype="PCM_16")
+            speaker_id, session_id, _ = name.split("/")
+            seconds = num_samples / SAMPLE_RATE
+            rows.append((name, speaker_id, session_id, subset, str(path), num_samples, seconds))
+    return UTTERANCES.conform(pd.DataFrame(rows, columns=UTTERANCES.columns.names))
+
+
+@pytest.fixture(scope="module")
+def trials(utterances: pd.DataFrame) -> pd.DataFrame:
+    test = utterances[utterances["subset"] == "vox1-test"].iloc[1:]  # the first is in no trial
+    pairs = test.merge(test, how="cross", suffixes=("_e", "_t"))
+    pairs = pairs[pairs["utterance_id_e"] < pairs["utterance_id_t"]]
+    return TRIALS.conform(
+        pd.DataFrame(
+            {
+                "trial_list": np.where(np.arange(len(pairs)) % 3, "vox1_o", "vox1_o_original"),
+                "label": (pairs["speaker_id_e"] == pairs["speaker_id_t"]).to_numpy(),
+                "enroll_id": pairs["utterance_id_e"].to_numpy(),
+                "test_id": pairs["utterance_id_t"].to_numpy(),
+            }
+        )
+    )
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Band energies stand in for every model; the list holds what was asked to be loaded."""
+    calls: list[tuple[Any, ...]] = []
+
+    def load(*asked: Any) -> BandEnergies:
+        calls.append(asked)
+        return BandEnergies()
+
+    monkeypatch.setattr(checkpoints, "load_best_model", load)
+    monkeypatch.setattr(SpeakerModel, "from_pretrained", load)
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def subsets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Stands in for the corpora floor; the list holds what was asked to be refused."""
+    asked: list[tuple[Any, ...]] = []
+
+    def refuse_seen_speakers(trials: Any, utterances: Any, name: str, parameter: str, allowed: bool) -> None:
+        asked.append((name, parameter, allowed))
+
+    def select_subset(utterances: pd.DataFrame, name: str) -> pd.DataFrame:
+        assert name == "voxceleb2-dev"
+        return utterances[utterances["subset"] == "vox2-dev"]
+
+    stand_in = SimpleNamespace(select_subset=select_subset, refuse_seen_speakers=refuse_seen_speakers)
+    monkeypatch.setitem(sys.modules, "speaker_verification.corpora.subsets", stand_in)
+    return asked
+
+
+def learning_curve() -> pd.DataFrame:
+    rows = [(0, "validation.eer", 40.0), (1, "validation.eer", 9.0), (1, "loss", 3.0)]
+    return pd.DataFrame(rows, columns=["epoch", "metric", "value"])
+
+
+def evaluate(utterances: pd.DataFrame, trials: pd.DataFrame, seed: int = 1) -> dict[str, Any]:
+    """Everything that the three pipelines leave, by catalog name."""
+    pipeline: Pipeline = embed.create_pipeline() + score.create_pipeline() + report.create_pipeline()
+    given = {
+        "lmft.checkpoint": Path("lmft"),
+        "utterances": utterances,
+        "trials": trials,
+        "params:embed": EMBED,
+        "params:score": SCORE,
+        "params:seed": seed,
+        "params:device": "cpu",
+        **{f"{phase}.learning_curve": learning_curve() for phase in ("pretrain", "finetune", "lmft")},
+    }
+    assert pipeline.inputs() == set(given)
+    catalog = DataCatalog(
+        {
+            **{name: MemoryDataset(value) for name, value in given.items()},
+            **{name: KeptDataset() for name in pipeline.all_outputs()},
+        }
+    )
+    SequentialRunner().run(pipeline, catalog)
+    return {name: catalog.load(name) for name in pipeline.all_outputs()}
+
+
+@pytest.mark.usefixtures("loaded")
+def test_from_utterances_to_a_table_of_error_rates(
+    utterances: pd.DataFrame, trials: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        left = evaluate(utterances, trials)
+    num_trial_utterances = NUM_TEST_SPEAKERS * UTTERANCES_EACH - 1
+    assert left["embeddings"].embeddings.shape == (num_trial_utterances, 12)
+    assert left["cohort_embeddings"].embeddings.shape == (NUM_COHORT_SPEAKERS * UTTERANCES_EACH, 12)
+
+    scores = left["scores"]
+    pd.testing.assert_frame_equal(scores, SCORES.conform(scores))
+    pd.testing.assert_frame_equal(scores[trials.columns], trials)
+    assert np.isfinite(scores[["cosine", "as_norm", "llr"]]).all(axis=None)
+    np.testing.assert_allclose(scores["qmf"], 1 / (1 + np.exp(-scores["llr"])))
+
+    assert set(left["metrics"]) == {"vox1_o", "vox1_o_original"}
+    for scorings in left["metrics"].values():
+        assert all(values["eer"] < 25 for values in scorings.values())  # chance is 50
+    table = left["results_table"]
+    assert len(table.splitlines()) == 2 + 2 * 3
+    assert [record.getMessage() for record in caplog.records if table in record.getMessage()]
+    assert sum("EER on vox1_o" in record.getMessage() for record in caplog.records) == 2
+    assert len(left["det_curves"].data) == 2 * 3
+    assert [trace.name for trace in left["learning_curves"].data[::2]] == ["pretrain", "finetune", "lmft"]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_same_seed_same_metrics_another_seed_not(utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
+    one, same, other = (evaluate(utterances, trials, seed) for seed in (1, 1, 2))
+    assert one["metrics"] == same["metrics"]
+    assert one["calibration"] == same["calibration"]
+    assert one["calibration"] != other["calibration"]
+
+
+def test_best_model_of_the_last_phase_is_loaded(
+    utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
+) -> None:
+    embed_trial_utterances(Path("lmft"), utterances, trials, {**EMBED, "choose_top": 2}, "cpu")
+    assert loaded == [(Path("lmft"), 2, torch.device("cpu"))]
+
+
+def test_saved_model_can_be_named_instead(
+    utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
+) -> None:
+    embed_trial_utterances(Path("lmft"), utterances, trials, {**EMBED, "model": "my_model"}, "cpu")
+    assert loaded == [("my_model", torch.device("cpu"))]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_cohort_with_speakers_of_the_trials_is_asked_about_by_parameter(
+    utterances: pd.DataFrame, trials: pd.DataFrame, subsets: list[tuple[Any, ...]]
+) -> None:
+    embed_cohort(Path("lmft"), utterances, trials, EMBED, "cpu")
+    embed_cohort(Path("lmft"), utterances, trials, {**EMBED, "allow_seen_speakers": True}, "cpu")
+    assert subsets == [
+        ("voxceleb2-dev", "embed.cohort_set", False),
+        ("voxceleb2-dev", "embed.cohort_set", True),
+    ]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_trials_of_unknown_utterances_stop_before_the_model_is_needed(
+    utterances: pd.DataFrame, trials: pd.DataFrame
+) -> None:
+    with pytest.raises(DataError, match=r"3 utterances of the trials .*id00/session1"):
+        embed_trial_utterances(Path("lmft"), utterances.iloc[UTTERANCES_EACH:], trials, EMBED, "cpu")
+
+
+def test_cohort_size_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
+    columns = dict.fromkeys(UTTERANCES.columns.names, 1.0)
+    table = pd.DataFrame({**columns, "speaker_id": np.repeat(["a", "b", "c", "d"], 2)})
+    store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
+    with pytest.raises(ParameterError, match=r"'score\.cohort_size' is 6, .* take 2 to 2"):
+        fit_score_calibration(store, SCORE, 0)
+    with pytest.raises(ParameterError, match=r"'score\.calibration_trials'"):
+        fit_score_calibration(store, {"calibration_trials": 401}, 0)
+
+
+def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:
+    names = {node.name for node in score.create_pipeline().nodes}
+    assert names == {
+        "cosine.score_trials",
+        "as_norm.normalise_scores",
+        "qmf.fit_score_calibration",
+        "qmf.calibrate_scores",
+        "measure_error_rates",
+    }
+    assert score.create_pipeline().inputs() == {
+        "trials",
+        "embeddings",
+        "cohort_embeddings",
+        "params:score",
+        "params:seed",
+    }
+
+
+def test_base_parameters_are_the_published_defaults() -> None:
+    parameters = yaml.safe_load((CONF / "parameters_evaluation.yml").read_text())
+    assert set(parameters) == {"embed", "score"}
+    assert EmbedSettings.parse(parameters["embed"], "embed") == EmbedSettings()
+    assert ScoreSettings.parse(parameters["score"], "score") == ScoreSettings()
+    assert set(parameters["embed"]) == set(EmbedSettings.model_fields)
+    assert set(parameters["score"]) == set(ScoreSettings.model_fields)
+
+
+def test_catalog_persists_what_the_pipelines_make() -> None:
+    catalog = set(yaml.safe_load((CONF / "catalog_evaluation.yml").read_text()))
+    pipeline = embed.create_pipeline() + score.create_pipeline() + report.create_pipeline()
+    assert pipeline.all_outputs() - catalog == {"cosine_scores", "normalised_scores"}
+    assert catalog <= pipeline.all_outputs()
+
+
+def test_wiring_does_not_import_torch() -> None:
+    code = (
+        "import sys; from speaker_verification.pipelines import embed, report, score; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
