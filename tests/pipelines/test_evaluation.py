@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from speaker_verification.pipelines.score.nodes import fit_score_calibration
 from speaker_verification.scoring import EmbeddingStore
 from speaker_verification.scoring.settings import EmbedSettings, ScoreSettings
 from speaker_verification.tables import SCORES, TRIALS, UTTERANCES
-from speaker_verification.training import checkpoints
+from speaker_verification.training.checkpoints import RANKING_FILE
 
 CONF = Path(__file__).parents[2] / "conf" / "base"
 EMBED = {"batch_seconds": 5.0, "num_workers": 0}
@@ -102,26 +102,18 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         calls.append(asked)
         return BandEnergies()
 
-    monkeypatch.setattr(checkpoints, "load_best_model", load)
     monkeypatch.setattr(SpeakerModel, "from_pretrained", load)
     return calls
 
 
-@pytest.fixture(autouse=True)
-def subsets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Stands in for the corpora floor; the list holds what was asked to be refused."""
-    asked: list[tuple[Any, ...]] = []
-
-    def refuse_seen_speakers(trials: Any, utterances: Any, name: str, parameter: str, allowed: bool) -> None:
-        asked.append((name, parameter, allowed))
-
-    def select_subset(utterances: pd.DataFrame, name: str) -> pd.DataFrame:
-        assert name == "voxceleb2-dev"
-        return utterances[utterances["subset"] == "vox2-dev"]
-
-    stand_in = SimpleNamespace(select_subset=select_subset, refuse_seen_speakers=refuse_seen_speakers)
-    monkeypatch.setitem(sys.modules, "speaker_verification.corpora.subsets", stand_in)
-    return asked
+@pytest.fixture
+def lmft_checkpoint(tmp_path: Path) -> Path:
+    """A phase's folder, with its ranking alone."""
+    ranking = [
+        {"epoch": epoch, "folder": f"epoch_{epoch:02d}", "eer": eer} for epoch, eer in ((3, 1.0), (1, 2.0))
+    ]
+    (tmp_path / RANKING_FILE).write_text(json.dumps(ranking))
+    return tmp_path
 
 
 def learning_curve() -> pd.DataFrame:
@@ -129,11 +121,13 @@ def learning_curve() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["epoch", "metric", "value"])
 
 
-def evaluate(utterances: pd.DataFrame, trials: pd.DataFrame, seed: int = 1) -> dict[str, Any]:
+def evaluate(
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, seed: int = 1
+) -> dict[str, Any]:
     """Everything that the three pipelines leave, by catalog name."""
     pipeline: Pipeline = embed.create_pipeline() + score.create_pipeline() + report.create_pipeline()
     given = {
-        "lmft.checkpoint": Path("lmft"),
+        "lmft.checkpoint": lmft_checkpoint,
         "utterances": utterances,
         "trials": trials,
         "params:embed": EMBED,
@@ -155,10 +149,10 @@ def evaluate(utterances: pd.DataFrame, trials: pd.DataFrame, seed: int = 1) -> d
 
 @pytest.mark.usefixtures("loaded")
 def test_from_utterances_to_a_table_of_error_rates(
-    utterances: pd.DataFrame, trials: pd.DataFrame, caplog: pytest.LogCaptureFixture
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        left = evaluate(utterances, trials)
+        left = evaluate(lmft_checkpoint, utterances, trials)
     num_trial_utterances = NUM_TEST_SPEAKERS * UTTERANCES_EACH - 1
     assert left["embeddings"].embeddings.shape == (num_trial_utterances, 12)
     assert left["cohort_embeddings"].embeddings.shape == (NUM_COHORT_SPEAKERS * UTTERANCES_EACH, 12)
@@ -181,37 +175,41 @@ def test_from_utterances_to_a_table_of_error_rates(
 
 
 @pytest.mark.usefixtures("loaded")
-def test_same_seed_same_metrics_another_seed_not(utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
-    one, same, other = (evaluate(utterances, trials, seed) for seed in (1, 1, 2))
+def test_same_seed_same_metrics_another_seed_not(
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
+) -> None:
+    one, same, other = (evaluate(lmft_checkpoint, utterances, trials, seed) for seed in (1, 1, 2))
     assert one["metrics"] == same["metrics"]
     assert one["calibration"] == same["calibration"]
     assert one["calibration"] != other["calibration"]
 
 
-def test_best_model_of_the_last_phase_is_loaded(
-    utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
+def test_kept_epoch_of_the_last_phase_is_loaded_by_its_rank(
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
 ) -> None:
-    embed_trial_utterances(Path("lmft"), utterances, trials, {**EMBED, "choose_top": 2}, "cpu")
-    assert loaded == [(Path("lmft"), 2, torch.device("cpu"))]
+    for rank in (1, 2):
+        embed_trial_utterances(lmft_checkpoint, utterances, trials, {**EMBED, "choose_top": rank}, "cpu")
+    cpu = torch.device("cpu")
+    assert loaded == [(lmft_checkpoint / "epoch_03", cpu), (lmft_checkpoint / "epoch_01", cpu)]
 
 
 def test_saved_model_can_be_named_instead(
     utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
 ) -> None:
     embed_trial_utterances(Path("lmft"), utterances, trials, {**EMBED, "model": "my_model"}, "cpu")
-    assert loaded == [("my_model", torch.device("cpu"))]
+    assert loaded == [(Path("my_model"), torch.device("cpu"))]
 
 
 @pytest.mark.usefixtures("loaded")
-def test_cohort_with_speakers_of_the_trials_is_asked_about_by_parameter(
-    utterances: pd.DataFrame, trials: pd.DataFrame, subsets: list[tuple[Any, ...]]
+def test_cohort_with_speakers_of_the_trials_needs_leave(
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
 ) -> None:
-    embed_cohort(Path("lmft"), utterances, trials, EMBED, "cpu")
-    embed_cohort(Path("lmft"), utterances, trials, {**EMBED, "allow_seen_speakers": True}, "cpu")
-    assert subsets == [
-        ("voxceleb2-dev", "embed.cohort_set", False),
-        ("voxceleb2-dev", "embed.cohort_set", True),
-    ]
+    with_own = trials.assign(enroll_id=utterances["utterance_id"].iloc[-1])
+    with pytest.raises(ParameterError, match=r"embed\.cohort_set = 'voxceleb2-dev' holds 1 speakers"):
+        embed_cohort(lmft_checkpoint, utterances, with_own, EMBED, "cpu")
+    leave = {**EMBED, "allow_seen_speakers": True}
+    store = embed_cohort(lmft_checkpoint, utterances, with_own, leave, "cpu")
+    assert set(store.utterances["subset"]) == {"vox2-dev"}
 
 
 @pytest.mark.usefixtures("loaded")
