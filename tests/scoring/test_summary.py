@@ -93,11 +93,11 @@ def test_table_has_a_line_for_each_list_and_scoring_in_straight_columns() -> Non
         "vox1_e_original": {"cosine": values},
     }
     assert format_table(metrics).splitlines() == [
-        "trial list       trials  scoring   EER %  95 % interval  minDCF 0.01  minDCF 0.05   at EER",
-        "---------------  ------  -------  ------  -------------  -----------  -----------  -------",
-        "vox1_o           37,611  cosine    3.142  2.000 - 4.500       0.2500       0.1250  -1.5000",
-        "vox1_o           37,611  qmf      12.500  2.000 - 4.500       0.2500       0.1250  -1.5000",
-        "vox1_e_original  37,611  cosine    3.142  2.000 - 4.500       0.2500       0.1250  -1.5000",
+        "trial list       trials  scoring   EER %  95 % range  DCF 0.01  DCF 0.05   at EER",
+        "---------------  ------  -------  ------  ----------  --------  --------  -------",
+        "vox1_o           37,611  cosine    3.142   2.00-4.50    0.2500    0.1250  -1.5000",
+        "vox1_o           37,611  qmf      12.500   2.00-4.50    0.2500    0.1250  -1.5000",
+        "vox1_e_original  37,611  cosine    3.142   2.00-4.50    0.2500    0.1250  -1.5000",
     ]
 
 

@@ -60,6 +60,7 @@ def det_figure(scores: pd.DataFrame) -> go.Figure:
     }
     figure.update_layout(
         title="Detection error trade-off",
+        height=600,
         xaxis={"title": "false positives, %", **axis},
         yaxis={"title": "false negatives, %", "scaleanchor": "x", **axis},
     )

@@ -82,15 +82,18 @@ def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """The metrics as lines of text in columns, one line for each trial list and scoring."""
+    """The metrics as lines of text, one for each trial list and scoring, narrow enough for a logged terminal.
+
+    DCF is the least normalised detection cost at that target prior; "at EER" is the EER's threshold.
+    """
     header = (
         "trial list",
         "trials",
         "scoring",
         "EER %",
-        "95 % interval",
-        "minDCF 0.01",
-        "minDCF 0.05",
+        "95 % range",
+        "DCF 0.01",
+        "DCF 0.05",
         "at EER",
     )
     lines = [
@@ -99,7 +102,7 @@ def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             f"{values['num_target'] + values['num_nontarget']:,}",
             scoring,
             f"{values['eer']:.3f}",
-            "{:.3f} - {:.3f}".format(*values["eer_interval"]),
+            "{:.2f}-{:.2f}".format(*values["eer_interval"]),
             f"{values['min_dcf_p01']:.4f}",
             f"{values['min_dcf_p05']:.4f}",
             f"{values['threshold_eer']:.4f}",
