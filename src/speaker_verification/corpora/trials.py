@@ -123,4 +123,4 @@ def _nontarget_pairs(speakers: np.ndarray, num_pairs: int, rng: np.random.Genera
         for pair in np.sort(rng.integers(len(speakers), size=(num_pairs, 2)), axis=1).tolist():
             if speakers[pair[0]] != speakers[pair[1]]:
                 chosen[pair[0], pair[1]] = None
-    return np.array(list(chosen)[:num_pairs]).reshape(-1, 2)
+    return np.array(list(chosen)[:num_pairs], dtype=int).reshape(-1, 2)

@@ -185,7 +185,7 @@ def _convert(job: Conversion, min_duration_seconds: float) -> Conversion:
             return replace(job, source=None, reason="silent")
         write_audio(job.path, samples)
         job = replace(job, source=None, num_samples=len(samples))
-    seconds = job.num_samples / SAMPLE_RATE
-    if not job.reason and seconds < min_duration_seconds:
-        return replace(job, reason=f"{seconds:.2f} s, shorter than {min_duration_seconds:g} s")
+    too_short = job.num_samples < min_duration_seconds * SAMPLE_RATE
+    if too_short and not job.reason:
+        return replace(job, reason=f"{job.num_samples} samples, shorter than {min_duration_seconds:g} s")
     return job

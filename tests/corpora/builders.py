@@ -1,0 +1,152 @@
+"""Writes tiny corpora in VoxCeleb's layout, made of noise."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import soundfile
+
+from speaker_verification.corpora.settings import SyntheticSettings
+
+
+def noise(seed: int, num_samples: int = 16_000, channels: int = 1) -> np.ndarray:
+    shape = (num_samples,) if channels == 1 else (num_samples, channels)
+    return np.random.default_rng(seed).integers(-9_000, 9_000, shape).astype(np.int16)
+
+
+def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format="WAV", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def m4a(samples: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        track = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return stream.getvalue()
+
+
+def zipped(members: Mapping[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def tarred(members: Mapping[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def write_parts(folder: Path, stem: str, data: bytes, num_parts: int) -> list[Path]:
+    size = -(-len(data) // num_parts)
+    paths = [folder / f"{stem}{suffix}" for suffix in ("aa", "ab", "ac", "ad")[:num_parts]]
+    for index, path in enumerate(paths):
+        path.write_bytes(data[index * size : (index + 1) * size])
+    return paths
+
+
+def write_checksums(folder: Path) -> None:
+    lines = [
+        f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    ]
+    (folder / "MD5SUMS").write_text("".join(lines))
+
+
+def manifest(counts: Mapping[str, int], subset: str = "vox2-dev") -> pd.DataFrame:
+    """Utterances by number for every speaker, two to a session."""
+    rows = [
+        (
+            f"{speaker}/s{number // 2}/{number:05d}.wav",
+            speaker,
+            f"s{number // 2}",
+            subset,
+            "x.wav",
+            32_000,
+            2.0,
+        )
+        for speaker, count in counts.items()
+        for number in range(count)
+    ]
+    columns = [
+        "utterance_id",
+        "speaker_id",
+        "session_id",
+        "subset",
+        "path",
+        "num_samples",
+        "duration_seconds",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write_mirror(folder: Path) -> Path:
+    """A whole mirror of a few noises: 2 + 2 speakers of VoxCeleb1, 4 + 1 of VoxCeleb2."""
+    folder.mkdir(exist_ok=True)
+    names = ["a/00001", "b/00001"]
+    dev1 = {f"wav/id1000{s}/{n}.wav": wav(noise(s)) for s in (1, 2) for n in names}
+    test1 = {f"wav/id1027{s}/{n}.wav": wav(noise(s)) for s in (0, 1) for n in names}
+    dev2 = {f"dev/aac/id0001{s}/{n}.m4a": m4a(noise(s)) for s in (2, 3, 4, 5) for n in names}
+    test2 = {f"aac/id09001/{n}.m4a": m4a(noise(9)) for n in names}
+    write_parts(folder, "vox1_dev_wav_part", zipped(dev1), 2)
+    write_parts(folder, "vox2_dev_aac_part", zipped(dev2), 3)
+    (folder / "vox1_test_wav.zip").write_bytes(zipped(test1))
+    (folder / "vox2_test_aac.zip").write_bytes(zipped(test2))
+    o = "1 id10270/a/00001.wav id10270/b/00001.wav\n0 id10270/a/00001.wav id10271/b/00001.wav\n"
+    e = o + "1 id10001/a/00001.wav id10001/b/00001.wav\n0 id10001/a/00001.wav id10271/a/00001.wav\n"
+    for name in ("veri_test.txt", "veri_test2.txt"):
+        (folder / name).write_text(o)
+    for name in ("list_test_all.txt", "list_test_all2.txt", "list_test_hard.txt", "list_test_hard2.txt"):
+        (folder / name).write_text(e)
+    musan = {f"musan/{kind}/x/{kind}-x-0.wav": wav(noise(5)) for kind in ("noise", "music", "speech")}
+    (folder / "musan.tar.gz").write_bytes(tarred({"musan/README": b"hello", **musan}))
+    real = "RIRS_NOISES/real_rirs_isotropic_noises"
+    responses = {
+        "RIRS_NOISES/simulated_rirs/smallroom/Room001/Room001-00001.wav": wav(noise(6, 800)),
+        f"{real}/real_000.wav": wav(noise(7, 900, channels=2)),
+        f"{real}/not_listed.wav": wav(noise(7, 900)),
+        "RIRS_NOISES/pointsource_noises/noise.wav": wav(noise(8)),
+        f"{real}/rir_list": f"--rir-id 00001 --room-id r {real}/real_000.wav\n".encode(),
+    }
+    (folder / "rirs_noises.zip").write_bytes(zipped(responses))
+    write_checksums(folder)
+    return folder
+
+
+TINY = SyntheticSettings(
+    vox1_dev_speakers=2,
+    vox1_test_speakers=3,
+    vox2_dev_speakers=5,
+    vox2_test_speakers=2,
+    training_utterances=4,
+    test_utterances=4,
+    target_trials=12,
+    nontarget_trials=20,
+    wrong_labels=2,
+    noise_clips=2,
+    music_clips=2,
+    speech_clips=3,
+    simulated_responses=3,
+    real_responses=2,
+)

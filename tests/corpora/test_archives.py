@@ -1,0 +1,84 @@
+"""Archives in parts, and the paths in them."""
+
+from __future__ import annotations
+
+import io
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speaker_verification.corpora.archives import JoinedFiles, is_link, open_zip, safe_parts
+from speaker_verification.errors import DataError
+from tests.corpora.builders import write_parts, zipped
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 4])
+def test_parts_read_like_the_whole(tmp_path: Path, num_parts: int) -> None:
+    data = np.random.default_rng(0).bytes(10_007)
+    stream = JoinedFiles(write_parts(tmp_path, "x", data, num_parts))
+    reference = io.BytesIO(data)
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        start, length = int(rng.integers(0, 10_100)), int(rng.integers(0, 6_000))
+        assert stream.seek(start) == reference.seek(start)
+        read = b""
+        while len(read) < length and (block := stream.read(length - len(read))):
+            read += block
+        assert read == reference.read(length)
+    assert stream.seek(-7, io.SEEK_END) == 10_000
+    assert stream.seek(3, io.SEEK_CUR) == stream.tell() == 10_003
+    assert io.BufferedReader(stream).read() == data[10_003:]
+
+
+def test_a_seek_before_the_start_is_an_error(tmp_path: Path) -> None:
+    stream = JoinedFiles(write_parts(tmp_path, "x", b"abc", 1))
+    with pytest.raises(OSError, match="before the start"):
+        stream.seek(-1)
+    stream.close()
+    assert stream.closed
+
+
+def test_a_zip_archive_is_read_from_its_parts(tmp_path: Path) -> None:
+    members = {f"{number}.bin": np.random.default_rng(number).bytes(5_000) for number in range(9)}
+    with open_zip(write_parts(tmp_path, "x", zipped(members), 4)) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == members
+
+
+def test_a_zip_archive_without_its_last_part_is_refused(tmp_path: Path) -> None:
+    parts = write_parts(tmp_path, "x", zipped({"a": b"a" * 1000, "b": bytes(range(256)) * 20}), 3)
+    with pytest.raises(DataError, match=r"xaa, .*xab: not a whole zip archive"), open_zip(parts[:2]):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/a/b.wav",
+        "../b.wav",
+        "a/../b.wav",
+        "a/./b.wav",
+        "a//b.wav",
+        "a/.b.wav",
+        "a\\b.wav",
+        "C:/b",
+        "a/b\n",
+        "",
+    ],
+)
+def test_paths_that_lead_elsewhere_are_refused(name: str) -> None:
+    assert safe_parts(name) is None
+
+
+def test_voxceleb_paths_are_taken_apart() -> None:
+    assert safe_parts("dev/aac/id00012/-x_Y5/00001.m4a") == ("dev", "aac", "id00012", "-x_Y5", "00001.m4a")
+
+
+def test_links_are_told_from_files() -> None:
+    link, file = zipfile.ZipInfo("a"), zipfile.ZipInfo("b")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    file.external_attr = (stat.S_IFREG | 0o644) << 16
+    assert is_link(link)
+    assert not is_link(file)

@@ -1,0 +1,135 @@
+"""MUSAN and RIRS_NOISES."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from speaker_verification.corpora.augmentation import RIR_LIST, extract_musan, extract_room_responses
+from speaker_verification.errors import DataError
+from tests.corpora.builders import noise, tarred, wav, zipped
+
+
+def test_musan_is_catalogued_by_kind(mirror_folder: Path, tmp_path: Path) -> None:
+    clips, rejected = extract_musan(mirror_folder / "musan.tar.gz", tmp_path / "out", 0.0)
+    assert rejected.empty
+    assert clips.to_dict("list") == {
+        "clip_id": [f"{kind}/x/{kind}-x-0.wav" for kind in ("music", "noise", "speech")],
+        "kind": ["music", "noise", "speech"],
+        "path": [
+            str(tmp_path / f"out/musan/{kind}/x/{kind}-x-0.wav") for kind in ("music", "noise", "speech")
+        ],
+        "num_samples": [16_000] * 3,
+        "num_channels": [1] * 3,
+    }
+    assert Path(clips["path"][0]).read_bytes() == wav(noise(5))
+
+
+def test_simulated_responses_and_the_listed_real_ones_are_taken(mirror_folder: Path, tmp_path: Path) -> None:
+    responses, rejected = extract_room_responses(mirror_folder / "rirs_noises.zip", tmp_path / "out", 0.0)
+    assert rejected.empty
+    assert list(responses["response_id"]) == [
+        "real_rirs_isotropic_noises/real_000.wav",
+        "simulated_rirs/smallroom/Room001/Room001-00001.wav",
+    ]
+    assert list(responses["kind"]) == ["real", "simulated"]
+    assert list(responses["num_samples"]) == [900, 800]
+    assert list(responses["num_channels"]) == [2, 1]
+
+
+def test_what_is_there_already_is_kept(mirror_folder: Path, tmp_path: Path) -> None:
+    first, _ = extract_musan(mirror_folder / "musan.tar.gz", tmp_path / "out", 0.0)
+    inodes = [Path(path).stat().st_ino for path in first["path"]]
+    second, _ = extract_musan(mirror_folder / "musan.tar.gz", tmp_path / "out", 0.0)
+    assert [Path(path).stat().st_ino for path in second["path"]] == inodes
+
+
+def test_bad_clips_and_paths_are_listed_and_left_out(tmp_path: Path) -> None:
+    archive = tmp_path / "musan.tar.gz"
+    members = {
+        "musan/noise/x/good.wav": wav(noise(1)),
+        "musan/noise/x/slow.wav": wav(noise(1), rate=8_000),
+        "musan/noise/x/empty.wav": wav(noise(1, 0)),
+        "musan/noise/x/text.wav": b"text",
+        "musan/../../noise/evil.wav": wav(noise(1)),
+        "musan/jingles/x/1.wav": wav(noise(1)),
+    }
+    archive.write_bytes(tarred(members))
+    clips, rejected = extract_musan(archive, tmp_path / "out", 1.0)
+    assert list(clips["clip_id"]) == ["noise/x/good.wav"]
+    reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
+    assert set(rejected["subset"]) == {"musan"}
+    assert reasons.pop("noise/x/text.wav").startswith("not audio")
+    misplaced = "a link, or not where this corpus keeps its recordings"
+    assert reasons == {
+        "noise/x/slow.wav": "8000 Hz instead of 16000",
+        "noise/x/empty.wav": "no samples",
+        "../../noise/evil.wav": misplaced,
+        "jingles/x/1.wav": misplaced,
+    }
+    assert not list(tmp_path.rglob("evil*"))
+    with pytest.raises(DataError, match="musan: 5 of 6 files"):
+        extract_musan(archive, tmp_path / "out", 0.5)
+
+
+def test_a_link_in_a_tar_archive_is_not_followed(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        link = tarfile.TarInfo("musan/noise/x/link.wav")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        good = tarfile.TarInfo("musan/noise/x/good.wav")
+        good.size = len(wav(noise(1)))
+        archive.addfile(good, io.BytesIO(wav(noise(1))))
+    (tmp_path / "musan.tar.gz").write_bytes(stream.getvalue())
+    clips, rejected = extract_musan(tmp_path / "musan.tar.gz", tmp_path / "out", 1.0)
+    assert list(clips["clip_id"]) == ["noise/x/good.wav"]
+    assert list(rejected["file_id"]) == ["noise/x/link.wav"]
+
+
+@pytest.mark.parametrize("cut", [0, 200, -200])
+def test_a_cut_tar_archive_is_refused(tmp_path: Path, cut: int) -> None:
+    archive = tmp_path / "musan.tar.gz"
+    archive.write_bytes(tarred({"musan/noise/x/1.wav": wav(noise(1))})[:cut])
+    with pytest.raises(DataError, match=r"not a whole tar\.gz archive"):
+        extract_musan(archive, tmp_path / "out", 1.0)
+
+
+def test_an_archive_without_clips_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "musan.tar.gz").write_bytes(tarred({"musan/README": b"hello"}))
+    with pytest.raises(DataError, match="musan: its archive holds no recordings"):
+        extract_musan(tmp_path / "musan.tar.gz", tmp_path / "out", 1.0)
+
+
+def test_a_missing_list_of_real_responses_is_named(tmp_path: Path) -> None:
+    archive = tmp_path / "rirs_noises.zip"
+    archive.write_bytes(zipped({"RIRS_NOISES/simulated_rirs/a/b/c.wav": wav(noise(1))}))
+    with pytest.raises(DataError, match="lacks RIRS_NOISES/real_rirs_isotropic_noises/rir_list"):
+        extract_room_responses(archive, tmp_path / "out", 1.0)
+
+
+def test_listed_responses_that_are_absent_misplaced_or_damaged_are_rejected(tmp_path: Path) -> None:
+    archive = tmp_path / "rirs_noises.zip"
+    damaged = "RIRS_NOISES/simulated_rirs/a/b/d.wav"
+    lines = ["--rir-id 1 --room-id r RIRS_NOISES/absent.wav", "", "--rir-id 2 --room-id r ../evil.wav"]
+    members = {
+        "RIRS_NOISES/simulated_rirs/a/b/c.wav": wav(noise(1)),
+        damaged: wav(noise(2)),
+        "../evil.wav": wav(noise(3)),
+        RIR_LIST: "\n".join(lines).encode(),
+    }
+    data = bytearray(zipped(members))
+    data[data.index(damaged.encode()) + len(damaged) + 2_000] ^= 0xFF
+    archive.write_bytes(data)
+    responses, rejected = extract_room_responses(archive, tmp_path / "out", 1.0)
+    assert list(responses["response_id"]) == ["simulated_rirs/a/b/c.wav"]
+    reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
+    assert reasons.pop("simulated_rirs/a/b/d.wav").startswith("damaged in the archive")
+    assert reasons == {
+        "absent.wav": "named by rir_list, but not in the archive",
+        "../evil.wav": "a link, or not where this corpus keeps its recordings",
+    }
+    assert not list(tmp_path.rglob("evil*"))

@@ -1,0 +1,51 @@
+"""Parameters of data preparation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.errors import ParameterError
+
+BASE = Path(__file__).parents[2] / "conf" / "base" / "parameters_prepare.yml"
+
+
+def test_the_parameter_file_names_every_parameter_with_its_default() -> None:
+    values = yaml.safe_load(BASE.read_text())["prepare"]
+    assert PrepareSettings.parse(values, "prepare") == PrepareSettings()
+    assert set(values) == set(PrepareSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"miror": "x"}, r"unknown parameter 'prepare\.miror': did you mean 'mirror'"),
+        ({"synthetic": {"session": 2}}, r"'prepare\.synthetic\.session': did you mean 'sessions'"),
+        ({"training_set": "voxceleb2"}, r"'prepare\.training_set': .*did you mean 'voxceleb2-\w+'"),
+        ({"subsets": ["vox3-dev"]}, r"'prepare\.subsets\.0' is 'vox3-dev'"),
+        ({"trial_lists": []}, r"'prepare\.trial_lists' is \[\]"),
+        ({"max_rejected_fraction": 1.5}, r"'prepare\.max_rejected_fraction' is 1\.5"),
+        ({"subsets": ["vox1-test", "vox2-dev"]}, "the trial list vox1_e needs vox1-dev: add it to subsets"),
+        ({"subsets": ["vox1-dev", "vox1-test"]}, "training_set 'voxceleb2-dev' needs vox2-dev"),
+        ({"training_set": "voxceleb12-dev"}, "holds the speakers of vox1_e, vox1_h, vox1_e_original"),
+    ],
+)
+def test_impossible_parameters_are_refused_by_name(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        PrepareSettings.parse(values, "prepare")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"subsets": ["vox1-test", "vox2-dev"], "trial_lists": ["vox1_o", "vox1_o_original"]},
+        {"training_set": "voxceleb12-dev", "allow_seen_speakers": True},
+        {"training_set": "voxceleb12-dev", "trial_lists": ["vox1_o"]},
+    ],
+)
+def test_possible_combinations_are_taken(values: dict[str, Any]) -> None:
+    PrepareSettings.parse(values, "prepare")

@@ -1,0 +1,93 @@
+"""The prepare pipeline, run whole on tiny corpora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from speaker_verification.corpora import synthetic
+from speaker_verification.corpora.mirror import TRIAL_LISTS
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.pipelines.prepare import create_pipeline
+from speaker_verification.pipelines.prepare.nodes import provide_mirror
+from speaker_verification.tables import SCHEMAS
+from tests.corpora.builders import TINY, write_mirror
+
+CONF = Path(__file__).parents[3] / "conf" / "base"
+SMALL = {"num_workers": 0, "validation_speakers": 2, "validation_trials": 4}
+
+
+def run(folder: Path, prepare: dict[str, Any]) -> dict[str, Any]:
+    data: dict[str, Any] = {"params:prepare": prepare, "params:seed": 7}
+    for name in ("mirror_folder", "audio_folder", "augmentation_folder"):
+        (folder / name).mkdir()
+        data[name] = folder / name
+    pipeline = create_pipeline()
+    for node in pipeline.nodes:
+        data |= node.run({name: data[name] for name in node.inputs})
+    return {name: data[name] for name in pipeline.all_outputs()}
+
+
+def test_a_mirror_becomes_manifests_trials_and_catalogs(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    tables = run(tmp_path, {"mirror": str(mirror), **SMALL})
+    assert tables.pop("mirror") == str(mirror)
+    entries = yaml.safe_load((CONF / "catalog_prepare.yml").read_text())
+    for name, table in tables.items():
+        schema = SCHEMAS[entries[name]["schema"]]
+        pd.testing.assert_frame_equal(table.reset_index(drop=True), schema.conform(table))
+    assert len(tables["utterances"]) == 4 + 4 + 8 + 2
+    assert tables["trials"].groupby("trial_list").size().to_dict() == {
+        name: 2 if name.startswith("vox1_o") else 4 for name in TRIAL_LISTS
+    }
+    held_out = set(tables["validation_utterances"]["speaker_id"])
+    assert len(held_out) == 2
+    assert {*tables["training_utterances"]["speaker_id"]} | held_out == {f"id0001{n}" for n in (2, 3, 4, 5)}
+    assert tables["validation_trials"]["label"].tolist() == [1, 1, 0, 0]
+    assert len(tables["noise_clips"]) == 3
+    assert len(tables["room_responses"]) == 2
+
+
+def test_archives_that_no_parameter_asks_for_may_be_absent(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    for path in [*mirror.glob("vox1_dev*"), mirror / "vox2_test_aac.zip", mirror / "list_test_all.txt"]:
+        path.unlink()
+    (mirror / "MD5SUMS").unlink()
+    chosen = {"subsets": ["vox1-test", "vox2-dev"], "trial_lists": ["vox1_o"]}
+    tables = run(tmp_path, {"mirror": str(mirror), **chosen, **SMALL})
+    assert set(tables["utterances"]["subset"]) == {"vox1-test", "vox2-dev"}
+    assert len(tables["trials"]) == 2
+
+
+def test_nothing_is_converted_when_a_file_is_missing(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    (mirror / "musan.tar.gz").unlink()
+    with pytest.raises(DataError, match=r"lacks musan\.tar\.gz"):
+        run(tmp_path, {"mirror": str(mirror), **SMALL})
+    assert not list((tmp_path / "audio_folder").iterdir())
+
+
+def test_without_a_mirror_the_user_is_told_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"no mirror: set prepare\.mirror"):
+        provide_mirror({}, tmp_path, seed=0)
+
+
+def test_a_synthetic_mirror_is_written_once_for_the_same_settings_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def write(part: Path, settings: Any, seed: int, num_workers: int) -> None:
+        write_mirror(part)
+        (part / synthetic.RECORD).write_text(synthetic._record(settings, seed))
+        written.append(seed)
+
+    monkeypatch.setattr(synthetic, "_write_mirror", write)
+    prepare = {"synthetic": TINY.model_dump(), **SMALL}
+    for seed in (1, 1, 2, 1):
+        assert provide_mirror(prepare, tmp_path / "mirror", seed) == str(tmp_path / "mirror")
+    assert written == [1, 2, 1]
