@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +87,7 @@ def convert_subset(
     from rich.progress import track
 
     folder = folder / subset
-    converted: list[Conversion] = []
+    lengths: dict[str, int] = {}
     rejected: list[tuple[str, str]] = []
     with open_zip(archive_files) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
@@ -97,29 +97,29 @@ def convert_subset(
             if item.reason:
                 rejected.append((item.utterance_id, item.reason))
             else:
-                converted.append(item)
+                lengths[item.utterance_id] = item.num_samples
     refused = rejected_table(rejected, subset)
     refuse_too_many_rejected(refused, len(members), max_rejected_fraction)
-    if not converted:
+    if not lengths:
         raise DataError(f"{archive_files[0]}: holds no recording SPEAKER/SESSION/UTTERANCE.wav or .m4a")
-    return _manifest(converted, subset), refused
+    return _manifest(lengths, subset, folder), refused
 
 
-def _manifest(converted: Sequence[Conversion], subset: str) -> pd.DataFrame:
-    ids = [item.utterance_id.split("/") for item in converted]
-    lengths = [item.num_samples for item in converted]
+def _manifest(lengths: Mapping[str, int], subset: str, folder: Path) -> pd.DataFrame:
+    """The utterances table of a subset, from the number of samples of each utterance."""
+    ids = sorted(lengths)
+    speakers, sessions, _ = zip(*(utterance_id.split("/") for utterance_id in ids), strict=True)
     table = pd.DataFrame(
         {
-            "utterance_id": [item.utterance_id for item in converted],
-            "speaker_id": [speaker for speaker, _, _ in ids],
-            "session_id": [session for _, session, _ in ids],
+            "utterance_id": ids,
+            "speaker_id": speakers,
+            "session_id": sessions,
             "subset": subset,
-            "path": [str(item.path) for item in converted],
-            "num_samples": lengths,
-            "duration_seconds": [length / SAMPLE_RATE for length in lengths],
+            "path": [str(folder / utterance_id) for utterance_id in ids],
+            "num_samples": [lengths[utterance_id] for utterance_id in ids],
         }
     )
-    return UTTERANCES.conform(table.sort_values("utterance_id", ignore_index=True))
+    return UTTERANCES.conform(table.assign(duration_seconds=table["num_samples"] / SAMPLE_RATE))
 
 
 def _jobs(
