@@ -181,4 +181,4 @@ def test_the_graph_is_drawn_as_folded_phases(project: Path, kedro: Kedro) -> Non
     graph = json.loads(api.read_text())
     folded = {node["id"] for node in graph["nodes"] if node["type"] == "modularPipeline"}
     assert {"pretrain", "finetune", "lmft", "cosine", "as_norm", "qmf"} <= folded
-    assert "models" in graph["layers"]
+    assert graph["layers"] == ["raw", "intermediate", "primary", "models", "model_output", "reporting"]

@@ -1,0 +1,51 @@
+"""The floors of the house: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "speaker_verification"
+SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
+GROUND = {"errors", "configuration", "tables"}
+# A library floor, and the library floors below it.
+FLOORS = {
+    "audio": set(),
+    "corpora": {"audio"},
+    "models": {"audio"},
+    "scoring": {"audio", "models"},
+    "training": {"audio", "models", "scoring"},
+}
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_a_library_floor_knows_neither_kedro_nor_mlflow_nor_what_is_above(floor: str) -> None:
+    files = sorted((SOURCE / floor).rglob("*.py"))
+    assert files
+    for file in files:
+        for name in imports_of(file):
+            top, *below = name.split(".")
+            assert top not in ("kedro", "kedro_datasets", "mlflow"), f"{file.name} imports {name}"
+            if top == PACKAGE:
+                assert below[0] in {floor} | FLOORS[floor] | GROUND, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "mlflow"])
+def test_commands_that_compute_nothing_do_not_wait_for_heavy_packages(package: str) -> None:
+    import subprocess
+    import sys
+
+    load = f"import sys; import {PACKAGE}.settings, {PACKAGE}.parameters, {PACKAGE}.pipeline_registry"
+    command = [sys.executable, "-c", f"{load}; sys.exit({package!r} in sys.modules)"]
+    assert subprocess.run(command, check=False).returncode == 0
