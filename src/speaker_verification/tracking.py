@@ -159,7 +159,7 @@ class TrackingHook:
         else:
             mlflow.log_artifact(str(path))
         if kind == "metrics":
-            numbers = {name: value for name, value in _flatten(data) if isinstance(value, (int, float))}
+            numbers = {name: value for name, value in _flatten(data) if isinstance(value, float)}
             mlflow.log_metrics(numbers)
             mlflow.log_metrics(numbers, run_id=self._parent)
 

@@ -75,9 +75,14 @@ def change_speed(wave: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np
     import torch
     import torchaudio
 
-    changed = torchaudio.functional.resample(
-        torch.from_numpy(wave), ratio.numerator, ratio.denominator, FILTER_ZERO_CROSSINGS, FILTER_ROLLOFF
-    )
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the last digit of a convolution depends on how many threads share it
+    try:
+        changed = torchaudio.functional.resample(
+            torch.from_numpy(wave), ratio.numerator, ratio.denominator, FILTER_ZERO_CROSSINGS, FILTER_ROLLOFF
+        )
+    finally:
+        torch.set_num_threads(num_threads)
     return np.asarray(changed.numpy(), dtype=np.float32)
 
 
