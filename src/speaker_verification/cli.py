@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ def _explaining(callback: Callable[..., Any]) -> Callable[..., Any]:
     def run(**options: Any) -> Any:
         if options["pipeline"] and not options["pipelines"]:  # Kedro's own name for one, without its warning
             options |= {"pipeline": None, "pipelines": [options["pipeline"]]}
+        # A node's error is told once: below, or with its traceback.
+        logging.getLogger("kedro.pipeline.node").addFilter(lambda record: record.levelno < logging.ERROR)
         try:
             return callback(**options)
         except Exception as error:

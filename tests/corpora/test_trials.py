@@ -45,7 +45,7 @@ def test_trials_of_absent_utterances_are_counted_and_the_first_ten_named(tmp_pat
     good.write_text(f"1 {known[0]} {known[1]}\n")
     bad.write_text("".join(f"0 {known[0]} z/s/{number:02d}.wav\n" for number in [*range(12), 3]))
     assert len(read_trials({"vox1_o": good}, utterances)) == 1
-    with pytest.raises(DataError, match="vox1_o, vox1_e name 12 utterances") as caught:
+    with pytest.raises(DataError, match="trials of vox1_e name 12 utterances") as caught:
         read_trials({"vox1_o": good, "vox1_e": bad}, utterances)
     assert "z/s/09.wav" in str(caught.value)
     assert "z/s/10.wav" not in str(caught.value)

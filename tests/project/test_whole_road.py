@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def test_a_second_run_gives_the_same_figures_and_another_seed_does_not(
         (["--pipeline=finetune"], r"Error: not there yet: .*pretrain.checkpoint.*run --pipeline=pretrain"),
         (["--pipeline=score"], r"Error: not there yet: .*embeddings.*run --pipeline=embed"),
         (["--params=prepare.miror=/x"], r"Error: unknown parameter 'prepare.miror': did you mean 'mirror'\?"),
-        (["--params=prepare.mirror=/nowhere"], r"Error: mirror /nowhere: no such folder"),
+        (["--params=prepare.mirror=/nowhere"], "mirror /nowhere: no such folder"),
         (["--params=device=abacus", "--pipeline=prepare"], r"Error: parameter 'device' is 'abacus'"),
     ],
     ids=["no start", "no embeddings", "unknown parameter", "no mirror", "no device"],
@@ -165,11 +166,9 @@ def test_a_second_run_gives_the_same_figures_and_another_seed_does_not(
 def test_a_mistake_gets_one_line_and_leaves_nothing(
     arguments: list[str], message: str, kedro: Kedro, project: Path
 ) -> None:
-    import re
-
     run = kedro("run", *arguments)
     assert run.returncode == 1
-    assert re.search(message, run.stdout), run.stdout
+    assert len(re.findall(message, run.stdout)) == 1, run.stdout
     assert "Traceback" not in run.stdout
     assert not list(project.glob("data/tiny/0[2-8]*/**/*.*"))
 

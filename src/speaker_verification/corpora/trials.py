@@ -57,12 +57,13 @@ def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataF
             ten.
     """
     trials = pd.concat([read_trial_list(path, name) for name, path in files.items()], ignore_index=True)
-    named = pd.unique(pd.concat([trials["enroll_id"], trials["test_id"]]))
-    absent = named[~pd.Series(named).isin(utterances["utterance_id"]).to_numpy()]
+    sides = trials.melt("trial_list", ["enroll_id", "test_id"], value_name="utterance_id")
+    absent = sides[~sides["utterance_id"].isin(utterances["utterance_id"])]
     if len(absent):
+        ids = absent["utterance_id"].unique()
         raise DataError(
-            f"trial lists {', '.join(files)} name {len(absent)} utterances that are missing or were "
-            f"rejected; the first are {', '.join(absent[:10])}"
+            f"trials of {', '.join(absent['trial_list'].unique())} name {len(ids)} utterances that are "
+            f"missing or were rejected; the first: {', '.join(ids[:10])}"
         )
     return trials
 
