@@ -83,11 +83,12 @@ def _merged(base: dict, changes: dict) -> dict:
 
 
 def kedro_in(folder: Path) -> Kedro:
-    def kedro(*arguments: str, env: str = "tiny") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"KEDRO_ENV": "tiny", "OMP_NUM_THREADS": "1"}
+
+    def kedro(*arguments: str, module: str = "kedro") -> subprocess.CompletedProcess[str]:
         """Run a kedro command in a process of its own; give its output, both streams in stdout."""
-        environment = os.environ | {"KEDRO_ENV": env, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
         return subprocess.run(
-            [sys.executable, "-m", "kedro", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -118,3 +119,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Kedro, str
     run = kedro("run")
     assert run.returncode == 0, run.stdout
     return folder, kedro, run.stdout
+
+
+@pytest.fixture
+def finished_copy(finished: tuple[Path, Kedro, str], tmp_path: Path) -> tuple[Path, Kedro]:
+    """A copy of the finished project, to change."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    return folder, kedro_in(folder)

@@ -1,0 +1,70 @@
+"""How a tracked run ends, whatever ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+
+from speaker_verification.tracking import TrackingSettings
+from tests.project.conftest import Kedro
+
+
+def newest_run(folder: Path, stage: str) -> Run:
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("speaker-verification-demo")
+    assert experiment is not None
+    found = client.search_runs(
+        [experiment.experiment_id], f"tags.stage = '{stage}'", order_by=["attributes.start_time DESC"]
+    )
+    return found[0]
+
+
+def test_a_phase_that_fails_is_marked_with_its_error(finished_copy: tuple[Path, Kedro]) -> None:
+    folder, kedro = finished_copy
+    run = kedro("run", "--pipeline=finetune", "--params=finetune.margin.top_k=500")
+    assert run.returncode == 1
+    assert "'top_k' is 500: it must be below the number of classes 18" in run.stdout
+    tracked = newest_run(folder, "finetune")
+    assert tracked.info.status == "FAILED"
+    assert "top_k" in tracked.data.tags["error"]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "interrupted"])
+def test_a_phase_that_is_stopped_is_marked_as_killed_and_leaves_no_version(
+    finished_copy: tuple[Path, Kedro], ending: signal.Signals
+) -> None:
+    folder, _ = finished_copy
+    before = sorted(folder.glob("data/tiny/06_models/lmft/checkpoint/*"))
+    command = [sys.executable, "-m", "kedro", "run", "--pipeline=lmft", "--params=lmft.epochs=100000"]
+    environment = os.environ | {"KEDRO_ENV": "tiny", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch 1/100000" in line:
+                break
+        process.send_signal(ending)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            process.stdout.read(1 << 16)
+            time.sleep(0.1)
+        assert process.returncode not in (0, None)
+    assert newest_run(folder, "lmft").info.status == "KILLED"
+    assert sorted(folder.glob("data/tiny/06_models/lmft/checkpoint/*")) == before
+
+
+def test_a_relative_database_lies_in_the_project_with_its_artifacts_beside_it(tmp_path: Path) -> None:
+    settings = TrackingSettings(tracking_uri="sqlite:///runs/all.db", experiment="x").in_project(tmp_path)
+    assert settings.tracking_uri == f"sqlite:///{tmp_path}/runs/all.db"
+    assert settings.artifact_location == (tmp_path / "runs/mlartifacts").as_uri()
+    server = TrackingSettings(tracking_uri="http://localhost:5000", experiment="x")
+    assert server.in_project(tmp_path) == server
