@@ -18,6 +18,8 @@ from speaker_verification.training.phase import PhaseSettings
 class Parameters(Settings):
     """All that `conf/*/parameters*.yml` and `--params` may say."""
 
+    recipe: str
+    quick_check: int | None = Field(ge=1)
     seed: int = Field(ge=0)
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     prepare: PrepareSettings
