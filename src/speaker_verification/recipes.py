@@ -1,6 +1,6 @@
 """Recipes: parameter files that go over `conf/base` and under the environment's own parameters.
 
-`kedro run --env=mini --params=recipe=mhfa_slt22` takes what is trained from the recipe, and where and how small
+`kedro run --env=mini --params=recipe=mhfa_slt22` takes what is trained from the recipe, and how much of it
 from the environment. What `--params` gives goes over both.
 """
 
