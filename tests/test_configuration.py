@@ -35,6 +35,10 @@ class Outer(Settings):
             {"size": 2, "other": {"droput": 0}},
             r"unknown parameter 'top.other.droput': did you mean 'dropout'\?",
         ),
+        (
+            {"size": 2, "dropout": 0},
+            r"unknown parameter 'top.dropout': did you mean 'inner.dropout' or 'other.dropout'\?",
+        ),
         ({"size": 2, "zzz": 0}, "unknown parameter 'top.zzz': known here: inner, other, size"),
         ({}, "parameter 'top.size' is missing"),
         ({"size": "many"}, "parameter 'top.size' is 'many': input should be a valid integer"),

@@ -45,8 +45,15 @@ def _explain(settings: type[Settings], problem: Mapping[str, Any], where: str) -
     name = ".".join([where, *path] if where else path)
     if problem["type"] == "extra_forbidden":
         known = _fields_at(settings, path[:-1])
-        nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.4)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(sorted(known))}"
+        inside = [
+            f"'{group}.{path[-1]}'"
+            for group in known
+            if path[-1] in _fields_at(settings, [*path[:-1], group])
+        ]
+        nearest = inside or [f"'{n}'" for n in difflib.get_close_matches(path[-1], known, n=1, cutoff=0.4)]
+        hint = (
+            f"did you mean {' or '.join(nearest)}?" if nearest else f"known here: {', '.join(sorted(known))}"
+        )
         return f"unknown parameter '{name}': {hint}"
     if problem["type"] == "missing":
         return f"parameter '{name}' is missing"

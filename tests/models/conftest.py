@@ -26,8 +26,8 @@ def tiny_settings(architecture: dict[str, Any], **frontend: Any) -> ModelSetting
     return ModelSettings.parse(
         {
             "frontend": {"checkpoint": None, "architecture": architecture, **frontend},
-            "layer_aggregation": {"num_heads": 4, "output_width": 12},
-            "speaker_network": {"embedding_size": 10},
+            "layer_aggregation": {"lap": {"num_heads": 4, "output_width": 12}},
+            "speaker_network": {"astp": {"embedding_size": 10}},
         },
         "model",
     )

@@ -49,8 +49,8 @@ TINY: dict[str, object] = {
                 "num_conv_pos_embedding_groups": 2,
             }
         },
-        "layer_aggregation": {"num_heads": 4, "output_width": 12},
-        "speaker_network": {"embedding_size": 10},
+        "layer_aggregation": {"lap": {"num_heads": 4, "output_width": 12}},
+        "speaker_network": {"astp": {"embedding_size": 10}},
     },
     "pretrain": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "crop_seconds": 1, "num_workers": 0},
     "finetune": {"epochs": 2, "steps_per_epoch": 2, "batch_size": 4, "crop_seconds": 1, "num_workers": 0},

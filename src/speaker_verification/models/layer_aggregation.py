@@ -37,7 +37,7 @@ class LayerAttentivePooling(nn.Module):
         super().__init__()
         if width % num_heads:
             raise ParameterError(
-                f"parameter 'model.layer_aggregation.num_heads' is {num_heads}: "
+                f"parameter 'model.layer_aggregation.lap.num_heads' is {num_heads}: "
                 f"it must divide the encoder's width {width}"
             )
         self.num_heads = num_heads

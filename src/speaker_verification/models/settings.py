@@ -1,4 +1,8 @@
-"""Settings of the speaker model and of its margin head."""
+"""Settings of the speaker model and of its margin head.
+
+A part that comes in several kinds has a group of parameters for each of them and uses the group of the chosen
+one, so that a recipe may change the kind without clearing away the parameters of another.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +13,87 @@ from pydantic import Field, model_validator
 from speaker_verification.configuration import Settings
 
 
+class RegularisationSettings(Settings):
+    """What an encoder does to itself in training mode; None keeps what its checkpoint says."""
+
+    dropout: float | None = Field(None, ge=0, lt=1)
+    layer_drop: float | None = Field(None, ge=0, lt=1)
+    mask_time_probability: float | None = Field(None, ge=0, lt=1)
+
+
 class FrontendSettings(Settings):
     """Which encoder to start from: a checkpoint, or a random one of a given architecture."""
 
     checkpoint: str | None = "microsoft/wavlm-large"
     architecture: dict[str, Any] | None = None
     last_state: Literal["after", "before"] = "after"
+    waveform_normalisation: Literal["none", "checkpoint", "always"] = "none"
+    regularisation: RegularisationSettings = RegularisationSettings()
 
     @model_validator(mode="after")
     def _one_source(self) -> FrontendSettings:
         if (self.checkpoint is None) == (self.architecture is None):
             raise ValueError("give either a checkpoint or an architecture to initialise at random, not both")
+        if self.checkpoint is None and self.waveform_normalisation == "checkpoint":
+            raise ValueError("waveform_normalisation is 'checkpoint' without one: use none or always")
         return self
 
 
-class LayerAggregationSettings(Settings):
+class LapSettings(Settings):
     """Layer attentive pooling as published."""
 
-    kind: Literal["lap"] = "lap"
     num_heads: int = Field(16, ge=1)
     output_width: int = Field(512, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-class SpeakerNetworkSettings(Settings):
+class LayerAggregationSettings(Settings):
+    """From L+1 states to one: layer attentive pooling, or a weighted sum, which has no parameters."""
+
+    kind: Literal["lap", "weighted_sum"] = "lap"
+    lap: LapSettings = LapSettings()
+
+
+class AstpSettings(Settings):
     """Attentive statistics pooling as published with LAP."""
 
-    kind: Literal["astp"] = "astp"
     embedding_size: int = Field(192, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class XVectorSettings(Settings):
+    """Time-delay network of the x-vector."""
+
+    embedding_size: int = Field(512, ge=1)
+    channels: int = Field(512, ge=1)
+    pooled_channels: int = Field(1500, ge=1)
+
+
+class EcapaTdnnSettings(Settings):
+    """ECAPA-TDNN with 512 channels."""
+
+    embedding_size: int = Field(192, ge=1)
+    channels: int = Field(512, ge=8, multiple_of=8)
+    pooled_channels: int = Field(1536, ge=1)
+    bottleneck_channels: int = Field(128, ge=1)
+
+
+class MhfaSettings(Settings):
+    """Multi-head factorised attentive pooling, of the size that LAP was compared with."""
+
+    embedding_size: int = Field(256, ge=1)
+    num_heads: int = Field(64, ge=1)
+    compressed_width: int = Field(128, ge=1)
+
+
+class SpeakerNetworkSettings(Settings):
+    """From frames to an embedding."""
+
+    kind: Literal["astp", "x_vector", "ecapa_tdnn", "mhfa"] = "astp"
+    astp: AstpSettings = AstpSettings()
+    x_vector: XVectorSettings = XVectorSettings()
+    ecapa_tdnn: EcapaTdnnSettings = EcapaTdnnSettings()
+    mhfa: MhfaSettings = MhfaSettings()
 
 
 class ModelSettings(Settings):
@@ -46,6 +102,7 @@ class ModelSettings(Settings):
     frontend: FrontendSettings = FrontendSettings()
     layer_aggregation: LayerAggregationSettings = LayerAggregationSettings()
     speaker_network: SpeakerNetworkSettings = SpeakerNetworkSettings()
+    initialisation: Literal["xavier", "torch"] = "xavier"
 
 
 class MarginHeadSettings(Settings):
@@ -53,3 +110,4 @@ class MarginHeadSettings(Settings):
 
     num_subcentres: int = Field(3, ge=1)
     scale: float = Field(30.0, gt=0)
+    initialisation: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform"

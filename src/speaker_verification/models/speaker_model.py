@@ -38,8 +38,8 @@ class SpeakerModel(nn.Module):
         super().__init__()
         self.settings = settings
         self.frontend = Frontend(encoder, settings.frontend.last_state)
-        aggregation = settings.layer_aggregation
-        network = settings.speaker_network
+        aggregation = settings.layer_aggregation.lap
+        network = settings.speaker_network.astp
         self.layer_aggregation = LayerAttentivePooling(
             num_states=self.frontend.num_states,
             width=self.frontend.width,
@@ -104,7 +104,7 @@ class SpeakerModel(nn.Module):
     @property
     def embedding_size(self) -> int:
         """E."""
-        return self.settings.speaker_network.embedding_size
+        return self.settings.speaker_network.astp.embedding_size
 
     @property
     def minimum_samples(self) -> int:
