@@ -53,3 +53,4 @@ class MarginHeadSettings(Settings):
 
     num_subcentres: int = Field(3, ge=1)
     scale: float = Field(30.0, gt=0)
+    continuation: Literal["arcface", "wespeaker"] = "arcface"
