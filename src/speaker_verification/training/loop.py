@@ -24,7 +24,7 @@ from speaker_verification.tables import LEARNING_CURVE
 from speaker_verification.training.checkpoints import BestCheckpoints
 from speaker_verification.training.examples import EpochBatches, Key, TrainingExamples
 from speaker_verification.training.phase import PhaseSettings
-from speaker_verification.training.schedules import learning_rate, margin, top_k_penalty
+from speaker_verification.training.schedules import margin, top_k_penalty
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,11 @@ def train(
     device = model.device
     steps = EpochBatches(len(examples), phase.examples_per_step, phase.steps_per_epoch, seed)
     steps_per_epoch = len(steps)
-    total_steps = phase.epochs * steps_per_epoch
     model.frontend.requires_grad_(phase.frontend == "trained")
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=phase.learning_rate.maximum, weight_decay=phase.weight_decay)
+    optimiser = torch.optim.Adam(
+        parameters, lr=phase.learning_rate.maximum, weight_decay=phase.optimiser.weight_decay
+    )
     checkpoints = BestCheckpoints(folder, phase.keep_checkpoints)
     curve: list[dict[str, Any]] = []
 
@@ -95,14 +96,14 @@ def train(
     for epoch in range(1, phase.epochs + 1):
         started = time.perf_counter()
         model.train()
-        if phase.frontend == "frozen":
+        if phase.frontend_mode == "evaluation":
             model.frontend.eval()
         tally = _Tally(model.embedding_size, device)
         loader = _loader(examples, steps.batches(epoch - 1), phase)
         with _progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch) as advance:
             for index in range(steps_per_epoch):
                 step = (epoch - 1) * steps_per_epoch + index
-                rate = learning_rate(step, total_steps, phase.learning_rate)
+                rate = phase.learning_rate_at(step, steps_per_epoch)
                 target = margin(step, steps_per_epoch, phase.margin)
                 margins = Margins(target, phase.margin.top_k, top_k_penalty(target, phase.margin))
                 for group in optimiser.param_groups:
