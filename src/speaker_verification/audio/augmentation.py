@@ -1,7 +1,8 @@
 """Augmentation of training crops with rooms and noises.
 
-Nothing, or one of five: reverb, noise, music, babble, television. The defaults are those published with LAP. All draws come from the generator that the
-caller hands in, so that an example depends on its own seed and on nothing else.
+Nothing, or one of five: reverb, noise, music, babble, television; the defaults are those published with LAP.
+All draws come from the generator that the caller hands in, so that an example depends on its own seed and on
+nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PIECE_SAMPLES = 5 * SAMPLE_RATE
 PIECE_STEP = 3 * SAMPLE_RATE
 LEVEL_FLOOR = 1e-4  # mean square added before the logarithm
 PEAK_FLOOR = 1e-4  # added to the peak that a crop is divided by
-CLIPS_OF = {
+CLIPS_OF = {  # kinds of clips that a kind of augmentation takes
     "noise": ("noise",),
     "music": ("music",),
     "babble": ("speech",),
@@ -163,7 +164,7 @@ class Augmenter:
             "speech": (settings.babble_snr_db, settings.babble_clips),
         }
         self._pieces = {}
-        for kind in {clip_kind: None for drawn in self._kinds for clip_kind in CLIPS_OF.get(drawn, ())}:
+        for kind in sorted({clip_kind for drawn in self._kinds for clip_kind in CLIPS_OF.get(drawn, ())}):
             clips = noise_clips[noise_clips["kind"] == kind]
             if clips.empty:
                 raise DataError(f"table 'noise_clips': no clip of kind '{kind}' to augment with")
