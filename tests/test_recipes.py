@@ -7,8 +7,13 @@ import pytest
 import yaml
 
 from speaker_verification.errors import ParameterError
+from speaker_verification.parameters import Parameters, check_parameters
 from speaker_verification.recipes import RecipeConfigLoader
 from speaker_verification.settings import CONFIG_LOADER_ARGS
+from speaker_verification.training.schedules import top_k_penalty
+
+CONF = Path(__file__).parents[1] / "conf"
+RECIPES = sorted(path.stem for path in CONF.glob("recipes/*.yml"))
 
 BASE = {
     "recipe": "published",
@@ -28,6 +33,7 @@ def conf(tmp_path: Path) -> Path:
         "base/parameters.yml": BASE,
         "recipes/published.yml": {},
         "recipes/mhfa.yml": MHFA,
+        "recipes/mhfa_large.yml": {"based_on": "mhfa", "model": {"width": 1024}},
         "tiny/parameters.yml": TINY,
         "local/parameters.yml": {},
     }.items():
@@ -57,6 +63,13 @@ def test_a_recipe_goes_over_the_base_under_the_environment_and_the_command_line(
     assert given["model"]["heads"] == 8
 
 
+def test_a_recipe_may_be_based_on_another(conf: Path) -> None:
+    chosen = parameters(conf, "tiny", recipe="mhfa_large")
+    assert chosen["model"] == {"kind": "mhfa", "heads": 4, "width": 1024}
+    assert chosen["finetune"]["epochs"] == 15
+    assert "based_on" not in chosen
+
+
 def test_an_environment_may_choose_its_recipe_and_the_command_line_another(conf: Path) -> None:
     (conf / "tiny/parameters.yml").write_text(yaml.safe_dump({**TINY, "recipe": "mhfa"}))
     assert parameters(conf, "tiny")["model"]["kind"] == "mhfa"
@@ -74,3 +87,52 @@ def test_quick_check_shortens_every_phase_but_not_what_the_command_line_says(con
     assert quick["pretrain"] == {"epochs": 2, "steps_per_epoch": 5, "crop_seconds": 2}
     assert quick["finetune"] == {"epochs": 7, "steps_per_epoch": 5}
     assert quick["lmft"] == {"epochs": 1, "steps_per_epoch": 5}
+
+
+@pytest.mark.parametrize("env", ["local", "demo", "mini"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_possible_in_every_environment(recipe: str, env: str) -> None:
+    for quick_check in (None, 2):
+        check_parameters(parameters(CONF, env, recipe=recipe, quick_check=quick_check))
+
+
+def test_recipes_hold_the_published_values() -> None:
+    slt22 = Parameters.parse(parameters(CONF, recipe="mhfa_slt22"), "")
+    assert slt22.model.frontend.checkpoint == "microsoft/wavlm-base-plus"
+    assert (slt22.pretrain.epochs, slt22.finetune.epochs, slt22.lmft.epochs) == (0, 15, 5)
+    for phase, samples, examples, margin in (
+        (slt22.finetune, 48_240, 480, 0.2),
+        (slt22.lmft, 96_240, 160, 0.5),
+    ):
+        assert round(phase.crop_seconds * 16_000) == samples
+        assert phase.examples_per_step == examples
+        assert phase.margin.final == margin
+        assert phase.margin.top_k == 0
+    first = [slt22.finetune.learning_rate_at(epoch, 1) for epoch in range(15)]
+    assert first == pytest.approx([5e-3 * 0.95**epoch for epoch in range(15)])
+    assert slt22.lmft.learning_rate_at(0, 1) == pytest.approx(5e-3 * 0.95**15, rel=1e-4)
+    assert slt22.finetune.rate_factors.frontend * 5e-3 == pytest.approx(2e-5)
+    assert slt22.augmentation.probability == pytest.approx(5 / 6)  # one of six, the first is none
+    assert round(slt22.embed.crop_seconds * 16_000) == 64_240
+    assert round((slt22.embed.max_seconds or 0) * 16_000) == 700_000
+
+    base, large = (
+        Parameters.parse(parameters(CONF, recipe=name), "")
+        for name in ("mhfa_wespeaker", "mhfa_wespeaker_large")
+    )
+    assert base.pretrain.learning_rate.maximum * base.pretrain.examples_per_step / 64 == 0.2
+    assert (base.finetune.epochs, large.finetune.epochs) == (10, 5)
+    assert (base.finetune.batch_size, large.finetune.batch_size) == (128, 32)
+    assert (base.finetune.learning_rate.maximum, large.finetune.learning_rate.maximum) == (1e-4, 5e-5)
+    assert (base.lmft.epochs, base.lmft.crop_seconds, large.lmft.crop_seconds) == (0, 5, 3)
+    for wespeaker in (base, large):
+        for phase in (wespeaker.pretrain, wespeaker.finetune, wespeaker.lmft):
+            assert phase.gradient_clip_norm == 5
+            assert phase.margin.top_k == 5
+            assert top_k_penalty(phase.margin.final, phase.margin) == pytest.approx(0.3 * phase.margin.final)
+        assert wespeaker.augmentation.babble_snr_db == (10, 30)
+        assert (wespeaker.score.cohort_size, wespeaker.score.deviation) == (300, "biased")
+
+    lap, ecapa = (Parameters.parse(parameters(CONF, recipe=r), "") for r in ("lap_astp", "ecapa_wavlm"))
+    assert ecapa.model.speaker_network.kind == "ecapa_tdnn"
+    assert (ecapa.pretrain, ecapa.finetune, ecapa.lmft) == (lap.pretrain, lap.finetune, lap.lmft)

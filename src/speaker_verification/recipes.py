@@ -33,8 +33,7 @@ class RecipeConfigLoader(OmegaConfigLoader):
         base = self._read_layer(self.base_env, self.config_patterns[key])
         env = self.env or self.default_run_env
         own = {} if env == self.base_env else self._read_layer(env, self.config_patterns[key])
-        recipe_file = self._recipe_file(_merge(base, own)["recipe"])
-        merged = _merge(base, self._read_layer(RECIPES, [recipe_file]), own)
+        merged = _merge(base, self._read_recipe(_merge(base, own)["recipe"]), own)
         if merged.get("quick_check"):
             merged = _merge(merged, quick_phases(merged), self.runtime_params)
         return merged
@@ -43,6 +42,12 @@ class RecipeConfigLoader(OmegaConfigLoader):
         """Parameters of a folder, under those of the command line."""
         path = self._get_conf_env_path(folder)
         return self.load_and_merge_dir_config(path, patterns, "parameters", processed_files=set())
+
+    def _read_recipe(self, name: str) -> dict[str, Any]:
+        """Parameters of a recipe, over those of the one that it names as `based_on`."""
+        recipe = self._read_layer(RECIPES, [self._recipe_file(name)])
+        parent = recipe.pop("based_on", None)
+        return _merge(self._read_recipe(parent), recipe) if parent else recipe
 
     def _recipe_file(self, name: str) -> str:
         paths = self._fs.glob(f"{Path(self._get_conf_env_path(RECIPES)).as_posix()}/*.yml")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -76,6 +76,7 @@ class SamplingSettings(Settings):
 class PhaseSettings(Settings):
     """One of the published phases: pretrain (frozen frontend), finetune (joint), lmft (large margin)."""
 
+    skip: bool = False
     epochs: int = Field(ge=0)
     frontend: Literal["frozen", "blocks", "no_convolutions", "trained"]
     frontend_mode: Literal["evaluation", "training"]
@@ -101,6 +102,12 @@ class PhaseSettings(Settings):
     monitor: tuple[str, ...] = ()
     num_workers: int = Field(0, ge=0)
     seed_offset: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _skipped(cls, values: Any) -> Any:
+        skipped = isinstance(values, dict) and values.get("skip") is True
+        return {**values, "epochs": 0} if skipped else values
 
     @model_validator(mode="after")
     def _possible(self) -> PhaseSettings:
