@@ -46,14 +46,18 @@ class SubcentreMarginHead(nn.Module):
     Args:
         embedding_size: E.
         num_classes: C.
-        settings: number of sub-centres K and scale.
+        settings: number of sub-centres K, scale and initialisation.
     """
 
     def __init__(self, embedding_size: int, num_classes: int, settings: MarginHeadSettings) -> None:
         super().__init__()
         self.scale = settings.scale
         self.weight = nn.Parameter(torch.empty(settings.num_subcentres, embedding_size, num_classes))
-        xavier_initialise(self)
+        if settings.initialisation == "xavier_uniform":
+            xavier_initialise(self)
+        else:
+            for centres in self.weight:  # (E, C): fans are those of a linear layer
+                nn.init.xavier_normal_(centres)
 
     @property
     def num_classes(self) -> int:
