@@ -116,6 +116,10 @@ class PhaseSettings(Settings):
         known = ("validation", *self.monitor)
         if self.rank_by not in known:
             raise ValueError(f"rank_by '{self.rank_by}' must be one of: {', '.join(known)}")
+        if self.average_best > self.keep_checkpoints:
+            raise ValueError(
+                f"average_best {self.average_best} is more than keep_checkpoints {self.keep_checkpoints}"
+            )
         return self
 
     @property
