@@ -6,6 +6,7 @@ import os
 import warnings
 
 from speaker_verification.hooks import InputsHook, ParametersHook
+from speaker_verification.recipes import RecipeConfigLoader
 from speaker_verification.tracking import TrackingHook
 
 os.environ["KEDRO_DISABLE_TELEMETRY"] = "1"
@@ -15,6 +16,8 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")  # where it is installed: one tracker is enough
 
 HOOKS = (TrackingHook(), InputsHook(), ParametersHook())  # the last one is called first
+
+CONFIG_LOADER_CLASS = RecipeConfigLoader
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

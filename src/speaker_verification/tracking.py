@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 PHASES = ("pretrain", "finetune", "lmft")
 EVALUATION = "evaluate"
 EVALUATION_STEPS = ("embed", "cosine", "as_norm", "qmf", "report")
-EVALUATION_PARAMETERS = ("embed", "score")
+EVALUATION_PARAMETERS = ("recipe", "embed", "score")
+PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
 SQLITE = "sqlite:///"
 LONGEST_VALUE = 6000  # characters; MLflow refuses longer parameters
 
@@ -114,7 +115,7 @@ class TrackingHook:
         if self._parent:
             mlflow.start_run(run_id=self._parent)
         else:
-            name = f"{self._env} {datetime.now():%Y-%m-%d %H.%M.%S}"
+            name = f"{self._env} {self._parameters['recipe']} {datetime.now():%Y-%m-%d %H.%M.%S}"
             run = mlflow.start_run(run_name=name, tags={"stage": "experiment", "env": self._env})
             self._parent = run.info.run_id
             mlflow.log_params(dict(_flatten(self._parameters)))
@@ -198,7 +199,7 @@ class TrackingHook:
 
     def _stage_parameters(self, stage: str) -> Mapping[str, Any]:
         if stage in PHASES:
-            shared = {name: self._parameters[name] for name in ("model", "head", "augmentation", "seed")}
+            shared = {name: self._parameters[name] for name in PHASE_PARAMETERS}
             return {**self._parameters[stage], **shared}
         return {name: self._parameters[name] for name in EVALUATION_PARAMETERS}
 

@@ -98,6 +98,49 @@ def test_augmentation_falls_on_the_set_share_and_evenly_on_five_kinds(
     assert chi_square < 18.5  # 4 degrees of freedom, p 0.001
 
 
+def test_kinds_are_drawn_by_weight_and_need_only_their_own_clips(
+    clips: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = AugmentationSettings.parse(
+        {"probability": 1, "kinds": {"reverb": 0, "noise": 3, "music": 0, "babble": 1, "television": 0}}, ""
+    )
+    augmenter = Augmenter(clips[clips["kind"] != "music"], ROOM_RESPONSES.empty(), settings)
+    drawn: Counter[str] = Counter()
+    for name in ("noise", "babble"):
+        monkeypatch.setattr(
+            augmenter, f"add_{name}", lambda wave, rng, name=name: drawn.update([name]) or wave
+        )
+    rng = np.random.default_rng(11)
+    for _ in range(4000):
+        augmenter(np.zeros(1, np.float32), rng)
+    assert drawn["noise"] + drawn["babble"] == 4000
+    assert abs(drawn["noise"] - 3000) < 3.3 * np.sqrt(4000 * 0.75 * 0.25)
+
+
+def test_measured_rooms_may_be_left_out(clips: pd.DataFrame, tmp_path: Path) -> None:
+    table = response_table(
+        write(tmp_path / "one.wav", np.eye(1, 40, 1)[0]), write(tmp_path / "two.wav", np.eye(1, 40, 2)[0])
+    ).assign(kind=["simulated", "real"])
+    augmenter = Augmenter(clips, table, AugmentationSettings(simulated_rooms_only=True))
+    impulse = np.eye(1, 8, dtype=np.float32)[0]
+    rng = np.random.default_rng(12)
+    assert {int(augmenter.add_reverb(impulse, rng).argmax()) for _ in range(40)} == {1}
+    with pytest.raises(DataError, match="room_responses"):
+        Augmenter(clips, table[table["kind"] == "real"], AugmentationSettings(simulated_rooms_only=True))
+
+
+def test_augmented_crops_may_be_scaled_to_their_peak(clips: pd.DataFrame, responses: pd.DataFrame) -> None:
+    loud = AugmentationSettings(probability=1.0)
+    wave = sine(500, 1600, 0.01)
+    for seed in range(10):
+        plain = Augmenter(clips, responses, loud)(wave, np.random.default_rng(seed))
+        scaled = Augmenter(clips, responses, loud.model_copy(update={"normalise_peak": True}))(
+            wave, np.random.default_rng(seed)
+        )
+        np.testing.assert_allclose(scaled, plain / (np.abs(plain).max() + 1e-4), rtol=1e-5)
+        assert scaled.dtype == np.float32
+
+
 def test_probability_zero_leaves_every_wave_as_it_is(clips: pd.DataFrame, responses: pd.DataFrame) -> None:
     augmenter = Augmenter(clips, responses, AugmentationSettings(probability=0.0))
     wave = sine(500, 1600)
@@ -348,11 +391,14 @@ def test_missing_room_responses_are_named_at_once(clips: pd.DataFrame) -> None:
 def test_the_defaults_are_the_published_recipe() -> None:
     assert AugmentationSettings().model_dump() == {
         "probability": 0.6,
+        "kinds": {"reverb": 1, "noise": 1, "music": 1, "babble": 1, "television": 1},
+        "simulated_rooms_only": False,
         "noise_snr_db": (0, 15),
         "music_snr_db": (5, 15),
         "babble_snr_db": (13, 20),
         "babble_clips": (4, 7),
         "crop_shares": ((1, 1), (0.4, 0.6), (0.2, 0.4)),
+        "normalise_peak": False,
     }
 
 
@@ -360,6 +406,8 @@ def test_the_defaults_are_the_published_recipe() -> None:
     ("name", "value"),
     [
         ("probability", 1.5),
+        ("kinds", {"reverb": 0, "noise": 0, "music": 0, "babble": 0, "television": 0}),
+        ("kinds", {"babble": -1}),
         ("noise_snr_db", [15, 0]),
         ("babble_clips", [0, 3]),
         ("crop_shares", []),

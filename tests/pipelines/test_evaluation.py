@@ -31,7 +31,7 @@ from speaker_verification.tables import SCORES, TRIALS, UTTERANCES
 from speaker_verification.training.checkpoints import RANKING_FILE
 
 CONF = Path(__file__).parents[2] / "conf" / "base"
-EMBED = {"batch_seconds": 5.0, "num_workers": 0}
+EMBED: dict[str, object] = {"batch_seconds": 5.0, "num_workers": 0}
 SCORE = {"cohort_size": 6, "calibration_trials": 400}
 NUM_TEST_SPEAKERS, NUM_COHORT_SPEAKERS, UTTERANCES_EACH = 6, 14, 4
 
@@ -175,6 +175,20 @@ def test_from_utterances_to_a_table_of_error_rates(
 
 
 @pytest.mark.usefixtures("loaded")
+def test_crops_of_the_trials_give_cosine_a_second_view_and_as_norm_keeps_the_first(
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_view = evaluate(lmft_checkpoint, utterances, trials)
+    monkeypatch.setitem(EMBED, "num_crops", 3)
+    monkeypatch.setitem(EMBED, "crop_seconds", 0.4)
+    two_views = evaluate(lmft_checkpoint, utterances, trials)
+    assert two_views["embeddings"].crops.shape == (NUM_TEST_SPEAKERS * UTTERANCES_EACH - 1, 3, 12)
+    assert two_views["cohort_embeddings"].crops is None
+    assert (two_views["scores"]["cosine"] != one_view["scores"]["cosine"]).any()
+    pd.testing.assert_series_equal(two_views["scores"]["as_norm"], one_view["scores"]["as_norm"])
+
+
+@pytest.mark.usefixtures("loaded")
 def test_same_seed_same_metrics_another_seed_not(
     lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
 ) -> None:
@@ -260,7 +274,7 @@ def test_base_parameters_are_the_published_defaults() -> None:
 def test_catalog_persists_what_the_pipelines_make() -> None:
     catalog = set(yaml.safe_load((CONF / "catalog_evaluation.yml").read_text()))
     pipeline = embed.create_pipeline() + score.create_pipeline() + report.create_pipeline()
-    assert pipeline.all_outputs() - catalog == {"cosine_scores", "normalised_scores"}
+    assert pipeline.all_outputs() - catalog == {"scored_trials", "normalised_scores"}
     assert catalog <= pipeline.all_outputs()
 
 

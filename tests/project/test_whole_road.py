@@ -87,6 +87,25 @@ def test_every_phase_is_a_tracked_run_under_one_experiment(finished: Finished) -
     assert {"metrics.json", "results.txt", "det_curves.json"} <= artifacts
 
 
+def test_another_recipe_takes_the_same_road_in_the_same_environment(project: Path, kedro: Kedro) -> None:
+    run = kedro("run", "--params=recipe=mhfa_slt22,quick_check=1")
+    assert run.returncode == 0, run.stdout
+    for values in metrics_of(project).values():
+        assert tuple(values) == SCORINGS
+    assert newest(project, "07_model_output/embeddings/*/embeddings/crop_embeddings.npy").is_file()
+    checkpoint = newest(project, "06_models/lmft/checkpoint/*/checkpoint")
+    ranking = json.loads((checkpoint / "ranking.json").read_text())
+    config = json.loads((checkpoint / ranking[0]["folder"] / "config.json").read_text())
+    assert config["model"]["speaker_network"]["kind"] == "mhfa"
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("speaker-verification-demo")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.data.params["recipe"] for run in runs} == {"mhfa_slt22"}
+    epochs = {run.info.run_name: run.data.params.get("epochs") for run in runs}
+    assert epochs["finetune"] == "2"
+
+
 def test_scoring_alone_touches_no_audio_and_joins_the_experiment(finished_copy: tuple[Path, Kedro]) -> None:
     folder, kedro = finished_copy
     before = metrics_of(folder)
@@ -149,9 +168,29 @@ def test_a_second_run_gives_the_same_figures_and_another_seed_does_not(
         (["--pipeline=score"], r"Error: not there yet: .*embeddings.*run --pipeline=embed"),
         (["--params=prepare.miror=/x"], r"Error: unknown parameter 'prepare.miror': did you mean 'mirror'\?"),
         (["--params=prepare.mirror=/nowhere"], "mirror /nowhere: no such folder"),
+        (["--params=recipe=mhfa_slt2"], r"Error: parameter 'recipe' is 'mhfa_slt2', .*mean 'mhfa_slt22'\?"),
+        (
+            ["--params=model.layer_aggregation.lap.num_heads=5"],
+            r"Error: parameter 'model.layer_aggregation.lap.num_heads' is 5: .* width 16",
+        ),
+        (
+            ["--params=finetune.margin.top_k=18"],
+            r"'finetune.margin.top_k' is 18: .* below the 18 classes of 6",
+        ),
+        (["--params=score.cohort_size=8"], r"'score.cohort_size' is 8, .* 9 speakers, 2 .* take 2 to 7"),
         (["--params=device=abacus", "--pipeline=prepare"], r"Error: parameter 'device' is 'abacus'"),
     ],
-    ids=["no start", "no embeddings", "unknown parameter", "no mirror", "no device"],
+    ids=[
+        "no start",
+        "no embeddings",
+        "unknown parameter",
+        "no mirror",
+        "no recipe",
+        "heads",
+        "top-k",
+        "cohort",
+        "no device",
+    ],
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(
     arguments: list[str], message: str, kedro: Kedro, project: Path

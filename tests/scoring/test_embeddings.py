@@ -41,6 +41,19 @@ def test_store_comes_back_mapped_from_its_folder(make_store: MakeStore, tmp_path
     pd.testing.assert_frame_equal(read.utterances, store.utterances)
 
 
+def test_crops_are_kept_beside_the_whole_utterances(make_store: MakeStore, tmp_path: Path) -> None:
+    whole = make_store([2, 1])
+    crops = np.arange(48, dtype=np.float32).reshape(3, 2, 8)
+    EmbeddingStore(whole.embeddings, whole.utterances, crops).write(tmp_path / "store")
+    np.testing.assert_array_equal(EmbeddingStore.read(tmp_path / "store").crops, crops)
+    for misshapen in (crops[:2], crops[:, :, :7], crops[0]):
+        with pytest.raises(DataError, match="do not belong"):
+            EmbeddingStore(whole.embeddings, whole.utterances, misshapen)
+    crops[1, 1, 3] = np.nan
+    with pytest.raises(DataError, match=whole.utterances["utterance_id"][1]):
+        EmbeddingStore(whole.embeddings, whole.utterances, crops)
+
+
 def test_folder_without_its_files_is_refused(make_store: MakeStore, tmp_path: Path) -> None:
     make_store([3, 1]).write(tmp_path)
     (tmp_path / "utterances.parquet").unlink()

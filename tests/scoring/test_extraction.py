@@ -11,7 +11,7 @@ import torch
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError
 from speaker_verification.scoring import EmbeddingStore, extract_embeddings
-from speaker_verification.scoring.extraction import utterances_in_trials
+from speaker_verification.scoring.extraction import crop_starts, utterances_in_trials
 
 LENGTHS = [4000, 2500, 4000, 8000, 2500, 4000, 16_000]  # samples
 
@@ -128,3 +128,27 @@ def test_utterances_in_trials_come_once_and_the_unknown_are_named(utterances: pd
     unknown = pd.concat([trials, pd.DataFrame({"enroll_id": ["a/b/c.wav"], "test_id": ["a/b/d.wav"]})])
     with pytest.raises(DataError, match=r"2 utterances of the trials .* a/b/c\.wav, a/b/d\.wav"):
         utterances_in_trials(utterances, unknown)
+
+
+def test_crops_are_spaced_evenly_from_the_start_to_the_end() -> None:
+    starts = crop_starts(np.array([100_240, 64_243, 64_240, 40_000]), 64_240, 5)
+    assert starts.tolist() == [
+        [0, 9000, 18_000, 27_000, 36_000],
+        [0, 0, 1, 2, 3],
+        [0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 1],
+    ]
+
+
+def test_crops_come_from_the_whole_utterance_and_short_ones_wrap(utterances: pd.DataFrame) -> None:
+    store = extract(utterances, num_crops=3, crop_seconds=0.375, max_seconds=0.25)
+    assert store.crops is not None
+    assert store.crops.shape == (7, 3, 3)
+    assert (store.crops[:, :, 2] == 6000).all()
+    long, _ = soundfile.read(utterances["path"].iloc[6])
+    expected = [long[start : start + 6000].mean() for start in (0, 5000, 10_000)]
+    np.testing.assert_allclose(store.crops[6, :, 0], expected, atol=1e-7)
+    short, _ = soundfile.read(utterances["path"].iloc[0])
+    wrapped = np.concatenate([short, short])
+    expected = [wrapped[:6000].mean(), wrapped[:6000].mean(), wrapped[1:6001].mean()]
+    np.testing.assert_allclose(store.crops[0, :, 0], expected, atol=1e-7)

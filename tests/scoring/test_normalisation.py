@@ -7,7 +7,13 @@ import pytest
 
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, cosine, normalisation
-from speaker_verification.scoring.cosine import centre_and_normalise, cohort_mean, cosine_scores
+from speaker_verification.scoring.cosine import (
+    centre_and_normalise,
+    centre_of,
+    cohort_mean,
+    cosine_scores,
+    trial_scores,
+)
 from speaker_verification.scoring.normalisation import speaker_means
 
 MakeStore = Callable[..., EmbeddingStore]
@@ -84,12 +90,40 @@ def test_excluded_speakers_do_not_count() -> None:
     rng = np.random.default_rng(2)
     embeddings, cohort = rng.normal(size=(5, 6)), rng.normal(size=(9, 6))
     excluded = np.array([[0, 0], [1, 2], [8, 3], [4, 5], [7, 7]])
-    mean, std = cohort_statistics(embeddings, cohort, 7, excluded)
+    mean, std = cohort_statistics(embeddings, cohort, 7, excluded=excluded)
     expected = [
         highest([cosine_of(e, c) for place, c in enumerate(cohort) if place not in left_out], 7)
         for e, left_out in zip(embeddings, excluded.tolist(), strict=True)
     ]
     np.testing.assert_allclose(np.stack([mean, std], axis=1), expected, rtol=1e-9)
+
+
+def test_the_deviation_may_be_biased_and_speakers_have_several_rows() -> None:
+    rng = np.random.default_rng(4)
+    embeddings, cohort = rng.normal(size=(3, 6)), rng.normal(size=(9, 6))
+    speakers = np.array([0, 0, 1, 2, 1, 2, 0, 3, 3])
+    excluded = np.array([[0], [2], [3]])
+    mean, std = cohort_statistics(
+        embeddings, cohort, 5, deviation="biased", speakers=speakers, excluded=excluded
+    )
+    for row, e in enumerate(embeddings):
+        cosines = [cosine_of(e, c) for c, s in zip(cohort, speakers, strict=True) if s != excluded[row, 0]]
+        average, unbiased = highest(cosines, 5)
+        np.testing.assert_allclose([mean[row], std[row]], [average, unbiased * (4 / 5) ** 0.5], rtol=1e-9)
+
+
+def test_two_views_are_the_mean_of_whole_cosine_and_of_all_pairs_of_crops(make_store: MakeStore) -> None:
+    whole = make_store([2, 2])
+    crops = np.random.default_rng(5).normal(size=(4, 3, 8)).astype(np.float32)
+    store = EmbeddingStore(whole.embeddings, whole.utterances, crops)
+    centre = np.full(8, 0.1)
+    scores = trial_scores(store, centre, np.array([0, 2]), np.array([1, 3]))
+    for score, (e, t) in zip(scores, [(0, 1), (2, 3)], strict=True):
+        pairs = [cosine_of(one - centre, other - centre) for one in crops[e] for other in crops[t]]
+        alone = cosine_of(whole.embeddings[e] - centre, whole.embeddings[t] - centre)
+        assert score == pytest.approx((sum(pairs) / 9 + alone) / 2, abs=1e-6)
+    np.testing.assert_array_equal(centre_of(whole, False), np.zeros(8))
+    np.testing.assert_array_equal(centre_of(whole, True), cohort_mean(whole))
 
 
 def test_float32_statistics_agree_with_float64() -> None:

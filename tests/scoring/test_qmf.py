@@ -17,6 +17,7 @@ from speaker_verification.scoring.qmf import (
     fit_calibration,
     quality_measures,
 )
+from speaker_verification.scoring.settings import ScoreSettings
 
 MakeStore = Callable[..., EmbeddingStore]
 
@@ -101,15 +102,36 @@ def test_calibration_features_equal_one_trial_at_a_time(make_store: MakeStore) -
         expected.append(
             [sum(normalised) / 2, math.log(seconds[e]), math.log(seconds[t]), *norms, *deviations]
         )
-    np.testing.assert_allclose(calibration_features(store, trials, top_n), expected, rtol=2e-5, atol=2e-5)
+    features = calibration_features(store, trials, ScoreSettings(cohort_size=top_n))
+    np.testing.assert_allclose(features, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_calibration_follows_the_choices_of_centring_cohort_and_deviation(make_store: MakeStore) -> None:
+    store = make_store([3, 1, 4, 2, 5])
+    trials = draw_calibration_trials(store.utterances["speaker_id"], 40, seed=5)
+    settings = ScoreSettings(centre=False, cohort="utterances", deviation="biased", cohort_size=4)
+    scores = calibration_features(store, trials, settings)[:, 0]
+    unit = store.embeddings.astype(np.float64)
+    unit /= np.sqrt((unit**2).sum(axis=1, keepdims=True))
+    speakers = store.utterances["speaker_id"].tolist()
+    for place, (e, t) in enumerate(zip(trials.enroll_rows, trials.test_rows, strict=True)):
+        cohort = [u for u, s in zip(unit, speakers, strict=True) if s not in (speakers[e], speakers[t])]
+        sides = []
+        for side in (e, t):
+            kept = sorted(float(unit[side] @ u) for u in cohort)[-4:]
+            average = sum(kept) / 4
+            sides.append((unit[e] @ unit[t] - average) / math.sqrt(sum((k - average) ** 2 for k in kept) / 4))
+        assert scores[place] == pytest.approx(sum(sides) / 2, rel=2e-4, abs=2e-4)
+    with pytest.raises(ParameterError, match=r"is 7, but the cohort has 15 utterances, 9 of them .* 2 to 6"):
+        calibration_features(store, trials, ScoreSettings(cohort="utterances", cohort_size=7))
 
 
 def test_cohort_must_hold_two_speakers_more_than_count(make_store: MakeStore) -> None:
     store = make_store([2, 2, 2, 2])
     trials = draw_calibration_trials(store.utterances["speaker_id"], 10, seed=0)
-    assert np.isfinite(calibration_features(store, trials, cohort_size=2)).all()
+    assert np.isfinite(calibration_features(store, trials, ScoreSettings(cohort_size=2))).all()
     with pytest.raises(ParameterError, match=r"'score.cohort_size' is 3, .* 4 speakers, 2 of them left out"):
-        calibration_features(store, trials, cohort_size=3)
+        calibration_features(store, trials, ScoreSettings(cohort_size=3))
 
 
 def test_fit_is_the_least_of_the_regularised_logistic_loss() -> None:

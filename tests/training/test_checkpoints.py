@@ -9,7 +9,7 @@ import torch
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.margin_head import SubcentreMarginHead
-from speaker_verification.models.settings import MarginHeadSettings
+from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training import checkpoints
 from speaker_verification.training.checkpoints import (
@@ -85,3 +85,12 @@ def test_other_speakers_than_the_phase_before_are_refused(
         start_phase(
             tmp_path / "best", phase_settings(speed_factors=[1.0, 0.9]), MODEL, HEAD, ["a", "b", "c"], device
         )
+
+
+def test_a_phase_does_not_go_on_from_another_recipes_model(
+    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
+) -> None:
+    BestCheckpoints(tmp_path / "best", keep=1).offer(1, 5.0, model, head, RUN)
+    other = ModelSettings.model_validate({**MODEL.model_dump(), "speaker_network": {"kind": "mhfa"}})
+    with pytest.raises(ParameterError, match=r"'model.speaker_network' is .*'mhfa'.* is of .*'astp'"):
+        start_phase(tmp_path / "best", phase_settings(), other, HEAD, RUN["speaker_ids"], torch.device("cpu"))

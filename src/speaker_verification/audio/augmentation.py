@@ -1,7 +1,8 @@
-"""Augmentation of training crops with rooms and noises, as published with LAP.
+"""Augmentation of training crops with rooms and noises.
 
-Nothing, or one of five: reverb, noise, music, babble, television. All draws come from the generator that the
-caller hands in, so that an example depends on its own seed and on nothing else.
+Nothing, or one of five: reverb, noise, music, babble, television; the defaults are those published with LAP.
+All draws come from the generator that the caller hands in, so that an example depends on its own seed and on
+nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt
+from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt, model_validator
 
 from speaker_verification.audio.crops import draw_crop_start, wrap
 from speaker_verification.audio.files import read_audio
@@ -23,6 +24,13 @@ from speaker_verification.errors import DataError
 PIECE_SAMPLES = 5 * SAMPLE_RATE
 PIECE_STEP = 3 * SAMPLE_RATE
 LEVEL_FLOOR = 1e-4  # mean square added before the logarithm
+PEAK_FLOOR = 1e-4  # added to the peak that a crop is divided by
+CLIPS_OF = {  # kinds of clips that a kind of augmentation takes
+    "noise": ("noise",),
+    "music": ("music",),
+    "babble": ("speech",),
+    "television": ("speech", "music"),
+}
 
 Wave = npt.NDArray[np.float32]
 
@@ -39,24 +47,46 @@ DecibelRange = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_rising
 CountRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_rising)]
 
 
+class KindWeights(Settings):
+    """How often each kind of augmentation is drawn, relative to the others; 0: never."""
+
+    reverb: float = Field(default=1.0, ge=0)
+    noise: float = Field(default=1.0, ge=0)
+    music: float = Field(default=1.0, ge=0)
+    babble: float = Field(default=1.0, ge=0)
+    television: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> KindWeights:
+        if not any(self.model_dump().values()):
+            raise ValueError("all weights are 0: give one above 0, or set the probability to 0")
+        return self
+
+
 class AugmentationSettings(Settings):
     """How often and how strongly training crops are augmented; ranges are closed, lower limit first.
 
     Attributes:
         probability: share of the crops that are augmented.
+        kinds: weights of the kinds among them.
+        simulated_rooms_only: leave the measured room responses out.
         noise_snr_db: signal-to-noise ratio of a noise clip.
         music_snr_db: the same of a music clip.
         babble_snr_db: the same of each speech clip of the babble.
         babble_clips: how many speech clips make babble.
         crop_shares: ranges of the share of the crop that clips cover; each application draws one range.
+        normalise_peak: scale each augmented crop to a peak of 1.
     """
 
     probability: float = Field(default=0.6, ge=0, le=1)
+    kinds: KindWeights = KindWeights()
+    simulated_rooms_only: bool = False
     noise_snr_db: DecibelRange = (0.0, 15.0)
     music_snr_db: DecibelRange = (5.0, 15.0)
     babble_snr_db: DecibelRange = (13.0, 20.0)
     babble_clips: CountRange = (4, 7)
     crop_shares: Annotated[tuple[ShareRange, ...], Field(min_length=1)] = ((1.0, 1.0), (0.4, 0.6), (0.2, 0.4))
+    normalise_peak: bool = False
 
 
 def level_db(wave: Wave) -> float:
@@ -117,26 +147,31 @@ class Augmenter:
         """Take the catalogs; no audio is read yet.
 
         Args:
-            noise_clips: NOISE_CLIPS table with the kinds noise, music and speech.
+            noise_clips: NOISE_CLIPS table.
             room_responses: ROOM_RESPONSES table.
             settings: probabilities, levels and lengths.
 
         Raises:
-            DataError: there is no clip of a kind, or no room response.
+            DataError: there is no clip of a kind that may be drawn, or no room response.
         """
         self._settings = settings
+        weights = {kind: weight for kind, weight in settings.kinds.model_dump().items() if weight}
+        self._kinds = list(weights)
+        self._shares = np.array(list(weights.values())) / sum(weights.values())
         self._levels_and_counts = {
             "noise": (settings.noise_snr_db, (1, 1)),
             "music": (settings.music_snr_db, (1, 1)),
             "speech": (settings.babble_snr_db, settings.babble_clips),
         }
         self._pieces = {}
-        for kind in self._levels_and_counts:
+        for kind in sorted({clip_kind for drawn in self._kinds for clip_kind in CLIPS_OF.get(drawn, ())}):
             clips = noise_clips[noise_clips["kind"] == kind]
             if clips.empty:
                 raise DataError(f"table 'noise_clips': no clip of kind '{kind}' to augment with")
             self._pieces[kind] = ClipPieces(clips)
-        if room_responses.empty:
+        if settings.simulated_rooms_only:
+            room_responses = room_responses[room_responses["kind"] == "simulated"]
+        if room_responses.empty and "reverb" in self._kinds:
             raise DataError("table 'room_responses': no room response to augment with")
         self._response_paths = room_responses["path"].tolist()
         self._response_channels = room_responses["num_channels"].to_numpy()
@@ -156,14 +191,17 @@ class Augmenter:
         """
         if rng.random() >= self._settings.probability:
             return wave
-        kinds = (
-            self.add_reverb,
-            self.add_noise,
-            self.add_music,
-            self.add_babble,
-            self.add_television,
-        )
-        return kinds[rng.integers(len(kinds))](wave, rng)
+        kinds = {
+            "reverb": self.add_reverb,
+            "noise": self.add_noise,
+            "music": self.add_music,
+            "babble": self.add_babble,
+            "television": self.add_television,
+        }
+        augmented = kinds[self._kinds[rng.choice(len(self._kinds), p=self._shares)]](wave, rng)
+        if self._settings.normalise_peak:
+            return augmented / (np.abs(augmented).max() + np.float32(PEAK_FLOOR))
+        return augmented
 
     def add_reverb(self, wave: Wave, rng: np.random.Generator) -> Wave:
         """Convolve with a room response of unit energy and keep the first samples."""

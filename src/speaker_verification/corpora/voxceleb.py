@@ -58,6 +58,25 @@ def utterance_id_of(member: str) -> str | None:
     return f"{speaker}/{session}/{stem}.wav" if stem and extension in ("wav", "m4a") else None
 
 
+def list_subset(subset: str, archive_files: Sequence[Path]) -> pd.DataFrame:
+    """The recordings that an archive names, none of which is read.
+
+    Args:
+        subset: vox1-dev, vox1-test, vox2-dev or vox2-test.
+        archive_files: the zip archive, or its parts in order.
+
+    Returns:
+        Columns utterance_id, speaker_id, subset; sorted.
+
+    Raises:
+        DataError: the archive is not whole.
+    """
+    with open_zip(archive_files) as archive:
+        ids = sorted({name for member in archive.namelist() if (name := utterance_id_of(member))})
+    speakers = [name.partition("/")[0] for name in ids]
+    return pd.DataFrame({"utterance_id": ids, "speaker_id": speakers, "subset": subset})
+
+
 def convert_subset(
     subset: str,
     archive_files: Sequence[Path],

@@ -9,7 +9,7 @@ from speaker_verification.scoring.embeddings import EmbeddingStore
 
 
 class EmbeddingStoreDataset(AtomicDataset[EmbeddingStore]):
-    """Folder with `embeddings.npy` (float32, N x E) and `utterances.parquet` in row order."""
+    """Folder with `embeddings.npy` (float32, N x E) and `utterances.parquet` in row order, maybe crops."""
 
     def _write(self, path: Path, data: EmbeddingStore) -> None:
         path.mkdir()

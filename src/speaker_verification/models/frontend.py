@@ -20,9 +20,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
+from speaker_verification.models.settings import SUPPORTED_ENCODERS, FrontendSettings, RegularisationSettings
 
-SUPPORTED_ENCODERS = ("wavlm", "hubert", "wav2vec2")
 # Only used while training with time masks; published checkpoints may lack it.
 OPTIONAL_WEIGHTS = {"masked_spec_embed"}
 # What a parameter of the regularisation is called in an encoder's configuration.

@@ -6,11 +6,36 @@ one, so that a recipe may change the kind without clearing away the parameters o
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from speaker_verification.configuration import Settings
+
+SUPPORTED_ENCODERS = ("wavlm", "hubert", "wav2vec2")
+
+PUBLISHED_WIDTHS = {
+    **dict.fromkeys(
+        (
+            "facebook/wav2vec2-base",
+            "facebook/hubert-base-ls960",
+            "microsoft/wavlm-base",
+            "microsoft/wavlm-base-plus",
+        ),
+        768,
+    ),
+    **dict.fromkeys(
+        (
+            "facebook/wav2vec2-large",
+            "facebook/wav2vec2-large-lv60",
+            "facebook/hubert-large-ll60k",
+            "microsoft/wavlm-large",
+        ),
+        1024,
+    ),
+}
 
 
 class RegularisationSettings(Settings):
@@ -37,6 +62,16 @@ class FrontendSettings(Settings):
         if self.checkpoint is None and self.waveform_normalisation == "checkpoint":
             raise ValueError("waveform_normalisation is 'checkpoint' without one: use none or always")
         return self
+
+
+def encoder_width(settings: FrontendSettings) -> int | None:
+    """D, or None where only a hub could tell."""
+    if settings.architecture is not None:
+        return int(settings.architecture.get("hidden_size", 768))  # transformers' own default
+    config = Path(str(settings.checkpoint)) / "config.json"
+    if config.is_file():
+        return json.loads(config.read_text()).get("hidden_size")
+    return PUBLISHED_WIDTHS.get(str(settings.checkpoint))
 
 
 class LapSettings(Settings):
@@ -115,3 +150,4 @@ class MarginHeadSettings(Settings):
     num_subcentres: int = Field(3, ge=1)
     scale: float = Field(30.0, gt=0)
     initialisation: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform"
+    continuation: Literal["arcface", "wespeaker"] = "arcface"

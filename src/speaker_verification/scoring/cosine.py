@@ -16,6 +16,11 @@ def cohort_mean(cohort: EmbeddingStore) -> np.ndarray:
     return cohort.embeddings.mean(axis=0, dtype=np.float64)
 
 
+def centre_of(cohort: EmbeddingStore, centre: bool) -> np.ndarray:
+    """What is subtracted from embeddings (E,), float64: the cohort's mean, or nothing."""
+    return cohort_mean(cohort) if centre else np.zeros(cohort.embeddings.shape[1])
+
+
 def normalise_length(embeddings: np.ndarray) -> np.ndarray:
     """Scale each embedding (N, E) to Euclidean length 1, in its own precision.
 
@@ -43,6 +48,31 @@ def centre_and_normalise(embeddings: np.ndarray, mean: np.ndarray) -> np.ndarray
             f"{mean.shape[0]}: embed both with the same model"
         )
     return normalise_length(embeddings.astype(np.float64) - mean).astype(np.float32)
+
+
+def trial_scores(
+    store: EmbeddingStore, centre: np.ndarray, enroll_rows: np.ndarray, test_rows: np.ndarray
+) -> np.ndarray:
+    """Score of each trial, float64 (trials,): the cosine of the whole utterances.
+
+    Where the store has crops, the mean of that and of the mean cosine over all pairs of the two sides' crops.
+
+    Source: the public implementation of J. Peng et al., SLT 2022.
+
+    Args:
+        store: embeddings of the trials' utterances.
+        centre: (E,) subtracted from all of them.
+        enroll_rows: (trials,) row of each trial's enrolment utterance.
+        test_rows: (trials,) row of each trial's test utterance.
+    """
+    whole = cosine_scores(centre_and_normalise(store.embeddings, centre), enroll_rows, test_rows)
+    if store.crops is None:
+        return whole
+    num_utterances, num_crops, width = store.crops.shape
+    directions = centre_and_normalise(store.crops.reshape(-1, width), centre)
+    # The mean over all pairs of products is the product of the means.
+    mean_directions = directions.reshape(num_utterances, num_crops, width).mean(axis=1)
+    return (whole + cosine_scores(mean_directions, enroll_rows, test_rows)) / 2
 
 
 def cosine_scores(directions: np.ndarray, enroll_rows: np.ndarray, test_rows: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from speaker_verification.scoring.blocks import row_blocks
 from speaker_verification.tables import UTTERANCES
 
 EMBEDDINGS_FILE = "embeddings.npy"
+CROPS_FILE = "crop_embeddings.npy"
 UTTERANCES_FILE = "utterances.parquet"
 
 _ROWS_PER_CHECK = 65_536
@@ -27,6 +28,7 @@ class EmbeddingStore:
     Attributes:
         embeddings: float32 (N, E), N utterances of embedding width E; may be a memory map.
         utterances: N rows of the UTTERANCES schema.
+        crops: float32 (N, V, E), embeddings of V crops of each utterance, or None.
 
     Raises:
         DataError: the embeddings are not a matrix, not one row for each utterance, or not finite (the
@@ -35,6 +37,7 @@ class EmbeddingStore:
 
     embeddings: np.ndarray
     utterances: pd.DataFrame
+    crops: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
@@ -43,8 +46,14 @@ class EmbeddingStore:
             raise DataError(
                 f"{len(self.embeddings)} embeddings for {len(self.utterances)} utterances: embed them anew"
             )
+        crops = self.embeddings[:, None] if self.crops is None else self.crops
+        if crops.ndim != 3 or (len(crops), crops.shape[2]) != self.embeddings.shape:
+            raise DataError(
+                f"crop embeddings of shape {crops.shape} do not belong to {self.embeddings.shape}: embed anew"
+            )
         for rows in row_blocks(len(self.embeddings), _ROWS_PER_CHECK):
             finite = np.isfinite(self.embeddings[rows]).all(axis=1)
+            finite &= np.isfinite(crops[rows]).all(axis=(1, 2))
             if not finite.all():
                 row = rows.start + int(finite.argmin())
                 raise DataError(
@@ -69,9 +78,14 @@ class EmbeddingStore:
         return rows
 
     def write(self, folder: Path) -> None:
-        """Write `embeddings.npy` and `utterances.parquet` into the folder, which is made if need be."""
+        """Write `embeddings.npy`, `utterances.parquet` and, where there are crops, `crop_embeddings.npy`.
+
+        The folder is made if need be.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / EMBEDDINGS_FILE, self.embeddings)
+        if self.crops is not None:
+            np.save(folder / CROPS_FILE, self.crops)
         UTTERANCES.conform(self.utterances).to_parquet(folder / UTTERANCES_FILE, index=False)
 
     @classmethod
@@ -85,7 +99,12 @@ class EmbeddingStore:
             if not (folder / name).is_file():
                 raise DataError(f"{folder} is no embedding store: {name} is missing")
         utterances = UTTERANCES.conform(pd.read_parquet(folder / UTTERANCES_FILE), str(folder))
-        return cls(np.load(folder / EMBEDDINGS_FILE, mmap_mode="r"), utterances)
+        crops = folder / CROPS_FILE
+        return cls(
+            np.load(folder / EMBEDDINGS_FILE, mmap_mode="r"),
+            utterances,
+            np.load(crops, mmap_mode="r") if crops.is_file() else None,
+        )
 
 
 def missing_utterances(utterance_ids: pd.Series, what: str) -> DataError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -52,6 +53,8 @@ def extract_embeddings(
     *,
     batch_seconds: float,
     max_seconds: float | None = None,
+    num_crops: int = 0,
+    crop_seconds: float = 4.015,
     num_workers: int = 0,
     progress: bool,
 ) -> EmbeddingStore:
@@ -64,51 +67,111 @@ def extract_embeddings(
         utterances: table of the UTTERANCES schema, N rows.
         batch_seconds: audio in a batch, at most; a longer utterance is a batch of its own.
         max_seconds: hear only this much of the beginning of each utterance; None: all of it.
+        num_crops: crops of each whole utterance to embed as well, V; 0: none.
+        crop_seconds: length of these crops; see `crop_starts`.
         num_workers: threads that read ahead; 0 reads between the batches.
         progress: show a progress bar.
 
     Returns:
-        N embeddings, in the order of the utterances.
+        N embeddings, in the order of the utterances, with (N, V, E) embeddings of their crops.
 
     Raises:
         DataError: an utterance is too short for the model, its file shorter than the table says, or its
             embedding not finite; it is named.
     """
+    if utterances.empty:
+        raise DataError("there are no utterances to embed")
+    utterances = utterances.reset_index(drop=True)
+    lengths = utterances["num_samples"].to_numpy()
+    heard = lengths if max_seconds is None else np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
+    every = np.arange(len(utterances))
+
+    def embed(rows: np.ndarray, starts: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
+        excerpts = _Excerpts(utterances, rows, starts, num_samples)
+        return _embed_excerpts(model, excerpts, round(batch_seconds * SAMPLE_RATE), num_workers, progress)
+
+    whole = embed(every, np.zeros_like(every), heard)
+    if num_crops == 0:
+        return EmbeddingStore(whole, utterances)
+    crop_samples = round(crop_seconds * SAMPLE_RATE)
+    starts = crop_starts(lengths, crop_samples, num_crops)
+    crops = embed(every.repeat(num_crops), starts.ravel(), np.full(starts.size, crop_samples))
+    return EmbeddingStore(whole, utterances, crops.reshape(len(utterances), num_crops, -1))
+
+
+def crop_starts(lengths: np.ndarray, crop_samples: int, num_crops: int) -> np.ndarray:
+    """First samples (N, V) of evenly spaced crops: the first at the start, the last at the end.
+
+    Utterances no longer than a crop wrap round; their last crop starts one sample late, as in the public
+    implementation of J. Peng et al., SLT 2022.
+
+    Args:
+        lengths: (N,) samples of the utterances.
+        crop_samples: of a crop.
+        num_crops: V, of each utterance.
+    """
+    last = np.where(lengths > crop_samples, lengths - crop_samples, 1)
+    return np.linspace(0, last, num_crops, axis=1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Excerpts:
+    """M parts of utterances, in samples: the utterance's row, where it starts, how long it is, (M,) each."""
+
+    utterances: pd.DataFrame
+    rows: np.ndarray
+    starts: np.ndarray
+    num_samples: np.ndarray
+
+    def name(self, excerpt: int) -> str:
+        return self.utterances["utterance_id"].iloc[self.rows[excerpt]]
+
+    def read(self, excerpt: int) -> np.ndarray:
+        """The waveform, float32 (samples,); an utterance that ends before its excerpt wraps round."""
+        from speaker_verification.audio.crops import wrap
+        from speaker_verification.audio.files import read_audio
+
+        row, start = self.rows[excerpt], int(self.starts[excerpt])
+        path, num_samples = self.utterances["path"].iloc[row], int(self.num_samples[excerpt])
+        available = int(self.utterances["num_samples"].iloc[row])
+        if start + num_samples <= available:
+            return read_audio(path, start, num_samples)
+        return wrap(read_audio(path, 0, available), start + num_samples)[start:]
+
+
+def _embed_excerpts(
+    model: Embedder, excerpts: _Excerpts, batch_samples: int, num_workers: int, progress: bool
+) -> np.ndarray:
+    """Embeddings float32 (M, E) of M excerpts."""
     import torch
     from rich.progress import Progress
 
-    if utterances.empty:
-        raise DataError("there are no utterances to embed")
-    lengths = utterances["num_samples"].to_numpy()
-    if max_seconds is not None:
-        lengths = np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
-    _refuse_short(utterances, lengths, model.minimum_samples)
-
+    _refuse_short(excerpts, model.minimum_samples)
     embeddings: np.ndarray | None = None
-    batches = _batches_of_equal_length(lengths, round(batch_seconds * SAMPLE_RATE))
+    batches = _batches_of_equal_length(excerpts.num_samples, batch_samples)
     with Progress(disable=not progress) as bar:
-        task = bar.add_task("Embedding utterances", total=len(utterances))
-        for rows, waveforms in _read_batches(utterances, lengths, batches, num_workers):
+        task = bar.add_task("Embedding utterances", total=len(excerpts.rows))
+        for rows, waveforms in _read_batches(excerpts, batches, num_workers):
             embedded = model.embed(torch.from_numpy(waveforms).to(model.device)).cpu().numpy()  # (B, E)
             finite = np.isfinite(embedded).all(axis=1)
             if not finite.all():
-                name = utterances["utterance_id"].iloc[rows[finite.argmin()]]
+                name = excerpts.name(rows[finite.argmin()])
                 raise DataError(f"the model's embedding of utterance {name} is not finite")
             if embeddings is None:
-                embeddings = np.empty((len(utterances), embedded.shape[1]), dtype=np.float32)
+                embeddings = np.empty((len(excerpts.rows), embedded.shape[1]), dtype=np.float32)
             embeddings[rows] = embedded
             bar.advance(task, len(rows))
     assert embeddings is not None
-    return EmbeddingStore(embeddings, utterances.reset_index(drop=True))
+    return embeddings
 
 
-def _refuse_short(utterances: pd.DataFrame, lengths: np.ndarray, minimum_samples: int) -> None:
-    short = lengths < minimum_samples
+def _refuse_short(excerpts: _Excerpts, minimum_samples: int) -> None:
+    short = excerpts.num_samples < minimum_samples
     if short.any():
-        row = int(short.argmax())
+        first = int(short.argmax())
         raise DataError(
-            f"{short.sum()} utterances are too short for the model, the first is "
-            f"{utterances['utterance_id'].iloc[row]} with {lengths[row] / SAMPLE_RATE:.3f} s: "
+            f"{short.sum()} utterances are too short for the model, the first is {excerpts.name(first)} "
+            f"with {excerpts.num_samples[first] / SAMPLE_RATE:.3f} s: "
             f"at least {minimum_samples / SAMPLE_RATE:.3f} s are needed"
         )
 
@@ -123,15 +186,12 @@ def _batches_of_equal_length(lengths: np.ndarray, batch_samples: int) -> Iterato
 
 
 def _read_batches(
-    utterances: pd.DataFrame, lengths: np.ndarray, batches: Iterator[np.ndarray], num_workers: int
+    excerpts: _Excerpts, batches: Iterator[np.ndarray], num_workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield rows (B,) and waveforms float32 (B, samples) of each batch, in order."""
-    from speaker_verification.audio.files import read_audio
-
-    paths = utterances["path"].to_numpy()
 
     def read_batch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return rows, np.stack([read_audio(paths[row], num_samples=int(lengths[row])) for row in rows])
+        return rows, np.stack([excerpts.read(row) for row in rows])
 
     if num_workers == 0:
         yield from map(read_batch, batches)

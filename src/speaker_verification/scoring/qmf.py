@@ -16,14 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring.cosine import centre_and_normalise, cohort_mean, cosine_scores
+from speaker_verification.scoring.cosine import centre_and_normalise, centre_of, cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.scoring.normalisation import (
-    as_norm,
-    check_cohort_size,
-    cohort_statistics,
-    speaker_means,
-)
+from speaker_verification.scoring.normalisation import Cohort, as_norm, cohort_statistics
+from speaker_verification.scoring.settings import ScoreSettings
 
 FEATURE_NAMES = (
     "as_norm",
@@ -178,23 +174,24 @@ def _two_different(rng: np.random.Generator, sizes: np.ndarray) -> tuple[np.ndar
     return one, other + (other >= one)
 
 
-def calibration_features(store: EmbeddingStore, trials: CalibrationTrials, cohort_size: int) -> np.ndarray:
+def calibration_features(
+    store: EmbeddingStore, trials: CalibrationTrials, settings: ScoreSettings
+) -> np.ndarray:
     """The nine numbers of each calibration trial, float64 (trials, 9).
 
     The speakers of a trial are left out of its cohort.
 
     Args:
-        store: the cohort set, from which both the trials and the cohort's speaker means come.
-        cohort_size: highest cohort cosines that count.
+        store: the cohort set, from which both the trials and the cohort come.
+        settings: of the centring and of the normalisation.
 
     Raises:
-        ParameterError: fewer than `cohort_size` speakers are left in a trial's cohort.
+        ParameterError: fewer than `cohort_size` embeddings are left in a trial's cohort.
     """
-    means, speaker_ids = speaker_means(store)
-    check_cohort_size(cohort_size, len(speaker_ids), num_excluded=2)
-    mean = cohort_mean(store)
-    cohort = (means - mean).astype(np.float32)
-    speaker_of_row = pd.Index(speaker_ids).get_indexer(pd.Index(store.utterances["speaker_id"]))
+    cohort = Cohort.of(store, settings.cohort)
+    centre = centre_of(store, settings.centre)
+    centred_cohort = (cohort.embeddings - centre).astype(np.float32)
+    speaker_of_row, _ = pd.factorize(store.utterances["speaker_id"], sort=True)
     excluded = np.stack([speaker_of_row[trials.enroll_rows], speaker_of_row[trials.test_rows]], axis=1)
 
     # Nearly every trial of a large cohort set draws utterances that no other draws, so a masked product for
@@ -203,8 +200,17 @@ def calibration_features(store: EmbeddingStore, trials: CalibrationTrials, cohor
     directions, statistics, quality = [], [], []
     for rows in (trials.enroll_rows, trials.test_rows):
         raw = np.asarray(store.embeddings[rows])
-        directions.append(centre_and_normalise(raw, mean))
-        statistics.append(cohort_statistics(directions[-1], cohort, cohort_size, excluded))
+        directions.append(centre_and_normalise(raw, centre))
+        statistics.append(
+            cohort_statistics(
+                directions[-1],
+                centred_cohort,
+                settings.cohort_size,
+                deviation=settings.deviation,
+                speakers=cohort.speakers,
+                excluded=excluded,
+            )
+        )
         quality.append(quality_measures(raw, durations[rows]))
     each = np.arange(len(trials.labels))
     cosine = cosine_scores(np.concatenate(directions), each, each + len(each))

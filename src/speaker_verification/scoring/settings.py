@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from speaker_verification.configuration import Settings
@@ -16,11 +18,16 @@ class EmbedSettings(Settings):
     allow_seen_speakers: bool = False
     batch_seconds: float = Field(160.0, gt=0)
     max_seconds: float | None = Field(None, gt=0)
+    num_crops: int = Field(0, ge=0)
+    crop_seconds: float = Field(4.015, gt=0)
     num_workers: int = Field(4, ge=0)
 
 
 class ScoreSettings(Settings):
     """Parameters under `score`."""
 
+    centre: bool = True
+    cohort: Literal["speaker_means", "utterances"] = "speaker_means"
     cohort_size: int = Field(600, ge=2)
+    deviation: Literal["unbiased", "biased"] = "unbiased"
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models.margin_head import SubcentreMarginHead
-from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.settings import (
+    LayerAggregationSettings,
+    MarginHeadSettings,
+    ModelSettings,
+    SpeakerNetworkSettings,
+)
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.checkpoints import RANKING_FILE, best_checkpoint, load_head
 from speaker_verification.training.phase import PhaseSettings
@@ -38,7 +44,7 @@ def start_phase(
 
     Raises:
         DataError: the phase before was trained on other speakers, or the folder cannot be read.
-        ParameterError: this phase needs more classes than the phase before made.
+        ParameterError: this phase needs more classes than the phase before made, or asks for another model.
     """
     if not (folder / RANKING_FILE).exists():
         model = SpeakerModel.from_encoder(folder, model_settings)
@@ -58,4 +64,18 @@ def start_phase(
             f"parameter 'speed_factors' asks for {phase.num_speed_classes} classes a speaker: the phase "
             f"before made {head.num_classes // len(speaker_ids)}"
         )
-    return SpeakerModel.from_pretrained(checkpoint, device), head
+    model = SpeakerModel.from_pretrained(checkpoint, device)
+    for part in ("layer_aggregation", "speaker_network"):
+        asked, trained = _in_use(getattr(model_settings, part)), _in_use(getattr(model.settings, part))
+        if asked != trained:
+            raise ParameterError(
+                f"parameter 'model.{part}' is {asked}, but {checkpoint} is of {trained}: run the phases of "
+                "this recipe from 'pretrain', or take one of its own with --load-versions"
+            )
+    return model, head
+
+
+def _in_use(part: LayerAggregationSettings | SpeakerNetworkSettings) -> dict[str, Any]:
+    """The kind and its parameters, without those of other kinds."""
+    values = part.model_dump()
+    return {"kind": part.kind, **values.get(part.kind, {})}

@@ -25,7 +25,8 @@ def embed_trial_utterances(
 ) -> EmbeddingStore:
     """Embed each utterance that occurs in a trial, once."""
     settings = EmbedSettings.parse(embed, "embed")
-    return _embed(utterances_in_trials(utterances, trials), lmft_checkpoint, settings, device)
+    heard = utterances_in_trials(utterances, trials)
+    return _embed(heard, lmft_checkpoint, settings, device, settings.num_crops)
 
 
 def embed_cohort(
@@ -47,13 +48,15 @@ def embed_cohort(
 
 
 def _embed(
-    utterances: pd.DataFrame, lmft_checkpoint: Path, settings: EmbedSettings, device: str
+    utterances: pd.DataFrame, lmft_checkpoint: Path, settings: EmbedSettings, device: str, num_crops: int = 0
 ) -> EmbeddingStore:
     return extract_embeddings(
         _load_model(lmft_checkpoint, settings, device),
         utterances,
         batch_seconds=settings.batch_seconds,
         max_seconds=settings.max_seconds,
+        num_crops=num_crops,
+        crop_seconds=settings.crop_seconds,
         num_workers=settings.num_workers,
         progress=True,
     )

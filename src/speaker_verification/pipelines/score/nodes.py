@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from speaker_verification.scoring.cosine import centre_and_normalise, cohort_mean, cosine_scores
+from speaker_verification.scoring.cosine import (
+    centre_and_normalise,
+    centre_of,
+    cosine_scores,
+    trial_scores,
+)
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.scoring.normalisation import as_norm, cohort_statistics, speaker_means
+from speaker_verification.scoring.normalisation import Cohort, as_norm, cohort_statistics
 from speaker_verification.scoring.qmf import (
     Calibration,
     calibration_features,
@@ -28,31 +33,33 @@ logger = logging.getLogger(__name__)
 
 
 def score_trials(
-    trials: pd.DataFrame, embeddings: EmbeddingStore, cohort_embeddings: EmbeddingStore
-) -> pd.DataFrame:
-    """Add the column `cosine`, of embeddings centred on the cohort's mean, to the trials."""
-    directions = centre_and_normalise(embeddings.embeddings, cohort_mean(cohort_embeddings))
-    enroll, test = _rows_of_trials(trials, embeddings)
-    return trials.assign(cosine=cosine_scores(directions, enroll, test))
-
-
-def normalise_scores(
-    cosine_scores: pd.DataFrame,
+    trials: pd.DataFrame,
     embeddings: EmbeddingStore,
     cohort_embeddings: EmbeddingStore,
     score: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """Add the column `as_norm` to the cosine scores."""
+    """Add the column `cosine` to the trials."""
     settings = ScoreSettings.parse(score, "score")
-    mean = cohort_mean(cohort_embeddings)
-    speakers, _ = speaker_means(cohort_embeddings)
-    directions = centre_and_normalise(embeddings.embeddings, mean)
-    top_mean, top_std = cohort_statistics(directions, speakers - mean, settings.cohort_size)
-    enroll, test = _rows_of_trials(cosine_scores, embeddings)
-    normalised = as_norm(
-        cosine_scores["cosine"], (top_mean[enroll], top_std[enroll]), (top_mean[test], top_std[test])
-    )
-    return cosine_scores.assign(as_norm=normalised)
+    centre = centre_of(cohort_embeddings, settings.centre)
+    return trials.assign(cosine=trial_scores(embeddings, centre, *_rows_of_trials(trials, embeddings)))
+
+
+def normalise_scores(
+    scored_trials: pd.DataFrame,
+    embeddings: EmbeddingStore,
+    cohort_embeddings: EmbeddingStore,
+    score: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Add the column `as_norm`: the whole utterances' cosines, normalised against the cohort's."""
+    settings = ScoreSettings.parse(score, "score")
+    centre = centre_of(cohort_embeddings, settings.centre)
+    cohort = Cohort.of(cohort_embeddings, settings.cohort).embeddings - centre
+    directions = centre_and_normalise(embeddings.embeddings, centre)
+    mean, std = cohort_statistics(directions, cohort, settings.cohort_size, deviation=settings.deviation)
+    enroll, test = _rows_of_trials(scored_trials, embeddings)
+    cosine = cosine_scores(directions, enroll, test)
+    normalised = as_norm(cosine, (mean[enroll], std[enroll]), (mean[test], std[test]))
+    return scored_trials.assign(as_norm=normalised)
 
 
 def fit_score_calibration(
@@ -62,7 +69,7 @@ def fit_score_calibration(
     settings = ScoreSettings.parse(score, "score")
     speaker_ids = cohort_embeddings.utterances["speaker_id"]
     trials = draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
-    features = calibration_features(cohort_embeddings, trials, settings.cohort_size)
+    features = calibration_features(cohort_embeddings, trials, settings)
     return fit_calibration(features, trials.labels).to_dict()
 
 

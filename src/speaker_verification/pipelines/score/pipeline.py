@@ -19,13 +19,16 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     """Trials and embeddings in, scores and error rates out: three scoring phases, each built on the last."""
     cosine = [
         Node(
-            score_trials, ["trials", "embeddings", "cohort_embeddings"], "cosine_scores", name="score_trials"
+            score_trials,
+            ["trials", "embeddings", "cohort_embeddings", "params:score"],
+            "scored_trials",
+            name="score_trials",
         )
     ]
     as_norm = [
         Node(
             normalise_scores,
-            ["cosine_scores", "embeddings", "cohort_embeddings", "params:score"],
+            ["scored_trials", "embeddings", "cohort_embeddings", "params:score"],
             "normalised_scores",
             name="normalise_scores",
         )

@@ -1,0 +1,83 @@
+"""What a corpus makes impossible, refused before any of its audio is read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.corpora.mirror import ARCHIVES, TRIAL_LISTS, Mirror
+from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
+from speaker_verification.corpora.trials import read_trials
+from speaker_verification.corpora.validation import hold_out_speakers
+from speaker_verification.corpora.voxceleb import list_subset
+from speaker_verification.errors import ParameterError
+from speaker_verification.parameters import Parameters
+from speaker_verification.scoring.normalisation import check_cohort_size
+
+
+def list_corpus(mirror: str, prepare: PrepareSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a mirror's archives and trial lists name.
+
+    Returns:
+        Utterances (utterance_id, speaker_id, subset), and the trials table.
+    """
+    files = Mirror(Path(mirror))
+    listed = [list_subset(subset, files.files(ARCHIVES[subset])) for subset in prepare.subsets]
+    utterances = pd.concat(listed, ignore_index=True)
+    lists: dict[str, Path] = {name: Path(mirror) / TRIAL_LISTS[name] for name in prepare.trial_lists}
+    return utterances, read_trials(lists, utterances)
+
+
+def refuse_impossible(
+    parameters: Parameters, utterances: pd.DataFrame, trials: pd.DataFrame, stages: Collection[str]
+) -> None:
+    """Refuse parameters that a corpus cannot serve.
+
+    Args:
+        parameters: of the run.
+        utterances: columns utterance_id, speaker_id and subset at least.
+        trials: the trials table.
+        stages: what is going to run: pretrain, finetune, lmft, evaluate.
+
+    Raises:
+        ParameterError: the parameter is named, with what the corpus allows.
+        DataError: the corpus lacks a subset.
+    """
+    prepare, embed = parameters.prepare, parameters.embed
+    phases = {name: phase for name, phase in parameters.phases.items() if name in stages and phase.epochs}
+    if phases:
+        training_set = select_subset(utterances, prepare.training_set)
+        refuse_seen_speakers(
+            trials, utterances, prepare.training_set, "prepare.training_set", prepare.allow_seen_speakers
+        )
+        training, _ = hold_out_speakers(training_set, prepare.validation_speakers, parameters.seed)
+        num_speakers = training["speaker_id"].nunique()
+    for name, phase in phases.items():
+        num_classes = num_speakers * parameters.pretrain.num_speed_classes
+        if phase.margin.top_k >= num_classes:
+            raise ParameterError(
+                f"parameter '{name}.margin.top_k' is {phase.margin.top_k}: it must be below the "
+                f"{num_classes} classes of {num_speakers} training speakers"
+            )
+        if phase.sampling.unique_speakers and phase.batch_size > num_speakers:
+            raise ParameterError(
+                f"parameter '{name}.batch_size' is {phase.batch_size}: with sampling.unique_speakers it must "
+                f"not exceed the {num_speakers} training speakers"
+            )
+        if phase.steps_per_epoch is None and phase.examples_per_step > len(training):
+            raise ParameterError(
+                f"parameter '{name}.batch_size' makes steps of {phase.examples_per_step} examples, more than "
+                f"the {len(training)} training utterances: lower it, or set {name}.steps_per_epoch"
+            )
+    if "evaluate" in stages:
+        cohort = select_subset(utterances, embed.cohort_set)
+        refuse_seen_speakers(
+            trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers
+        )
+        counts = cohort["speaker_id"].value_counts().to_numpy()
+        of_cohort = np.ones_like(counts) if parameters.score.cohort == "speaker_means" else counts
+        check_cohort_size(parameters.score.cohort_size, of_cohort, num_excluded=2)

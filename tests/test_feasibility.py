@@ -1,0 +1,122 @@
+"""What a corpus makes impossible is told by a parameter's name, from names alone."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.feasibility import list_corpus, refuse_impossible
+from speaker_verification.parameters import Parameters
+from tests.test_recipes import CONF, parameters
+
+STAGES = ("pretrain", "finetune", "lmft", "evaluate")
+MINI: dict[str, Any] = {
+    "prepare": {"validation_speakers": 3, "trial_lists": ["vox1_o"]},
+    "score": {"cohort_size": 10},
+}
+
+
+def possible(**changes: Any) -> Parameters:
+    given: dict[str, Any] = {name: {**MINI.get(name, {}), **values} for name, values in changes.items()}
+    return Parameters.parse(parameters(CONF, "mini", **{**MINI, **given}), "")
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 training speakers and 2 test speakers of 3 recordings each, all of them empty files."""
+    folder = tmp_path_factory.mktemp("mirror")
+    for archive, form, speakers in (
+        ("vox1_dev_wav.zip", "wav/id1{:04}/s/{}.wav", range(3)),
+        ("vox1_test_wav.zip", "wav/id2{:04}/s/{}.wav", range(2)),
+        ("vox2_dev_aac.zip", "dev/aac/id3{:04}/s/{}.m4a", range(12)),
+        ("vox2_test_aac.zip", "aac/id4{:04}/s/{}.m4a", range(2)),
+    ):
+        with zipfile.ZipFile(folder / archive, "w") as file:
+            for speaker in speakers:
+                for recording in range(3):
+                    file.writestr(form.format(speaker, recording), b"")
+    (folder / "veri_test2.txt").write_text(
+        "1 id20000/s/0.wav id20000/s/1.wav\n0 id20000/s/0.wav id20001/s/0.wav\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(mirror: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return list_corpus(str(mirror), possible().prepare)
+
+
+def test_archives_are_listed_without_being_read(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    utterances, trials = corpus
+    assert utterances["subset"].value_counts().to_dict() == {
+        "vox1-dev": 9, "vox1-test": 6, "vox2-dev": 36, "vox2-test": 6,
+    }  # fmt: skip
+    assert utterances["utterance_id"].iloc[-1] == "id40001/s/2.wav"
+    assert len(trials) == 2
+
+
+def test_what_the_corpus_serves_passes(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    refuse_impossible(possible(), *corpus, STAGES)
+    refuse_impossible(possible(score={"cohort": "utterances", "cohort_size": 30}), *corpus, STAGES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # 12 - 3 held out = 9 speakers, three classes each in all phases
+        (
+            {"finetune": {"margin": {"top_k": 27}}},
+            r"'finetune.margin.top_k' is 27: .* below the 27 classes of 9",
+        ),
+        ({"score": {"cohort_size": 11}}, r"'score.cohort_size' is 11, .* 12 speakers, 2 .* take 2 to 10"),
+        (
+            {"score": {"cohort": "utterances", "cohort_size": 31}},
+            r"is 31, .* 36 utterances, 6 .* take 2 to 30",
+        ),
+        (
+            {"pretrain": {"sampling": {"unique_speakers": True}}},
+            r"'pretrain.batch_size' is 32: .* not exceed the 9 training speakers",
+        ),
+        (
+            {"lmft": {"steps_per_epoch": None, "accumulation_steps": 2}},
+            r"'lmft.batch_size' makes steps of 64 examples, more than the 27 training utterances",
+        ),
+        ({"prepare": {"validation_speakers": 11}}, r"prepare.validation_speakers = 11 leaves 1 of 12"),
+    ],
+    ids=["top-k", "cohort", "cohort of utterances", "unique speakers", "batch", "held out"],
+)
+def test_what_the_corpus_makes_impossible_is_refused(
+    corpus: tuple[pd.DataFrame, pd.DataFrame], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
+        refuse_impossible(possible(**changes), *corpus, STAGES)
+    assert "\n" not in str(caught.value)
+
+
+def test_trials_over_training_speakers_are_refused_whatever_their_list_is_called(
+    corpus: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    utterances, trials = corpus
+    over_training = trials.assign(test_id="id30000/s/0.wav")
+    with pytest.raises(ParameterError, match=r"prepare.training_set = 'voxceleb2-dev' holds 1 speakers"):
+        refuse_impossible(possible(), utterances, over_training, STAGES)
+    with pytest.raises(ParameterError, match=r"embed.cohort_set = 'voxceleb2-dev' holds 1 speakers"):
+        refuse_impossible(possible(), utterances, over_training, ["evaluate"])
+
+
+def test_only_what_is_going_to_run_is_looked_at(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    refuse_impossible(possible(score={"cohort_size": 100}), *corpus, ["pretrain"])
+    refuse_impossible(possible(pretrain={"margin": {"top_k": 27}}), *corpus, ["finetune", "evaluate"])
+    refuse_impossible(possible(lmft={"margin": {"top_k": 27}, "skip": True}), *corpus, STAGES)
+
+
+def test_trials_of_recordings_that_no_archive_holds_are_told_at_once(mirror: Path) -> None:
+    trials = mirror / "veri_test.txt"
+    trials.write_text("0 id20000/s/0.wav id29999/s/0.wav\n")
+    with pytest.raises(DataError, match=r"vox1_o_original name 1 utterances .*id29999"):
+        list_corpus(str(mirror), possible(prepare={"trial_lists": ["vox1_o_original"]}).prepare)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from speaker_verification.errors import ParameterError
+from speaker_verification.parameters import Parameters, check_parameters
+from speaker_verification.recipes import RecipeConfigLoader
+from speaker_verification.settings import CONFIG_LOADER_ARGS
+from speaker_verification.training.schedules import top_k_penalty
+
+CONF = Path(__file__).parents[1] / "conf"
+RECIPES = sorted(path.stem for path in CONF.glob("recipes/*.yml"))
+
+BASE = {
+    "recipe": "published",
+    "quick_check": None,
+    "model": {"kind": "lap", "heads": 16, "width": 512},
+    "pretrain": {"epochs": 40, "steps_per_epoch": None, "crop_seconds": 2},
+    "finetune": {"epochs": 10, "steps_per_epoch": None},
+    "lmft": {"epochs": 1, "steps_per_epoch": None},
+}
+MHFA = {"model": {"kind": "mhfa", "heads": 32}, "finetune": {"epochs": 15}}
+TINY = {"model": {"heads": 4}, "pretrain": {"epochs": 3}}
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    for file, values in {
+        "base/parameters.yml": BASE,
+        "recipes/published.yml": {},
+        "recipes/mhfa.yml": MHFA,
+        "recipes/mhfa_large.yml": {"based_on": "mhfa", "model": {"width": 1024}},
+        "tiny/parameters.yml": TINY,
+        "local/parameters.yml": {},
+    }.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(yaml.safe_dump(values) if values else "# nothing to change\n")
+    return tmp_path
+
+
+def parameters(conf: Path, env: str | None = None, **given: Any) -> dict[str, Any]:
+    loader = RecipeConfigLoader(str(conf), env, given, **CONFIG_LOADER_ARGS)  # type: ignore[arg-type]
+    return loader["parameters"]
+
+
+def test_the_default_recipe_changes_nothing(conf: Path) -> None:
+    assert parameters(conf) == BASE
+
+
+def test_a_recipe_goes_over_the_base_under_the_environment_and_the_command_line(conf: Path) -> None:
+    chosen = parameters(conf, recipe="mhfa")
+    assert chosen["recipe"] == "mhfa"
+    assert chosen["model"] == {"kind": "mhfa", "heads": 32, "width": 512}
+    assert chosen["finetune"] == {"epochs": 15, "steps_per_epoch": None}
+    shrunk = parameters(conf, "tiny", recipe="mhfa")
+    assert shrunk["model"] == {"kind": "mhfa", "heads": 4, "width": 512}
+    assert shrunk["pretrain"]["epochs"] == 3
+    given = parameters(conf, "tiny", recipe="mhfa", model={"heads": 8})
+    assert given["model"]["heads"] == 8
+
+
+def test_a_recipe_may_be_based_on_another(conf: Path) -> None:
+    chosen = parameters(conf, "tiny", recipe="mhfa_large")
+    assert chosen["model"] == {"kind": "mhfa", "heads": 4, "width": 1024}
+    assert chosen["finetune"]["epochs"] == 15
+    assert "based_on" not in chosen
+
+
+def test_an_environment_may_choose_its_recipe_and_the_command_line_another(conf: Path) -> None:
+    (conf / "tiny/parameters.yml").write_text(yaml.safe_dump({**TINY, "recipe": "mhfa"}))
+    assert parameters(conf, "tiny")["model"]["kind"] == "mhfa"
+    assert parameters(conf, "tiny", recipe="published")["model"]["kind"] == "lap"
+    assert parameters(conf, "base", recipe="mhfa")["model"]["heads"] == 32
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_one(conf: Path) -> None:
+    with pytest.raises(ParameterError, match=r"^parameter 'recipe' is 'mfha', .*did you mean 'mhfa'\?$"):
+        parameters(conf, recipe="mfha")
+
+
+def test_quick_check_shortens_every_phase_but_not_what_the_command_line_says(conf: Path) -> None:
+    quick = parameters(conf, recipe="mhfa", quick_check=5, finetune={"epochs": 7})
+    assert quick["pretrain"] == {"epochs": 2, "steps_per_epoch": 5, "crop_seconds": 2}
+    assert quick["finetune"] == {"epochs": 7, "steps_per_epoch": 5}
+    assert quick["lmft"] == {"epochs": 1, "steps_per_epoch": 5}
+
+
+@pytest.mark.parametrize("env", ["local", "demo", "mini"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_possible_in_every_environment(recipe: str, env: str) -> None:
+    for quick_check in (None, 2):
+        check_parameters(parameters(CONF, env, recipe=recipe, quick_check=quick_check))
+
+
+def test_recipes_hold_the_published_values() -> None:
+    slt22 = Parameters.parse(parameters(CONF, recipe="mhfa_slt22"), "")
+    assert slt22.model.frontend.checkpoint == "microsoft/wavlm-base-plus"
+    assert (slt22.pretrain.epochs, slt22.finetune.epochs, slt22.lmft.epochs) == (0, 15, 5)
+    for phase, samples, examples, margin in (
+        (slt22.finetune, 48_240, 480, 0.2),
+        (slt22.lmft, 96_240, 160, 0.5),
+    ):
+        assert round(phase.crop_seconds * 16_000) == samples
+        assert phase.examples_per_step == examples
+        assert phase.margin.final == margin
+        assert phase.margin.top_k == 0
+    first = [slt22.finetune.learning_rate_at(epoch, 1) for epoch in range(15)]
+    assert first == pytest.approx([5e-3 * 0.95**epoch for epoch in range(15)])
+    assert slt22.lmft.learning_rate_at(0, 1) == pytest.approx(5e-3 * 0.95**15, rel=1e-4)
+    assert slt22.finetune.rate_factors.frontend * 5e-3 == pytest.approx(2e-5)
+    assert slt22.augmentation.probability == pytest.approx(5 / 6)  # one of six, the first is none
+    assert round(slt22.embed.crop_seconds * 16_000) == 64_240
+    assert round((slt22.embed.max_seconds or 0) * 16_000) == 700_000
+
+    base, large = (
+        Parameters.parse(parameters(CONF, recipe=name), "")
+        for name in ("mhfa_wespeaker", "mhfa_wespeaker_large")
+    )
+    assert base.pretrain.learning_rate.maximum * base.pretrain.examples_per_step / 64 == 0.2
+    assert (base.finetune.epochs, large.finetune.epochs) == (10, 5)
+    assert (base.finetune.batch_size, large.finetune.batch_size) == (128, 32)
+    assert (base.finetune.learning_rate.maximum, large.finetune.learning_rate.maximum) == (1e-4, 5e-5)
+    assert (base.lmft.epochs, base.lmft.crop_seconds, large.lmft.crop_seconds) == (0, 5, 3)
+    for wespeaker in (base, large):
+        for phase in (wespeaker.pretrain, wespeaker.finetune, wespeaker.lmft):
+            assert phase.gradient_clip_norm == 5
+            assert phase.margin.top_k == 5
+            assert top_k_penalty(phase.margin.final, phase.margin) == pytest.approx(0.3 * phase.margin.final)
+        assert wespeaker.augmentation.babble_snr_db == (10, 30)
+        assert (wespeaker.score.cohort_size, wespeaker.score.deviation) == (300, "biased")
+
+    lap, ecapa = (Parameters.parse(parameters(CONF, recipe=r), "") for r in ("lap_astp", "ecapa_wavlm"))
+    assert ecapa.model.speaker_network.kind == "ecapa_tdnn"
+    assert (ecapa.pretrain, ecapa.finetune, ecapa.lmft) == (lap.pretrain, lap.finetune, lap.lmft)
