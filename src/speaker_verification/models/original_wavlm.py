@@ -1,0 +1,224 @@
+"""WavLM as its authors saved it: the file `{cfg, model}`, in transformers' form."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import WavLMConfig, WavLMModel
+
+from speaker_verification.errors import DataError
+
+Rules = Sequence[tuple[str, str]]
+
+# From transformers' names to the original ones, the first rules first.
+_RULES: Rules = (
+    (r"^masked_spec_embed$", "mask_emb"),
+    (r"^feature_projection\.layer_norm\.", "layer_norm."),
+    (r"^feature_projection\.projection\.", "post_extract_proj."),
+    (r"^(feature_extractor\.conv_layers\.\d+)\.conv\.", r"\1.0."),
+    (r"^(feature_extractor\.conv_layers\.\d+)\.layer_norm\.", r"\1.2."),
+    (r"^encoder\.pos_conv_embed\.conv\.", "encoder.pos_conv.0."),
+    (r"(layers\.\d+)\.layer_norm\.", r"\1.self_attn_layer_norm."),
+    (r"\.attention\.gru_rel_pos_linear\.", ".self_attn.grep_linear."),
+    (r"\.attention\.gru_rel_pos_const$", ".self_attn.grep_a"),
+    (r"\.attention\.rel_attn_embed\.", ".self_attn.relative_attention_bias."),
+    (r"\.attention\.", ".self_attn."),
+    (r"\.feed_forward\.intermediate_dense\.", ".fc1."),
+    (r"\.feed_forward\.output_dense\.", ".fc2."),
+)
+# One naming for what has several: weight norm of older torch, layer norm between two transpositions.
+_VARIANTS: Rules = (
+    (r"\.weight_g$", ".parametrizations.weight.original0"),
+    (r"\.weight_v$", ".parametrizations.weight.original1"),
+    (r"(feature_extractor\.conv_layers\.\d+\.2)\.1\.", r"\1."),
+)
+_CONVOLUTIONS = r"\[\s*\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,?\s*\)\s*\]\s*(?:\*\s*(\d+))?"
+
+
+def import_encoder(path: str | Path) -> WavLMModel:
+    """The encoder of an original WavLM file (WavLM-Base.pt, WavLM-Base+.pt, WavLM-Large.pt).
+
+    Time masks come at transformers' default rate, not at that of the pre-training, which `cfg` holds.
+
+    Args:
+        path: the file `{cfg, model}`.
+
+    Returns:
+        The same encoder in transformers' form, in evaluation mode; `save_pretrained` keeps it.
+
+    Raises:
+        DataError: it is no such file, or its weights do not fit its configuration; missing and unexpected
+            ones are listed.
+
+    Source: S. Chen et al., WavLM, IEEE JSTSP 2022; the names of their public code.
+    """
+    path = Path(path)
+    content = read_torch_file(path)
+    if not {"cfg", "model"} <= content.keys():
+        raise DataError(f"'{path}' is no original WavLM file: it holds {sorted(content)[:5]}, not cfg and model")
+    encoder = WavLMModel(_configuration(content["cfg"], path))
+    load_renamed(encoder, content["model"], original_wavlm_name, path)
+    return encoder.eval()
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """What torch.save wrote, read without running code out of it.
+
+    Raises:
+        DataError: it cannot be read so, or is no dictionary.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"'{path}' cannot be read as a file of weights: {reason}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"'{path}' holds no dictionary of weights but {type(content).__name__}")
+    return content
+
+
+def original_wavlm_name(name: str) -> str:
+    """What the original code calls a weight of transformers' WavLM."""
+    return rename(name, _RULES)
+
+
+def rename(name: str, rules: Rules) -> str:
+    """Apply regular substitutions one after the other."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def one_naming(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights with one name for what files of several ages name differently."""
+    return {rename(name, _VARIANTS): tensor for name, tensor in weights.items()}
+
+
+def load_renamed(
+    module: nn.Module, weights: Mapping[str, Tensor], public_name: Callable[[str], str], origin: Path
+) -> None:
+    """Load weights that must be exactly the module's, under the names of public code.
+
+    Args:
+        module: loaded in place.
+        weights: under their public names; a convolution over one frame may stand for a linear layer.
+        public_name: from the module's own name of a weight.
+        origin: for messages.
+
+    Raises:
+        DataError: weights are missing, unexpected or of another shape; all are listed by their public names.
+    """
+    found = one_naming(weights)
+    own = module.state_dict()
+    names = {name: public_name(name) for name in own}
+    missing = sorted(set(names.values()) - found.keys())
+    unexpected = sorted(found.keys() - set(names.values()))
+    if missing or unexpected:
+        raise DataError(f"'{origin}' does not fit the model: missing {missing}, unexpected {unexpected}")
+    renamed = {name: _without_kernel(found[names[name]], tensor.dim()) for name, tensor in own.items()}
+    misshapen = [
+        f"{names[name]} {tuple(renamed[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if renamed[name].shape != tensor.shape
+    ]
+    if misshapen:
+        raise DataError(f"'{origin}' does not fit the model: of another shape {misshapen}")
+    module.load_state_dict(renamed)
+
+
+def infer_wavlm_configuration(weights: Mapping[str, Tensor]) -> WavLMConfig:
+    """The configuration that the shapes of original WavLM weights tell.
+
+    What no shape tells is as in the three published models: strides, the greatest relative distance, and the
+    final LayerNorm that goes with layer norm in the convolutions. Dropouts are those of WavLM-Base+.
+
+    Args:
+        weights: under their original names, unified by `one_naming`.
+
+    Raises:
+        KeyError: a weight that is needed is not there.
+    """
+    first = "encoder.layers.0.self_attn"
+    convolutions = [
+        weights[name].shape for name in _numbered(weights, r"feature_extractor\.conv_layers\.(\d+)\.0\.weight")
+    ]
+    positional = weights["encoder.pos_conv.0.parametrizations.weight.original1"].shape  # (D, D / groups, K)
+    layer_norm = "feature_extractor.conv_layers.1.2.weight" in weights
+    return WavLMConfig(
+        hidden_size=positional[0],
+        num_hidden_layers=len(_numbered(weights, r"encoder\.layers\.(\d+)\.fc1\.weight")),
+        num_attention_heads=weights[f"{first}.grep_a"].shape[1],
+        intermediate_size=weights["encoder.layers.0.fc1.weight"].shape[0],
+        conv_dim=[shape[0] for shape in convolutions],
+        conv_kernel=[shape[2] for shape in convolutions],
+        conv_bias="feature_extractor.conv_layers.0.0.bias" in weights,
+        num_conv_pos_embeddings=positional[2],
+        num_conv_pos_embedding_groups=positional[0] // positional[1],
+        num_buckets=weights[f"{first}.relative_attention_bias.weight"].shape[0],
+        feat_extract_norm="layer" if layer_norm else "group",
+        do_stable_layer_norm=layer_norm,
+        hidden_dropout=0.1,
+        attention_dropout=0.1,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.1,
+        layerdrop=0.05,
+    )
+
+
+def _numbered(weights: Mapping[str, Tensor], pattern: str) -> list[str]:
+    """Names that match, in the order of their number."""
+    matches = [match for name in weights if (match := re.fullmatch(pattern, name))]
+    return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
+
+
+def _configuration(cfg: Mapping[str, Any], origin: Path) -> WavLMConfig:
+    try:
+        layers = _convolutions(str(cfg["conv_feature_layers"]))
+        return WavLMConfig(
+            hidden_size=cfg["encoder_embed_dim"],
+            num_hidden_layers=cfg["encoder_layers"],
+            num_attention_heads=cfg["encoder_attention_heads"],
+            intermediate_size=cfg["encoder_ffn_embed_dim"],
+            hidden_act=cfg["activation_fn"],
+            conv_dim=[channels for channels, _, _ in layers],
+            conv_kernel=[kernel for _, kernel, _ in layers],
+            conv_stride=[stride for _, _, stride in layers],
+            conv_bias=cfg["conv_bias"],
+            num_conv_pos_embeddings=cfg["conv_pos"],
+            num_conv_pos_embedding_groups=cfg["conv_pos_groups"],
+            num_buckets=cfg["num_buckets"],
+            max_bucket_distance=cfg["max_distance"],
+            feat_extract_norm="group" if cfg["extractor_mode"] == "default" else "layer",
+            do_stable_layer_norm=cfg["layer_norm_first"],
+            hidden_dropout=cfg["dropout"],
+            attention_dropout=cfg["attention_dropout"],
+            activation_dropout=cfg["activation_dropout"],
+            feat_proj_dropout=cfg["dropout_input"],
+            layerdrop=cfg["encoder_layerdrop"],
+        )
+    except KeyError as error:
+        raise DataError(f"'{origin}': its cfg lacks {error}") from error
+    except (TypeError, ValueError) as error:
+        raise DataError(f"'{origin}': its cfg is no WavLM configuration: {error}") from error
+
+
+def _convolutions(text: str) -> list[tuple[int, int, int]]:
+    """Channels, kernel and stride of every layer, from `[(512,10,5)] + [(512,3,2)] * 4`."""
+    if not re.fullmatch(rf"\s*{_CONVOLUTIONS}\s*(?:\+\s*{_CONVOLUTIONS}\s*)*", text):
+        raise ValueError(f"conv_feature_layers '{text}' is not a sum of [(channels, kernel, stride)] * times")
+    layers: list[tuple[int, int, int]] = []
+    for channels, kernel, stride, times in re.findall(_CONVOLUTIONS, text):
+        layers += [(int(channels), int(kernel), int(stride))] * int(times or 1)
+    return layers
+
+
+def _without_kernel(tensor: Tensor, dimensions: int) -> Tensor:
+    while tensor.dim() > dimensions and tensor.shape[-1] == 1:
+        tensor = tensor.squeeze(-1)
+    return tensor
