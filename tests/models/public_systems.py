@@ -21,14 +21,20 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from speaker_verification.models import Margins, import_checkpoint, import_margin_head
-from speaker_verification.models.public_checkpoints import lap_name
+from speaker_verification.models import Margins, import_checkpoint, import_encoder, import_margin_head
+from speaker_verification.models.frontend import Frontend
+from speaker_verification.models.original_wavlm import one_naming
+from speaker_verification.models.public_checkpoints import lap_name, slt22_name
 from tests.models.conftest import TINY_LARGE, TINY_WAVLM
 
 Shapes = Mapping[str, list[int]]
 
 NUM_CLASSES = 7
 MARGINS = Margins(target=0.3, top_k=5, top_k_penalty=0.06)
+SLT22_MARGINS = Margins(target=0.2, top_k=0, top_k_penalty=0.0)
+DISTANCE_WEIGHT = 0.01
+SEED = 1
+PRETRAINED_SEED = 2
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.0}
 ENCODERS: dict[str, dict[str, Any]] = {
     "wavlm-base": TINY_WAVLM | QUIET,
@@ -78,13 +84,43 @@ LAP_SYSTEMS = [
 ]
 
 
+KEPT_LAP_SYSTEMS = [
+    system
+    for system in LAP_SYSTEMS
+    if (system.layer_aggregation, system.encoder) in {("lap", "wavlm-large"), ("superb", "wavlm-base")}
+]
+ORIGINAL_BASE: dict[str, Any] = {
+    "extractor_mode": "default",
+    "encoder_layers": 12,
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 48,
+    "encoder_attention_heads": 4,
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
+    "conv_bias": False,
+    "normalize": False,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "encoder_layerdrop": 0.0,
+    "dropout_input": 0.0,
+    "conv_pos": 8,
+    "conv_pos_groups": 2,
+    "relative_position_embedding": True,
+    "num_buckets": 32,
+    "max_distance": 800,
+    "gru_rel_pos": True,
+}
+ORIGINAL_LARGE = ORIGINAL_BASE | {"extractor_mode": "layer_norm", "layer_norm_first": True, "encoder_layers": 3}
+
+
 @dataclass(frozen=True)
 class Quantities:
-    """What a system gives: (B, E) in float32 in evaluation mode; the rest in float64 in training mode."""
+    """What a system gives by name: in evaluation mode in float32, in training mode in float64."""
 
-    evaluation_embeddings: NDArray[np.float32]
-    training_embeddings: NDArray[np.float64]
-    losses: dict[str, float]
+    evaluation: dict[str, NDArray[np.float32]]
+    training: dict[str, NDArray[np.float64]]
     gradients: dict[str, NDArray[np.float64]]
 
 
@@ -133,10 +169,81 @@ def our_lap_quantities(folder: Path) -> Quantities:
     embeddings = model(waveforms.double())
     loss = head(embeddings, labels, MARGINS).loss
     loss.backward()
-    gradients = {lap_name(name): weight.grad for name, weight in model.named_parameters()}
+    network = model.settings.speaker_network.kind
+    gradients = {lap_name(name, network): weight.grad for name, weight in model.named_parameters()}
     gradients["aam_softmax.weight"] = head.weight.grad
-    return Quantities(evaluation.numpy(), embeddings.detach().numpy(), {"loss": loss.item()}, as_arrays(gradients))
+    return Quantities(
+        {"embedding": evaluation.numpy()}, as_arrays({"embedding": embeddings, "loss": loss}), as_arrays(gradients)
+    )
 
 
-def as_arrays(gradients: Mapping[str, Tensor | None]) -> dict[str, NDArray[np.float64]]:
-    return {name: gradient.numpy() for name, gradient in gradients.items() if gradient is not None}
+def write_original_wavlm(path: Path, cfg: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Path:
+    """A file as the authors of WavLM saved theirs."""
+    torch.save({"cfg": dict(cfg), "model": dict(weights)}, path)
+    return path
+
+
+def our_last_state(path: Path) -> NDArray[np.float32]:
+    """Output of the last block of an original WavLM file's encoder, before any final LayerNorm."""
+    waveforms, _ = draw_batch()
+    frontend = Frontend(import_encoder(path), "before")
+    with torch.no_grad():
+        return frontend(waveforms)[-1].numpy()
+
+
+def our_slt22_quantities(path: Path, wavlm: Path) -> Quantities:
+    """What this project makes of a state dict of SLT22's public code and of the encoder that it began with."""
+    waveforms, labels = draw_batch()
+    encoder = import_encoder(wavlm)
+    encoder.save_pretrained(path.parent / "encoder")  # its configuration has no dropout
+    evaluation = import_checkpoint(path).embed(waveforms)
+    model, head = import_checkpoint(path, path.parent / "encoder"), import_margin_head(path).double()
+    model.double().train()
+    embeddings = model(waveforms.double())
+    aam = head(embeddings, labels, SLT22_MARGINS).loss
+    distance = sum(
+        (weight - pretrained.double()).norm()
+        for weight, pretrained in zip(model.frontend.encoder.parameters(), encoder.parameters(), strict=True)
+    )
+    loss = aam / aam.detach() + DISTANCE_WEIGHT * distance / (distance.detach() + 1e-5)
+    loss.backward()
+    gradients = {slt22_name(name): weight.grad for name, weight in model.named_parameters()}
+    gradients["__L__.weight"] = head.weight.grad[0].T
+    return Quantities(
+        {"encoder": our_last_state(wavlm), "embedding": evaluation.numpy()},
+        as_arrays({"embedding": embeddings, "aam": aam, "loss": loss}),
+        as_arrays(learning(gradients)),
+    )
+
+
+def learning(gradients: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """Without the convolutions, which SLT22 does not train."""
+    return {name: value for name, value in gradients.items() if ".feature_extractor." not in name}
+
+
+def excerpt(quantities: Quantities) -> dict[str, Any]:
+    """Some numbers of every tensor, to 12 digits: the first eight of a row, and what `_digest` makes of gradients."""
+    return {
+        "evaluation": {name: _first_columns(value) for name, value in quantities.evaluation.items()},
+        "training": {name: _first_columns(value) for name, value in quantities.training.items()},
+        "gradients": [_digest(name, quantities.gradients[name]) for name in sorted(quantities.gradients)],
+    }
+
+
+def _first_columns(value: NDArray[Any]) -> list[list[float]]:
+    rows = value.reshape(len(value) if value.ndim else 1, -1)
+    return [[_rounded(number) for number in row[:8]] for row in rows]
+
+
+def _digest(name: str, value: NDArray[np.float64]) -> list[float]:
+    """Euclidean norm, and projection on a direction drawn for the name, so that a wrong order shows."""
+    direction = np.random.default_rng(crc32(name.encode())).standard_normal(value.size)
+    return [_rounded(np.linalg.norm(value)), _rounded(direction @ value.ravel())]
+
+
+def _rounded(number: Any) -> float:
+    return float(f"{number:.12g}")
+
+
+def as_arrays(tensors: Mapping[str, Tensor | None]) -> dict[str, NDArray[Any]]:
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items() if tensor is not None}

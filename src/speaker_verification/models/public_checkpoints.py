@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +32,59 @@ LAP_CONFIG = "model_config.yaml"
 LAP_RANKING = "best_tracking.txt"
 LAP_WEIGHTS = "model.state"
 ENCODER = "frontend.encoder."
-SLT22_ENCODER = "__S__.model"
 
 _LAP_AGGREGATIONS = {"lap": "lap", "superb": "weighted_sum"}
 _LAP_NETWORKS = {"astp": "astp", "x-vector": "x_vector", "ecapa-tdnn": "ecapa_tdnn", "mhfa": "mhfa"}
-_LAP_RULES: Rules = (
-    (r"^(layer_aggregation|speaker_network)\.", r"backend.\1."),
-    (r"\.in_projection\.", ".in_weight."),
-    (r"\.squeeze_(weight|bias)$", r".sq_\1"),
-    (r"\.excite_(weight|bias)$", r".ex_\1"),
-    (r"\.out_projection\.", ".out_weight."),
-    (r"\.attention\.", ".t_pool.attention."),
-    (r"\.pooled_norm\.", ".t_pool.norm."),
-    (r"\.projection\.", ".emb_weight."),
-    (r"\.embedding_norm\.", ".emb_norm."),
+_MHFA_RULES: Rules = (
+    (r"^key_projection\.", "cmp_linear_k."),
+    (r"^value_projection\.", "cmp_linear_v."),
+    (r"^head_logits\.", "att_head."),
+    (r"^projection\.", "pooling_fc."),
 )
-
-_SLT22_RULES: Rules = (
-    (r"^speaker_network\.", "__S__.backend."),
+# From this project's names within a part to the public ones.
+_NETWORK_RULES: dict[str, Rules] = {
+    "astp": (
+        (r"^attention\.", "t_pool.attention."),
+        (r"^pooled_norm\.", "t_pool.norm."),
+        (r"^projection\.", "emb_weight."),
+        (r"^embedding_norm\.", "emb_norm."),
+    ),
+    "x_vector": (
+        *((rf"^layers\.{i}\.{part}\.", f"layers.{3 * i + part}.") for i in range(5) for part in (0, 2)),
+        (r"^projection\.", "linear1."),
+        (r"^loss_projection\.", "linear2."),
+    ),
+    "ecapa_tdnn": (
+        (r"^input_layer\.", "layer1."),
+        *((rf"^blocks\.{i}\.convolutions\.", f"layer{i + 2}.se_res2block.") for i in range(3)),
+        *((rf"^blocks\.{i}\.gate\.", f"layer{i + 2}.se_res2block.3.") for i in range(3)),
+        (r"(se_res2block\.1)\.layers\.(\d)\.0\.", r"\1.convs.\2."),
+        (r"(se_res2block\.1)\.layers\.(\d)\.2\.", r"\1.bns.\2."),
+        (r"(layer1|se_res2block\.[02])\.0\.", r"\1.conv."),
+        (r"(layer1|se_res2block\.[02])\.2\.", r"\1.bn."),
+        (r"se_res2block\.3\.0\.", "se_res2block.3.linear1."),
+        (r"se_res2block\.3\.2\.", "se_res2block.3.linear2."),
+        (r"^aggregation\.", "conv."),
+        (r"^attention\.0\.", "pool.linear1."),
+        (r"^attention\.2\.", "pool.linear2."),
+        (r"^pooled_norm\.", "bn."),
+        (r"^projection\.", "linear."),
+    ),
+    "mhfa": _MHFA_RULES,
+}
+_LAP_AGGREGATION_RULES: Rules = (
+    (r"^logits$", "layer_weights"),
+    (r"^in_projection\.", "in_weight."),
+    (r"^squeeze_", "sq_"),
+    (r"^excite_", "ex_"),
+    (r"^out_projection\.", "out_weight."),
 )
+_LAP_PARTS = {
+    "frames": "backend.layer_aggregation",
+    "key": "backend.speaker_network.l_pool_k",
+    "value": "backend.speaker_network.l_pool_v",
+}
+_SLT22_PARTS = {"key": "__S__.backend.weights_k", "value": "__S__.backend.weights_v"}
 
 
 def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> SpeakerModel:
@@ -96,18 +131,25 @@ def import_margin_head(path: str | Path, encoder: str | Path | None = None) -> S
     return head
 
 
-def lap_name(name: str) -> str:
-    """What LAP's public code calls a weight of the speaker model."""
-    if name.startswith(ENCODER):
+def lap_name(name: str, speaker_network: str) -> str:
+    """What LAP's public code calls a weight of a speaker model with this kind of speaker network."""
+    part, _, rest = name.partition(".")
+    if part == "frontend":
         return "frontend." + name.removeprefix(ENCODER)
-    return rename(name, _LAP_RULES)
+    if part == "speaker_network":
+        return "backend.speaker_network." + rename(rest, _NETWORK_RULES[speaker_network])
+    sequence, _, rest = rest.partition(".")
+    return f"{_LAP_PARTS[sequence]}." + rename(rest, _LAP_AGGREGATION_RULES)
 
 
 def slt22_name(name: str) -> str:
     """What SLT22's public code calls a weight of the speaker model."""
-    if name.startswith(ENCODER):
-        return f"{SLT22_ENCODER}." + original_wavlm_name(name.removeprefix(ENCODER))
-    return rename(name, _SLT22_RULES)
+    part, _, rest = name.partition(".")
+    if part == "frontend":
+        return "__S__.model." + original_wavlm_name(name.removeprefix(ENCODER))
+    if part == "speaker_network":
+        return "__S__.backend." + rename(rest, _MHFA_RULES)
+    return _SLT22_PARTS[rest.removesuffix(".logits")]
 
 
 @dataclass(frozen=True)
@@ -162,7 +204,7 @@ def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
         encoder=_encoder_configuration(str(parsed.frontend.checkpoint)),
         settings=parsed,
         head=MarginHeadSettings.parse(head, where),
-        public_name=lap_name,
+        public_name=partial(lap_name, speaker_network=parsed.speaker_network.kind),
     )
 
 
@@ -171,7 +213,7 @@ def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
     centres = weights.pop("__L__.weight", None)
     try:
         config = (
-            infer_wavlm_configuration(_below(f"{SLT22_ENCODER}.", weights))
+            infer_wavlm_configuration(_below("__S__.model.", weights))
             if encoder is None
             else _encoder_configuration(str(encoder))
         )
