@@ -31,10 +31,27 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize(("encoder", "count"), [({}, 1_714_480), (LARGE, 2_312_464)], ids=["base", "large"])
-def test_the_backend_has_the_published_number_of_parameters(encoder: dict, count: int) -> None:
+NETWORKS = ("astp", "x_vector", "ecapa_tdnn", "mhfa")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "aggregation", "counts"),
+    [
+        ({}, "weighted_sum", (1_480_141, 6_378_913, 7_952_013, 2_302_554)),
+        ({}, "lap", (1_714_480, 6_713_220, 8_286_320, 4_216_352)),
+        (LARGE, "weighted_sum", (2_497_625, 7_034_285, 8_607_385, 2_368_114)),
+        (LARGE, "lap", (2_312_464, 7_311_204, 8_884_304, 5_412_320)),
+    ],
+    ids=["base-weighted_sum", "base-lap", "large-weighted_sum", "large-lap"],
+)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_backend_has_the_published_number_of_parameters(
+    encoder: dict, aggregation: str, counts: tuple[int, ...], network: str
+) -> None:
+    count = counts[NETWORKS.index(network)]
+    values = {"layer_aggregation": {"kind": aggregation}, "speaker_network": {"kind": network}}
     with torch.device("meta"):
-        model = SpeakerModel(WavLMModel(WavLMConfig(**encoder)), ModelSettings())
+        model = SpeakerModel(WavLMModel(WavLMConfig(**encoder)), ModelSettings.parse(values, "model"))
     backend = (*model.layer_aggregation.parameters(), *model.speaker_network.parameters())
     assert sum(parameter.numel() for parameter in backend) == count
 

@@ -181,9 +181,10 @@ def test_validation_subtracts_the_training_mean(
 ) -> None:
     torch.manual_seed(0)
     model = SpeakerModel.from_encoder(encoder, MODEL)
+    heard = TrialSet.of(trials, utterances)
     embeddings = {
         row.utterance_id: model.embed(torch.from_numpy(read_audio(row.path))[None])[0].numpy().astype(float)
-        for row in utterances.itertuples()
+        for row in heard.utterances.itertuples()
     }
     mean = np.mean(list(embeddings.values()), axis=0)
     for subtracted, handed_in in ((mean, None), (mean * 0.7, mean * 0.7)):
@@ -191,7 +192,7 @@ def test_validation_subtracts_the_training_mean(
         for trial in trials.itertuples():
             enroll, test = embeddings[trial.enroll_id] - subtracted, embeddings[trial.test_id] - subtracted
             scores.append(enroll @ test / np.sqrt((enroll @ enroll) * (test @ test)))
-        rates = validate(model, TrialSet.of(trials, utterances), handed_in)
+        rates = validate(model, heard, handed_in)
         assert rates["validation.eer"] == pytest.approx(equal_error_rate(scores, trials["label"])[0])
         expected = min_detection_cost(scores, trials["label"], 0.01)[0]
         assert rates["validation.min_dcf_p01"] == pytest.approx(expected)

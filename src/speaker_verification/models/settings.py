@@ -53,6 +53,10 @@ class LayerAggregationSettings(Settings):
     kind: Literal["lap", "weighted_sum"] = "lap"
     lap: LapSettings = LapSettings()
 
+    def output_width(self, width: int) -> int:
+        """D', channels of a frame after the aggregation of states of a width D."""
+        return self.lap.output_width if self.kind == "lap" else width
+
 
 class AstpSettings(Settings):
     """Attentive statistics pooling as published with LAP."""

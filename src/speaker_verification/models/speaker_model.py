@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -15,9 +17,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from speaker_verification.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import xavier_initialise
-from speaker_verification.models.layer_aggregation import LayerAttentivePooling
+from speaker_verification.models.layer_aggregation import LayerAggregation, build_layer_aggregation
 from speaker_verification.models.settings import ModelSettings
-from speaker_verification.models.speaker_networks import AttentiveStatisticsPooling
+from speaker_verification.models.speaker_networks import build_speaker_network
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -38,17 +40,15 @@ class SpeakerModel(nn.Module):
         super().__init__()
         self.settings = settings
         self.frontend = Frontend(encoder, settings.frontend.last_state)
-        aggregation = settings.layer_aggregation.lap
-        network = settings.speaker_network.astp
-        self.layer_aggregation = LayerAttentivePooling(
-            num_states=self.frontend.num_states,
-            width=self.frontend.width,
-            output_width=aggregation.output_width,
-            num_heads=aggregation.num_heads,
-            dropout=aggregation.dropout,
+        aggregation = settings.layer_aggregation
+        self.speaker_network = build_speaker_network(
+            settings.speaker_network, aggregation.output_width(self.frontend.width)
         )
-        self.speaker_network = AttentiveStatisticsPooling(
-            aggregation.output_width, network.embedding_size, network.dropout
+        self.layer_aggregation = nn.ModuleDict(
+            {
+                name: build_layer_aggregation(aggregation, self.frontend.num_states, self.frontend.width)
+                for name in self.speaker_network.inputs
+            }
         )
 
     @classmethod
@@ -60,8 +60,9 @@ class SpeakerModel(nn.Module):
             settings: of the parts behind it.
         """
         model = cls(load_encoder(folder), settings)
-        xavier_initialise(model.layer_aggregation)
-        xavier_initialise(model.speaker_network)
+        if settings.initialisation == "xavier":
+            xavier_initialise(model.layer_aggregation)
+            xavier_initialise(model.speaker_network)
         return model
 
     @classmethod
@@ -104,7 +105,7 @@ class SpeakerModel(nn.Module):
     @property
     def embedding_size(self) -> int:
         """E."""
-        return self.settings.speaker_network.astp.embedding_size
+        return self.speaker_network.embedding_size
 
     @property
     def minimum_samples(self) -> int:
@@ -112,8 +113,10 @@ class SpeakerModel(nn.Module):
         return self.frontend.minimum_samples(self.speaker_network.minimum_frames)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Embeddings (B, E) of waveforms (B, samples) of equal length."""
-        return self.speaker_network(self.layer_aggregation(self.frontend(waveforms)))
+        """Embeddings (B, E) of waveforms (B, samples) of equal length; in training, what feeds the loss."""
+        states = self.frontend(waveforms)
+        embeddings = self.speaker_network(*self._aggregate(states))
+        return self.speaker_network.loss_input(embeddings) if self.training else embeddings
 
     @torch.inference_mode()
     def embed(self, waveforms: Tensor, num_samples: Tensor | None = None) -> Tensor:
@@ -138,16 +141,50 @@ class SpeakerModel(nn.Module):
                 f"a waveform of {min(lengths)} samples is too short: this model needs {self.minimum_samples} "
                 f"({self.minimum_samples / 16_000:.3f} s at 16 kHz)"
             )
-        was_training = self.training
-        self.eval()
-        try:
-            embeddings = torch.empty(len(waveforms), self.embedding_size, device=self.device)
+        embeddings = torch.empty(len(waveforms), self.embedding_size, device=self.device)
+        with _evaluating(self):
             for length in sorted(set(lengths)):
                 rows = [row for row, own in enumerate(lengths) if own == length]
                 embeddings[rows] = self(waveforms[rows, :length].to(self.device))
-        finally:
-            self.train(was_training)
         return embeddings
+
+    @torch.inference_mode()
+    def attention(self, waveforms: Tensor) -> dict[str, Tensor]:
+        """What the model attends to, in evaluation mode.
+
+        Args:
+            waveforms: float32 (B, samples) at 16 kHz, of equal length.
+
+        Returns:
+            Weights by the name of the module that has them. `layer_aggregation.frames` (with MHFA
+            `layer_aggregation.key` and `layer_aggregation.value`): (L+1,) of a weighted sum,
+            (B, heads, T, L+1) of LAP. `speaker_network`: (B, channels, T) of ASTP and ECAPA-TDNN,
+            (B, heads, T) of MHFA; the x-vector has none.
+        """
+        with _evaluating(self):
+            states = self.frontend(waveforms.to(self.device))
+            weights = {
+                f"layer_aggregation.{name}": cast("LayerAggregation", aggregate).attention_weights(states)
+                for name, aggregate in self.layer_aggregation.items()
+            }
+            frame_weights = self.speaker_network.attention_weights(*self._aggregate(states))
+        return weights if frame_weights is None else weights | {"speaker_network": frame_weights}
+
+    def _aggregate(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Every sequence of frames (B, D', T) that the speaker network takes, of L+1 states (B, T, D)."""
+        return [aggregate(states) for aggregate in self.layer_aggregation.values()]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and every module in the mode that it was in afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:

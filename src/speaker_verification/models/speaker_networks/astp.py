@@ -1,15 +1,18 @@
-"""From a sequence of frames to one embedding."""
+"""Attentive statistics pooling, as LAP is published with."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from speaker_verification.models.speaker_networks.base import SpeakerNetwork
+from speaker_verification.models.speaker_networks.parts import weighted_statistics, with_context
+
 VARIANCE_FLOOR = 1e-4
 TINY_VARIANCE = 1e-12  # the root of zero has no finite gradient
 
 
-class AttentiveStatisticsPooling(nn.Module):
+class AttentiveStatisticsPooling(SpeakerNetwork):
     """ASTP: channel-dependent attention over time, then weighted mean and standard deviation.
 
     The attention hears every frame beside the mean and the (unbiased) standard deviation of all frames. In
@@ -27,7 +30,7 @@ class AttentiveStatisticsPooling(nn.Module):
     minimum_frames = 2  # a standard deviation needs two
 
     def __init__(self, width: int, embedding_size: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(embedding_size)
         self.dropout = dropout
         self.attention = nn.Sequential(
             nn.Conv1d(3 * width, width // 2, kernel_size=1),
@@ -48,14 +51,14 @@ class AttentiveStatisticsPooling(nn.Module):
         Returns:
             (B, E).
         """
-        mean = x.mean(dim=2, keepdim=True).expand_as(x)
-        std = x.var(dim=2, keepdim=True).clamp(min=TINY_VARIANCE).sqrt().expand_as(x)
-        logits = self.attention(torch.cat([x, mean, std], dim=1))  # (B, C, T)
+        statistics = weighted_statistics(x, self.attention_weights(x), VARIANCE_FLOOR)  # (B, 2C)
+        return self.embedding_norm(self.projection(self.pooled_norm(statistics)))
+
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Weight of every channel and frame, (B, C, T); over time they sum to one."""
+        deviation = x.var(dim=2, keepdim=True).clamp(min=TINY_VARIANCE).sqrt()
+        logits = self.attention(with_context(x, x.mean(dim=2, keepdim=True), deviation))
         if self.training:
             left_out = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) < self.dropout
             logits = logits.masked_fill(left_out, torch.finfo(logits.dtype).min)
-        weights = logits.softmax(dim=2)
-        mean = (weights * x).sum(dim=2)
-        variance = (weights * x.square()).sum(dim=2) - mean.square()
-        statistics = torch.cat([mean, variance.clamp(min=VARIANCE_FLOOR).sqrt()], dim=1)  # (B, 2C)
-        return self.embedding_norm(self.projection(self.pooled_norm(statistics)))
+        return logits.softmax(dim=2)
