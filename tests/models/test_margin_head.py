@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
 
 
-def head_with(weight: torch.Tensor, scale: float = 30.0) -> SubcentreMarginHead:
+def head_with(
+    weight: torch.Tensor, scale: float = 30.0, continuation: Literal["arcface", "wespeaker"] = "arcface"
+) -> SubcentreMarginHead:
     subcentres, embedding_size, num_classes = weight.shape
-    settings = MarginHeadSettings(num_subcentres=subcentres, scale=scale)
+    settings = MarginHeadSettings(num_subcentres=subcentres, scale=scale, continuation=continuation)
     head = SubcentreMarginHead(embedding_size, num_classes, settings).to(weight.dtype)
     head.weight.data.copy_(weight)
     return head
@@ -90,3 +93,17 @@ def test_class_weights_keep_torch_s_fans() -> None:
     head = SubcentreMarginHead(192, 300, MarginHeadSettings())
     bound = math.sqrt(6 / ((192 + 3) * 300))
     assert bound * 0.99 < float(head.weight.detach().abs().max()) <= bound
+
+
+def test_past_pi_the_target_s_logit_goes_on_as_either_system_has_it() -> None:
+    """Two classes at -1 and 0: by hand, the target at theta = pi with a margin of 0.5."""
+    weight = torch.tensor([[[-1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    embedding, label = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0])
+    logits = {
+        "arcface": -1 - 0.5 * math.sin(math.pi - 0.5),  # -1.2397
+        "wespeaker": -1 - (1 + math.cos(math.pi - 0.5)),  # -1.1224
+    }
+    for continuation, target in logits.items():
+        output = head_with(weight, 2.0, continuation)(embedding, label, Margins(0.5, 0, 0.0))
+        expected = math.log(math.exp(2 * target) + 1) - 2 * target
+        assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-9)

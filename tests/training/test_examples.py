@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speed import change_speed
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.errors import DataError
 from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, UTTERANCES
-from speaker_verification.training.examples import EpochBatches, TrainingExamples
+from speaker_verification.training.examples import TrainingExamples
+from speaker_verification.training.phase import SamplingSettings
+from speaker_verification.training.sampling import EpochBatches, UtteranceOrder
 
 CROP_SECONDS = 0.05
 CROP_SAMPLES = 800
@@ -137,7 +139,8 @@ def test_a_short_utterance_wraps_round(tmp_path: Path, factor: float) -> None:
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_change_nothing(utterances: pd.DataFrame, augmenter: Augmenter, num_workers: int) -> None:
     examples = TrainingExamples(utterances, augmenter, CROP_SECONDS, FACTORS, seed=7)
-    batches = EpochBatches(len(examples), batch_size=2, steps_per_epoch=12, seed=7)
+    order = UtteranceOrder(examples.speakers, SamplingSettings(), batch_size=2, seed=7)
+    batches = EpochBatches(order, batch_size=2, steps_per_epoch=12)
     alone = list(DataLoader(examples, batch_sampler=batches.batches(0), num_workers=0))
     shared = list(DataLoader(examples, batch_sampler=batches.batches(0), num_workers=num_workers))
     assert len(alone) == len(shared) == 12
@@ -166,48 +169,3 @@ def test_an_example_depends_on_seed_pass_and_row_alone(
 def test_an_empty_table_is_refused() -> None:
     with pytest.raises(DataError, match="training_utterances"):
         TrainingExamples(UTTERANCES.empty(), None, CROP_SECONDS, [1.0], seed=0)
-
-
-def test_a_pass_visits_every_row_once_and_drops_only_an_incomplete_batch() -> None:
-    whole = EpochBatches(12, batch_size=4, steps_per_epoch=None, seed=1)
-    assert len(whole) == 3
-    epoch = whole.batches(5)
-    assert [len(batch) for batch in epoch] == [4, 4, 4]
-    keys = [key for batch in epoch for key in batch]
-    assert sorted(keys) == [(5, row) for row in range(12)]
-
-    with_rest = EpochBatches(14, batch_size=4, steps_per_epoch=None, seed=1)
-    assert len(with_rest) == 3
-    keys = [key for batch in with_rest.batches(0) for key in batch]
-    assert len(set(keys)) == 12
-    assert {number for number, _ in keys} == {0}
-
-
-def test_order_differs_between_epochs_and_seeds_and_is_the_same_for_both_given() -> None:
-    batches = EpochBatches(50, batch_size=10, steps_per_epoch=None, seed=1)
-    rows = [[row for batch in batches.batches(epoch) for _, row in batch] for epoch in (0, 1)]
-    assert rows[0] != rows[1]
-    assert batches.batches(1) == EpochBatches(50, 10, None, seed=1).batches(1)
-    assert batches.batches(1) != EpochBatches(50, 10, None, seed=2).batches(1)
-
-
-@pytest.mark.parametrize("num_utterances", [3, 10, 100])
-def test_epochs_of_fixed_length_run_on_through_the_reshuffled_corpus(num_utterances: int) -> None:
-    batches = EpochBatches(num_utterances, batch_size=4, steps_per_epoch=3, seed=2)
-    assert len(batches) == 3
-    keys = [key for epoch in range(50) for batch in batches.batches(epoch) for key in batch]
-    assert len(keys) == 50 * 12
-    assert len(set(keys)) == len(keys)
-    passes = [keys[at : at + num_utterances] for at in range(0, len(keys), num_utterances)]
-    for number, one_pass in enumerate(passes):
-        assert {pass_number for pass_number, _ in one_pass} == {number}
-        if len(one_pass) == num_utterances:
-            assert sorted(row for _, row in one_pass) == list(range(num_utterances))
-    orders = {tuple(row for _, row in one_pass) for one_pass in passes}
-    assert len(orders) > min(len(passes), 4) - 1  # reshuffled: of three rows there are six orders
-
-
-def test_a_corpus_smaller_than_a_batch_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ParameterError, match=r"512.*300"):
-        EpochBatches(300, batch_size=512, steps_per_epoch=None, seed=0)
-    assert len(EpochBatches(300, batch_size=512, steps_per_epoch=2, seed=0).batches(0)[1]) == 512

@@ -35,11 +35,11 @@ HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
 def phase_settings(**changes: Any) -> PhaseSettings:
     values: dict[str, Any] = {
         "frontend": "frozen",
+        "frontend_mode": "evaluation",
         "epochs": 2,
         "crop_seconds": 0.25,
         "batch_size": 6,
         "learning_rate": {"maximum": 1e-2, "minimum": 1e-3},
-        "weight_decay": 0.0,
         "margin": {"final": 0.2, "growth_epochs": 1, "top_k": 2},
         "precision": "float32",
     }
@@ -68,6 +68,7 @@ def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) ->
             model,
             head,
             examples,
+            regularise=lambda loss: loss,
             validate=lambda current, mean: validate(current, TrialSet.of(trials, utterances), mean),
             folder=tmp_path / name,
             run={"speaker_ids": examples.speaker_ids, "head": HEAD.model_dump()},
@@ -104,7 +105,9 @@ def test_a_frozen_frontend_stays_as_it_was_and_a_trained_one_moves(
 ) -> None:
     untouched = SpeakerModel.from_encoder(encoder, MODEL).frontend.state_dict()
     frozen = run_phase(encoder, frontend="frozen", epochs=1)[2].frontend.state_dict()
-    trained = run_phase(encoder, frontend="trained", epochs=1)[2].frontend.state_dict()
+    trained = run_phase(encoder, frontend="trained", frontend_mode="training", epochs=1)[
+        2
+    ].frontend.state_dict()
     assert all(torch.equal(frozen[name], untouched[name]) for name in untouched)
     assert any(not torch.equal(trained[name], untouched[name]) for name in untouched)
 
@@ -112,7 +115,12 @@ def test_a_frozen_frontend_stays_as_it_was_and_a_trained_one_moves(
 def test_the_same_seed_gives_the_same_weights_whatever_the_workers(
     run_phase: Callable[..., Any], encoder: Path
 ) -> None:
-    changes: dict[str, Any] = {"frontend": "trained", "epochs": 1, "speed_factors": [1.0, 0.9]}
+    changes: dict[str, Any] = {
+        "frontend": "trained",
+        "frontend_mode": "training",
+        "epochs": 1,
+        "speed_factors": [1.0, 0.9],
+    }
     first = run_phase(encoder, **changes)[2].state_dict()
     again = run_phase(encoder, num_workers=2, **changes)[2].state_dict()
     other = run_phase(encoder, seed=4, **changes)[2].state_dict()
@@ -143,6 +151,7 @@ def test_accumulated_passes_make_the_step_of_one_large_batch(
             model,
             head,
             examples,
+            lambda loss: loss,
             lambda *_: {"validation.eer": 1.0},
             tmp_path / "x",
             {},

@@ -6,6 +6,7 @@ import pytest
 
 from speaker_verification.errors import ParameterError
 from speaker_verification.training.schedules import (
+    CosineSettings,
     LearningRateSettings,
     MarginSettings,
     learning_rate,
@@ -15,18 +16,17 @@ from speaker_verification.training.schedules import (
 
 
 def test_learning_rate_warms_up_and_follows_half_a_cosine() -> None:
-    settings = LearningRateSettings(maximum=1.0, minimum=0.0, warmup_fraction=0.2)
-    rates = [learning_rate(step, 10, settings) for step in range(10)]
+    settings = LearningRateSettings(maximum=1.0, minimum=0.0, cosine=CosineSettings(warmup_fraction=0.2))
+    rates = [learning_rate(step, 5, 2, settings) for step in range(10)]
     cosine = [(1 + math.cos(math.pi * n / 8)) / 2 for n in range(8)]
     assert rates == pytest.approx([0.0, 0.5, *cosine])
     assert rates[6] == pytest.approx(0.5)
 
 
 def test_cycles_keep_their_warm_up_and_change_length_and_peak() -> None:
-    settings = LearningRateSettings(
-        maximum=1.0, minimum=0.0, num_cycles=2, warmup_fraction=0.5, cycle_factor=2.0, peak_factor=0.5
-    )
-    rates = [learning_rate(step, 8, settings) for step in range(10)]
+    cycles = CosineSettings(num_cycles=2, warmup_fraction=0.5, cycle_factor=2.0, peak_factor=0.5)
+    settings = LearningRateSettings(maximum=1.0, minimum=0.0, cosine=cycles)
+    rates = [learning_rate(step, 8, 1, settings) for step in range(10)]
     # Cycle 1: 4 steps, 2 of warm-up. Cycle 2: 2 of warm-up and 2 x 2 of cosine, at half the peak.
     second = [0.25 * (1 + math.cos(math.pi * n / 4)) for n in range(4)]
     assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0, 0.25, *second])
@@ -34,7 +34,7 @@ def test_cycles_keep_their_warm_up_and_change_length_and_peak() -> None:
 
 def test_a_flat_rate_is_flat() -> None:
     settings = LearningRateSettings(maximum=5e-6, minimum=5e-6)
-    assert {learning_rate(step, 30, settings) for step in range(30)} == {5e-6}
+    assert {learning_rate(step, 10, 3, settings) for step in range(30)} == {5e-6}
 
 
 def test_a_minimum_above_the_maximum_is_refused() -> None:

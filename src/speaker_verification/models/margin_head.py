@@ -35,10 +35,10 @@ class HeadOutput(NamedTuple):
 class SubcentreMarginHead(nn.Module):
     """AAM-softmax with K sub-centres per class and the inter-top-k penalty.
 
-    A class's cosine is the largest over its centres. The target's logit is cos(theta + m), continued by
-    cos(theta) - m sin(pi - m) where theta + m would pass pi; the k largest non-target cosines become
-    cos(theta - m'). Predictions carry the target's margin but not the penalty. Computed in float32
-    whatever the autocast.
+    A class's cosine is the largest over its centres. The target's logit is cos(theta + m); where theta + m
+    would pass pi it is cos(theta) - m sin(pi - m) (continuation `arcface`) or cos(theta) - (1 + cos(pi - m))
+    (`wespeaker`). The k largest non-target cosines become cos(theta - m'). Predictions carry the target's
+    margin but not the penalty. Computed in float32 whatever the autocast.
 
     Source: J. Deng et al., ArcFace (CVPR 2019) and Sub-center ArcFace (ECCV 2020); M. Zhao et al.,
     Multi-Query Multi-Head Attention Pooling and Inter-TopK Penalty (ICASSP 2022).
@@ -46,12 +46,13 @@ class SubcentreMarginHead(nn.Module):
     Args:
         embedding_size: E.
         num_classes: C.
-        settings: number of sub-centres K and scale.
+        settings: number of sub-centres K, scale and continuation.
     """
 
     def __init__(self, embedding_size: int, num_classes: int, settings: MarginHeadSettings) -> None:
         super().__init__()
         self.scale = settings.scale
+        self.continuation = settings.continuation
         self.weight = nn.Parameter(torch.empty(settings.num_subcentres, embedding_size, num_classes))
         xavier_initialise(self)
 
@@ -80,7 +81,7 @@ class SubcentreMarginHead(nn.Module):
             cosine = self._class_cosines(precise)  # (B, C)
             sine = (1 - cosine.square()).clamp(min=SQUARED_SINE_FLOOR).sqrt()
             is_target = functional.one_hot(labels, self.num_classes).bool()
-            with_margin = torch.where(is_target, _add_margin(cosine, sine, margins.target), cosine)
+            with_margin = torch.where(is_target, self._add_margin(cosine, sine, margins.target), cosine)
             logits = with_margin
             if margins.top_k:
                 hardest = cosine.masked_fill(is_target, -math.inf).topk(margins.top_k, dim=1).indices
@@ -94,8 +95,11 @@ class SubcentreMarginHead(nn.Module):
         centres = functional.normalize(self.weight, dim=1)  # (K, E, C)
         return (functional.normalize(embeddings, dim=1) @ centres).amax(dim=0)
 
-
-def _add_margin(cosine: Tensor, sine: Tensor, margin: float) -> Tensor:
-    shifted = cosine * math.cos(margin) - sine * math.sin(margin)
-    continued = cosine - margin * math.sin(math.pi - margin)
-    return torch.where(cosine > math.cos(math.pi - margin), shifted, continued)
+    def _add_margin(self, cosine: Tensor, sine: Tensor, margin: float) -> Tensor:
+        """cos(theta + margin), continued where the angle passes pi; any shape."""
+        shifted = cosine * math.cos(margin) - sine * math.sin(margin)
+        if self.continuation == "arcface":
+            lowered = cosine - margin * math.sin(math.pi - margin)
+        else:
+            lowered = cosine - (1 + math.cos(math.pi - margin))
+        return torch.where(cosine > math.cos(math.pi - margin), shifted, lowered)

@@ -115,3 +115,4 @@ class MarginHeadSettings(Settings):
     num_subcentres: int = Field(3, ge=1)
     scale: float = Field(30.0, gt=0)
     initialisation: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform"
+    continuation: Literal["arcface", "wespeaker"] = "arcface"

@@ -6,9 +6,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "checkpoints": ["best_checkpoint"],
-        "examples": ["EpochBatches", "TrainingExamples"],
+        "examples": ["TrainingExamples"],
+        "figures": ["schedule_figure"],
         "loop": ["TrainingError", "train"],
         "phase": ["PhaseSettings"],
+        "regularisation": ["PretrainedDistance"],
+        "sampling": ["EpochBatches", "UtteranceOrder"],
         "start": ["start_phase"],
         "validation": ["TrialSet", "validate"],
     },

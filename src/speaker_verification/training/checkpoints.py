@@ -1,10 +1,11 @@
 """What a phase leaves: a folder with its best epochs and their ranking.
 
-ranking.json                best first: epoch, folder, error rate
+ranking.json                best first: epoch, folder, error rate; an average of the best comes before them
 epoch_07/config.json        the speaker model (SpeakerModel.from_pretrained)
 epoch_07/model.safetensors
 epoch_07/head.safetensors   the margin head
 epoch_07/run.json           speakers in class order, settings, metrics
+average/                    likewise, of the best epochs' average, where the phase makes one
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from safetensors.torch import load_file, save_file
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
-from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
+from speaker_verification.models.speaker_model import WEIGHTS_FILE, SpeakerModel, load_strictly
+from speaker_verification.training.averaging import mean_state
 
 RANKING_FILE = "ranking.json"
 HEAD_FILE = "head.safetensors"
 RUN_FILE = "run.json"
+AVERAGE_FOLDER = "average"
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,28 @@ class BestCheckpoints:
         kept, dropped = ranking[: self.keep], ranking[self.keep :]
         if candidate in kept:
             save_checkpoint(self.folder / candidate.folder, model, head, run)
-        beside = self.folder / f".{RANKING_FILE}.part"
-        beside.write_text(json.dumps([asdict(ranked) for ranked in kept], indent=2))
-        beside.replace(self.folder / RANKING_FILE)
+        self._rank(kept)
         for ranked in dropped:
             shutil.rmtree(self.folder / ranked.folder, ignore_errors=True)
-        self.ranking = kept
+
+    def load_average(self, model: SpeakerModel, head: SubcentreMarginHead, num_best: int) -> None:
+        """Give model and head the mean weights of so many of the best epochs, or of as many as there are."""
+        folders = [self.folder / ranked.folder for ranked in self.ranking[:num_best]]
+        model.load_state_dict(mean_state([load_file(folder / WEIGHTS_FILE) for folder in folders]))
+        head.load_state_dict(mean_state([load_file(folder / HEAD_FILE) for folder in folders]))
+
+    def put_first(
+        self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
+    ) -> None:
+        """Save an average of the best epochs; whatever its error rate, it is the one that is handed on."""
+        save_checkpoint(self.folder / AVERAGE_FOLDER, model, head, run)
+        self._rank([RankedEpoch(epoch, AVERAGE_FOLDER, eer), *self.ranking])
+
+    def _rank(self, ranking: list[RankedEpoch]) -> None:
+        beside = self.folder / f".{RANKING_FILE}.part"
+        beside.write_text(json.dumps([asdict(ranked) for ranked in ranking], indent=2))
+        beside.replace(self.folder / RANKING_FILE)
+        self.ranking = ranking
 
 
 def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:

@@ -1,7 +1,7 @@
-"""Training examples: which utterance comes when, and the wave and class that it gives.
+"""Training examples: the wave and class that an utterance gives.
 
-The order touches no audio, and an example is a pure function of (seed, pass, row): neither the number of
-workers nor a resumed run changes what is drawn.
+An example is a pure function of (seed, pass, row): neither the number of workers nor a resumed run changes
+what is drawn.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from speaker_verification.audio.crops import draw_crop_start, wrap
 from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speed import change_speed, changed_length, source_span, speed_class_offsets
-from speaker_verification.errors import DataError, ParameterError
-
-Key = tuple[int, int]  # pass through the corpus, utterance row: unique over a whole training
+from speaker_verification.errors import DataError
+from speaker_verification.training.sampling import Key
 
 
 class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
@@ -73,6 +72,11 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         return [self._utterance_ids[row].as_py() for row in rows]
 
     @property
+    def speakers(self) -> npt.NDArray[np.int64]:
+        """Label at speed 1 of every row: the place of its speaker in `speaker_ids`."""
+        return self._speakers
+
+    @property
     def speaker_ids(self) -> list[str]:
         """Speakers in the order of their labels at speed 1: sorted."""
         return list(self._speaker_ids)
@@ -118,63 +122,3 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         source = read_audio(self._paths[row].as_py(), span.start, span.num_samples)
         crop = change_speed(source, factor)[span.lead : span.lead + num_samples]
         return wrap(crop, self._crop_samples)
-
-
-class EpochBatches:
-    """Batches of (pass, row) keys for each epoch.
-
-    The corpus is shuffled anew for every pass through it. Without `steps_per_epoch` an epoch is a pass, less
-    an incomplete last batch. With it an epoch has that many batches and goes on where the last one stopped.
-    """
-
-    def __init__(self, num_utterances: int, batch_size: int, steps_per_epoch: int | None, seed: int) -> None:
-        """Plan the epochs.
-
-        Args:
-            num_utterances: rows of the training table.
-            batch_size: keys in a batch.
-            steps_per_epoch: batches in an epoch; None for a pass through the corpus.
-            seed: of the shuffling.
-
-        Raises:
-            ParameterError: a pass does not fill a single batch.
-        """
-        if steps_per_epoch is None and num_utterances < batch_size:
-            raise ParameterError(
-                f"batch_size {batch_size} is more than the {num_utterances} training utterances: "
-                "lower it, or set steps_per_epoch to let batches run on into the next pass"
-            )
-        self._num_utterances = num_utterances
-        self._batch_size = batch_size
-        if steps_per_epoch is None:
-            self._num_batches = num_utterances // batch_size
-            self._keys_between_epochs = num_utterances
-        else:
-            self._num_batches = steps_per_epoch
-            self._keys_between_epochs = steps_per_epoch * batch_size
-        self._seed = seed
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self._num_batches
-
-    def batches(self, epoch: int) -> list[list[Key]]:
-        """Batches of an epoch; earlier epochs are not gone through.
-
-        Args:
-            epoch: counted from 0.
-
-        Returns:
-            Lists of `batch_size` keys, (pass number, row).
-        """
-        num_keys = self._num_batches * self._batch_size
-        first = epoch * self._keys_between_epochs
-        passes, places = np.divmod(np.arange(first, first + num_keys), self._num_utterances)
-        rows = np.concatenate([self._order(number)[places[passes == number]] for number in np.unique(passes)])
-        keys = list(zip(passes.tolist(), rows.tolist(), strict=True))
-        return [keys[at : at + self._batch_size] for at in range(0, num_keys, self._batch_size)]
-
-    def _order(self, pass_number: int) -> npt.NDArray[np.int64]:
-        # A spawn key keeps these draws apart from the examples', whose seeds are [seed, pass, row].
-        sequence = np.random.SeedSequence(self._seed, spawn_key=(int(pass_number),))
-        return np.random.default_rng(sequence).permutation(self._num_utterances)

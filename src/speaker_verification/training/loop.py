@@ -6,29 +6,34 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sklearn.metrics import f1_score
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from speaker_verification.errors import UserError
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.tables import LEARNING_CURVE
+from speaker_verification.training.averaging import MovingAverage, reestimate_statistics
 from speaker_verification.training.checkpoints import BestCheckpoints
-from speaker_verification.training.examples import EpochBatches, Key, TrainingExamples
+from speaker_verification.training.examples import TrainingExamples
+from speaker_verification.training.optimiser import (
+    choose_trained,
+    make_optimiser,
+    parameter_groups,
+    scale_gradients,
+    set_learning_rate,
+)
 from speaker_verification.training.phase import PhaseSettings
-from speaker_verification.training.schedules import learning_rate, margin, top_k_penalty
+from speaker_verification.training.sampling import EpochBatches, Key, UtteranceOrder
+from speaker_verification.training.schedules import margin, top_k_penalty
+from speaker_verification.training.tally import EpochTally, Metrics, progress_bar, readable
 
 logger = logging.getLogger(__name__)
-
-Metrics = dict[str, float]
 
 
 class TrainingError(UserError):
@@ -40,6 +45,7 @@ def train(
     model: SpeakerModel,
     head: SubcentreMarginHead,
     examples: TrainingExamples,
+    regularise: Callable[[Tensor], Tensor],
     validate: Callable[[SpeakerModel, Any], Metrics],
     folder: Path,
     run: dict[str, Any],
@@ -53,6 +59,7 @@ def train(
         model: trained in place, on its device.
         head: trained in place, on the same device.
         examples: what an epoch draws from.
+        regularise: gives the loss to descend for the margin head's (see regularisation.py).
         validate: takes the model and the mean embedding (E,) of the epoch's training steps (None before the
             first) and gives error rates; `{phase.rank_by}.eer` among them ranks the epoch.
         folder: receives the best epochs (see checkpoints.py).
@@ -68,45 +75,46 @@ def train(
         DataError: the corpus is smaller than one step.
     """
     device = model.device
-    steps = EpochBatches(len(examples), phase.examples_per_step, phase.steps_per_epoch, seed)
+    order = UtteranceOrder(examples.speakers, phase.sampling, phase.batch_size, seed)
+    steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
     steps_per_epoch = len(steps)
-    total_steps = phase.epochs * steps_per_epoch
-    model.frontend.requires_grad_(phase.frontend == "trained")
+    choose_trained(model.frontend, phase.frontend)
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=phase.learning_rate.maximum, weight_decay=phase.weight_decay)
+    optimiser = make_optimiser(parameter_groups(model, head, phase.rate_factors), phase.optimiser)
+    both = nn.ModuleDict({"model": model, "head": head})
+    average = MovingAverage(phase.averaging.newest_weight)
     checkpoints = BestCheckpoints(folder, phase.keep_checkpoints)
     curve: list[dict[str, Any]] = []
+
+    def waveforms_of(epoch: int) -> Iterator[Tensor]:
+        return (waveforms for waveforms, _, _ in _loader(examples, steps.batches(epoch - 1), phase))
+
+    def record(epoch: int, metrics: Metrics) -> None:
+        curve.extend({"epoch": epoch, "metric": name, "value": value} for name, value in metrics.items())
+        on_epoch(epoch, metrics)
+        logger.info("epoch %d/%d: %s", epoch, phase.epochs, readable(metrics))
 
     def finish_epoch(epoch: int, metrics: Metrics, mean: Any) -> None:
         metrics |= validate(model, mean)
         if epoch or not phase.epochs:
-            checkpoints.offer(
-                epoch,
-                metrics[f"{phase.rank_by}.eer"],
-                model,
-                head,
-                {**run, "epoch": epoch, "metrics": metrics},
-            )
-        curve.extend({"epoch": epoch, "metric": name, "value": value} for name, value in metrics.items())
-        on_epoch(epoch, metrics)
-        logger.info("epoch %d/%d: %s", epoch, phase.epochs, _readable(metrics))
+            eer = metrics[f"{phase.rank_by}.eer"]
+            checkpoints.offer(epoch, eer, model, head, {**run, "epoch": epoch, "metrics": metrics})
+        record(epoch, metrics)
 
     finish_epoch(0, {}, None)
     for epoch in range(1, phase.epochs + 1):
         started = time.perf_counter()
         model.train()
-        if phase.frontend == "frozen":
-            model.frontend.eval()
-        tally = _Tally(model.embedding_size, device)
+        model.frontend.train(phase.frontend_mode == "training")
+        tally = EpochTally(model.embedding_size, device)
         loader = _loader(examples, steps.batches(epoch - 1), phase)
-        with _progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch) as advance:
+        with progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch) as advance:
             for index in range(steps_per_epoch):
                 step = (epoch - 1) * steps_per_epoch + index
-                rate = learning_rate(step, total_steps, phase.learning_rate)
+                rate = phase.learning_rate_at(step, steps_per_epoch)
+                set_learning_rate(optimiser, rate)
                 target = margin(step, steps_per_epoch, phase.margin)
                 margins = Margins(target, phase.margin.top_k, top_k_penalty(target, phase.margin))
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
                 step_rows: list[int] = []
                 for _ in range(phase.accumulation_steps):
                     waveforms, labels, rows = next(loader)
@@ -115,10 +123,12 @@ def train(
                     with torch.autocast(device.type, torch.bfloat16, enabled=phase.precision == "bfloat16"):
                         embeddings = model(waveforms)
                     output = head(embeddings, labels, margins)
-                    _require_finite("loss", output.loss, step, examples, step_rows)
-                    (output.loss / phase.accumulation_steps).backward()
+                    loss = regularise(output.loss)
+                    _require_finite("loss", loss, step, examples, step_rows)
+                    (loss / phase.accumulation_steps).backward()
                     tally.add(output.loss.detach(), output.predictions, labels, embeddings)
-                norm = torch.nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
+                scale_gradients(model.frontend.parameters(), phase.frontend_gradient_factor)
+                norm = nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
                 _require_finite("gradient", norm, step, examples, step_rows)
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
@@ -129,36 +139,21 @@ def train(
             "gradient_norm": float(norm),
             "seconds": time.perf_counter() - started,
         }
-        finish_epoch(epoch, metrics, tally.mean_embedding())
+        if epoch <= phase.epochs - phase.averaging.last_epochs:
+            finish_epoch(epoch, metrics, tally.mean_embedding())
+        else:
+            average.update(both)
+            with average.applied(both):
+                finish_epoch(epoch, metrics, reestimate_statistics(model, waveforms_of(epoch)))
+    if phase.epochs and phase.average_best > 1:
+        checkpoints.load_average(model, head, phase.average_best)
+        metrics = validate(model, reestimate_statistics(model, waveforms_of(phase.epochs)))
+        eer = metrics[f"{phase.rank_by}.eer"]
+        checkpoints.put_first(
+            phase.epochs, eer, model, head, {**run, "epoch": phase.epochs, "metrics": metrics}
+        )
+        record(phase.epochs, {f"average.{name}": value for name, value in metrics.items()})
     return LEARNING_CURVE.conform(pd.DataFrame(curve))
-
-
-class _Tally:
-    """Sums over the examples of an epoch."""
-
-    def __init__(self, embedding_size: int, device: torch.device) -> None:
-        self.loss = 0.0
-        self.embeddings = torch.zeros(embedding_size, dtype=torch.float64, device=device)
-        self.labels: list[int] = []
-        self.predictions: list[int] = []
-
-    def add(self, loss: Tensor, predictions: Tensor, labels: Tensor, embeddings: Tensor) -> None:
-        self.loss += float(loss) * len(labels)
-        self.embeddings += embeddings.detach().double().sum(dim=0)
-        self.labels += labels.tolist()
-        self.predictions += predictions.tolist()
-
-    def metrics(self) -> Metrics:
-        count = len(self.labels)
-        hits = sum(a == b for a, b in zip(self.labels, self.predictions, strict=True))
-        return {
-            "loss": self.loss / count,
-            "accuracy": 100 * hits / count,
-            "macro_f1": 100 * float(f1_score(self.labels, self.predictions, average="macro")),
-        }
-
-    def mean_embedding(self) -> Any:
-        return (self.embeddings / len(self.labels)).cpu().numpy()
 
 
 def _loader(
@@ -179,21 +174,3 @@ def _require_finite(
             f"the {what} is {float(value.detach())} at step {step}: lower the learning rate or look at these "
             f"utterances: {names}"
         )
-
-
-@contextmanager
-def _progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-    )
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(description, total=total, loss=math.nan)
-        yield lambda loss: progress.update(task, advance=1, loss=loss)
-
-
-def _readable(metrics: Metrics) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

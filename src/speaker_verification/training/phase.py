@@ -7,25 +7,95 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from speaker_verification.configuration import Settings
-from speaker_verification.training.schedules import LearningRateSettings, MarginSettings
+from speaker_verification.training.schedules import (
+    LearningRateSettings,
+    MarginSettings,
+    annealed,
+    learning_rate,
+)
+
+
+class SgdSettings(Settings):
+    """What stochastic gradient descent alone needs."""
+
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+
+    @model_validator(mode="after")
+    def _possible(self) -> SgdSettings:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class OptimiserSettings(Settings):
+    """How a gradient becomes a step; weight decay falls on every parameter, norms and biases too."""
+
+    kind: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: float = Field(0.0, ge=0)
+    sgd: SgdSettings = SgdSettings()
+
+
+class RateFactors(Settings):
+    """Learning rates of the model's parts, relative to the schedule's.
+
+    Blocks of the frontend learn `block_decay` times faster or slower from one to the next: counted from the
+    `top` block, which keeps the frontend's rate, down to the convolutions, or from the `bottom` one up.
+    """
+
+    head: float = Field(1.0, gt=0)
+    backend: float = Field(1.0, gt=0)
+    frontend: float = Field(1.0, gt=0)
+    block_decay: float = Field(1.0, gt=0)
+    block_decay_from: Literal["top", "bottom"] = "top"
+
+
+class PretrainedDistanceSettings(Settings):
+    """What pulls the frontend back to its pre-trained weights (see regularisation.py)."""
+
+    kind: Literal["none", "normalised", "l2_sp"] = "none"
+    weight: float = Field(0.01, gt=0)
+
+
+class AveragingSettings(Settings):
+    """Moving average of the weights after each of the last epochs (see averaging.py)."""
+
+    last_epochs: int = Field(0, ge=0)
+    newest_weight: float = Field(0.9, gt=0, le=1)
+    rate: float | None = Field(None, gt=0)
+    anneal: Literal["linear", "cosine"] = "linear"
+
+
+class SamplingSettings(Settings):
+    """Which utterances an epoch holds, and which of them may share a forward pass (see sampling.py)."""
+
+    unique_speakers: bool = False
+    max_utterances_per_speaker: int | None = Field(None, ge=1)
 
 
 class PhaseSettings(Settings):
     """One of the published phases: pretrain (frozen frontend), finetune (joint), lmft (large margin)."""
 
     epochs: int = Field(ge=0)
-    frontend: Literal["frozen", "trained"]
+    frontend: Literal["frozen", "blocks", "no_convolutions", "trained"]
+    frontend_mode: Literal["evaluation", "training"]
+    frontend_gradient_factor: float = Field(1.0, gt=0)
     crop_seconds: float = Field(gt=0)
     batch_size: int = Field(ge=2)
     accumulation_steps: int = Field(1, ge=1)
     steps_per_epoch: int | None = Field(None, ge=1)
+    optimiser: OptimiserSettings = OptimiserSettings()
     learning_rate: LearningRateSettings
-    weight_decay: float = Field(ge=0)
+    rate_factors: RateFactors = RateFactors()
     margin: MarginSettings
+    pretrained_distance: PretrainedDistanceSettings = PretrainedDistanceSettings()
+    averaging: AveragingSettings = AveragingSettings()
+    sampling: SamplingSettings = SamplingSettings()
     speed_factors: tuple[float, ...] = (1.0,)
     gradient_clip_norm: float | None = Field(None, gt=0)
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     keep_checkpoints: int = Field(2, ge=1)
+    average_best: int = Field(1, ge=1)
     choose_top: int = Field(1, ge=1)
     rank_by: str = "validation"
     monitor: tuple[str, ...] = ()
@@ -39,6 +109,10 @@ class PhaseSettings(Settings):
         known = ("validation", *self.monitor)
         if self.rank_by not in known:
             raise ValueError(f"rank_by '{self.rank_by}' must be one of: {', '.join(known)}")
+        if self.average_best > self.keep_checkpoints:
+            raise ValueError(
+                f"average_best {self.average_best} is more than keep_checkpoints {self.keep_checkpoints}"
+            )
         return self
 
     @property
@@ -49,3 +123,20 @@ class PhaseSettings(Settings):
     def num_speed_classes(self) -> int:
         """A speaker heard at another speed is another speaker to the classifier."""
         return len(set(self.speed_factors))
+
+    def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """Rate of a step (from 0) before the factors of the model's parts.
+
+        The schedule's, for the examples of a step; where weights are averaged at a rate of their own,
+        annealed to that.
+        """
+        averaged_epochs = min(self.averaging.last_epochs, self.epochs)
+        averaged_from = (self.epochs - averaged_epochs) * steps_per_epoch
+        following = step if self.averaging.rate is None else min(step, averaged_from)
+        rate = learning_rate(following, steps_per_epoch, self.epochs, self.learning_rate)
+        if self.learning_rate.per_examples is not None:
+            rate *= self.examples_per_step / self.learning_rate.per_examples
+        if self.averaging.rate is None or step < averaged_from:
+            return rate
+        fraction = (step - averaged_from) / (averaged_epochs * steps_per_epoch)
+        return annealed(rate, self.averaging.rate, fraction, self.averaging.anneal)

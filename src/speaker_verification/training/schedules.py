@@ -10,23 +10,49 @@ from pydantic import Field, model_validator
 
 from speaker_verification.configuration import Settings
 
-MarginCurve = Literal["log", "exp", "cos"]
+MarginCurve = Literal["log", "exp", "cos", "linear", "concave"]
+CONCAVE_REST = 1e-3  # what the concave curve lacks at its end
 
 
-class LearningRateSettings(Settings):
-    """Warm-up cosine with cycles."""
+class CosineSettings(Settings):
+    """Warm-up and cycles of the cosine schedule."""
 
-    maximum: float = Field(1e-3, gt=0)
-    minimum: float = Field(1e-5, ge=0)
     num_cycles: int = Field(1, ge=1)
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     cycle_factor: float = Field(1.0, gt=0)
     peak_factor: float = Field(1.0, gt=0)
 
+
+class StepSettings(Settings):
+    """Steps of the step schedule."""
+
+    factor: float = Field(0.95, gt=0, le=1)
+    every_epochs: int = Field(1, ge=1)
+
+
+class ExponentialSettings(Settings):
+    """Warm-up of the exponential schedule."""
+
+    warmup_epochs: float = Field(0.0, ge=0)
+
+
+class LearningRateSettings(Settings):
+    """A schedule between two rates; of the groups named after schedules the chosen one's counts."""
+
+    schedule: Literal["cosine", "step", "exponential"] = "cosine"
+    maximum: float = Field(1e-3, gt=0)
+    minimum: float = Field(1e-5, ge=0)
+    per_examples: int | None = Field(None, ge=1)
+    cosine: CosineSettings = CosineSettings()
+    step: StepSettings = StepSettings()
+    exponential: ExponentialSettings = ExponentialSettings()
+
     @model_validator(mode="after")
-    def _ordered(self) -> LearningRateSettings:
+    def _possible(self) -> LearningRateSettings:
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        if self.schedule == "exponential" and not self.minimum:
+            raise ValueError("minimum 0 is never reached by the exponential schedule: give one above 0")
         return self
 
 
@@ -39,34 +65,65 @@ class MarginSettings(Settings):
     growth_epochs: int = Field(20, ge=0)
     top_k: int = Field(5, ge=0)
     top_k_penalty: float = Field(0.06, ge=0)
+    penalty_reference_margin: float | None = Field(None, gt=0)
 
 
-def learning_rate(step: int, total_steps: int, settings: LearningRateSettings) -> float:
-    """Rate of a step: linear warm-up from the minimum, then a half cosine back to it, in every cycle.
+def learning_rate(step: int, steps_per_epoch: int, epochs: int, settings: LearningRateSettings) -> float:
+    """Rate of a step.
+
+    Args:
+        step: counted from 0.
+        steps_per_epoch: optimiser steps in an epoch.
+        epochs: of the phase.
+        settings: of the phase.
+    """
+    if settings.schedule == "step":
+        falls = step // (settings.step.every_epochs * steps_per_epoch)
+        return max(settings.maximum * settings.step.factor**falls, settings.minimum)
+    total_steps = epochs * steps_per_epoch
+    if settings.schedule == "exponential":
+        return _exponential(step, total_steps, settings.exponential.warmup_epochs * steps_per_epoch, settings)
+    return _cosine(step, total_steps, settings)
+
+
+def _exponential(step: int, total_steps: int, warmup_steps: float, settings: LearningRateSettings) -> float:
+    """From the maximum to the minimum over all steps, times a linear warm-up from 0.
+
+    Source: H. Wang et al., Wespeaker, ICASSP 2023 (its recipes).
+    """
+    warmth = min(step / warmup_steps, 1.0) if warmup_steps else 1.0
+    return warmth * settings.maximum * (settings.minimum / settings.maximum) ** (step / total_steps)
+
+
+def _cosine(step: int, total_steps: int, settings: LearningRateSettings) -> float:
+    """Linear warm-up from the minimum, then a half cosine back to it, in every cycle.
 
     The first cycle takes total_steps // num_cycles steps, of which the fraction `warmup_fraction` warms up;
     from cycle to cycle the warm-up keeps its number of steps, the rest is multiplied by `cycle_factor` and
     the peak by `peak_factor`.
 
-    Args:
-        step: counted from 0.
-        total_steps: of the phase.
-        settings: of the phase.
-
     Source: I. Loshchilov and F. Hutter, SGDR, ICLR 2017, equation 5, with the warm-up of LAP's recipe.
     """
-    cycle_steps = max(total_steps // settings.num_cycles, 1)
-    warmup_steps = int(cycle_steps * settings.warmup_fraction)
+    cycles = settings.cosine
+    cycle_steps = max(total_steps // cycles.num_cycles, 1)
+    warmup_steps = int(cycle_steps * cycles.warmup_fraction)
     peak = settings.maximum
     while step >= cycle_steps:
         step -= cycle_steps
-        cycle_steps = max(int((cycle_steps - warmup_steps) * settings.cycle_factor) + warmup_steps, 1)
-        peak *= settings.peak_factor
+        cycle_steps = max(int((cycle_steps - warmup_steps) * cycles.cycle_factor) + warmup_steps, 1)
+        peak *= cycles.peak_factor
     if step < warmup_steps:
         height = step / warmup_steps
     else:
         height = (1 + math.cos(math.pi * (step - warmup_steps) / (cycle_steps - warmup_steps))) / 2
     return settings.minimum + (peak - settings.minimum) * height
+
+
+def annealed(start: float, end: float, fraction: float, shape: Literal["linear", "cosine"]) -> float:
+    """Value at a fraction 0..1 of the way from one to another, straight or along half a cosine."""
+    if shape == "cosine":
+        fraction = (1 - math.cos(math.pi * fraction)) / 2
+    return start + (end - start) * fraction
 
 
 def margin(step: int, steps_per_epoch: int, settings: MarginSettings) -> float:
@@ -81,21 +138,33 @@ def margin(step: int, steps_per_epoch: int, settings: MarginSettings) -> float:
     position = step - settings.start_epoch * steps_per_epoch
     if growth_steps <= 1 or position >= growth_steps:
         return settings.final if position >= 0 else 0.0
-    return settings.final * _risen(max(position, 0) / (growth_steps - 1), settings.curve)
+    return settings.final * _risen(max(position, 0), growth_steps, settings.curve)
 
 
 def top_k_penalty(target_margin: float, settings: MarginSettings) -> float:
-    """Inter-top-k penalty in radians: grows in proportion to the target margin."""
-    return settings.top_k_penalty * target_margin / settings.final if settings.final else 0.0
+    """Inter-top-k penalty in radians: grows in proportion to the target margin.
+
+    It is `top_k_penalty` at the margin `penalty_reference_margin`; without one, at the phase's final margin.
+    """
+    reference = settings.penalty_reference_margin or settings.final
+    return settings.top_k_penalty * target_margin / reference if reference else 0.0
 
 
-def _risen(fraction: float, curve: MarginCurve) -> float:
-    """Height in 0..1 of a curve at a fraction 0..1 of its way."""
+def _risen(position: int, growth_steps: int, curve: MarginCurve) -> float:
+    """Height in 0..1 of a curve at one of the steps over which it rises.
+
+    Source: of the concave curve H. Wang et al., Wespeaker, ICASSP 2023 (its recipes), where it is called
+    exponential.
+    """
+    if curve == "concave":
+        return 1 - CONCAVE_REST ** (position / growth_steps)
     shapes: dict[MarginCurve, tuple[Callable[[float], float], float, float]] = {
         "log": (math.log, 5e-3, 1.0),
         "exp": (math.exp, 0.1, 5.0),
         "cos": (math.cos, -math.pi, 0.0),
+        "linear": (float, 0.0, 1.0),
     }
     shape, start, end = shapes[curve]
+    fraction = position / (growth_steps - 1)
     lowest, highest = shape(start), shape(end)
     return (shape(start + fraction * (end - start)) - lowest) / (highest - lowest)

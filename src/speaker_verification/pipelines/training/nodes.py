@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from plotly.graph_objects import Figure
 
 from speaker_verification.tracking import log_epoch
 
@@ -25,6 +26,7 @@ def fetch_encoder(workspace: Path, model: dict[str, Any], seed: int) -> Path:
 
 def train_phase(
     start: Path,
+    encoder: Path,
     workspace: Path,
     training_utterances: pd.DataFrame,
     validation_utterances: pd.DataFrame,
@@ -49,6 +51,7 @@ def train_phase(
     from speaker_verification.training.examples import TrainingExamples
     from speaker_verification.training.loop import train
     from speaker_verification.training.phase import PhaseSettings
+    from speaker_verification.training.regularisation import PretrainedDistance
     from speaker_verification.training.start import start_phase
     from speaker_verification.training.validation import TrialSet, validate
 
@@ -82,6 +85,7 @@ def train_phase(
         speaker_model,
         margin_head,
         examples,
+        regularise=PretrainedDistance(speaker_model.frontend, encoder, settings.pretrained_distance),
         validate=lambda current, mean: validate(current, heard, mean),
         folder=folder,
         run={
@@ -94,3 +98,11 @@ def train_phase(
         on_epoch=log_epoch,
     )
     return folder, curve
+
+
+def draw_schedule(phase: dict[str, Any]) -> Figure:
+    """Draw learning rates and margin over the epochs of a phase."""
+    from speaker_verification.training.figures import schedule_figure
+    from speaker_verification.training.phase import PhaseSettings
+
+    return schedule_figure(PhaseSettings.parse(phase, "phase"))

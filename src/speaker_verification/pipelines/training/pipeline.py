@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.pipelines.training.nodes import fetch_encoder, train_phase
+from speaker_verification.pipelines.training.nodes import draw_schedule, fetch_encoder, train_phase
 
 SHARED_INPUTS = {
     "training_utterances",
@@ -26,10 +26,12 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         start: checkpoint that it goes on from; None starts from the pre-trained encoder.
     """
     nodes = [
+        Node(draw_schedule, inputs="params:phase", outputs="schedule", name="draw_schedule"),
         Node(
             train_phase,
             inputs={
-                "start": "start",
+                "start": "encoder" if start is None else "start",
+                "encoder": "encoder",
                 "workspace": "workspace",
                 **{name: name for name in sorted(SHARED_INPUTS)},
                 "phase": "params:phase",
@@ -37,7 +39,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
             },
             outputs=["checkpoint", "learning_curve"],
             name="train_phase",
-        )
+        ),
     ]
     inputs = {name: name for name in SHARED_INPUTS}
     outputs: dict[str, str] = {}
@@ -45,13 +47,13 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         encoder = Node(
             fetch_encoder,
             inputs=["workspace", "params:model", "params:seed"],
-            outputs="start",
+            outputs="encoder",
             name="fetch_encoder",
         )
         nodes.insert(0, encoder)
-        outputs["start"] = "encoder"
+        outputs["encoder"] = "encoder"
     else:
-        inputs["start"] = start
+        inputs |= {"start": start, "encoder": "encoder"}
     return Pipeline(
         nodes,
         namespace=phase,

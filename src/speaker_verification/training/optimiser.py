@@ -1,0 +1,104 @@
+"""What learns in a phase, at which rate, and by which rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import Parameter
+
+from speaker_verification.models.frontend import Frontend
+from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.training.phase import OptimiserSettings, RateFactors
+
+
+def choose_trained(
+    frontend: Frontend, which: Literal["frozen", "blocks", "no_convolutions", "trained"]
+) -> None:
+    """Let gradients reach the part of the frontend that learns, and no further.
+
+    Args:
+        frontend: changed in place.
+        which: nothing, the transformer's blocks, all but the convolutions over the waveform, or all.
+    """
+    encoder: Any = frontend.encoder
+    frontend.requires_grad_(which in ("no_convolutions", "trained"))
+    if which == "blocks":
+        encoder.encoder.layers.requires_grad_(True)
+    if which != "trained":
+        # In training mode transformers else asks for the waveform's gradient, and so keeps the whole graph.
+        encoder.feature_extractor._freeze_parameters()
+
+
+def parameter_groups(model: SpeakerModel, head: nn.Module, factors: RateFactors) -> list[dict[str, Any]]:
+    """What learns, as groups for an optimiser: head, backend, frontend, and its blocks from the bottom.
+
+    Blocks decay from the top (the top one has factor 1) or from the bottom (the bottom one has). What lies
+    below the blocks counts as one block more from the top and as the bottom block; a LayerNorm after the
+    blocks belongs to the top one.
+
+    Args:
+        model: speaker model, with `requires_grad` set.
+        head: margin head.
+        factors: rates relative to the schedule's.
+
+    Returns:
+        Groups with `name`, `params` and `rate_factor`; those without parameters are left out.
+
+    Source: of the decay from the top J. Howard and S. Ruder, ULMFiT, ACL 2018, section 3.2.
+    """
+    encoder: Any = model.frontend.encoder
+    blocks = [list(block.parameters()) for block in encoder.encoder.layers]
+    if model.frontend.config.do_stable_layer_norm:
+        blocks[-1] += encoder.encoder.layer_norm.parameters()
+    in_blocks = {id(parameter) for block in blocks for parameter in block}
+    in_frontend = {id(parameter) for parameter in model.frontend.parameters()}
+    from_top = factors.block_decay_from == "top"
+    parts: list[tuple[str, float, Iterable[Parameter]]] = [
+        ("head", factors.head, head.parameters()),
+        ("backend", factors.backend, (p for p in model.parameters() if id(p) not in in_frontend)),
+        (
+            "frontend",
+            factors.frontend * factors.block_decay ** (len(blocks) if from_top else 0),
+            (p for p in model.frontend.parameters() if id(p) not in in_blocks),
+        ),
+    ]
+    for index, block in enumerate(blocks):
+        distance = len(blocks) - 1 - index if from_top else index
+        parts.append((f"block_{index:02d}", factors.frontend * factors.block_decay**distance, block))
+    groups = [
+        {"name": name, "params": [p for p in parameters if p.requires_grad], "rate_factor": factor}
+        for name, factor, parameters in parts
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimiser(groups: list[dict[str, Any]], settings: OptimiserSettings) -> torch.optim.Optimizer:
+    """An optimiser over parameter groups; `set_learning_rate` gives it its rates."""
+    if settings.kind == "sgd":
+        return torch.optim.SGD(
+            groups,
+            lr=0.0,
+            weight_decay=settings.weight_decay,
+            momentum=settings.sgd.momentum,
+            nesterov=settings.sgd.nesterov,
+        )
+    rule = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
+    return rule(groups, lr=0.0, weight_decay=settings.weight_decay)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the schedule's rate times its factor."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["rate_factor"]
+
+
+def scale_gradients(parameters: Iterable[Parameter], factor: float) -> None:
+    """Multiply the gradients that there are."""
+    if factor == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)

@@ -1,0 +1,61 @@
+"""A pull back to the pre-trained weights of the frontend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from speaker_verification.errors import DataError
+from speaker_verification.models.frontend import Frontend, load_encoder
+from speaker_verification.training.phase import PretrainedDistanceSettings
+
+DISTANCE_FLOOR = 1e-5
+
+
+class PretrainedDistance:
+    """Adds to a loss how far the frontend has gone from where it was pre-trained.
+
+    `normalised`: loss / loss* + weight x distance / (distance* + 1e-5), where the distance is the sum over
+    the frontend's tensors of their Euclidean distances and a star takes a value without its gradient. The
+    value is constant; the gradients are what counts. `l2_sp`: loss + weight x sum of squared differences.
+    `none` leaves the loss as it is.
+
+    Source: J. Peng et al., SLT 2022, section 3.3 (normalised, in its public code); X. Li et al., Explicit
+    Inductive Bias for Transfer Learning, ICML 2018, equation 2 (L2-SP).
+
+    Args:
+        frontend: being trained.
+        encoder: hub name or folder of the pre-trained one.
+        settings: kind and weight.
+
+    Raises:
+        DataError: the frontend is of another architecture than the pre-trained encoder.
+    """
+
+    def __init__(self, frontend: Frontend, encoder: str | Path, settings: PretrainedDistanceSettings) -> None:
+        self._settings = settings
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        if settings.kind == "none":
+            return
+        pretrained = dict(load_encoder(encoder).named_parameters())
+        for name, parameter in frontend.encoder.named_parameters():
+            reference = pretrained.get(name)
+            if reference is None or reference.shape != parameter.shape:
+                raise DataError(
+                    f"'pretrained_distance' needs the encoder that training began with: '{encoder}' "
+                    f"has no {name} of shape {tuple(parameter.shape)}"
+                )
+            self._pairs.append((parameter, reference.detach().to(parameter)))
+
+    def __call__(self, loss: Tensor) -> Tensor:
+        """The loss to take gradients of."""
+        if self._settings.kind == "none":
+            return loss
+        differences = [own - reference for own, reference in self._pairs]
+        if self._settings.kind == "l2_sp":
+            return loss + self._settings.weight * sum(d.square().sum() for d in differences)
+        distance = torch.stack([torch.linalg.vector_norm(d) for d in differences]).sum()
+        pull = distance / (distance.detach() + DISTANCE_FLOOR)
+        return loss / loss.detach() + self._settings.weight * pull
