@@ -22,12 +22,29 @@ TINY_WAVLM: dict[str, Any] = {
 TINY_LARGE = TINY_WAVLM | {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
 
 
-def tiny_settings(architecture: dict[str, Any], **frontend: Any) -> ModelSettings:
+AGGREGATIONS = ("weighted_sum", "lap")
+NETWORKS = ("astp", "x_vector", "ecapa_tdnn", "mhfa")
+
+
+def tiny_settings(
+    architecture: dict[str, Any], aggregation: str = "lap", network: str = "astp", **frontend: Any
+) -> ModelSettings:
     return ModelSettings.parse(
         {
             "frontend": {"checkpoint": None, "architecture": architecture, **frontend},
-            "layer_aggregation": {"lap": {"num_heads": 4, "output_width": 12}},
-            "speaker_network": {"astp": {"embedding_size": 10}},
+            "layer_aggregation": {"kind": aggregation, "lap": {"num_heads": 4, "output_width": 12}},
+            "speaker_network": {
+                "kind": network,
+                "astp": {"embedding_size": 10},
+                "x_vector": {"embedding_size": 10, "channels": 8, "pooled_channels": 12},
+                "ecapa_tdnn": {
+                    "embedding_size": 10,
+                    "channels": 16,
+                    "pooled_channels": 12,
+                    "bottleneck_channels": 6,
+                },
+                "mhfa": {"embedding_size": 10, "num_heads": 5, "compressed_width": 6},
+            },
         },
         "model",
     )

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, HubertModel, Wav2Vec2Model, WavLMModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    HubertModel,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    WavLMModel,
+)
 
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
-from speaker_verification.models.settings import FrontendSettings
+from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
 from tests.models.conftest import TINY_LARGE, TINY_WAVLM
 
 
@@ -33,7 +41,8 @@ def states_block_by_block(
     """What transformers 4 gave: one state before every block, dropped or not, and the encoder's output."""
     inner = frontend.encoder
     features = inner.feature_extractor(waveforms).transpose(1, 2)
-    hidden, _ = inner.feature_projection(features)
+    projected = inner.feature_projection(features)
+    hidden = projected[0] if isinstance(projected, tuple) else projected  # HuBERT gives the one tensor
     stack = inner.encoder
     hidden = hidden + stack.pos_conv_embed(hidden)
     stable = inner.config.do_stable_layer_norm
@@ -42,15 +51,25 @@ def states_block_by_block(
     states, bias = [], None
     for index, block in enumerate(stack.layers):
         states.append(hidden)
-        if index not in dropped:
+        if index in dropped:
+            continue
+        if inner.config.model_type == "wavlm":
             extra = {} if stable else {"index": index}
             hidden, bias = block(hidden, attention_mask=None, position_bias=bias, **extra)
+        else:
+            hidden = block(hidden, attention_mask=None)
     return [*states, stack.layer_norm(hidden) if stable else hidden]
 
 
+MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
+
+
 @pytest.mark.parametrize("architecture", [TINY_WAVLM, TINY_LARGE], ids=["base", "large"])
-def test_states_are_those_of_the_blocks(architecture: dict[str, Any], waveforms: torch.Tensor) -> None:
-    frontend = frontend_of(architecture).eval()
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_states_are_those_of_the_blocks(
+    model_type: str, architecture: dict[str, Any], waveforms: torch.Tensor
+) -> None:
+    frontend = frontend_of(architecture | {"model_type": model_type}).eval()
     with torch.no_grad():
         states = frontend(waveforms)
         expected = states_block_by_block(frontend, waveforms, dropped=set())
@@ -60,15 +79,32 @@ def test_states_are_those_of_the_blocks(architecture: dict[str, Any], waveforms:
 
 
 @pytest.mark.parametrize("architecture", [TINY_WAVLM, TINY_LARGE], ids=["base", "large"])
-@pytest.mark.parametrize("dropped", [{1}, {2}, {1, 2}], ids=str)
+@pytest.mark.parametrize(
+    ("model_type", "dropped"),
+    [
+        ("wavlm", {1}),
+        ("wavlm", {2}),
+        ("wavlm", {1, 2}),
+        ("hubert", {0}),
+        ("hubert", {0, 2}),
+        ("wav2vec2", {1, 2}),
+        ("wav2vec2", {0, 1, 2}),
+    ],
+    ids=str,
+)
 def test_a_dropped_block_repeats_its_input(
-    architecture: dict[str, Any], dropped: set[int], waveforms: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    model_type: str,
+    architecture: dict[str, Any],
+    dropped: set[int],
+    waveforms: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     quiet = dict.fromkeys(
         ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"), 0.0
     )
-    frontend = frontend_of(architecture | quiet | {"layerdrop": 0.5}).train()
-    draws = iter([0.0 if index in dropped else 1.0 for index in (1, 2)])
+    frontend = frontend_of(architecture | quiet | {"model_type": model_type, "layerdrop": 0.5}).train()
+    drawn = (1, 2) if model_type == "wavlm" else (0, 1, 2)  # WavLM never drops its first block
+    draws = iter([0.0 if index in dropped else 1.0 for index in drawn])
     monkeypatch.setattr(torch, "rand", lambda *_: torch.tensor(next(draws)))
     with torch.no_grad():
         states = frontend(waveforms)
@@ -76,6 +112,69 @@ def test_a_dropped_block_repeats_its_input(
     assert len(states) == 4
     for state, wanted in zip(states, expected, strict=True):
         torch.testing.assert_close(state, wanted)
+
+
+@pytest.mark.parametrize("architecture", [TINY_WAVLM, TINY_LARGE], ids=["base", "large"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_there_are_always_all_states(
+    model_type: str, architecture: dict[str, Any], waveforms: torch.Tensor
+) -> None:
+    frontend = frontend_of(architecture | {"model_type": model_type, "layerdrop": 0.5}).train()
+    for _ in range(12):
+        states = frontend(waveforms)
+        assert [state.shape for state in states] == [states[0].shape] * 4
+        sum(state.square().mean() for state in states).backward()
+
+
+def test_waveforms_are_normalised_as_the_feature_extractor_does(waveforms: torch.Tensor) -> None:
+    loud = waveforms * 0.01 + 0.3
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+    wanted = extractor(list(loud.numpy()), sampling_rate=16_000, return_tensors="pt").input_values
+    plain, always = frontend_of(TINY_WAVLM).eval(), frontend_of(TINY_WAVLM).eval()
+    always.normalises = Frontend(always.encoder, waveform_normalisation="always").normalises
+    with torch.no_grad():
+        for state, expected in zip(always(loud), plain(wanted), strict=True):
+            torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(plain(loud)[0], plain(wanted)[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_a_checkpoint_says_whether_it_wants_normalised_waveforms(
+    do_normalize: bool, encoder_folder: Path, tmp_path: Path
+) -> None:
+    hub = shutil.copytree(encoder_folder, tmp_path / "hub")
+    Wav2Vec2FeatureExtractor(do_normalize=do_normalize).save_pretrained(hub)
+    save_encoder(FrontendSettings(checkpoint=str(hub)), tmp_path / "kept", seed=0)
+    encoder = load_encoder(tmp_path / "kept")
+    assert Frontend(encoder, waveform_normalisation="checkpoint").normalises == do_normalize
+    assert Frontend(encoder, waveform_normalisation="always").normalises
+    assert not Frontend(encoder, waveform_normalisation="none").normalises
+
+
+def test_a_checkpoint_that_does_not_say_is_not_guessed_at(encoder_folder: Path) -> None:
+    with pytest.raises(
+        ParameterError, match=r"waveform_normalisation' is 'checkpoint', .*: use none or always"
+    ):
+        Frontend(load_encoder(encoder_folder), waveform_normalisation="checkpoint")
+    with pytest.raises(ParameterError, match="waveform_normalisation is 'checkpoint' without one"):
+        FrontendSettings.parse(
+            {"checkpoint": None, "architecture": TINY_WAVLM, "waveform_normalisation": "checkpoint"}, ""
+        )
+
+
+def test_regularisation_takes_the_checkpoint_s_place_where_it_is_given(encoder_folder: Path) -> None:
+    own = load_encoder(encoder_folder)
+    assert (own.config.hidden_dropout, own.config.layerdrop, own.config.mask_time_prob) == (0.1, 0.1, 0.0)
+    assert load_encoder(encoder_folder, RegularisationSettings()).config.layerdrop == 0.1
+    changed = load_encoder(
+        encoder_folder, RegularisationSettings(dropout=0.25, layer_drop=0.0, mask_time_probability=0.5)
+    )
+    assert changed.config.layerdrop == 0.0
+    rates = {module.p for module in changed.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.25}
+    assert changed.encoder.layers[0].attention.dropout == 0.25
+    states = Frontend(changed.train())(torch.randn(2, 8000))
+    assert all(state.isfinite().all() for state in states)
 
 
 def test_last_state_of_a_large_encoder_can_be_taken_before_its_layer_norm(waveforms: torch.Tensor) -> None:

@@ -89,6 +89,14 @@ def test_top_k_must_leave_a_class() -> None:
         head(torch.randn(2, 4), torch.tensor([0, 1]), Margins(0.3, 5, 0.06))
 
 
+def test_normal_class_weights_take_the_fans_of_each_centre() -> None:
+    torch.manual_seed(0)
+    settings = MarginHeadSettings(num_subcentres=2, initialisation="xavier_normal")
+    weight = SubcentreMarginHead(192, 300, settings).weight.detach()
+    assert float(weight.std()) == pytest.approx(math.sqrt(2 / (192 + 300)), rel=0.01)
+    assert float(weight.abs().max()) > 3.5 * math.sqrt(2 / (192 + 300))
+
+
 def test_class_weights_keep_torch_s_fans() -> None:
     head = SubcentreMarginHead(192, 300, MarginHeadSettings())
     bound = math.sqrt(6 / ((192 + 3) * 300))

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2FeatureExtractor,
+)
 from transformers.utils import logging as transformers_logging
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.models.settings import FrontendSettings
+from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
 
 SUPPORTED_ENCODERS = ("wavlm", "hubert", "wav2vec2")
 # Only used while training with time masks; published checkpoints may lack it.
 OPTIONAL_WEIGHTS = {"masked_spec_embed"}
+# What a parameter of the regularisation is called in an encoder's configuration.
+REGULARISATION = {
+    "dropout": ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"),
+    "layer_drop": ("layerdrop",),
+    "mask_time_probability": ("mask_time_prob",),
+}
+NORMALISATION_FLOOR = 1e-7  # under the variance, as in transformers' feature extractor
 
 transformers_logging.disable_progress_bar()  # its bars tear the console's own
 
@@ -45,15 +60,27 @@ def save_encoder(settings: FrontendSettings, folder: Path, seed: int) -> None:
         AutoModel.from_config(config).save_pretrained(folder)
 
 
-def load_encoder(checkpoint: str | Path) -> PreTrainedModel:
+def load_encoder(
+    checkpoint: str | Path, regularisation: RegularisationSettings | None = None
+) -> PreTrainedModel:
     """Load an encoder by hub name or folder, in the class that its configuration names.
+
+    Whether it wants normalised waveforms, which the hub keeps in a file beside, becomes part of its
+    configuration (`do_normalize`, absent where the checkpoint says nothing).
+
+    Args:
+        checkpoint: hub name or folder.
+        regularisation: in place of the checkpoint's own, where it is not None.
 
     Raises:
         ParameterError: its `model_type` is not one of SUPPORTED_ENCODERS.
         DataError: it cannot be read, or weights are missing.
     """
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint, **_overrides(regularisation))
+        if not hasattr(config, "do_normalize"):
+            with suppress(OSError):
+                config.do_normalize = Wav2Vec2FeatureExtractor.from_pretrained(checkpoint).do_normalize
         _supported(config.model_type, f"encoder {checkpoint}: model_type")
         encoder, report = AutoModel.from_pretrained(
             checkpoint, config=config, dtype=torch.float32, output_loading_info=True
@@ -67,6 +94,11 @@ def load_encoder(checkpoint: str | Path) -> PreTrainedModel:
     if missing:
         raise DataError(f"encoder '{checkpoint}' lacks {len(missing)} weights, the first: {missing[:5]}")
     return encoder
+
+
+def _overrides(regularisation: RegularisationSettings | None) -> dict[str, float]:
+    values = regularisation.model_dump(exclude_none=True) if regularisation else {}
+    return {field: value for name, value in values.items() for field in REGULARISATION[name]}
 
 
 def _supported(model_type: str, where: str) -> str:
@@ -86,11 +118,29 @@ class Frontend(nn.Module):
         encoder: a WavLM, HuBERT or wav2vec 2.0 model.
         last_state: take the last state `after` (as published) or `before` the final LayerNorm of a
             stable-layer-norm (Large) encoder; the same thing in the others.
+        waveform_normalisation: give every waveform zero mean and unit variance `always`, or where the
+            `checkpoint` says so.
+
+    Raises:
+        ParameterError: the checkpoint does not say.
     """
 
-    def __init__(self, encoder: PreTrainedModel, last_state: Literal["after", "before"] = "after") -> None:
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        last_state: Literal["after", "before"] = "after",
+        waveform_normalisation: Literal["none", "checkpoint", "always"] = "none",
+    ) -> None:
         super().__init__()
+        if waveform_normalisation == "checkpoint" and not hasattr(encoder.config, "do_normalize"):
+            raise ParameterError(
+                "parameter 'model.frontend.waveform_normalisation' is 'checkpoint', which has no "
+                "preprocessor_config.json: use none or always"
+            )
         self.encoder = encoder
+        self.normalises = waveform_normalisation == "always" or (
+            waveform_normalisation == "checkpoint" and encoder.config.do_normalize
+        )
         self.last_state = last_state
         self._block_inputs: dict[int, Tensor] = {}
         blocks: Any = encoder.encoder
@@ -134,6 +184,8 @@ class Frontend(nn.Module):
         Returns:
             L+1 states of shape (B, T, D); the first is the input of the first block.
         """
+        if self.normalises:
+            waveforms = functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMALISATION_FLOOR)
         self._block_inputs.clear()
         output = self.encoder(waveforms).last_hidden_state
         inputs, self._block_inputs = self._block_inputs, {}

@@ -46,7 +46,7 @@ class SubcentreMarginHead(nn.Module):
     Args:
         embedding_size: E.
         num_classes: C.
-        settings: number of sub-centres K, scale and continuation.
+        settings: number of sub-centres K, scale, continuation and initialisation.
     """
 
     def __init__(self, embedding_size: int, num_classes: int, settings: MarginHeadSettings) -> None:
@@ -54,7 +54,11 @@ class SubcentreMarginHead(nn.Module):
         self.scale = settings.scale
         self.continuation = settings.continuation
         self.weight = nn.Parameter(torch.empty(settings.num_subcentres, embedding_size, num_classes))
-        xavier_initialise(self)
+        if settings.initialisation == "xavier_uniform":
+            xavier_initialise(self)
+        else:
+            for centres in self.weight:  # (E, C): fans are those of a linear layer
+                nn.init.xavier_normal_(centres)
 
     @property
     def num_classes(self) -> int:

@@ -39,7 +39,9 @@ class SpeakerModel(nn.Module):
     def __init__(self, encoder: PreTrainedModel, settings: ModelSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.frontend = Frontend(encoder, settings.frontend.last_state)
+        self.frontend = Frontend(
+            encoder, settings.frontend.last_state, settings.frontend.waveform_normalisation
+        )
         aggregation = settings.layer_aggregation
         self.speaker_network = build_speaker_network(
             settings.speaker_network, aggregation.output_width(self.frontend.width)
@@ -59,7 +61,7 @@ class SpeakerModel(nn.Module):
             folder: hub name or folder of the encoder, in Hugging Face format.
             settings: of the parts behind it.
         """
-        model = cls(load_encoder(folder), settings)
+        model = cls(load_encoder(folder, settings.frontend.regularisation), settings)
         if settings.initialisation == "xavier":
             xavier_initialise(model.layer_aggregation)
             xavier_initialise(model.speaker_network)
