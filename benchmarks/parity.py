@@ -176,7 +176,7 @@ def _public_slt22(wavlm: Path) -> Any:
             nClasses=systems.NUM_CLASSES,
             margin=systems.SLT22_MARGINS.target,
             scale=30,
-            weight_finetuning_reg=systems.DISTANCE_WEIGHT,
+            weight_finetuning_reg=systems.DISTANCE.weight,
         )
 
 

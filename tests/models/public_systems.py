@@ -25,6 +25,8 @@ from speaker_verification.models import Margins, import_checkpoint, import_encod
 from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.original_wavlm import one_naming
 from speaker_verification.models.public_checkpoints import lap_name, slt22_name
+from speaker_verification.training.phase import PretrainedDistanceSettings
+from speaker_verification.training.regularisation import PretrainedDistance
 from tests.models.conftest import TINY_LARGE, TINY_WAVLM
 
 Shapes = Mapping[str, list[int]]
@@ -32,7 +34,7 @@ Shapes = Mapping[str, list[int]]
 NUM_CLASSES = 7
 MARGINS = Margins(target=0.3, top_k=5, top_k_penalty=0.06)
 SLT22_MARGINS = Margins(target=0.2, top_k=0, top_k_penalty=0.0)
-DISTANCE_WEIGHT = 0.01
+DISTANCE = PretrainedDistanceSettings(kind="normalised", weight=0.01)
 SEED = 1
 PRETRAINED_SEED = 2
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.0}
@@ -194,18 +196,14 @@ def our_last_state(path: Path) -> NDArray[np.float32]:
 def our_slt22_quantities(path: Path, wavlm: Path) -> Quantities:
     """What this project makes of a state dict of SLT22's public code and of the encoder that it began with."""
     waveforms, labels = draw_batch()
-    encoder = import_encoder(wavlm)
-    encoder.save_pretrained(path.parent / "encoder")  # its configuration has no dropout
+    import_encoder(wavlm).save_pretrained(path.parent / "encoder")  # its configuration has no dropout
     evaluation = import_checkpoint(path).embed(waveforms)
     model, head = import_checkpoint(path, path.parent / "encoder"), import_margin_head(path).double()
     model.double().train()
     embeddings = model(waveforms.double())
     aam = head(embeddings, labels, SLT22_MARGINS).loss
-    distance = sum(
-        (weight - pretrained.double()).norm()
-        for weight, pretrained in zip(model.frontend.encoder.parameters(), encoder.parameters(), strict=True)
-    )
-    loss = aam / aam.detach() + DISTANCE_WEIGHT * distance / (distance.detach() + 1e-5)
+    pull = PretrainedDistance(model.frontend, path.parent / "encoder", DISTANCE)
+    loss = pull(aam)
     loss.backward()
     gradients = {slt22_name(name): weight.grad for name, weight in model.named_parameters()}
     gradients["__L__.weight"] = head.weight.grad[0].T

@@ -222,17 +222,14 @@ def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
         embedding_size = weights["__S__.backend.pooling_fc.weight"].shape[0]
     except KeyError as error:
         raise DataError(f"'{path}' is no checkpoint of SLT22's public code: it lacks {error}") from error
+    config.apply_spec_augment = False  # its training knows no time masks
     mhfa = {
         "embedding_size": embedding_size,
         "num_heads": num_heads,
         "compressed_width": compressed_width,
     }
     settings = {
-        "frontend": {
-            "checkpoint": str(encoder or "microsoft/wavlm-base-plus"),
-            "last_state": "before",
-            "regularisation": {"mask_time_probability": 0.0},  # its training knows no time masks
-        },
+        "frontend": {"checkpoint": str(encoder or "microsoft/wavlm-base-plus"), "last_state": "before"},
         "layer_aggregation": {"kind": "weighted_sum"},
         "speaker_network": {"kind": "mhfa", "mhfa": mhfa},
         "initialisation": "torch",
