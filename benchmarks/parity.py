@@ -4,8 +4,8 @@
 
 LAP_FOLDER is a clone of github.com/sadPororo/LAP (which needs einops), SLT22_FOLDER one of
 github.com/JunyiPeng00/SLT22_MultiHead-Factorized-Attentive-Pooling. Each system is built small by the public
-code, filled with seeded weights, saved in the public format and imported here; then both hear the same batch, in
-evaluation mode in float32 and in training mode (dropouts, layer drop and time masks off) in float64.
+code, filled with seeded weights, saved in the public format and imported here; then both hear the same batch,
+in evaluation mode in float32 and in training mode (dropouts, layer drop and time masks off) in float64.
 `--fixtures` keeps the public numbers for the tests.
 """
 
@@ -36,10 +36,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.models import public_systems as systems
 
+from speaker_verification.models.original_wavlm import one_naming
+
 EVALUATION_BAR = 1e-5
 TRAINING_BAR = 1e-8
-# Biases in front of a batch norm have no gradient but rounding: smaller ones are measured against this share of
-# the largest gradient.
+# Biases in front of a batch norm have no gradient but rounding: what is smaller than this share of the
+# largest gradient is measured against that share.
 SMALLEST_GRADIENT = 1e-6
 
 
@@ -55,7 +57,7 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("lap_folder", type=Path)
     parser.add_argument("slt22_folder", type=Path, nargs="?")
     parser.add_argument("--fixtures", type=Path, help="keep the public numbers in this folder")
@@ -75,7 +77,9 @@ def _lap(system: systems.LapSystem, arguments: argparse.Namespace) -> bool:
         public.load_state_dict(weights)
         public.frontend = StatesOfTransformers4(public.frontend)
         theirs = _public_lap_quantities(public)
-        ours = systems.our_lap_quantities(systems.write_lap_folder(Path(name) / "experiment", options, weights))
+        ours = systems.our_lap_quantities(
+            systems.write_lap_folder(Path(name) / "experiment", options, weights)
+        )
     if system in systems.KEPT_LAP_SYSTEMS:
         _keep(arguments, system.name, {"model": shapes}, theirs)
     return _report(system.name, ours, theirs)
@@ -102,7 +106,9 @@ def _public_lap_quantities(public: Any) -> systems.Quantities:
     public.aam_softmax.update_margins(margins.target, margins.top_k_penalty, margins.top_k)
     embeddings, _, loss = public(waveforms.double(), target=labels)
     loss.backward()
-    gradients = {name.replace("frontend.encoder.", "frontend.", 1): p.grad for name, p in public.named_parameters()}
+    gradients = {
+        name.replace("frontend.encoder.", "frontend.", 1): p.grad for name, p in public.named_parameters()
+    }
     return systems.Quantities(
         {"embedding": evaluation.numpy()},
         systems.as_arrays({"embedding": embeddings, "loss": loss}),
@@ -194,7 +200,7 @@ def _public_slt22_quantities(
     distances = {name: tensor.double() for name, tensor in pretrained.items()}
     loss, _, aam = public([waveforms.double(), "train"], labels, distances)
     loss.backward()
-    gradients = systems.one_naming({name: weight.grad for name, weight in public.named_parameters()})
+    gradients = one_naming({name: weight.grad for name, weight in public.named_parameters()})
     return systems.Quantities(
         {"encoder": encoder, "embedding": evaluation.numpy()},
         systems.as_arrays({"embedding": embeddings, "aam": aam, "loss": loss}),
@@ -214,8 +220,14 @@ def _keep(
 
 def _report(system: str, ours: systems.Quantities, theirs: systems.Quantities) -> bool:
     rows = [
-        *((f"evaluation {k}", _difference(ours.evaluation[k], v), EVALUATION_BAR) for k, v in theirs.evaluation.items()),
-        *((f"training {k}", _difference(ours.training[k], v), TRAINING_BAR) for k, v in theirs.training.items()),
+        *(
+            (f"evaluation {k}", _difference(ours.evaluation[k], v), EVALUATION_BAR)
+            for k, v in theirs.evaluation.items()
+        ),
+        *(
+            (f"training {k}", _difference(ours.training[k], v), TRAINING_BAR)
+            for k, v in theirs.training.items()
+        ),
     ]
     if theirs.gradients:
         difference = _gradient_difference(ours.gradients, theirs.gradients)

@@ -1,4 +1,4 @@
-"""Small systems of the public codes: how their weights and inputs are drawn, and what this project makes of them.
+"""Small systems of the public codes: how weights and inputs are drawn, and what this project makes of them.
 
 The rule of the weights: a tensor comes from numpy's default generator seeded with [seed, crc32 of its public
 name]. `num_batches_tracked` is 0; running variances, magnitudes of weight norm and weights of one dimension
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from speaker_verification.models import Margins, import_checkpoint, import_encoder, import_margin_head
 from speaker_verification.models.frontend import Frontend
-from speaker_verification.models.original_wavlm import one_naming
 from speaker_verification.models.public_checkpoints import lap_name, slt22_name
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
@@ -114,7 +113,11 @@ ORIGINAL_BASE: dict[str, Any] = {
     "max_distance": 800,
     "gru_rel_pos": True,
 }
-ORIGINAL_LARGE = ORIGINAL_BASE | {"extractor_mode": "layer_norm", "layer_norm_first": True, "encoder_layers": 3}
+ORIGINAL_LARGE = ORIGINAL_BASE | {
+    "extractor_mode": "layer_norm",
+    "layer_norm_first": True,
+    "encoder_layers": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,9 @@ def _draw(name: str, shape: list[int], seed: int) -> Tensor:
     if is_norm or name.endswith(("running_var", "weight_g", "weight.original0")):
         values = 0.5 + rng.random(shape)
     else:
-        values = rng.standard_normal(shape) * (0.3 if len(shape) == 1 else 1 / math.sqrt(math.prod(shape[1:])))
+        values = rng.standard_normal(shape) * (
+            0.3 if len(shape) == 1 else 1 / math.sqrt(math.prod(shape[1:]))
+        )
     return torch.from_numpy(values.astype(np.float32))
 
 
@@ -175,7 +180,9 @@ def our_lap_quantities(folder: Path) -> Quantities:
     gradients = {lap_name(name, network): weight.grad for name, weight in model.named_parameters()}
     gradients["aam_softmax.weight"] = head.weight.grad
     return Quantities(
-        {"embedding": evaluation.numpy()}, as_arrays({"embedding": embeddings, "loss": loss}), as_arrays(gradients)
+        {"embedding": evaluation.numpy()},
+        as_arrays({"embedding": embeddings, "loss": loss}),
+        as_arrays(gradients),
     )
 
 
@@ -194,7 +201,7 @@ def our_last_state(path: Path) -> NDArray[np.float32]:
 
 
 def our_slt22_quantities(path: Path, wavlm: Path) -> Quantities:
-    """What this project makes of a state dict of SLT22's public code and of the encoder that it began with."""
+    """What this project makes of a state dict of SLT22's public code and of the encoder it began with."""
     waveforms, labels = draw_batch()
     import_encoder(wavlm).save_pretrained(path.parent / "encoder")  # its configuration has no dropout
     evaluation = import_checkpoint(path).embed(waveforms)
@@ -220,7 +227,7 @@ def learning(gradients: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]
 
 
 def excerpt(quantities: Quantities) -> dict[str, Any]:
-    """Some numbers of every tensor, to 12 digits: the first eight of a row, and what `_digest` makes of gradients."""
+    """Some numbers of every tensor, to 12 digits: the first eight of a row, digests of gradients."""
     return {
         "evaluation": {name: _first_columns(value) for name, value in quantities.evaluation.items()},
         "training": {name: _first_columns(value) for name, value in quantities.training.items()},

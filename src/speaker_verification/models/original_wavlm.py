@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import WavLMConfig, WavLMModel
 
@@ -38,6 +38,26 @@ _VARIANTS: Rules = (
     (r"\.weight_v$", ".parametrizations.weight.original1"),
     (r"(feature_extractor\.conv_layers\.\d+\.2)\.1\.", r"\1."),
 )
+# From transformers' fields to the original ones, and what those are where cfg does not say.
+_FIELDS: dict[str, tuple[str, Any]] = {
+    "hidden_size": ("encoder_embed_dim", 768),
+    "num_hidden_layers": ("encoder_layers", 12),
+    "num_attention_heads": ("encoder_attention_heads", 12),
+    "intermediate_size": ("encoder_ffn_embed_dim", 3072),
+    "hidden_act": ("activation_fn", "gelu"),
+    "conv_bias": ("conv_bias", False),
+    "num_conv_pos_embeddings": ("conv_pos", 128),
+    "num_conv_pos_embedding_groups": ("conv_pos_groups", 16),
+    "num_buckets": ("num_buckets", 320),
+    "max_bucket_distance": ("max_distance", 1280),
+    "do_stable_layer_norm": ("layer_norm_first", False),
+    "hidden_dropout": ("dropout", 0.1),
+    "attention_dropout": ("attention_dropout", 0.1),
+    "activation_dropout": ("activation_dropout", 0.0),
+    "feat_proj_dropout": ("dropout_input", 0.0),
+    "layerdrop": ("encoder_layerdrop", 0.0),
+}
+_DEFAULT_CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 _CONVOLUTIONS = r"\[\s*\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,?\s*\)\s*\]\s*(?:\*\s*(\d+))?"
 
 
@@ -61,7 +81,9 @@ def import_encoder(path: str | Path) -> WavLMModel:
     path = Path(path)
     content = read_torch_file(path)
     if not {"cfg", "model"} <= content.keys():
-        raise DataError(f"'{path}' is no original WavLM file: it holds {sorted(content)[:5]}, not cfg and model")
+        raise DataError(
+            f"'{path}' is no original WavLM file: it holds {sorted(content)[:5]}, not cfg and model"
+        )
     encoder = WavLMModel(_configuration(content["cfg"], path))
     load_renamed(encoder, content["model"], original_wavlm_name, path)
     return encoder.eval()
@@ -75,8 +97,8 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a damaged pickle raises nearly anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"'{path}' cannot be read as a file of weights: {reason}") from error
     if not isinstance(content, dict):
         raise DataError(f"'{path}' holds no dictionary of weights but {type(content).__name__}")
@@ -146,7 +168,8 @@ def infer_wavlm_configuration(weights: Mapping[str, Tensor]) -> WavLMConfig:
     """
     first = "encoder.layers.0.self_attn"
     convolutions = [
-        weights[name].shape for name in _numbered(weights, r"feature_extractor\.conv_layers\.(\d+)\.0\.weight")
+        weights[name].shape
+        for name in _numbered(weights, r"feature_extractor\.conv_layers\.(\d+)\.0\.weight")
     ]
     positional = weights["encoder.pos_conv.0.parametrizations.weight.original1"].shape  # (D, D / groups, K)
     layer_norm = "feature_extractor.conv_layers.1.2.weight" in weights
@@ -157,6 +180,7 @@ def infer_wavlm_configuration(weights: Mapping[str, Tensor]) -> WavLMConfig:
         intermediate_size=weights["encoder.layers.0.fc1.weight"].shape[0],
         conv_dim=[shape[0] for shape in convolutions],
         conv_kernel=[shape[2] for shape in convolutions],
+        conv_stride=[5] + [2] * (len(convolutions) - 1),
         conv_bias="feature_extractor.conv_layers.0.0.bias" in weights,
         num_conv_pos_embeddings=positional[2],
         num_conv_pos_embedding_groups=positional[0] // positional[1],
@@ -179,33 +203,18 @@ def _numbered(weights: Mapping[str, Tensor], pattern: str) -> list[str]:
 
 def _configuration(cfg: Mapping[str, Any], origin: Path) -> WavLMConfig:
     try:
-        layers = _convolutions(str(cfg["conv_feature_layers"]))
-        return WavLMConfig(
-            hidden_size=cfg["encoder_embed_dim"],
-            num_hidden_layers=cfg["encoder_layers"],
-            num_attention_heads=cfg["encoder_attention_heads"],
-            intermediate_size=cfg["encoder_ffn_embed_dim"],
-            hidden_act=cfg["activation_fn"],
+        layers = _convolutions(str(cfg.get("conv_feature_layers", _DEFAULT_CONVOLUTIONS)))
+        config = WavLMConfig(
+            **{field: cfg.get(name, default) for field, (name, default) in _FIELDS.items()},
             conv_dim=[channels for channels, _, _ in layers],
             conv_kernel=[kernel for _, kernel, _ in layers],
             conv_stride=[stride for _, _, stride in layers],
-            conv_bias=cfg["conv_bias"],
-            num_conv_pos_embeddings=cfg["conv_pos"],
-            num_conv_pos_embedding_groups=cfg["conv_pos_groups"],
-            num_buckets=cfg["num_buckets"],
-            max_bucket_distance=cfg["max_distance"],
-            feat_extract_norm="group" if cfg["extractor_mode"] == "default" else "layer",
-            do_stable_layer_norm=cfg["layer_norm_first"],
-            hidden_dropout=cfg["dropout"],
-            attention_dropout=cfg["attention_dropout"],
-            activation_dropout=cfg["activation_dropout"],
-            feat_proj_dropout=cfg["dropout_input"],
-            layerdrop=cfg["encoder_layerdrop"],
+            feat_extract_norm="group" if cfg.get("extractor_mode", "default") == "default" else "layer",
         )
-    except KeyError as error:
-        raise DataError(f"'{origin}': its cfg lacks {error}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, StrictDataclassError) as error:
         raise DataError(f"'{origin}': its cfg is no WavLM configuration: {error}") from error
+    config.do_normalize = cfg.get("normalize", False)
+    return config
 
 
 def _convolutions(text: str) -> list[tuple[int, int, int]]:

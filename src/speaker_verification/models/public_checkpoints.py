@@ -100,28 +100,27 @@ def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> Sp
         The model in evaluation mode; `save_pretrained` keeps it.
 
     Raises:
-        DataError: it is no such checkpoint, the encoder's configuration cannot be read, or weights are missing,
-            unexpected or of another shape; all of them are listed.
+        DataError: it is no such checkpoint, the encoder's configuration cannot be read, or weights are
+            missing, unexpected or of another shape; all of them are listed.
     """
     checkpoint = _read(Path(path), encoder)
-    model = SpeakerModel(AutoModel.from_config(checkpoint.encoder), checkpoint.settings)
+    model = SpeakerModel(AutoModel.from_config(checkpoint.encoder()), checkpoint.settings)
     load_renamed(model, checkpoint.weights, checkpoint.public_name, checkpoint.origin)
     return model.eval()
 
 
-def import_margin_head(path: str | Path, encoder: str | Path | None = None) -> SubcentreMarginHead:
+def import_margin_head(path: str | Path) -> SubcentreMarginHead:
     """The margin head that a checkpoint of the public code was trained with.
 
     Its classes are in the order of the public code's speakers.
 
     Args:
         path: as for `import_checkpoint`.
-        encoder: likewise.
 
     Raises:
         DataError: it is no such checkpoint, or has no margin head.
     """
-    checkpoint = _read(Path(path), encoder)
+    checkpoint = _read(Path(path), None)
     if checkpoint.centres is None:
         raise DataError(f"'{checkpoint.origin}' has no margin head")
     _, embedding_size, num_classes = checkpoint.centres.shape
@@ -159,7 +158,7 @@ class _Checkpoint:
     origin: Path
     weights: dict[str, Tensor]
     centres: Tensor | None
-    encoder: PreTrainedConfig
+    encoder: Callable[[], PreTrainedConfig]
     settings: ModelSettings
     head: MarginHeadSettings
     public_name: Callable[[str], str]
@@ -194,14 +193,16 @@ def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
         }
         head = {"num_subcentres": options["n_subcenter"], "scale": options["scale"]}
     except (KeyError, TypeError) as error:
-        raise DataError(f"'{epoch.parent / LAP_CONFIG}' lacks or does not know {error} under 'model'") from error
+        raise DataError(
+            f"'{epoch.parent / LAP_CONFIG}' lacks or does not know {error} under 'model'"
+        ) from error
     where = str(epoch.parent / LAP_CONFIG)
     parsed = ModelSettings.parse(settings, where)
     return _Checkpoint(
         origin=origin,
         weights=weights,
         centres=centres,
-        encoder=_encoder_configuration(str(parsed.frontend.checkpoint)),
+        encoder=partial(_encoder_configuration, str(parsed.frontend.checkpoint)),
         settings=parsed,
         head=MarginHeadSettings.parse(head, where),
         public_name=partial(lap_name, speaker_network=parsed.speaker_network.kind),
@@ -209,24 +210,14 @@ def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
 
 
 def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
-    weights = one_naming({name.removeprefix("module."): value for name, value in read_torch_file(path).items()})
+    weights = one_naming(
+        {name.removeprefix("module."): value for name, value in read_torch_file(path).items()}
+    )
     centres = weights.pop("__L__.weight", None)
-    try:
-        config = (
-            infer_wavlm_configuration(_below("__S__.model.", weights))
-            if encoder is None
-            else _encoder_configuration(str(encoder))
-        )
-        compressed_width = weights["__S__.backend.cmp_linear_k.weight"].shape[0]
-        num_heads = weights["__S__.backend.att_head.weight"].shape[0]
-        embedding_size = weights["__S__.backend.pooling_fc.weight"].shape[0]
-    except KeyError as error:
-        raise DataError(f"'{path}' is no checkpoint of SLT22's public code: it lacks {error}") from error
-    config.apply_spec_augment = False  # its training knows no time masks
     mhfa = {
-        "embedding_size": embedding_size,
-        "num_heads": num_heads,
-        "compressed_width": compressed_width,
+        "compressed_width": _rows("__S__.backend.cmp_linear_k.weight", weights, path),
+        "num_heads": _rows("__S__.backend.att_head.weight", weights, path),
+        "embedding_size": _rows("__S__.backend.pooling_fc.weight", weights, path),
     }
     settings = {
         "frontend": {"checkpoint": str(encoder or "microsoft/wavlm-base-plus"), "last_state": "before"},
@@ -239,11 +230,33 @@ def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
         origin=path,
         weights=weights,
         centres=None if centres is None else centres.T.unsqueeze(0),  # (C, E) -> (1, E, C)
-        encoder=config,
+        encoder=partial(_slt22_encoder, path, _below("__S__.model.", weights), encoder),
         settings=ModelSettings.parse(settings, str(path)),
         head=MarginHeadSettings.parse(head, str(path)),
         public_name=slt22_name,
     )
+
+
+def _rows(name: str, weights: Mapping[str, Tensor], origin: Path) -> int:
+    if name not in weights:
+        raise DataError(f"'{origin}' is no state dict of SLT22's public code: it lacks {name}")
+    return len(weights[name])
+
+
+def _slt22_encoder(
+    origin: Path, weights: Mapping[str, Tensor], encoder: str | Path | None
+) -> PreTrainedConfig:
+    if encoder is not None:
+        config = _encoder_configuration(encoder)
+    else:
+        try:
+            config = infer_wavlm_configuration(weights)
+        except KeyError as error:
+            raise DataError(
+                f"'{origin}' holds no whole WavLM: it lacks __S__.model.{error.args[0]}"
+            ) from error
+    config.apply_spec_augment = False  # its training knows no time masks
+    return config
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -268,17 +281,18 @@ def _read_yaml(path: Path) -> Any:
         raise DataError(f"'{path}' cannot be read: {error}") from error
 
 
-def _encoder_configuration(name: str) -> PreTrainedConfig:
+def _encoder_configuration(name: str | Path) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
-            f"the configuration of encoder '{name}' cannot be read (pass encoder=, a folder with its config.json): "
-            f"{reason}"
+            f"the configuration of encoder '{name}' cannot be read (pass encoder=, a folder with its "
+            f"config.json): {reason}"
         ) from error
     if config.model_type not in SUPPORTED_ENCODERS:
         raise DataError(
-            f"encoder '{name}': model_type is '{config.model_type}', not one of {', '.join(SUPPORTED_ENCODERS)}"
+            f"encoder '{name}': model_type is '{config.model_type}', "
+            f"not one of {', '.join(SUPPORTED_ENCODERS)}"
         )
     return config
