@@ -44,23 +44,24 @@ def _explain(settings: type[Settings], problem: Mapping[str, Any], where: str) -
     path = [str(part) for part in problem["loc"]]
     name = ".".join([where, *path] if where else path)
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(settings, path[:-1])
-        inside = [
-            f"'{group}.{path[-1]}'"
-            for group in known
-            if path[-1] in _fields_at(settings, [*path[:-1], group])
-        ]
-        nearest = inside or [f"'{n}'" for n in difflib.get_close_matches(path[-1], known, n=1, cutoff=0.4)]
-        hint = (
-            f"did you mean {' or '.join(nearest)}?" if nearest else f"known here: {', '.join(sorted(known))}"
-        )
-        return f"unknown parameter '{name}': {hint}"
+        return f"unknown parameter '{name}': {_suggest(settings, path)}"
     if problem["type"] == "missing":
         return f"parameter '{name}' is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"parameter '{name}': {message}" if name else message
     return f"parameter '{name}' is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _suggest(settings: type[Settings], path: Sequence[str]) -> str:
+    """Where an unknown parameter may have been meant: in a group beside it, or under a similar name."""
+    *group, name = path
+    known = _fields_at(settings, group)
+    meant = [f"{inner}.{name}" for inner in known if name in _fields_at(settings, [*group, inner])]
+    meant = meant or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    if not meant:
+        return f"known here: {', '.join(sorted(known))}"
+    return f"did you mean {' or '.join(map(repr, meant))}?"
 
 
 def _fields_at(settings: type[Settings], path: Sequence[str]) -> list[str]:

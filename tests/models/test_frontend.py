@@ -22,11 +22,11 @@ from speaker_verification.models.settings import FrontendSettings, Regularisatio
 from tests.models.conftest import TINY_LARGE, TINY_WAVLM
 
 
-def frontend_of(architecture: dict[str, Any], last_state: Any = "after") -> Frontend:
+def frontend_of(architecture: dict[str, Any], **options: Any) -> Frontend:
     values = dict(architecture)
     torch.manual_seed(0)
     return Frontend(
-        AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values)), last_state
+        AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values)), **options
     )
 
 
@@ -130,8 +130,8 @@ def test_waveforms_are_normalised_as_the_feature_extractor_does(waveforms: torch
     loud = waveforms * 0.01 + 0.3
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
     wanted = extractor(list(loud.numpy()), sampling_rate=16_000, return_tensors="pt").input_values
-    plain, always = frontend_of(TINY_WAVLM).eval(), frontend_of(TINY_WAVLM).eval()
-    always.normalises = Frontend(always.encoder, waveform_normalisation="always").normalises
+    plain = frontend_of(TINY_WAVLM).eval()
+    always = frontend_of(TINY_WAVLM, waveform_normalisation="always").eval()
     with torch.no_grad():
         for state, expected in zip(always(loud), plain(wanted), strict=True):
             torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-5)
@@ -178,7 +178,7 @@ def test_regularisation_takes_the_checkpoint_s_place_where_it_is_given(encoder_f
 
 
 def test_last_state_of_a_large_encoder_can_be_taken_before_its_layer_norm(waveforms: torch.Tensor) -> None:
-    after, before = frontend_of(TINY_LARGE).eval(), frontend_of(TINY_LARGE, "before").eval()
+    after, before = frontend_of(TINY_LARGE).eval(), frontend_of(TINY_LARGE, last_state="before").eval()
     with torch.no_grad():
         normed, plain = after(waveforms)[-1], before(waveforms)[-1]
         torch.testing.assert_close(after.encoder.encoder.layer_norm(plain), normed)

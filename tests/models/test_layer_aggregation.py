@@ -9,7 +9,7 @@ from scipy.special import expit
 
 from speaker_verification.errors import ParameterError
 from speaker_verification.models.initialisation import xavier_initialise
-from speaker_verification.models.layer_aggregation import LayerAttentivePooling
+from speaker_verification.models.layer_aggregation import LayerAttentivePooling, WeightedSum
 
 
 def by_hand(module: LayerAttentivePooling, states: list[torch.Tensor]) -> np.ndarray:
@@ -53,6 +53,29 @@ def test_lap_follows_its_formulas(num_heads: int) -> None:
         out = module(states)
     assert out.shape == (3, 6, 9)
     np.testing.assert_allclose(out.numpy(), by_hand(module, states), rtol=1e-9, atol=1e-10)
+
+
+def test_weights_of_lap_are_those_it_scales_the_states_with() -> None:
+    torch.manual_seed(7)
+    module = LayerAttentivePooling(5, 8, 6, 4, dropout=0.5).double().eval()
+    states = [torch.randn(3, 9, 8, dtype=torch.float64) for _ in range(5)]
+    with torch.no_grad():
+        weights = module.attention_weights(states)
+        assert weights.shape == (3, 4, 9, 5)
+        normed = torch.stack(states, dim=2) / math.sqrt(1 + 1e-5)  # fresh BatchNorm in evaluation mode
+        heads = module.in_projection(normed).unflatten(3, (4, 2))  # (B, T, L+1, h, d)
+        pooled = (heads * weights.permute(0, 2, 3, 1)[..., None]).amax(dim=2).flatten(2)
+        expected = module.out_projection(pooled).transpose(1, 2) / math.sqrt(1 + 1e-5)
+        torch.testing.assert_close(module(states), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_weighted_sum_follows_its_formula() -> None:
+    states = [torch.full((2, 3, 4), float(value)) for value in (1, 10, 100)]
+    module = WeightedSum(3)
+    torch.testing.assert_close(module(states), torch.full((2, 4, 3), 37.0))  # equal at the start
+    module.logits.data = torch.tensor([0.0, math.log(2), math.log(5)])  # 1/8, 2/8, 5/8
+    torch.testing.assert_close(module.attention_weights(states), torch.tensor([0.125, 0.25, 0.625]))
+    torch.testing.assert_close(module(states), torch.full((2, 4, 3), (1 + 20 + 500) / 8))
 
 
 def test_heads_must_divide_the_width() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import speaker_verification
 from speaker_verification.errors import DataError
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
-from tests.models.conftest import TINY_WAVLM, tiny_settings
+from tests.models.conftest import AGGREGATIONS, NETWORKS, TINY_WAVLM, tiny_settings
 
 
 @pytest.fixture
@@ -29,9 +30,6 @@ LARGE = {
     "do_stable_layer_norm": True,
     "feat_extract_norm": "layer",
 }
-
-
-NETWORKS = ("astp", "x_vector", "ecapa_tdnn", "mhfa")
 
 
 @pytest.mark.parametrize(
@@ -56,8 +54,14 @@ def test_the_backend_has_the_published_number_of_parameters(
     assert sum(parameter.numel() for parameter in backend) == count
 
 
-def test_a_saved_model_gives_the_same_embeddings(model: SpeakerModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_saved_model_gives_the_same_embeddings(
+    encoder_folder: Path, aggregation: str, network: str, tmp_path: Path
+) -> None:
+    model = SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM, aggregation, network))
     waveforms = torch.randn(2, 5000)
+    assert model.embed(waveforms).shape == (2, model.embedding_size) == (2, 10)
     model.save_pretrained(tmp_path)
     loaded = speaker_verification.SpeakerModel.from_pretrained(tmp_path)
     assert not loaded.training
@@ -86,6 +90,89 @@ def test_a_wave_too_short_is_told_the_least_duration(model: SpeakerModel) -> Non
     with pytest.raises(DataError, match=r"719 samples is too short: this model needs 720 \(0.045 s"):
         model.embed(torch.randn(2, 4000), torch.tensor([4000, 719]))
     assert model.embed(torch.randn(1, 720)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("network", "least"), [("astp", 720), ("x_vector", 2640), ("ecapa_tdnn", 720), ("mhfa", 400)]
+)
+def test_every_speaker_network_knows_its_least_duration(
+    encoder_folder: Path, network: str, least: int
+) -> None:
+    """A frame takes 400 samples, every further one 320."""
+    model = SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM, network=network))
+    assert model.minimum_samples == least
+    assert model.embed(torch.randn(1, least)).isfinite().all()
+    for use in (model, model.embed, model.attention):
+        with pytest.raises(DataError, match=f"{least - 1} samples is too short: this model needs {least} "):
+            use(torch.randn(2, least - 1))
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize(
+    ("network", "frame_weights"),
+    [("astp", (2, "width", 12)), ("x_vector", None), ("ecapa_tdnn", (2, 12, 12)), ("mhfa", (2, 5, 12))],
+)
+def test_attention_is_given_on_request(
+    encoder_folder: Path, aggregation: str, network: str, frame_weights: tuple | None
+) -> None:
+    model = SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM, aggregation, network))
+    model.train()
+    model.frontend.eval()
+    attention = model.attention(torch.randn(2, 4000))  # 12 frames
+    assert model.training
+    assert not model.frontend.training
+    names = ("key", "value") if network == "mhfa" else ("frames",)
+    frame_attention = attention.pop("speaker_network", None)
+    assert sorted(attention) == [f"layer_aggregation.{name}" for name in names]
+    for weights in attention.values():
+        assert weights.shape == ((4,) if aggregation == "weighted_sum" else (2, 4, 12, 4))
+        assert not weights.requires_grad
+    if frame_weights is None:
+        assert frame_attention is None
+        return
+    width = 16 if aggregation == "weighted_sum" else 12
+    assert frame_attention is not None
+    assert frame_attention.shape == tuple(width if size == "width" else size for size in frame_weights)
+    torch.testing.assert_close(frame_attention.sum(dim=2), torch.ones(frame_attention.shape[:2]))
+
+
+def test_only_the_x_vector_hears_its_loss_through_another_layer(encoder_folder: Path) -> None:
+    waveforms = torch.randn(2, 4000)
+    for network in NETWORKS:
+        model = SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM, network=network)).eval()
+        embeddings = model.embed(waveforms)
+        torch.testing.assert_close(model(waveforms), embeddings)
+        model.training = True  # this module alone: those inside go on as in evaluation
+        expected = embeddings
+        if network == "x_vector":
+            layer = model.speaker_network.loss_projection
+            expected = embeddings.relu() @ layer.weight.T + layer.bias
+        torch.testing.assert_close(model(waveforms), expected)
+
+
+def test_what_lies_behind_the_encoder_starts_as_asked(encoder_folder: Path) -> None:
+    """torch draws a linear layer within 1/sqrt(fan in) and biases too, Xavier within sqrt(6 / both fans)."""
+    settings = tiny_settings(TINY_WAVLM, network="mhfa")
+    for initialisation in ("xavier", "torch"):
+        chosen = settings.model_copy(update={"initialisation": initialisation})
+        model = SpeakerModel.from_encoder(encoder_folder, chosen)
+        projection = model.speaker_network.projection  # 30 -> 10
+        bound = math.sqrt(6 / 40) if initialisation == "xavier" else 1 / math.sqrt(30)
+        assert bound * 0.9 < float(projection.weight.detach().abs().max()) <= bound
+        assert bool(projection.bias.any()) == (initialisation == "torch")
+        squeeze = model.layer_aggregation["key"].squeeze_weight.detach()  # (4, 4, 2): never torch's to draw
+        assert 0.5 < float(squeeze.abs().max()) <= math.sqrt(6 / (4 * 2 + 4 * 2))
+
+
+def test_a_chosen_regularisation_and_normalisation_are_saved(encoder_folder: Path, tmp_path: Path) -> None:
+    settings = tiny_settings(TINY_WAVLM, regularisation={"layer_drop": 0.5}, waveform_normalisation="always")
+    SpeakerModel.from_encoder(encoder_folder, settings).save_pretrained(tmp_path)
+    loaded = SpeakerModel.from_pretrained(tmp_path)
+    assert loaded.frontend.config.layerdrop == 0.5
+    waveforms = torch.randn(1, 4000)
+    torch.testing.assert_close(
+        loaded.embed(waveforms * 0.1 + 0.2), loaded.embed(waveforms), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_weights_that_do_not_fit_are_listed(model: SpeakerModel, tmp_path: Path) -> None:

@@ -1,38 +1,205 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
+from scipy.signal import convolve
+from scipy.special import expit, softmax
 
-from speaker_verification.models.speaker_networks import AttentiveStatisticsPooling
+from speaker_verification.models.speaker_networks import (
+    AttentiveStatisticsPooling,
+    EcapaTdnn,
+    MultiHeadFactorisedAttentivePooling,
+    SpeakerNetwork,
+    XVector,
+)
+
+Weights = dict[str, np.ndarray]
 
 
-def test_astp_follows_its_formulas() -> None:
-    torch.manual_seed(1)
-    module = AttentiveStatisticsPooling(width=6, embedding_size=4, dropout=0.3).double().eval()
-    for norm in (module.attention[2], module.pooled_norm, module.embedding_norm):
-        torch.nn.init.normal_(norm.weight)
-        torch.nn.init.normal_(norm.running_mean)
-    x = torch.randn(2, 6, 11, dtype=torch.float64)
+def randomised(module: SpeakerNetwork) -> tuple[SpeakerNetwork, Weights]:
+    """The module in float64 and evaluation mode, no weight or statistic left at its default."""
+    generator = torch.Generator().manual_seed(11)
+    for name, tensor in module.double().state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2, generator=generator)
+        elif tensor.is_floating_point():
+            tensor.normal_(std=0.5, generator=generator)
+    return module.eval(), {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
+def convolved(x: np.ndarray, weights: Weights, name: str, dilation: int = 1, padding: int = 0) -> np.ndarray:
+    """(C, T) -> (C', T'): every kernel as a filter with holes, turned round as networks mean it."""
+    kernels, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    size = kernels.shape[2]
+    holed = np.zeros((*kernels.shape[:2], (size - 1) * dilation + 1))
+    holed[:, :, ::dilation] = kernels[:, :, ::-1]
+    padded = np.pad(x, ((0, 0), (padding, padding)))
+    return np.stack(
+        [
+            sum(convolve(row, kernel, mode="valid") for row, kernel in zip(padded, group, strict=True))
+            + shift
+            for group, shift in zip(holed, bias, strict=True)
+        ]
+    )
+
+
+def normed(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
+    mean, variance, gain, shift = (
+        weights[f"{name}.{part}"].reshape(-1, *[1] * (x.ndim - 1))
+        for part in ("running_mean", "running_var", "weight", "bias")
+    )
+    return (x - mean) / np.sqrt(variance + 1e-5) * gain + shift
+
+
+def linear(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
+    return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+
+def tdnn(x: np.ndarray, weights: Weights, name: str, dilation: int = 1, padding: int = 0) -> np.ndarray:
+    return normed(np.maximum(convolved(x, weights, f"{name}.0", dilation, padding), 0), weights, f"{name}.2")
+
+
+def beside_statistics(x: np.ndarray, added: float) -> np.ndarray:
+    """Every frame beside mean and unbiased deviation of all."""
+    frames = x.shape[1]
+    deviation = np.sqrt(x.var(axis=1, ddof=1) + added)
+    return np.concatenate([x, np.tile(x.mean(axis=1)[:, None], frames), np.tile(deviation[:, None], frames)])
+
+
+def weighted(x: np.ndarray, attention: np.ndarray, floor: float) -> np.ndarray:
+    mean = (attention * x).sum(axis=1)
+    variance = (attention * (x - mean[:, None]) ** 2).sum(axis=1)
+    return np.concatenate([mean, np.sqrt(np.maximum(variance, floor))])
+
+
+def astp_by_hand(x: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+    hidden = np.maximum(convolved(beside_statistics(x, 0), w, "attention.0"), 0)
+    attention = softmax(convolved(normed(hidden, w, "attention.2"), w, "attention.3"), axis=1)
+    pooled = normed(weighted(x, attention, 1e-4), w, "pooled_norm")
+    return normed(linear(pooled, w, "projection"), w, "embedding_norm"), attention
+
+
+def x_vector_by_hand(x: np.ndarray, w: Weights) -> np.ndarray:
+    for index, (dilation, padding) in enumerate([(1, 2), (2, 1), (3, 1), (1, 0), (1, 0)]):
+        x = tdnn(x, w, f"layers.{index}", dilation, padding)
+    return linear(np.concatenate([x.mean(axis=1), np.sqrt(x.var(axis=1, ddof=1) + 1e-7)]), w, "projection")
+
+
+def ecapa_by_hand(x: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+    x = tdnn(x, w, "input_layer", padding=2)
+    outputs = []
+    for index, dilation in enumerate((2, 3, 4)):
+        block = f"blocks.{index}"
+        hidden = tdnn(x, w, f"{block}.convolutions.0")
+        parts = np.split(hidden, 8)
+        for number in range(7):
+            heard = parts[number] + (parts[number - 1] if number else 0)
+            parts[number] = tdnn(
+                heard, w, f"{block}.convolutions.1.layers.{number}", dilation, padding=dilation
+            )
+        hidden = tdnn(np.concatenate(parts), w, f"{block}.convolutions.2")
+        squeezed = np.maximum(linear(hidden.mean(axis=1), w, f"{block}.gate.0"), 0)
+        x = x + hidden * expit(linear(squeezed, w, f"{block}.gate.2"))[:, None]
+        outputs.append(x)
+    x = np.maximum(convolved(np.concatenate(outputs), w, "aggregation"), 0)
+    logits = convolved(np.tanh(convolved(beside_statistics(x, 1e-7), w, "attention.0")), w, "attention.2")
+    attention = softmax(logits, axis=1)
+    return linear(normed(weighted(x, attention, 1e-7), w, "pooled_norm"), w, "projection"), attention
+
+
+def mhfa_by_hand(key: np.ndarray, value: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+    keys = np.stack([linear(frame, w, "key_projection") for frame in key.T])
+    values = np.stack([linear(frame, w, "value_projection") for frame in value.T])
+    attention = softmax(np.stack([linear(frame, w, "head_logits") for frame in keys]), axis=0).T  # (h, T)
+    pooled = [sum(weight * frame for weight, frame in zip(head, values, strict=True)) for head in attention]
+    return linear(np.concatenate(pooled), w, "projection"), attention
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    return torch.randn(2, 6, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize(
+    ("module", "by_hand"),
+    [
+        (AttentiveStatisticsPooling(6, 4, dropout=0.3), astp_by_hand),
+        (EcapaTdnn(6, 4, channels=16, pooled_channels=7, bottleneck_channels=3), ecapa_by_hand),
+    ],
+    ids=["astp", "ecapa_tdnn"],
+)
+def test_attentive_statistics_follow_their_formulas(module, by_hand, frames: torch.Tensor) -> None:
+    module, weights = randomised(module)
     with torch.no_grad():
-        rows = []
-        for frames in x:  # (C, T)
-            mean = frames.mean(dim=1, keepdim=True)
-            std = ((frames - mean).square().sum(dim=1, keepdim=True) / (11 - 1)).sqrt()
-            context = torch.cat([frames, mean.repeat(1, 11), std.repeat(1, 11)])[None]
-            weights = torch.softmax(module.attention(context)[0], dim=1)
-            centre = (weights * frames).sum(1)
-            spread = ((weights * frames**2).sum(1) - centre**2).clamp(min=1e-4).sqrt()
-            rows.append(torch.cat([centre, spread]))
-        expected = module.embedding_norm(module.projection(module.pooled_norm(torch.stack(rows))))
-        torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-10)
+        embeddings, attention = module(frames).numpy(), module.attention_weights(frames).numpy()
+    for row, x in enumerate(frames.numpy()):
+        embedding, weighing = by_hand(x, weights)
+        np.testing.assert_allclose(embeddings[row], embedding, rtol=1e-9)
+        np.testing.assert_allclose(attention[row], weighing, rtol=1e-9)
 
 
-def test_constant_frames_keep_a_finite_gradient() -> None:
-    torch.manual_seed(0)
-    module = AttentiveStatisticsPooling(width=4, embedding_size=3, dropout=0.0)
-    x = torch.randn(3, 4, 1).expand(3, 4, 5).clone().requires_grad_()
+def test_x_vector_follows_its_formulas(frames: torch.Tensor) -> None:
+    module, weights = randomised(XVector(6, 4, channels=5, pooled_channels=9))
+    assert module.layers(frames).shape == (2, 9, 5)  # T - 6
+    with torch.no_grad():
+        embeddings = module(frames)
+        loss_inputs = module.loss_input(embeddings).numpy()
+    for row, x in enumerate(frames.numpy()):
+        embedding = x_vector_by_hand(x, weights)
+        np.testing.assert_allclose(embeddings[row], embedding, rtol=1e-9)
+        wanted = linear(np.maximum(embedding, 0), weights, "loss_projection")
+        np.testing.assert_allclose(loss_inputs[row], wanted, rtol=1e-9)
+    assert module.attention_weights(frames) is None
+
+
+def test_mhfa_follows_its_formulas(frames: torch.Tensor) -> None:
+    module, weights = randomised(MultiHeadFactorisedAttentivePooling(6, 4, num_heads=3, compressed_width=5))
+    other = frames.flip(2) * 0.7
+    with torch.no_grad():
+        embeddings, attention = module(frames, other).numpy(), module.attention_weights(frames, other).numpy()
+    for row, (key, value) in enumerate(zip(frames.numpy(), other.numpy(), strict=True)):
+        embedding, weighing = mhfa_by_hand(key, value, weights)
+        np.testing.assert_allclose(embeddings[row], embedding, rtol=1e-9)
+        np.testing.assert_allclose(attention[row], weighing, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        AttentiveStatisticsPooling(4, 3, dropout=0.0),
+        XVector(4, 3, channels=5, pooled_channels=6),
+        EcapaTdnn(4, 3, channels=8, pooled_channels=6, bottleneck_channels=3),
+    ],
+    ids=["astp", "x_vector", "ecapa_tdnn"],
+)
+def test_constant_frames_keep_a_finite_gradient(module: SpeakerNetwork) -> None:
+    x = torch.randn(3, 4, 1).expand(3, 4, 12).clone().requires_grad_()
     module(x).square().sum().backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        AttentiveStatisticsPooling(4, 3, dropout=0.0),
+        XVector(4, 3, channels=5, pooled_channels=6),
+        EcapaTdnn(4, 3, channels=8, pooled_channels=6, bottleneck_channels=3),
+        MultiHeadFactorisedAttentivePooling(4, 3, num_heads=2, compressed_width=5),
+    ],
+    ids=["astp", "x_vector", "ecapa_tdnn", "mhfa"],
+)
+@pytest.mark.filterwarnings("ignore:var")
+def test_minimum_frames_are_just_enough(module: SpeakerNetwork) -> None:
+    def embedding(num_frames: int) -> torch.Tensor:
+        x = torch.randn(2, 4, num_frames, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return module.eval()(*[x] * len(module.inputs))
+
+    assert embedding(module.minimum_frames).isfinite().all()
+    if module.minimum_frames > 1:
+        assert not embedding(module.minimum_frames - 1).isfinite().all()
 
 
 def test_frames_are_left_out_in_training_only() -> None:

@@ -115,8 +115,18 @@ class SpeakerModel(nn.Module):
         return self.frontend.minimum_samples(self.speaker_network.minimum_frames)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Embeddings (B, E) of waveforms (B, samples) of equal length; in training, what feeds the loss."""
-        states = self.frontend(waveforms)
+        """Embeddings of waveforms of equal length; in training mode, what feeds the loss in their place.
+
+        Args:
+            waveforms: (B, samples) at 16 kHz.
+
+        Returns:
+            (B, E).
+
+        Raises:
+            DataError: they are shorter than `minimum_samples`.
+        """
+        states = self._encode(waveforms)
         embeddings = self.speaker_network(*self._aggregate(states))
         return self.speaker_network.loss_input(embeddings) if self.training else embeddings
 
@@ -138,11 +148,6 @@ class SpeakerModel(nn.Module):
             DataError: an utterance is shorter than `minimum_samples`.
         """
         lengths = [waveforms.shape[1]] * len(waveforms) if num_samples is None else num_samples.tolist()
-        if min(lengths) < self.minimum_samples:
-            raise DataError(
-                f"a waveform of {min(lengths)} samples is too short: this model needs {self.minimum_samples} "
-                f"({self.minimum_samples / 16_000:.3f} s at 16 kHz)"
-            )
         embeddings = torch.empty(len(waveforms), self.embedding_size, device=self.device)
         with _evaluating(self):
             for length in sorted(set(lengths)):
@@ -162,15 +167,27 @@ class SpeakerModel(nn.Module):
             `layer_aggregation.key` and `layer_aggregation.value`): (L+1,) of a weighted sum,
             (B, heads, T, L+1) of LAP. `speaker_network`: (B, channels, T) of ASTP and ECAPA-TDNN,
             (B, heads, T) of MHFA; the x-vector has none.
+
+        Raises:
+            DataError: they are shorter than `minimum_samples`.
         """
         with _evaluating(self):
-            states = self.frontend(waveforms.to(self.device))
+            states = self._encode(waveforms.to(self.device))
             weights = {
                 f"layer_aggregation.{name}": cast("LayerAggregation", aggregate).attention_weights(states)
                 for name, aggregate in self.layer_aggregation.items()
             }
             frame_weights = self.speaker_network.attention_weights(*self._aggregate(states))
         return weights if frame_weights is None else weights | {"speaker_network": frame_weights}
+
+    def _encode(self, waveforms: Tensor) -> tuple[Tensor, ...]:
+        """L+1 states (B, T, D) of waveforms that are long enough."""
+        if waveforms.shape[1] < self.minimum_samples:
+            raise DataError(
+                f"a waveform of {waveforms.shape[1]} samples is too short: this model needs "
+                f"{self.minimum_samples} ({self.minimum_samples / 16_000:.3f} s at 16 kHz)"
+            )
+        return self.frontend(waveforms)
 
     def _aggregate(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Every sequence of frames (B, D', T) that the speaker network takes, of L+1 states (B, T, D)."""
