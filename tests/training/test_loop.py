@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from speaker_verification.audio.files import read_audio
 from speaker_verification.models.frontend import save_encoder
@@ -56,7 +57,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) -> Callable[..., Any]:
     def run(
-        start: Path, name: str = "out", seed: int = 3, **changes: Any
+        start: Path,
+        name: str = "out",
+        seed: int = 3,
+        regularise: Callable[[Any], Any] = lambda loss: loss,
+        **changes: Any,
     ) -> tuple[Path, pd.DataFrame, SpeakerModel]:
         phase = phase_settings(**changes)
         examples = TrainingExamples(utterances, None, phase.crop_seconds, phase.speed_factors, seed)
@@ -68,14 +73,14 @@ def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) ->
             model,
             head,
             examples,
-            regularise=lambda loss: loss,
+            regularise=regularise,
             validate=lambda current, mean: validate(current, TrialSet.of(trials, utterances), mean),
             folder=tmp_path / name,
             run={"speaker_ids": examples.speaker_ids, "head": HEAD.model_dump()},
             seed=seed,
             on_epoch=lambda epoch, metrics: told.append((epoch, dict(metrics))),
         )
-        assert [epoch for epoch, _ in told] == list(range(phase.epochs + 1))
+        assert list(dict.fromkeys(epoch for epoch, _ in told)) == list(range(phase.epochs + 1))
         return tmp_path / name, curve, model
 
     return run
@@ -160,6 +165,79 @@ def test_accumulated_passes_make_the_step_of_one_large_batch(
         )
         weights.append(head.weight.detach())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-9)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_last_epochs_hand_on_their_average_while_training_goes_on(
+    run_phase: Callable[..., Any], encoder: Path
+) -> None:
+    """The weights of epochs 2 and 3 are the same without averaging, whose mean is taken explicitly."""
+    plain, _, _ = run_phase(encoder, "plain", epochs=3, keep_checkpoints=3)
+    averaging = {"last_epochs": 2, "newest_weight": 0.7}
+    folder, _, model = run_phase(encoder, "averaged", epochs=3, keep_checkpoints=3, averaging=averaging)
+    own = [weights_of(plain / f"epoch_0{epoch}") for epoch in (1, 2, 3)]
+    first, second, third = (weights_of(folder / f"epoch_0{epoch}") for epoch in (1, 2, 3))
+    for name in (name for name in own[0] if "running" not in name and "tracked" not in name):
+        torch.testing.assert_close(first[name], own[0][name])
+        torch.testing.assert_close(second[name], own[1][name])
+        torch.testing.assert_close(third[name], 0.7 * own[2][name] + 0.3 * own[1][name])
+        torch.testing.assert_close(model.state_dict()[name], own[2][name])
+
+
+def test_a_phase_can_hand_on_the_average_of_its_best(run_phase: Callable[..., Any], encoder: Path) -> None:
+    folder, curve, _ = run_phase(encoder, epochs=4, keep_checkpoints=3, average_best=2)
+    ranking = json.loads((folder / RANKING_FILE).read_text())
+    assert [ranked["folder"] for ranked in ranking] == ["average", *(r["folder"] for r in ranking[1:])]
+    assert len(ranking) == 4
+    assert best_checkpoint(folder).name == "average"
+    assert ranking[0]["eer"] == values_of(curve, "average.validation.eer")[0]
+    average, *best = (weights_of(folder / ranked["folder"]) for ranked in ranking[:3])
+    for name in (name for name in average if "running" not in name and "tracked" not in name):
+        torch.testing.assert_close(average[name], (best[0][name] + best[1][name]) / 2)
+    start_phase(
+        folder,
+        phase_settings(),
+        MODEL,
+        HEAD,
+        load_head(best_checkpoint(folder), "cpu")[1]["speaker_ids"],
+        torch.device("cpu"),
+    )
+
+
+def test_gradients_of_the_frontend_are_scaled_before_they_are_clipped(
+    run_phase: Callable[..., Any], encoder: Path
+) -> None:
+    """With plain descent, one step moves the frontend in proportion to the factor and the rest alike."""
+    changes: dict[str, Any] = {
+        "frontend": "trained",
+        "epochs": 1,
+        "steps_per_epoch": 1,
+        "optimiser": {"kind": "sgd", "sgd": {"momentum": 0.0, "nesterov": False}},
+        "learning_rate": {"maximum": 1e-2, "minimum": 1e-2},
+    }
+    start = SpeakerModel.from_encoder(encoder, MODEL).frontend.state_dict()
+    whole = run_phase(encoder, **changes)[2].state_dict()
+    scaled = run_phase(encoder, frontend_gradient_factor=0.5, **changes)[2].state_dict()
+    name = "encoder.feature_projection.projection.weight"
+    moved = whole[f"frontend.{name}"] - start[name]
+    assert moved.abs().max() > 1e-6
+    torch.testing.assert_close(scaled[f"frontend.{name}"] - start[name], moved / 2, rtol=1e-2, atol=1e-7)
+    projection = "speaker_network.projection.weight"
+    torch.testing.assert_close(scaled[projection], whole[projection])
+
+
+def test_the_loss_that_is_descended_is_the_regularised_one_and_the_head_s_is_told(
+    run_phase: Callable[..., Any], encoder: Path
+) -> None:
+    _, plain, untouched = run_phase(encoder, epochs=1, learning_rate={"maximum": 1e-9, "minimum": 1e-9})
+    _, curve, model = run_phase(encoder, epochs=1, regularise=lambda loss: 0 * loss)
+    assert values_of(curve, "gradient_norm") == [0.0]
+    assert values_of(curve, "loss") == pytest.approx(values_of(plain, "loss"), rel=1e-4)
+    name = "speaker_network.projection.weight"
+    torch.testing.assert_close(model.state_dict()[name], untouched.state_dict()[name])
 
 
 def test_a_phase_goes_on_from_the_best_of_the_one_before(

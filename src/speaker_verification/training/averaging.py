@@ -61,11 +61,12 @@ def reestimate_statistics(model: SpeakerModel, waveforms: Iterable[Tensor]) -> A
     """Measure again what batch normalisation knows of the data, after weights were averaged.
 
     Everything else is in evaluation mode, so that the statistics are of what evaluation will see. Means and
-    (unbiased) variances are those of the batches, averaged.
+    (unbiased) variances are those of the batches, averaged. Training that goes on draws as if this had not
+    been.
 
     Args:
         model: changed in place; left in evaluation mode.
-        waveforms: batches (B, samples).
+        waveforms: batches (B, samples), made as they are asked for.
 
     Returns:
         Mean embedding (E,) over the waveforms, as a NumPy array.
@@ -78,9 +79,10 @@ def reestimate_statistics(model: SpeakerModel, waveforms: Iterable[Tensor]) -> A
         norm.momentum = None  # a plain average over batches
         norm.train()
     total, count = torch.zeros(model.embedding_size, dtype=torch.float64, device=model.device), 0
-    for batch in waveforms:
-        total += model(batch.to(model.device)).double().sum(dim=0)
-        count += len(batch)
+    with torch.random.fork_rng(devices=[]):
+        for batch in waveforms:
+            total += model(batch.to(model.device)).double().sum(dim=0)
+            count += len(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

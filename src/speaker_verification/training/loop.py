@@ -87,7 +87,8 @@ def train(
     curve: list[dict[str, Any]] = []
 
     def waveforms_of(epoch: int) -> Iterator[Tensor]:
-        return (waveforms for waveforms, _, _ in _loader(examples, steps.batches(epoch - 1), phase))
+        for waveforms, _, _ in _loader(examples, steps.batches(epoch - 1), phase):
+            yield waveforms
 
     def record(epoch: int, metrics: Metrics) -> None:
         curve.extend({"epoch": epoch, "metric": name, "value": value} for name, value in metrics.items())

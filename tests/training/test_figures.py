@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from speaker_verification.training.figures import schedule_figure
+from tests.training.test_loop import phase_settings
+
+
+def test_the_figure_draws_rates_and_margin_over_the_epochs() -> None:
+    """Step decay from 8 in every epoch of two; the margin grows linearly over the first."""
+    figure = schedule_figure(
+        phase_settings(
+            frontend="trained",
+            learning_rate={"schedule": "step", "maximum": 8.0, "minimum": 0.0, "step": {"factor": 0.5}},
+            rate_factors={"frontend": 0.25},
+            margin={"final": 0.2, "curve": "linear", "growth_epochs": 1, "top_k": 2, "top_k_penalty": 0.06},
+        )
+    )
+    lines = {line.name: dict(zip(line.x, line.y, strict=True)) for line in figure.data}
+    assert list(lines) == [
+        "learning rate of head, backend",
+        "learning rate of frontend",
+        "margin",
+        "inter-top-k penalty",
+    ]
+    head, frontend, margin, penalty = lines.values()
+    assert (head[0.0], head[0.99], head[1.0]) == (8.0, 8.0, 4.0)
+    assert frontend[1.5] == 1.0
+    assert (margin[0.0], margin[0.99], margin[1.5]) == pytest.approx((0.0, 0.2, 0.2))
+    assert penalty[1.5] == pytest.approx(0.06)
+    assert max(head) == 1.99
+
+
+def test_a_frozen_frontend_has_no_rate_and_a_phase_without_epochs_an_empty_figure() -> None:
+    figure = schedule_figure(phase_settings(epochs=0, margin={"top_k": 0}))
+    assert [line.name for line in figure.data] == ["learning rate of head, backend", "margin"]
