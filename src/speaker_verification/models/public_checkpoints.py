@@ -16,12 +16,11 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from speaker_verification.errors import DataError
 from speaker_verification.models.frontend import SUPPORTED_ENCODERS
 from speaker_verification.models.margin_head import SubcentreMarginHead
-from speaker_verification.models.original_wavlm import (
+from speaker_verification.models.original_wavlm import infer_wavlm_configuration, original_wavlm_name
+from speaker_verification.models.public_weights import (
     Rules,
-    infer_wavlm_configuration,
     load_renamed,
     one_naming,
-    original_wavlm_name,
     read_torch_file,
     rename,
 )
@@ -239,7 +238,10 @@ def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
 
 def _rows(name: str, weights: Mapping[str, Tensor], origin: Path) -> int:
     if name not in weights:
-        raise DataError(f"'{origin}' is no state dict of SLT22's public code: it lacks {name}")
+        raise DataError(
+            f"'{origin}' is no state dict of SLT22's public code: it lacks {name} "
+            "(an original WavLM file is for import_encoder)"
+        )
     return len(weights[name])
 
 
