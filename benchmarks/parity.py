@@ -1,0 +1,283 @@
+"""The public implementations beside this one, from the same weights.
+
+    python benchmarks/parity.py LAP_FOLDER [SLT22_FOLDER] [--fixtures FOLDER]
+
+LAP_FOLDER is a clone of github.com/sadPororo/LAP (which needs einops), SLT22_FOLDER one of
+github.com/JunyiPeng00/SLT22_MultiHead-Factorized-Attentive-Pooling. Each system is built small by the public
+code, filled with seeded weights, saved in the public format and imported here; then both hear the same batch,
+in evaluation mode in float32 and in training mode (dropouts, layer drop and time masks off) in float64.
+`--fixtures` keeps the public numbers for the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.models import public_systems as systems
+
+from speaker_verification.models.public_weights import one_naming
+
+EVALUATION_BAR = 1e-5
+TRAINING_BAR = 1e-8
+# Biases in front of a batch norm have no gradient but rounding: what is smaller than this share of the
+# largest gradient is measured against that share.
+SMALLEST_GRADIENT = 1e-6
+
+
+def main() -> int:
+    arguments = _parse()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # the public code's weight norm
+    logging.set_verbosity_error()  # it loads HuBERT into the class of wav2vec 2.0
+    sys.stdout.write(f"{'system':32} {'quantity':24} {'difference':>10} {'bar':>6}\n")
+    within = [_lap(system, arguments) for system in systems.LAP_SYSTEMS]
+    if arguments.slt22_folder:
+        within += [_original_wavlm(arguments), _slt22(arguments)]
+    return 0 if all(within) else 1
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("lap_folder", type=Path)
+    parser.add_argument("slt22_folder", type=Path, nargs="?")
+    parser.add_argument("--fixtures", type=Path, help="keep the public numbers in this folder")
+    return parser.parse_args()
+
+
+def _lap(system: systems.LapSystem, arguments: argparse.Namespace) -> bool:
+    with tempfile.TemporaryDirectory() as name, _public_code(arguments.lap_folder / "src"):
+        encoder_folder = Path(name) / system.encoder
+        architecture = dict(systems.ENCODERS[system.encoder])
+        config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
+        AutoModel.from_config(config).save_pretrained(encoder_folder)
+        options = system.options(encoder_folder)
+        public = importlib.import_module("model").SVmodel(SimpleNamespace(model=SimpleNamespace(**options)))
+        shapes = systems.shapes_of(public)
+        weights = systems.draw_weights(shapes, systems.SEED)
+        public.load_state_dict(weights)
+        public.frontend = StatesOfTransformers4(public.frontend)
+        theirs = _public_lap_quantities(public)
+        ours = systems.our_lap_quantities(
+            systems.write_lap_folder(Path(name) / "experiment", options, weights)
+        )
+    if system in systems.KEPT_LAP_SYSTEMS:
+        _keep(arguments, system.name, {"model": shapes}, theirs)
+    return _report(system.name, ours, theirs)
+
+
+class StatesOfTransformers4(nn.Module):
+    """The public code's encoder, its last state after the final LayerNorm as transformers 4 gave it."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, waveforms: Tensor, attention_mask: None, output_hidden_states: bool) -> Any:
+        output = self.encoder(waveforms, output_hidden_states=output_hidden_states)
+        return SimpleNamespace(hidden_states=(*output.hidden_states[:-1], output.last_hidden_state))
+
+
+def _public_lap_quantities(public: Any) -> systems.Quantities:
+    waveforms, labels = systems.draw_batch()
+    margins = systems.MARGINS
+    with torch.no_grad():
+        evaluation = public.eval()(waveforms)
+    public.double().train()
+    public.aam_softmax.update_margins(margins.target, margins.top_k_penalty, margins.top_k)
+    embeddings, _, loss = public(waveforms.double(), target=labels)
+    loss.backward()
+    gradients = {
+        name.replace("frontend.encoder.", "frontend.", 1): p.grad for name, p in public.named_parameters()
+    }
+    return systems.Quantities(
+        {"embedding": evaluation.numpy()},
+        systems.as_arrays({"embedding": embeddings, "loss": loss}),
+        systems.as_arrays(gradients),
+    )
+
+
+def _original_wavlm(arguments: argparse.Namespace) -> bool:
+    """An encoder of the Large type, from its file."""
+    with tempfile.TemporaryDirectory() as name, _public_code(arguments.slt22_folder):
+        public = _public_wavlm(systems.ORIGINAL_LARGE)
+        shapes = systems.shapes_of(public)
+        weights = systems.draw_weights(shapes, systems.PRETRAINED_SEED)
+        public.load_state_dict(weights)
+        waveforms, _ = systems.draw_batch()
+        with torch.no_grad():
+            theirs = systems.Quantities({"encoder": _last_state(public.eval(), waveforms)}, {}, {})
+        path = systems.write_original_wavlm(Path(name) / "WavLM.pt", systems.ORIGINAL_LARGE, weights)
+        ours = systems.Quantities({"encoder": systems.our_last_state(path)}, {}, {})
+    _keep(arguments, "original_wavlm_large", {"wavlm": shapes}, theirs)
+    return _report("original_wavlm_large", ours, theirs)
+
+
+def _public_wavlm(cfg: Mapping[str, Any]) -> Any:
+    code = importlib.import_module("models.Baseline.WavLM")
+    return code.WavLM(code.WavLMConfig(dict(cfg)))
+
+
+def _last_state(public: Any, waveforms: Tensor) -> NDArray[np.float32]:
+    """Output of the last block; the encoder's final LayerNorm is not part of it."""
+    _, layers = public.extract_features(waveforms, output_layer=public.cfg.encoder_layers + 1)
+    return layers[-1][0].transpose(0, 1).numpy()
+
+
+def _slt22(arguments: argparse.Namespace) -> bool:
+    with tempfile.TemporaryDirectory() as name, _public_code(arguments.slt22_folder), _without_gpu():
+        wavlm_shapes = systems.shapes_of(_public_wavlm(systems.ORIGINAL_BASE))
+        pretrained = systems.draw_weights(wavlm_shapes, systems.PRETRAINED_SEED)
+        wavlm = systems.write_original_wavlm(Path(name) / "WavLM.pt", systems.ORIGINAL_BASE, pretrained)
+        public = _public_slt22(wavlm)
+        shapes = systems.shapes_of(public)
+        weights = systems.draw_weights(shapes, systems.SEED)
+        theirs = _public_slt22_quantities(public, weights, pretrained)
+        torch.save(weights, Path(name) / "slt22.model")
+        ours = systems.our_slt22_quantities(Path(name) / "slt22.model", wavlm)
+    _keep(arguments, "slt22", {"wavlm": wavlm_shapes, "model": shapes}, theirs)
+    return _report("slt22", ours, theirs)
+
+
+def _public_slt22(wavlm: Path) -> Any:
+    """The public model, its MHFA as wide as the small encoder, its forced float32 taken away.
+
+    Its norms and its GELU compute in float32 whatever they are given, which in float64 would be all that is
+    compared.
+    """
+    modules = importlib.import_module("models.Baseline.modules")
+    modules.Fp32GroupNorm.forward = nn.GroupNorm.forward
+    modules.Fp32LayerNorm.forward = nn.LayerNorm.forward
+    modules.gelu = nn.functional.gelu
+    speaker_encoder = importlib.import_module("models.Baseline.Spk_Encoder")
+    heads, _, *others = speaker_encoder.MHFA.__init__.__defaults__
+    speaker_encoder.MHFA.__init__.__defaults__ = (heads, systems.ORIGINAL_BASE["encoder_embed_dim"], *others)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return importlib.import_module("SpeakerNet").SpeakerNet(
+            model="Baseline.Spk_Encoder",
+            optimizer="adamw",
+            trainfunc="aamsoftmax",
+            nPerSpeaker=1,
+            pretrained_model_path=str(wavlm),
+            nOut=256,
+            nClasses=systems.NUM_CLASSES,
+            margin=systems.SLT22_MARGINS.target,
+            scale=30,
+            weight_finetuning_reg=systems.DISTANCE.weight,
+        )
+
+
+def _public_slt22_quantities(
+    public: Any, weights: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]
+) -> systems.Quantities:
+    waveforms, labels = systems.draw_batch()
+    with torch.no_grad():
+        public.__S__.model.load_state_dict(pretrained)
+        encoder = _last_state(public.__S__.model.eval(), waveforms)
+        public.load_state_dict(weights)
+        evaluation = public.eval()([waveforms, "test"])
+    public.double().train()
+    embeddings = public.__S__([waveforms.double(), "train"])
+    distances = {name: tensor.double() for name, tensor in pretrained.items()}
+    loss, _, aam = public([waveforms.double(), "train"], labels, distances)
+    loss.backward()
+    gradients = one_naming({name: weight.grad for name, weight in public.named_parameters()})
+    return systems.Quantities(
+        {"encoder": encoder, "embedding": evaluation.numpy()},
+        systems.as_arrays({"embedding": embeddings, "aam": aam, "loss": loss}),
+        systems.as_arrays(systems.learning(gradients)),
+    )
+
+
+def _keep(
+    arguments: argparse.Namespace, name: str, shapes: Mapping[str, systems.Shapes], theirs: systems.Quantities
+) -> None:
+    """Write what the tests compare with."""
+    if arguments.fixtures:
+        content = {"shapes": shapes, "expected": systems.excerpt(theirs)}
+        arguments.fixtures.mkdir(parents=True, exist_ok=True)
+        (arguments.fixtures / f"{name}.json").write_text(json.dumps(content, separators=(",", ":")))
+
+
+def _report(system: str, ours: systems.Quantities, theirs: systems.Quantities) -> bool:
+    rows = [
+        *(
+            (f"evaluation {k}", _difference(ours.evaluation[k], v), EVALUATION_BAR)
+            for k, v in theirs.evaluation.items()
+        ),
+        *(
+            (f"training {k}", _difference(ours.training[k], v), TRAINING_BAR)
+            for k, v in theirs.training.items()
+        ),
+    ]
+    if theirs.gradients:
+        difference = _gradient_difference(ours.gradients, theirs.gradients)
+        rows.append(("training gradients", difference, TRAINING_BAR))
+    for quantity, difference, bar in rows:
+        verdict = "pass" if difference <= bar else "FAIL"
+        sys.stdout.write(f"{system:32} {quantity:24} {difference:10.1e} {bar:6.0e}  {verdict}\n")
+    return all(difference <= bar for _, difference, bar in rows)
+
+
+def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def _gradient_difference(ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> float:
+    """The largest over all tensors; the two sides must have the same ones."""
+    if ours.keys() != theirs.keys():
+        sys.stdout.write(f"gradients on one side only: {sorted(ours.keys() ^ theirs.keys())}\n")
+        return float("inf")
+    floor = SMALLEST_GRADIENT * max(np.linalg.norm(value) for value in theirs.values())
+    return max(
+        float(np.linalg.norm(ours[name].ravel() - value.ravel()) / max(np.linalg.norm(value), floor))
+        for name, value in theirs.items()
+    )
+
+
+@contextmanager
+def _without_gpu() -> Iterator[None]:
+    """The public code asks for a GPU wherever it runs."""
+    to_gpu = Tensor.cuda
+    Tensor.cuda = lambda self, *_args, **_kwargs: self
+    try:
+        yield
+    finally:
+        Tensor.cuda = to_gpu
+
+
+@contextmanager
+def _public_code(folder: Path) -> Iterator[None]:
+    """Public modules come from a folder; both codes use the same names, so they are forgotten afterwards."""
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - known:
+            if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
