@@ -81,7 +81,7 @@ def test_every_phase_is_a_tracked_run_under_one_experiment(finished: Finished) -
         history = client.get_metric_history(run.info.run_id, "validation.eer")
         assert [point.step for point in history] == list(range(epochs + 1))
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert artifacts == {"checkpoint", "learning_curve.parquet"}
+        assert artifacts == {"checkpoint", "learning_curve.parquet", "schedule.json"}
     evaluation = runs["evaluate"]
     eer = metrics_of(folder)["vox1_o"]["qmf"]["eer"]
     assert evaluation.data.metrics["vox1_o.qmf.eer"] == parent.data.metrics["vox1_o.qmf.eer"] == eer
