@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from speaker_verification.training.figures import schedule_figure
 from tests.training.test_loop import phase_settings
+
+CURVE = pd.DataFrame(
+    [
+        {"epoch": 0, "metric": "validation.eer", "value": 50.0},
+        {"epoch": 1, "metric": "learning_rate", "value": 8.0},
+        {"epoch": 1, "metric": "margin", "value": 0.2},
+        {"epoch": 2, "metric": "learning_rate", "value": 4.0},
+        {"epoch": 2, "metric": "margin", "value": 0.2},
+    ]
+)
 
 
 def test_the_figure_draws_rates_and_margin_over_the_epochs() -> None:
@@ -14,7 +25,8 @@ def test_the_figure_draws_rates_and_margin_over_the_epochs() -> None:
             learning_rate={"schedule": "step", "maximum": 8.0, "minimum": 0.0, "step": {"factor": 0.5}},
             rate_factors={"frontend": 0.25},
             margin={"final": 0.2, "curve": "linear", "growth_epochs": 1, "top_k": 2, "top_k_penalty": 0.06},
-        )
+        ),
+        CURVE,
     )
     lines = {line.name: dict(zip(line.x, line.y, strict=True)) for line in figure.data}
     assert list(lines) == [
@@ -22,15 +34,19 @@ def test_the_figure_draws_rates_and_margin_over_the_epochs() -> None:
         "learning rate of frontend",
         "margin",
         "inter-top-k penalty",
+        "learning rate at the end of an epoch",
+        "margin at the end of an epoch",
     ]
-    head, frontend, margin, penalty = lines.values()
+    head, frontend, margin, penalty, rate_markers, margin_markers = lines.values()
     assert (head[0.0], head[0.99], head[1.0]) == (8.0, 8.0, 4.0)
     assert frontend[1.5] == 1.0
     assert (margin[0.0], margin[0.99], margin[1.5]) == pytest.approx((0.0, 0.2, 0.2))
     assert penalty[1.5] == pytest.approx(0.06)
     assert max(head) == 1.99
+    assert rate_markers == {1: 8.0, 2: 4.0}
+    assert margin_markers == {1: 0.2, 2: 0.2}
 
 
 def test_a_frozen_frontend_has_no_rate_and_a_phase_without_epochs_an_empty_figure() -> None:
-    figure = schedule_figure(phase_settings(epochs=0, margin={"top_k": 0}))
-    assert [line.name for line in figure.data] == ["learning rate of head, backend", "margin"]
+    figure = schedule_figure(phase_settings(epochs=0, margin={"top_k": 0}), CURVE.head(1))
+    assert [line.name for line in figure.data][:2] == ["learning rate of head, backend", "margin"]

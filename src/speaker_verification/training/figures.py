@@ -1,8 +1,10 @@
-"""Figures of what a phase is going to do, as Plotly figures."""
+"""Figures of what a phase does, as Plotly figures."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.schedules import margin, top_k_penalty
@@ -13,10 +15,15 @@ if TYPE_CHECKING:
 STEPS_PER_EPOCH = 100  # drawn; the corpus decides how many there are
 
 
-def schedule_figure(phase: PhaseSettings) -> go.Figure:
+def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Figure:
     """Learning rates of the model's parts, margin and inter-top-k penalty over the epochs of a phase.
 
-    Parts of one rate share a line; the rate of the frontend's slower blocks is not drawn.
+    Parts of one rate share a line; the rate of the frontend's slower blocks is not drawn. Markers show the
+    rate (before the parts' factors) and the margin that training had at the end of each epoch.
+
+    Args:
+        phase: settings.
+        learning_curve: table of the LEARNING_CURVE schema that the phase left.
     """
     import plotly.graph_objects as go
 
@@ -33,6 +40,10 @@ def schedule_figure(phase: PhaseSettings) -> go.Figure:
         penalties = [top_k_penalty(target, phase.margin) for target in margins]
         name = "inter-top-k penalty"
         figure.add_scatter(x=epochs, y=penalties, mode="lines", name=name, yaxis="y2", line={"dash": "dot"})
+    for metric, axis in (("learning_rate", "y"), ("margin", "y2")):
+        ends = learning_curve[learning_curve["metric"] == metric]
+        name = f"{metric.replace('_', ' ')} at the end of an epoch"
+        figure.add_scatter(x=ends["epoch"], y=ends["value"], mode="markers", name=name, yaxis=axis)
     return figure.update_layout(
         xaxis={"title": "epoch"},
         yaxis={"title": "learning rate", "exponentformat": "e", "rangemode": "tozero"},

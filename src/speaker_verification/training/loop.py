@@ -72,7 +72,8 @@ def train(
 
     Raises:
         TrainingError: the loss or a gradient is not finite; the utterances of the step are named.
-        DataError: the corpus is smaller than one step.
+        ParameterError: the corpus is smaller than one step, or has too few speakers for a batch of
+            different ones.
     """
     device = model.device
     order = UtteranceOrder(examples.speakers, phase.sampling, phase.batch_size, seed)

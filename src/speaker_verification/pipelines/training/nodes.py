@@ -100,9 +100,9 @@ def train_phase(
     return folder, curve
 
 
-def draw_schedule(phase: dict[str, Any]) -> Figure:
-    """Draw learning rates and margin over the epochs of a phase."""
+def draw_schedule(phase: dict[str, Any], learning_curve: pd.DataFrame) -> Figure:
+    """Draw learning rates and margin over the epochs of a phase, as planned and as they were."""
     from speaker_verification.training.figures import schedule_figure
     from speaker_verification.training.phase import PhaseSettings
 
-    return schedule_figure(PhaseSettings.parse(phase, "phase"))
+    return schedule_figure(PhaseSettings.parse(phase, "phase"), learning_curve)

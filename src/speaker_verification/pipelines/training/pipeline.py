@@ -26,7 +26,6 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         start: checkpoint that it goes on from; None starts from the pre-trained encoder.
     """
     nodes = [
-        Node(draw_schedule, inputs="params:phase", outputs="schedule", name="draw_schedule"),
         Node(
             train_phase,
             inputs={
@@ -39,6 +38,12 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
             },
             outputs=["checkpoint", "learning_curve"],
             name="train_phase",
+        ),
+        Node(
+            draw_schedule,
+            inputs=["params:phase", "learning_curve"],
+            outputs="schedule",
+            name="draw_schedule",
         ),
     ]
     inputs = {name: name for name in SHARED_INPUTS}
