@@ -67,7 +67,7 @@ def test_the_mean_of_states_is_taken_weight_by_weight() -> None:
 def test_batch_statistics_are_measured_again(model: SpeakerModel) -> None:
     """The first BatchNorm sees the frontend's states, whose moments are computed directly."""
     waveforms = [torch.randn(size, 4000, generator=torch.Generator().manual_seed(size)) for size in (4, 6)]
-    norm = model.layer_aggregation.in_norm
+    norm = model.layer_aggregation["frames"].in_norm
     for other in (module for module in model.modules() if isinstance(module, nn.BatchNorm1d)):
         other.running_mean.fill_(99.0)
         other.running_var.fill_(99.0)
