@@ -15,6 +15,7 @@ import pandas as pd
 import soundfile
 
 from speaker_verification.corpora.settings import SyntheticSettings
+from speaker_verification.tables import UTTERANCES
 
 
 def noise(seed: int, num_samples: int = 16_000, channels: int = 1) -> np.ndarray:
@@ -89,16 +90,7 @@ def manifest(counts: Mapping[str, int], subset: str = "vox2-dev") -> pd.DataFram
         for speaker, count in counts.items()
         for number in range(count)
     ]
-    columns = [
-        "utterance_id",
-        "speaker_id",
-        "session_id",
-        "subset",
-        "path",
-        "num_samples",
-        "duration_seconds",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=UTTERANCES.columns.names)
 
 
 def write_mirror(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError
 from speaker_verification.scoring import EmbeddingStore, extract_embeddings
 from speaker_verification.scoring.extraction import crop_starts, utterances_in_trials
+from speaker_verification.tables import UTTERANCES
 
 LENGTHS = [4000, 2500, 4000, 8000, 2500, 4000, 16_000]  # samples
 
@@ -42,16 +43,7 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         soundfile.write(path, rng.normal(0, 0.02 * (place + 1), length), SAMPLE_RATE, subtype="PCM_16")
         name = f"id{place % 2}/s/{place:05}.wav"
         rows.append((name, f"id{place % 2}", "s", "vox1-test", str(path), length, length / SAMPLE_RATE))
-    columns = [
-        "utterance_id",
-        "speaker_id",
-        "session_id",
-        "subset",
-        "path",
-        "num_samples",
-        "duration_seconds",
-    ]
-    return pd.DataFrame(rows, columns=columns, index=range(10, 10 + len(rows)))
+    return pd.DataFrame(rows, columns=UTTERANCES.columns.names, index=range(10, 10 + len(rows)))
 
 
 def extract(

@@ -49,9 +49,8 @@ def start_phase(
     if not (folder / RANKING_FILE).exists():
         model = SpeakerModel.from_encoder(folder, model_settings)
         num_classes = len(speaker_ids) * phase.num_speed_classes
-        return model.to(device), SubcentreMarginHead(model.embedding_size, num_classes, head_settings).to(
-            device
-        )
+        head = SubcentreMarginHead(model.embedding_size, num_classes, head_settings)
+        return model.to(device), head.to(device)
     checkpoint = best_checkpoint(folder, phase.choose_top)
     head, run = load_head(checkpoint, device)
     if list(run["speaker_ids"]) != list(speaker_ids):

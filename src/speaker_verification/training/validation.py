@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from speaker_verification.models.speaker_model import SpeakerModel
-from speaker_verification.scoring.extraction import extract_embeddings
+from speaker_verification.scoring.extraction import extract_embeddings, utterances_in_trials
 from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
 
 BATCH_SECONDS = 60.0  # of audio; utterances of one length alone share a batch
@@ -25,8 +25,7 @@ class TrialSet:
     @classmethod
     def of(cls, trials: pd.DataFrame, utterances: pd.DataFrame) -> TrialSet:
         """These trials, with the utterances that they name out of a larger table."""
-        named = pd.unique(pd.concat([trials["enroll_id"], trials["test_id"]]))
-        return cls(trials, utterances[utterances["utterance_id"].isin(named)])
+        return cls(trials, utterances_in_trials(utterances, trials))
 
     def joined(self, other: TrialSet) -> TrialSet:
         """The trials of both."""
