@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError
+from speaker_verification.whole import written_whole
 
 if TYPE_CHECKING:
     import soundfile
@@ -90,13 +91,8 @@ def write_audio(path: Path, samples: npt.NDArray[np.int16]) -> None:
     """
     import soundfile
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as part:
         soundfile.write(part, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def audio_info(path: str | Path) -> AudioInfo:

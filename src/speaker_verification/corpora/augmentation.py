@@ -18,10 +18,10 @@ from speaker_verification.corpora.conversion import (
     Freshness,
     refuse_too_many_rejected,
     rejected_table,
-    write_bytes,
 )
 from speaker_verification.errors import DataError
 from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, TableSchema
+from speaker_verification.whole import written_whole
 
 MUSAN = "musan"
 RIRS_NOISES = "RIRS_NOISES"
@@ -154,7 +154,8 @@ def _keep(member: _Member, path: Path, fresh: Freshness) -> AudioInfo:
     if member.reason:
         raise AudioError(member.name, member.reason)
     if not fresh.holds(path):
-        write_bytes(path, member.data)
+        with written_whole(path) as part:
+            part.write_bytes(member.data)
     info = audio_info(path)
     if info.sample_rate != SAMPLE_RATE:
         raise AudioError(member.name, f"{info.sample_rate} Hz instead of {SAMPLE_RATE}")

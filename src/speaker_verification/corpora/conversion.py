@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pandas as pd
 
 from speaker_verification.errors import DataError
 from speaker_verification.tables import REJECTED_FILES
+from speaker_verification.whole import written_whole
 
 
 class Freshness:
@@ -24,10 +24,8 @@ class Freshness:
         stats = [(path.name, path.stat()) for path in sources]
         source = "".join(f"{name} {found.st_size} {found.st_mtime_ns}\n" for name, found in stats)
         if not marker.is_file() or marker.read_text(encoding="utf-8") != source:
-            folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f".source.{os.getpid()}.part"
-            part.write_text(source, encoding="utf-8")
-            os.replace(part, marker)
+            with written_whole(marker) as part:
+                part.write_text(source, encoding="utf-8")
         self._since = marker.stat().st_mtime_ns
 
     def holds(self, path: Path) -> bool:
@@ -63,14 +61,3 @@ def refuse_too_many_rejected(rejected: pd.DataFrame, num_files: int, max_fractio
             f"{rejected['subset'].iloc[0]}: {len(rejected)} of {num_files} files cannot be used, more than "
             f"prepare.max_rejected_fraction ({max_fraction:g}) allows; the first are {first}"
         )
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -7,8 +7,6 @@ import importlib.util
 import io
 import json
 import multiprocessing
-import os
-import shutil
 import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -36,6 +34,7 @@ from speaker_verification.corpora.sounds import chord_music, coloured_noise, roo
 from speaker_verification.corpora.trials import draw_trials
 from speaker_verification.corpora.voices import Voice, draw_voices, speak
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.whole import written_whole
 
 RECORD = "synthetic.json"  # what the mirror was made from; written with it
 _RECIPE = 1  # to be raised when the same settings and seed give another mirror
@@ -93,15 +92,9 @@ def write_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int,
         )
     if folder.exists() and any(folder.iterdir()) and not (folder / RECORD).is_file():
         raise DataError(f"{folder}: holds something other than a synthetic mirror; it is not replaced")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True)
+    with written_whole(folder) as part:
+        part.mkdir()
         _write_mirror(part, settings, seed, max(1, num_workers))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _record(settings: SyntheticSettings, seed: int) -> str:

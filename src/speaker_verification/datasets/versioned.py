@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from abc import abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from kedro.io import AbstractVersionedDataset, DatasetError, Version
+
+from speaker_verification.whole import written_whole
 
 DataType = TypeVar("DataType")
 
@@ -46,15 +46,8 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
         return self._read(path)
 
     def save(self, data: DataType) -> None:
-        path = Path(self._get_save_path())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        _remove(beside)
-        try:
-            self._write(beside, data)
-            _replace(beside, path)
-        finally:
-            _remove(beside)
+        with written_whole(Path(self._get_save_path())) as part:
+            self._write(part, data)
 
     @property
     def newest_path(self) -> Path:
@@ -66,21 +59,3 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "version": self._version}
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Rename over the target; a folder that is in the way steps aside first."""
-    if target.is_dir():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
-        target.rename(old)
-        source.rename(target)
-        _remove(old)
-    else:
-        os.replace(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

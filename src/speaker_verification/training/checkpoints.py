@@ -25,6 +25,7 @@ from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.models.speaker_model import WEIGHTS_FILE, SpeakerModel, load_strictly
 from speaker_verification.training.averaging import mean_state
+from speaker_verification.whole import written_whole
 
 RANKING_FILE = "ranking.json"
 HEAD_FILE = "head.safetensors"
@@ -52,13 +53,10 @@ def save_checkpoint(
         head: margin head.
         run: plain values: at least `speaker_ids` (in class order) and `head` (its settings).
     """
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    save_file({k: v.contiguous() for k, v in head.state_dict().items()}, beside / HEAD_FILE)
-    (beside / RUN_FILE).write_text(json.dumps(run, indent=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    with written_whole(folder) as part:
+        model.save_pretrained(part)
+        save_file({k: v.contiguous() for k, v in head.state_dict().items()}, part / HEAD_FILE)
+        (part / RUN_FILE).write_text(json.dumps(run, indent=2))
 
 
 def load_head(folder: Path, device: str | torch.device) -> tuple[SubcentreMarginHead, dict[str, Any]]:
@@ -121,9 +119,8 @@ class BestCheckpoints:
         self._rank([RankedEpoch(epoch, AVERAGE_FOLDER, eer), *self.ranking])
 
     def _rank(self, ranking: list[RankedEpoch]) -> None:
-        beside = self.folder / f".{RANKING_FILE}.part"
-        beside.write_text(json.dumps([asdict(ranked) for ranked in ranking], indent=2))
-        beside.replace(self.folder / RANKING_FILE)
+        with written_whole(self.folder / RANKING_FILE) as part:
+            part.write_text(json.dumps([asdict(ranked) for ranked in ranking], indent=2))
         self.ranking = ranking
 
 

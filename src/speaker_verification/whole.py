@@ -1,0 +1,47 @@
+"""Files and folders that appear under their name whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Hand out a hidden sibling to write a file or folder to, and give it the name of `path` at the end.
+
+    What stands at `path` is replaced; folders above it are made. A block that raises leaves nothing behind; a
+    process that is killed leaves the sibling, which the next writer of the same path removes.
+
+    Args:
+        path: the file or folder to write or replace, by one process at a time.
+
+    Yields:
+        The sibling, a path at which nothing stands.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove(beside)
+    try:
+        yield beside
+        if path.is_dir():  # a folder cannot be renamed over: the old one steps aside first
+            old = path.with_name(f".{path.name}.old.part")
+            remove(old)
+            path.rename(old)
+            beside.rename(path)
+            remove(old)
+        else:
+            os.replace(beside, path)
+    finally:
+        remove(beside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
