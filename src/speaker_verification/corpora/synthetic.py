@@ -25,12 +25,11 @@ from speaker_verification.corpora.mirror import (
     IN_PARTS,
     MUSAN_ARCHIVE,
     ROOM_RESPONSE_ARCHIVE,
-    TRIAL_LISTS,
-    TRIAL_SUBSETS,
     part_suffix,
 )
 from speaker_verification.corpora.settings import SyntheticSettings
 from speaker_verification.corpora.sounds import chord_music, coloured_noise, room_response, scaled
+from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
 from speaker_verification.corpora.trials import draw_trials
 from speaker_verification.corpora.voices import Voice, draw_voices, speak
 from speaker_verification.errors import DataError, ParameterError
@@ -105,11 +104,10 @@ def _record(settings: SyntheticSettings, seed: int) -> str:
 def _write_mirror(folder: Path, settings: SyntheticSettings, seed: int, num_workers: int) -> None:
     speakers = _cast(settings, seed)
     recordings = _record_all(speakers, settings, seed, num_workers)
-    for subset, name in ARCHIVES.items():
+    for subset, (prefix, _) in _MEMBERS.items():
         members = {path: data for path, data in recordings.items() if path.startswith(f"{subset}/")}
-        prefix, _ = _MEMBERS[subset]
         archive = _zip({path.replace(subset, prefix, 1): data for path, data in members.items()})
-        _write_parts(folder, name, archive, _NUM_PARTS.get(subset, 1))
+        _write_parts(folder, ARCHIVES[subset], archive, _NUM_PARTS.get(subset, 1))
     speech = [data for path, data in recordings.items() if path.startswith("musan/")]
     (folder / MUSAN_ARCHIVE).write_bytes(_musan(speech, settings, seed))
     (folder / ROOM_RESPONSE_ARCHIVE).write_bytes(_room_responses(settings, seed))
@@ -297,7 +295,7 @@ def _write_trial_lists(
     table["utterance_id"] = table["speaker_id"] + "/" + table["name"]
     for number, name in enumerate(("vox1_o", "vox1_e", "vox1_h")):
         rng = np.random.default_rng([seed, _TRIALS, number])
-        tested = table[table["subset"].isin(TRIAL_SUBSETS[name])]
+        tested = table[table["subset"].isin(PUBLISHED_LISTS[name].subsets)]
         groups = [tested]
         if name == "vox1_h":
             groups = [group for _, group in tested.groupby(tested["speaker_id"].map(genders))]
@@ -316,9 +314,9 @@ def _write_trial_lists(
         )
         trials = trials.iloc[rng.permutation(len(trials))].reset_index(drop=True)
         wrong = trials.index[trials["label"] == 0][: settings.wrong_labels]
-        _write_list(folder / TRIAL_LISTS[name], trials.drop(index=wrong))
+        _write_list(folder / PUBLISHED_LISTS[name].file, trials.drop(index=wrong))
         mislabelled = trials.assign(label=trials["label"].where(~trials.index.isin(wrong), 1))
-        _write_list(folder / TRIAL_LISTS[f"{name}_original"], mislabelled)
+        _write_list(folder / PUBLISHED_LISTS[f"{name}_original"].file, mislabelled)
 
 
 def _write_list(path: Path, trials: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from speaker_verification.corpora import synthetic
-from speaker_verification.corpora.mirror import TRIAL_LISTS
+from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
@@ -42,7 +42,7 @@ def test_a_mirror_becomes_manifests_trials_and_catalogs(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(table.reset_index(drop=True), schema.conform(table))
     assert len(tables["utterances"]) == 4 + 4 + 8 + 2
     assert tables["trials"].groupby("trial_list").size().to_dict() == {
-        name: 2 if name.startswith("vox1_o") else 4 for name in TRIAL_LISTS
+        name: 2 if name.startswith("vox1_o") else 4 for name in PUBLISHED_LISTS
     }
     held_out = set(tables["validation_utterances"]["speaker_id"])
     assert len(held_out) == 2
