@@ -71,6 +71,27 @@ def test_nothing_is_converted_when_a_file_is_missing(tmp_path: Path) -> None:
     assert not list((tmp_path / "audio_folder").iterdir())
 
 
+def test_what_the_mirror_tells_of_lists_and_speakers_is_handed_on(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    (mirror / "vox1_meta.csv").write_text(
+        "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid10001\tX\tf\tIndia\tdev\n"
+    )
+    own = {"mine": "veri_test.txt", "elsewhere": str(mirror / "veri_test2.txt")}
+    tables = run(tmp_path, {"mirror": str(mirror), "other_trial_lists": own, **SMALL})
+    assert tables["speakers"].to_numpy().tolist() == [["id10001", "f", "India"]]
+    lists = tables["trial_lists"].set_index("trial_list")
+    assert lists.index.tolist() == [*PUBLISHED_LISTS, "mine", "elsewhere"]
+    assert lists.loc["elsewhere", "file"] == "veri_test2.txt"
+    assert (tables["trials"]["trial_list"] == "mine").sum() == 2
+
+
+def test_a_list_of_the_user_s_own_that_is_not_there_is_named_before_anything_long(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    prepare = {"mirror": str(mirror), "other_trial_lists": {"mine": "mine.txt"}, **SMALL}
+    with pytest.raises(DataError, match=r"lacks mine\.txt"):
+        provide_mirror(prepare, tmp_path, seed=0)
+
+
 def test_without_a_mirror_the_user_is_told_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"no mirror: set prepare\.mirror"):
         provide_mirror({}, tmp_path, seed=0)
