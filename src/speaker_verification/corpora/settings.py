@@ -84,7 +84,7 @@ class PrepareSettings(Settings):
     """Which corpora are read, from where, and what is made of them.
 
     Attributes:
-        mirror: folder with the corpora's own file names.
+        mirror: folder with VoxCeleb's own file names.
         synthetic: size of the synthetic mirror that stands in where no mirror is given.
         verify_checksums: read all archives once and compare with MD5SUMS, where the mirror has it.
         subsets: archives of recordings to read.

@@ -50,7 +50,7 @@ def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, seed: int) -
             write_synthetic_mirror(mirror_folder, settings.synthetic, seed, settings.num_workers)
     else:
         raise ParameterError(
-            "no mirror: set prepare.mirror to a folder with the corpora's archives, or prepare.synthetic"
+            "no mirror: set prepare.mirror to a folder with VoxCeleb's archives, or prepare.synthetic"
         )
     archives = [ARCHIVES[subset] for subset in settings.subsets]
     lists = settings.list_files.values()
