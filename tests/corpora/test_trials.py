@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.corpora import trial_lists
 from speaker_verification.corpora.settings import LibriSpeechTrials, PrepareSettings
-from speaker_verification.corpora.trial_lists import PublishedList
 from speaker_verification.corpora.trials import (
-    describe_lists,
     draw_trials,
     gather_trials,
     read_trial_list,
@@ -183,60 +178,6 @@ def test_lists_of_the_user_s_own_are_read_beside_the_named_ones(tmp_path: Path) 
     )
     trials = gather_trials(settings, tmp_path, librispeech_utterances(), SPEAKERS, seed=1)
     assert trials["trial_list"].tolist() == ["vox1_o", "mine", "elsewhere"]
-
-
-def test_lists_are_described_with_what_is_odd_about_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "veri_test.txt"
-    path.write_text(
-        "1 a/s/1.wav a/s/2.wav\n"
-        "1 a/s/2.wav a/s/1.wav\n"  # again, the other way round
-        "1 a/s/1.wav a/s/1.wav\n"
-        "1 a/s/1.wav b/s/1.wav\n"  # wrongly labelled
-        "0 a/s/1.wav c/s/1.wav\n"
-    )
-    drawn = draw(manifest({"a": 2, "b": 2}), 1, 1)
-    trials = pd.concat([read_trial_list(path, "vox1_o_original"), drawn], ignore_index=True)
-    with caplog.at_level(logging.INFO):
-        table = describe_lists(trials, {"vox1_o_original": path})
-    first, second = table.to_dict("records")
-    assert first == {
-        "trial_list": "vox1_o_original",
-        "file": "veri_test.txt",
-        "md5": hashlib.md5(path.read_bytes()).hexdigest(),
-        "num_target": 4,
-        "num_nontarget": 1,
-        "official": False,
-        "num_repeated": 1,
-        "num_self": 1,
-        "num_mislabelled": 1,
-    }
-    assert (second["trial_list"], second["file"], second["official"]) == ("x", "drawn", False)
-    text = "".join(f"{row.label} {row.enroll_id} {row.test_id}\n" for row in drawn.itertuples())
-    assert second["md5"] == hashlib.md5(text.encode()).hexdigest()
-    assert caplog.messages == [
-        "vox1_o_original: 5 trials, 4 of them targets, veri_test.txt, not the official list of 37,720; "
-        "1 repeated; 1 of an utterance with itself; 1 labelled against the speakers in their ids",
-        "x: 2 trials, 1 of them targets, drawn",
-    ]
-
-
-def test_an_official_list_is_known_by_its_trials_however_its_lines_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    published = b"1 a/s/1.wav a/s/2.wav\n0 a/s/1.wav b/s/1.wav\n"
-    known = PublishedList("veri_test2.txt", ("vox1-test",), 2, hashlib.md5(published).hexdigest())
-    monkeypatch.setitem(trial_lists.PUBLISHED_LISTS, "vox1_o", known)
-    path = tmp_path / "veri_test2.txt"
-    copies = (published, published.replace(b"\n", b"\r\n").rstrip(), published.replace(b"0 ", b"1 "))
-    with caplog.at_level(logging.INFO):
-        for copy, official in zip(copies, (True, True, False), strict=True):
-            path.write_bytes(copy)
-            table = describe_lists(read_trial_list(path, "vox1_o"), {"vox1_o": path})
-            assert table["official"].tolist() == [official]
-    assert ["official" in message for message in caplog.messages] == [True] * 3
-    assert "as many as the official list, but not the same (MD5)" in caplog.messages[2]
 
 
 def test_a_draw_depends_on_the_seed_and_not_on_the_order_of_rows() -> None:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.tables import TRIAL_LISTS
+
+DRAWN = "drawn"  # stands for the file of a list that has none
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,3 +68,73 @@ TRIAL_SUBSETS = {
     **{name: published.subsets for name, published in PUBLISHED_LISTS.items()},
     **{name: (drawn.subset,) for name, drawn in DRAWN_LISTS.items()},
 }
+
+
+def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFrame:
+    """Tell what each list is, in a table and in the log: official or not, its size, its oddities.
+
+    Args:
+        trials: the trials table.
+        files: the file of each list that was read; the others were drawn.
+
+    Returns:
+        The trial_lists table.
+    """
+    rows = []
+    for name, of_list in trials.groupby("trial_list", sort=False):
+        path = files.get(str(name))
+        text = path.read_bytes() if path else _as_text(of_list)
+        unix = text.replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"  # copies differ in how their lines end
+        num_target = int((of_list["label"] == 1).sum())
+        published = PUBLISHED_LISTS.get(str(name))
+        row = {
+            "trial_list": str(name),
+            "file": path.name if path else DRAWN,
+            "md5": _md5(unix),
+            "num_target": num_target,
+            "num_nontarget": len(of_list) - num_target,
+            "official": published is not None and published.md5 in (_md5(text), _md5(unix)),
+            **_oddities(of_list),
+        }
+        logger.info("%s", _description(row, published))
+        rows.append(row)
+    return TRIAL_LISTS.conform(pd.DataFrame(rows, columns=TRIAL_LISTS.columns.names))
+
+
+def _as_text(trials: pd.DataFrame) -> bytes:
+    return trials[["label", "enroll_id", "test_id"]].to_csv(sep=" ", header=False, index=False).encode()
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _oddities(trials: pd.DataFrame) -> dict[str, int]:
+    """How many trials of a list are of no use, or contradict their ids."""
+    sides, ids = pd.factorize(pd.concat([trials["enroll_id"], trials["test_id"]]))
+    speakers, _ = pd.factorize(pd.Series(ids).str.partition("/")[0])
+    enroll, test = np.split(sides, 2)
+    pairs = np.minimum(enroll, test) * len(ids) + np.maximum(enroll, test)
+    return {
+        "num_repeated": len(pairs) - len(np.unique(pairs)),
+        "num_self": int((enroll == test).sum()),
+        "num_mislabelled": int(((speakers[enroll] == speakers[test]) != (trials["label"] == 1)).sum()),
+    }
+
+
+def _description(row: Mapping[str, Any], published: PublishedList | None) -> str:
+    """A row of the trial_lists table as a line to read."""
+    num_trials = row["num_target"] + row["num_nontarget"]
+    text = f"{row['trial_list']}: {num_trials:,} trials, {row['num_target']:,} of them targets, {row['file']}"
+    if row["official"]:
+        text += ", the official list"
+    elif published is not None and published.num_trials == num_trials:
+        text += ", as many as the official list, but not the same (MD5)"
+    elif published is not None:
+        text += f", not the official list of {published.num_trials:,}"
+    oddities = {
+        "repeated": row["num_repeated"],
+        "of an utterance with itself": row["num_self"],
+        "labelled against the speakers in their ids": row["num_mislabelled"],
+    }
+    return "; ".join([text, *(f"{count:,} {what}" for what, count in oddities.items() if count)])
