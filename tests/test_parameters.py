@@ -49,6 +49,11 @@ from tests.test_recipes import CONF, parameters
             "parameter 'lmft.rank_by' is 'vox1_o': prepare.trial_lists must hold it",
         ),
         (
+            "librispeech",
+            {"embed": {"cohort_set": "librispeech-dev-clean"}},
+            "parameter 'embed.cohort_set' is 'librispeech-dev-clean', which holds the speakers of libri",
+        ),
+        (
             "local",
             {"finetune": {"speed_factors": [1.0, 0.8, 0.9, 1.1]}},
             "parameter 'finetune.speed_factors' makes 4 classes of a speaker, pretrain.speed_factors only 3",
@@ -93,6 +98,13 @@ def test_parameters_that_contradict_each_other_are_refused(
     with pytest.raises(ParameterError, match=f"^{message}") as caught:
         check_parameters(parameters(CONF, env, **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_phase_may_be_ranked_by_a_list_of_the_user_s_own() -> None:
+    asked = {"monitor": ["mine"], "rank_by": "mine"}
+    with pytest.raises(ParameterError, match=r"'finetune\.monitor' holds mine: known are vox1_o"):
+        check_parameters(parameters(CONF, finetune=asked))
+    check_parameters(parameters(CONF, finetune=asked, prepare={"other_trial_lists": {"mine": "mine.txt"}}))
 
 
 def test_seen_speakers_are_allowed_where_asked_for_by_name() -> None:

@@ -89,7 +89,7 @@ def test_quick_check_shortens_every_phase_but_not_what_the_command_line_says(con
     assert quick["lmft"] == {"epochs": 1, "steps_per_epoch": 5}
 
 
-@pytest.mark.parametrize("env", ["local", "demo", "mini"])
+@pytest.mark.parametrize("env", ["local", "demo", "mini", "librispeech"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_possible_in_every_environment(recipe: str, env: str) -> None:
     for quick_check in (None, 2):

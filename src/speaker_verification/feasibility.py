@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from speaker_verification.corpora.mirror import ARCHIVES, TRIAL_LISTS, Mirror
+from speaker_verification.corpora.mirror import ARCHIVES, Mirror
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.speakers import known_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
-from speaker_verification.corpora.trials import read_trials
+from speaker_verification.corpora.trials import gather_trials
 from speaker_verification.corpora.validation import hold_out_speakers
 from speaker_verification.corpora.voxceleb import list_subset
 from speaker_verification.errors import ParameterError
@@ -19,8 +20,13 @@ from speaker_verification.parameters import Parameters
 from speaker_verification.scoring.normalisation import check_cohort_size
 
 
-def list_corpus(mirror: str, prepare: PrepareSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What a mirror's archives and trial lists name.
+def list_corpus(mirror: str, prepare: PrepareSettings, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a mirror's archives and trial lists name, without reading a recording.
+
+    Args:
+        mirror: its folder.
+        prepare: what is taken from it.
+        seed: of the experiment, for the lists that are drawn.
 
     Returns:
         Utterances (utterance_id, speaker_id, subset), and the trials table.
@@ -28,8 +34,8 @@ def list_corpus(mirror: str, prepare: PrepareSettings) -> tuple[pd.DataFrame, pd
     files = Mirror(Path(mirror))
     listed = [list_subset(subset, files.files(ARCHIVES[subset])) for subset in prepare.subsets]
     utterances = pd.concat(listed, ignore_index=True)
-    lists: dict[str, Path] = {name: Path(mirror) / TRIAL_LISTS[name] for name in prepare.trial_lists}
-    return utterances, read_trials(lists, utterances)
+    speakers = known_speakers(files, prepare.subsets)
+    return utterances, gather_trials(prepare, files.folder, utterances, speakers, seed)
 
 
 def refuse_impossible(

@@ -48,7 +48,8 @@ class ParametersHook:
         if "mirror" in outputs and self._stages and self._parameters is not None:
             from speaker_verification.feasibility import list_corpus
 
-            self._refuse_impossible(*list_corpus(outputs["mirror"], self._parameters.prepare))
+            prepare, seed = self._parameters.prepare, self._parameters.seed
+            self._refuse_impossible(*list_corpus(outputs["mirror"], prepare, seed))
 
     def _refuse_impossible(self, utterances: Any, trials: Any) -> None:
         from speaker_verification.feasibility import refuse_impossible

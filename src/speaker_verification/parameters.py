@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.configuration import Settings
-from speaker_verification.corpora.mirror import TRIAL_LISTS, TRIAL_SUBSETS
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.subsets import subsets_of
+from speaker_verification.corpora.trial_lists import TRIAL_SUBSETS
 from speaker_verification.errors import ParameterError
 from speaker_verification.models.settings import (
     SUPPORTED_ENCODERS,
@@ -72,12 +72,12 @@ class Parameters(Settings):
                 yield f"{where}.{name}' is {architecture[name]}: it must divide the encoder's width {width}"
 
     def _in_phases(self) -> Iterator[str]:
+        known = (*TRIAL_SUBSETS, *self.prepare.other_trial_lists)
         for name, phase in self.phases.items():
-            unknown = [monitored for monitored in phase.monitor if monitored not in TRIAL_LISTS]
+            unknown = [monitored for monitored in phase.monitor if monitored not in known]
             if unknown:
-                known = ", ".join(TRIAL_LISTS)
-                yield f"parameter '{name}.monitor' holds {', '.join(unknown)}: known are {known}"
-            if phase.rank_by in TRIAL_LISTS and phase.rank_by not in self.prepare.trial_lists:
+                yield f"parameter '{name}.monitor' holds {', '.join(unknown)}: known are {', '.join(known)}"
+            if phase.rank_by in known and phase.rank_by not in self.prepare.list_names:
                 yield f"parameter '{name}.rank_by' is '{phase.rank_by}': prepare.trial_lists must hold it"
             if phase.num_speed_classes > self.pretrain.num_speed_classes:
                 yield (

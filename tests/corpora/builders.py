@@ -23,9 +23,9 @@ def noise(seed: int, num_samples: int = 16_000, channels: int = 1) -> np.ndarray
     return np.random.default_rng(seed).integers(-9_000, 9_000, shape).astype(np.int16)
 
 
-def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
+def wav(samples: np.ndarray, rate: int = 16_000, form: str = "WAV") -> bytes:
     stream = io.BytesIO()
-    soundfile.write(stream, samples, rate, format="WAV", subtype="PCM_16")
+    soundfile.write(stream, samples, rate, format=form, subtype="PCM_16")
     return stream.getvalue()
 
 
@@ -93,6 +93,21 @@ def manifest(counts: Mapping[str, int], subset: str = "vox2-dev") -> pd.DataFram
     return pd.DataFrame(rows, columns=UTTERANCES.columns.names)
 
 
+def write_augmentation(folder: Path) -> None:
+    """MUSAN and RIRS_NOISES of a few noises."""
+    musan = {f"musan/{kind}/x/{kind}-x-0.wav": wav(noise(5)) for kind in ("noise", "music", "speech")}
+    (folder / "musan.tar.gz").write_bytes(tarred({"musan/README": b"hello", **musan}))
+    real = "RIRS_NOISES/real_rirs_isotropic_noises"
+    responses = {
+        "RIRS_NOISES/simulated_rirs/smallroom/Room001/Room001-00001.wav": wav(noise(6, 800)),
+        f"{real}/real_000.wav": wav(noise(7, 900, channels=2)),
+        f"{real}/not_listed.wav": wav(noise(7, 900)),
+        "RIRS_NOISES/pointsource_noises/noise.wav": wav(noise(8)),
+        f"{real}/rir_list": f"--rir-id 00001 --room-id r {real}/real_000.wav\n".encode(),
+    }
+    (folder / "rirs_noises.zip").write_bytes(zipped(responses))
+
+
 def write_mirror(folder: Path) -> Path:
     """A whole mirror of a few noises: 2 + 2 speakers of VoxCeleb1, 4 + 1 of VoxCeleb2."""
     folder.mkdir(exist_ok=True)
@@ -111,17 +126,51 @@ def write_mirror(folder: Path) -> Path:
         (folder / name).write_text(o)
     for name in ("list_test_all.txt", "list_test_all2.txt", "list_test_hard.txt", "list_test_hard2.txt"):
         (folder / name).write_text(e)
-    musan = {f"musan/{kind}/x/{kind}-x-0.wav": wav(noise(5)) for kind in ("noise", "music", "speech")}
-    (folder / "musan.tar.gz").write_bytes(tarred({"musan/README": b"hello", **musan}))
-    real = "RIRS_NOISES/real_rirs_isotropic_noises"
-    responses = {
-        "RIRS_NOISES/simulated_rirs/smallroom/Room001/Room001-00001.wav": wav(noise(6, 800)),
-        f"{real}/real_000.wav": wav(noise(7, 900, channels=2)),
-        f"{real}/not_listed.wav": wav(noise(7, 900)),
-        "RIRS_NOISES/pointsource_noises/noise.wav": wav(noise(8)),
-        f"{real}/rir_list": f"--rir-id 00001 --room-id r {real}/real_000.wav\n".encode(),
+    write_augmentation(folder)
+    write_checksums(folder)
+    return folder
+
+
+LIBRISPEECH = {
+    "train-clean-100": ("19", "26", "27", "32", "39", "40", "60", "78"),
+    "dev-clean": ("84", "174", "251", "422"),
+    "test-clean": ("61", "121", "237", "260"),
+}
+SPEAKERS_TXT = """\
+; Some pieces of information about the speakers
+;
+;ID  |SEX| SUBSET           |MINUTES| NAME
+""" + "".join(
+    f"{speaker:<5}| {'FM'[number % 2]} | {subset:<17}| 25.01 | A | Name {number}\n"
+    for subset, speakers in LIBRISPEECH.items()
+    for number, speaker in enumerate(speakers)
+)
+
+
+def librispeech_archive(subset: str) -> dict[str, bytes]:
+    """Members as in OpenSLR 12: two chapters of each speaker, two noises of a second in each."""
+    members = {
+        "LibriSpeech/LICENSE.TXT": b"CC BY 4.0",
+        "LibriSpeech/README.TXT": b"hello",
+        "LibriSpeech/CHAPTERS.TXT": b";ID    |READER|MINUTES| SUBSET\n",
+        "LibriSpeech/SPEAKERS.TXT": SPEAKERS_TXT.encode(),
+        "LibriSpeech/BOOKS.TXT": b";BOOK ID|BOOK TITLE\n",
     }
-    (folder / "rirs_noises.zip").write_bytes(zipped(responses))
+    for speaker in LIBRISPEECH[subset]:
+        for chapter in (int(speaker) + 100_000, int(speaker) + 200_000):
+            stem = f"LibriSpeech/{subset}/{speaker}/{chapter}/{speaker}-{chapter}"
+            members[f"{stem}.trans.txt"] = f"{speaker}-{chapter}-0000 HELLO\n".encode()
+            for number in range(2):
+                members[f"{stem}-{number:04d}.flac"] = wav(noise(chapter + number), form="FLAC")
+    return members
+
+
+def write_librispeech_mirror(folder: Path) -> Path:
+    """A whole mirror of a few noises: 8 speakers to train on, 4 + 4 to test."""
+    folder.mkdir(exist_ok=True)
+    for subset in LIBRISPEECH:
+        (folder / f"{subset}.tar.gz").write_bytes(tarred(librispeech_archive(subset)))
+    write_augmentation(folder)
     write_checksums(folder)
     return folder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from speaker_verification.corpora.mirror import TRIAL_SUBSETS, Mirror, part_suffix
+from speaker_verification.corpora.mirror import Mirror, part_suffix
 from speaker_verification.errors import DataError
 from tests.corpora.builders import write_checksums
 
@@ -97,8 +97,3 @@ def test_a_malformed_checksum_line_is_named(mirror_folder: Path) -> None:
 
 def test_parts_are_named_as_split_names_them() -> None:
     assert [part_suffix(index) for index in (0, 7, 25, 26, 53)] == ["aa", "ah", "az", "ba", "cb"]
-
-
-def test_only_e_and_h_need_the_development_speakers() -> None:
-    assert TRIAL_SUBSETS["vox1_o_original"] == ("vox1-test",)
-    assert TRIAL_SUBSETS["vox1_e"] == TRIAL_SUBSETS["vox1_h_original"] == ("vox1-dev", "vox1-test")

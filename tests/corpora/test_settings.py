@@ -27,11 +27,16 @@ def test_the_parameter_file_names_every_parameter_with_its_default() -> None:
         ({"synthetic": {"session": 2}}, r"'prepare\.synthetic\.session': did you mean 'sessions'"),
         ({"training_set": "voxceleb2"}, r"'prepare\.training_set': .*did you mean 'voxceleb2-\w+'"),
         ({"subsets": ["vox3-dev"]}, r"'prepare\.subsets\.0' is 'vox3-dev'"),
-        ({"trial_lists": []}, r"'prepare\.trial_lists' is \[\]"),
+        ({"trial_lists": []}, "trial_lists and other_trial_lists are both empty"),
         ({"max_rejected_fraction": 1.5}, r"'prepare\.max_rejected_fraction' is 1\.5"),
         ({"subsets": ["vox1-test", "vox2-dev"]}, "the trial list vox1_e needs vox1-dev: add it to subsets"),
         ({"subsets": ["vox1-dev", "vox1-test"]}, "training_set 'voxceleb2-dev' needs vox2-dev"),
         ({"training_set": "voxceleb12-dev"}, "holds the speakers of vox1_e, vox1_h, vox1_e_original"),
+        ({"trial_lists": ["librispeech_test_clean"]}, "needs librispeech-test-clean: add it to subsets"),
+        ({"librispeech_trials": {"target_trial": 5}}, "did you mean 'target_trials'"),
+        ({"other_trial_lists": {"vox1_e": "x.txt"}}, "vox1_e has a meaning of its own"),
+        ({"other_trial_lists": {"validation": "x.txt"}}, "validation has a meaning of its own"),
+        ({"other_trial_lists": {"my list": "x.txt"}}, r"'prepare\.other_trial_lists\.my list"),
     ],
 )
 def test_impossible_parameters_are_refused_by_name(values: dict[str, Any], message: str) -> None:
@@ -45,6 +50,12 @@ def test_impossible_parameters_are_refused_by_name(values: dict[str, Any], messa
         {"subsets": ["vox1-test", "vox2-dev"], "trial_lists": ["vox1_o", "vox1_o_original"]},
         {"training_set": "voxceleb12-dev", "allow_seen_speakers": True},
         {"training_set": "voxceleb12-dev", "trial_lists": ["vox1_o"]},
+        {"trial_lists": [], "other_trial_lists": {"mine": "mine.txt"}},
+        {
+            "subsets": ["librispeech-train-clean-100", "librispeech-test-clean", "vox1-test"],
+            "training_set": "librispeech-train-clean-100",
+            "trial_lists": ["vox1_o", "librispeech_test_clean_same_sex"],
+        },
     ],
 )
 def test_possible_combinations_are_taken(values: dict[str, Any]) -> None:

@@ -17,19 +17,22 @@ from speaker_verification.corpora.mirror import (
     ARCHIVES,
     MUSAN_ARCHIVE,
     ROOM_RESPONSE_ARCHIVE,
-    TRIAL_LISTS,
-    TRIAL_SUBSETS,
     Mirror,
 )
+from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.sounds import chord_music, coloured_noise, room_response
 from speaker_verification.corpora.synthetic import is_synthetic_mirror, write_synthetic_mirror
+from speaker_verification.corpora.trial_lists import TRIAL_SUBSETS
 from speaker_verification.corpora.trials import read_trials
 from speaker_verification.corpora.voices import FEMALE_VARIANTS, MALE_VARIANTS, draw_voices
 from speaker_verification.corpora.voxceleb import convert_subset
 from speaker_verification.errors import DataError, ParameterError
 from tests.corpora.builders import TINY
 
-ALL_FILES = [*ARCHIVES.values(), *TRIAL_LISTS.values(), MUSAN_ARCHIVE, ROOM_RESPONSE_ARCHIVE]
+VOXCELEB = PrepareSettings()
+ARCHIVE_NAMES = {subset: ARCHIVES[subset] for subset in VOXCELEB.subsets}
+LISTS = VOXCELEB.list_files
+ALL_FILES = [*ARCHIVE_NAMES.values(), *LISTS.values(), MUSAN_ARCHIVE, ROOM_RESPONSE_ARCHIVE]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def utterances(synthetic_mirror: Path, tmp_path_factory: pytest.TempPathFactory)
     audio, mirror = tmp_path_factory.mktemp("audio"), Mirror(synthetic_mirror)
     tables = [
         convert_subset(subset, mirror.files(name), audio, 0.5, 0.0, num_workers=0)[0]
-        for subset, name in ARCHIVES.items()
+        for subset, name in ARCHIVE_NAMES.items()
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -62,7 +65,7 @@ def test_it_converts_to_the_speakers_and_utterances_asked_for(utterances: pd.Dat
 def test_its_trials_name_its_utterances_and_are_labelled_rightly_but_for_the_wrong_ones(
     synthetic_mirror: Path, utterances: pd.DataFrame
 ) -> None:
-    trials = read_trials({name: synthetic_mirror / file for name, file in TRIAL_LISTS.items()}, utterances)
+    trials = read_trials({name: synthetic_mirror / file for name, file in LISTS.items()}, utterances)
     subset = utterances.set_index("utterance_id")["subset"]
     meta = pd.read_csv(synthetic_mirror / "vox1_meta.csv", sep="\t").set_index("VoxCeleb1 ID")
     for name, rows in trials.groupby("trial_list"):

@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.corpora.trials import draw_trials, read_trial_list, read_trials
+from speaker_verification.corpora.settings import LibriSpeechTrials, PrepareSettings
+from speaker_verification.corpora.trials import (
+    draw_trials,
+    gather_trials,
+    read_trial_list,
+    read_trials,
+)
 from speaker_verification.errors import DataError
 from tests.corpora.builders import manifest
 
@@ -30,6 +36,15 @@ def test_a_malformed_line_is_named_with_its_file_and_number(tmp_path: Path, line
     path.write_text(f"1 a/s/1.wav a/s/2.wav\n\n{line}\n")
     with pytest.raises(DataError, match=rf"veri_test2\.txt, line 3: '{line}' is not"):
         read_trial_list(path, "vox1_o")
+
+
+def test_spaces_and_line_ends_may_be_those_of_any_editor(tmp_path: Path) -> None:
+    lines = ["1 a/s/1.wav a/s/2.wav", "0 a/s/1.wav b/s/1.wav"]
+    even, uneven = tmp_path / "even.txt", tmp_path / "uneven.txt"
+    even.write_bytes("\r\n".join(lines).encode())  # as some copies of VoxCeleb's lists
+    uneven.write_text("".join(f" {line.replace(' ', chr(9))}\n" for line in lines))
+    pd.testing.assert_frame_equal(read_trial_list(even, "x"), read_trial_list(uneven, "x"))
+    assert read_trial_list(even, "x")["test_id"].tolist() == ["a/s/2.wav", "b/s/1.wav"]
 
 
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
@@ -83,6 +98,86 @@ def test_target_trials_spread_over_the_speakers() -> None:
     counts = trials["enroll_id"].str[0].value_counts()
     assert counts["a"] == 1
     assert counts["b"] == counts["c"] == 10
+
+
+def test_target_trials_cross_sessions_where_a_speaker_has_several() -> None:
+    utterances = pd.concat([manifest({"a": 6, "b": 2, "c": 1}), manifest({"d": 4})])  # two to a session
+    trials = draw_trials(utterances, 100, 1, "x", np.random.default_rng(0), across_sessions=True)
+    target = trials[trials["label"] == 1]
+    sessions = target[["enroll_id", "test_id"]].map(lambda name: name.rpartition("/")[0])
+    across = sessions["enroll_id"] != sessions["test_id"]
+    speaker = target["enroll_id"].str[0]
+    assert across[speaker != "b"].all()
+    assert not across[speaker == "b"].any()  # its only session
+    # of a: 15 pairs but for 3 within a session; of d: 6 but for 2
+    assert speaker.value_counts().to_dict() == {"a": 12, "d": 4, "b": 1}
+
+
+@pytest.mark.parametrize("num_nontarget", [5, 1000])
+def test_same_sex_non_targets_pair_speakers_of_one_known_gender(num_nontarget: int) -> None:
+    utterances = manifest({"a": 4, "b": 4, "c": 4, "d": 4, "e": 4, "f": 4})
+    genders = {"a": "f", "b": "m", "c": "f", "d": "m", "e": "unknown"}
+    trials = draw_trials(utterances, 40, num_nontarget, "x", np.random.default_rng(0), genders=genders)
+    nontarget = trials[trials["label"] == 0]
+    assert {"".join(sorted({*enroll[0], *test[0]})) for enroll, test in pairs_of(nontarget)} == {"ac", "bd"}
+    assert len(nontarget) == len(pairs_of(nontarget)) == min(num_nontarget, 16 + 16)
+    assert set(trials.loc[trials["label"] == 1, "enroll_id"].str[0]) == set("abcdef")
+
+
+def librispeech_utterances() -> pd.DataFrame:
+    archives = (
+        ("librispeech-dev-clean", {"84": 6, "174": 6, "251": 6}),
+        ("librispeech-test-clean", {"61": 6, "121": 6, "237": 6, "260": 6}),
+    )
+    return pd.concat([manifest(counts, subset) for subset, counts in archives], ignore_index=True)
+
+
+SPEAKERS = pd.DataFrame(
+    {"speaker_id": ["61", "121", "237", "260", "84", "174"], "gender": ["f", "m", "f", "m", "f", "m"]}
+).assign(nationality="unknown")
+LIBRISPEECH = PrepareSettings(
+    subsets=("librispeech-train-clean-100", "librispeech-dev-clean", "librispeech-test-clean"),
+    trial_lists=("librispeech_test_clean", "librispeech_test_clean_same_sex"),
+    training_set="librispeech-train-clean-100",
+    librispeech_trials=LibriSpeechTrials(target_trials=20, nontarget_trials=30),
+)
+
+
+def test_lists_over_librispeech_are_drawn_from_their_subset_by_the_seed(tmp_path: Path) -> None:
+    utterances = librispeech_utterances()
+    trials = gather_trials(LIBRISPEECH, tmp_path, utterances, SPEAKERS, seed=1)
+    assert trials.groupby(["trial_list", "label"]).size().to_dict() == {
+        (name, label): count for name in LIBRISPEECH.trial_lists for label, count in ((0, 30), (1, 20))
+    }
+    assert {name.partition("/")[0] for name in trials["enroll_id"]} == {"61", "121", "237", "260"}
+    pd.testing.assert_frame_equal(
+        trials, gather_trials(LIBRISPEECH, tmp_path, utterances[::-1], SPEAKERS, seed=1)
+    )
+    other = gather_trials(LIBRISPEECH, tmp_path, utterances, SPEAKERS, seed=2)
+    assert pairs_of(trials) != pairs_of(other)
+    alone = LIBRISPEECH.model_copy(update={"trial_lists": ("librispeech_test_clean_same_sex",)})
+    same_sex = trials[trials["trial_list"] == "librispeech_test_clean_same_sex"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same_sex, gather_trials(alone, tmp_path, utterances, SPEAKERS, seed=1))
+
+
+def test_a_same_sex_list_without_genders_is_refused(tmp_path: Path) -> None:
+    message = (
+        r"librispeech_test_clean_same_sex: .* 2 speakers of one sex, told by the archive's SPEAKERS\.TXT"
+    )
+    with pytest.raises(DataError, match=message):
+        gather_trials(LIBRISPEECH, tmp_path, librispeech_utterances(), SPEAKERS[:0], seed=1)
+
+
+def test_lists_of_the_user_s_own_are_read_beside_the_named_ones(tmp_path: Path) -> None:
+    (tmp_path / "veri_test2.txt").write_text("1 61/s0/00000.wav 61/s1/00002.wav\n")
+    (tmp_path / "mine.txt").write_text("0 61/s0/00000.wav 121/s1/00002.wav\n")
+    (tmp_path / "elsewhere.txt").write_text("0 84/s0/00000.wav 121/s1/00002.wav\n")
+    elsewhere = str(tmp_path / "elsewhere.txt")
+    settings = PrepareSettings(
+        trial_lists=("vox1_o",), other_trial_lists={"mine": "mine.txt", "elsewhere": elsewhere}
+    )
+    trials = gather_trials(settings, tmp_path, librispeech_utterances(), SPEAKERS, seed=1)
+    assert trials["trial_list"].tolist() == ["vox1_o", "mine", "elsewhere"]
 
 
 def test_a_draw_depends_on_the_seed_and_not_on_the_order_of_rows() -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -62,14 +63,20 @@ TINY: dict[str, object] = {
 Kedro = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def copy_project(folder: Path) -> Path:
-    """The demo environment of the real project, smaller, in a folder of its own."""
+def copy_project(folder: Path, env: str = "demo", **changes: object) -> Path:
+    """An environment of the real project with a tiny encoder, in a folder of its own, as environment `tiny`.
+
+    Sizes are the demo's, made smaller; parameters in `changes` go over them.
+    """
     shutil.copytree(PROJECT / "conf", folder / "conf", ignore=shutil.ignore_patterns("credentials*"))
     shutil.copy(PROJECT / "pyproject.toml", folder)
     (folder / "src").mkdir()  # the package itself is the installed one
-    shutil.copytree(folder / "conf" / "demo", folder / "conf" / "tiny")
-    demo = yaml.safe_load((folder / "conf/demo/parameters.yml").read_text())
-    (folder / "conf/tiny/parameters.yml").write_text(yaml.safe_dump(_merged(demo, TINY)))
+    shutil.copytree(folder / "conf" / env, folder / "conf" / "tiny")
+    own, demo = (
+        yaml.safe_load((folder / f"conf/{name}/parameters.yml").read_text()) for name in (env, "demo")
+    )
+    merged = reduce(_merged, (own, demo, TINY, changes))
+    (folder / "conf/tiny/parameters.yml").write_text(yaml.safe_dump(merged))
     (folder / "conf/tiny/globals.yml").write_text("data_root: data/tiny\n")
     return folder
 

@@ -1,4 +1,4 @@
-"""A mirror: a folder that holds VoxCeleb, MUSAN and RIRS_NOISES under their own file names."""
+"""A mirror: a folder that holds VoxCeleb, LibriSpeech, MUSAN and RIRS_NOISES under their own file names."""
 
 from __future__ import annotations
 
@@ -14,22 +14,14 @@ ARCHIVES = {
     "vox1-test": "vox1_test_wav.zip",
     "vox2-dev": "vox2_dev_aac.zip",
     "vox2-test": "vox2_test_aac.zip",
+    "librispeech-train-clean-100": "train-clean-100.tar.gz",
+    "librispeech-dev-clean": "dev-clean.tar.gz",
+    "librispeech-test-clean": "test-clean.tar.gz",
 }
 IN_PARTS = {"vox1_dev_wav.zip": "vox1_dev_wav_part", "vox2_dev_aac.zip": "vox2_dev_aac_part"}
 MUSAN_ARCHIVE = "musan.tar.gz"
 ROOM_RESPONSE_ARCHIVE = "rirs_noises.zip"
 CHECKSUMS = "MD5SUMS"
-TRIAL_LISTS = {
-    "vox1_o": "veri_test2.txt",
-    "vox1_e": "list_test_all2.txt",
-    "vox1_h": "list_test_hard2.txt",
-    "vox1_o_original": "veri_test.txt",
-    "vox1_e_original": "list_test_all.txt",
-    "vox1_h_original": "list_test_hard.txt",
-}
-TRIAL_SUBSETS = {
-    name: ("vox1-test",) if name.startswith("vox1_o") else ("vox1-dev", "vox1-test") for name in TRIAL_LISTS
-}
 
 
 def part_suffix(index: int) -> str:

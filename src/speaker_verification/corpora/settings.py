@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from speaker_verification.configuration import Settings
-from speaker_verification.corpora.mirror import TRIAL_SUBSETS
 from speaker_verification.corpora.subsets import subsets_of
+from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS, TRIAL_SUBSETS
 
-Subset = Literal["vox1-dev", "vox1-test", "vox2-dev", "vox2-test"]
-TrialList = Literal["vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original"]
+Subset = Literal[
+    "vox1-dev",
+    "vox1-test",
+    "vox2-dev",
+    "vox2-test",
+    "librispeech-train-clean-100",
+    "librispeech-dev-clean",
+    "librispeech-test-clean",
+]
+TrialList = Literal[
+    "vox1_o",
+    "vox1_e",
+    "vox1_h",
+    "vox1_o_original",
+    "vox1_e_original",
+    "vox1_h_original",
+    "librispeech_dev_clean",
+    "librispeech_dev_clean_same_sex",
+    "librispeech_test_clean",
+    "librispeech_test_clean_same_sex",
+]
+ListName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Speakers = Annotated[int, Field(ge=2, le=250)]
 
 
@@ -48,6 +68,18 @@ class SyntheticSettings(Settings):
     real_responses: int = Field(8, ge=1)
 
 
+class LibriSpeechTrials(Settings):
+    """How many trials a list drawn over a subset of LibriSpeech holds, as far as its utterances allow.
+
+    Attributes:
+        target_trials: trials of one speaker, across chapters where a speaker has read several.
+        nontarget_trials: trials of two speakers.
+    """
+
+    target_trials: int = Field(10_000, ge=1)
+    nontarget_trials: int = Field(40_000, ge=1)
+
+
 class PrepareSettings(Settings):
     """Which corpora are read, from where, and what is made of them.
 
@@ -56,7 +88,9 @@ class PrepareSettings(Settings):
         synthetic: size of the synthetic mirror that stands in where no mirror is given.
         verify_checksums: read all archives once and compare with MD5SUMS, where the mirror has it.
         subsets: archives of recordings to read.
-        trial_lists: lists to read.
+        trial_lists: lists to read (VoxCeleb) or to draw (LibriSpeech).
+        other_trial_lists: further lists in VoxCeleb's format, files by name; a relative file is the mirror's.
+        librispeech_trials: size of the lists that are drawn.
         training_set: named subset that training hears and that validation speakers are taken from.
         allow_seen_speakers: train on speakers of the trials all the same.
         min_duration_seconds: shorter recordings are rejected.
@@ -71,9 +105,10 @@ class PrepareSettings(Settings):
     verify_checksums: bool = True
     subsets: tuple[Subset, ...] = ("vox1-dev", "vox1-test", "vox2-dev", "vox2-test")
     trial_lists: tuple[TrialList, ...] = Field(
-        ("vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original"),
-        min_length=1,
+        ("vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original")
     )
+    other_trial_lists: dict[ListName, str] = Field(default_factory=dict)
+    librispeech_trials: LibriSpeechTrials = LibriSpeechTrials()
     training_set: str = "voxceleb2-dev"
     allow_seen_speakers: bool = False
     min_duration_seconds: float = Field(0.5, ge=0)
@@ -88,8 +123,30 @@ class PrepareSettings(Settings):
         subsets_of(name)
         return name
 
+    @field_validator("other_trial_lists")
+    @classmethod
+    def _unlike_the_known(cls, files: dict[str, str]) -> dict[str, str]:
+        taken = [name for name in files if name in TRIAL_SUBSETS or name == "validation"]
+        if taken:
+            raise ValueError(f"{', '.join(taken)} has a meaning of its own: give the list another name")
+        return files
+
+    @property
+    def list_names(self) -> tuple[str, ...]:
+        """All lists that are measured."""
+        return (*self.trial_lists, *self.other_trial_lists)
+
+    @property
+    def list_files(self) -> dict[str, str]:
+        """The files of the lists that are read, by the list's name; a relative one is the mirror's."""
+        names: tuple[str, ...] = self.trial_lists
+        published = {name: PUBLISHED_LISTS[name].file for name in names if name in PUBLISHED_LISTS}
+        return {**published, **self.other_trial_lists}
+
     @model_validator(mode="after")
     def _possible(self) -> PrepareSettings:
+        if not self.list_names:
+            raise ValueError("trial_lists and other_trial_lists are both empty: name a list to measure")
         for name in self.trial_lists:
             self._need(TRIAL_SUBSETS[name], f"the trial list {name}")
         training = subsets_of(self.training_set)

@@ -1,4 +1,4 @@
-"""Named subsets of VoxCeleb, and the speakers that training must not have heard."""
+"""Named subsets of VoxCeleb and LibriSpeech, and the speakers that training must not have heard."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ NAMED_SUBSETS = {
     "voxceleb2-dev": ("vox2-dev",),
     "voxceleb2-test": ("vox2-test",),
     "voxceleb12-dev": ("vox1-dev", "vox2-dev"),
+    "librispeech-train-clean-100": ("librispeech-train-clean-100",),
+    "librispeech-dev-clean": ("librispeech-dev-clean",),
+    "librispeech-test-clean": ("librispeech-test-clean",),
 }
 
 

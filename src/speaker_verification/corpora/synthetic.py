@@ -25,19 +25,18 @@ from speaker_verification.corpora.mirror import (
     IN_PARTS,
     MUSAN_ARCHIVE,
     ROOM_RESPONSE_ARCHIVE,
-    TRIAL_LISTS,
-    TRIAL_SUBSETS,
     part_suffix,
 )
 from speaker_verification.corpora.settings import SyntheticSettings
 from speaker_verification.corpora.sounds import chord_music, coloured_noise, room_response, scaled
+from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
 from speaker_verification.corpora.trials import draw_trials
 from speaker_verification.corpora.voices import Voice, draw_voices, speak
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.whole import written_whole
 
 RECORD = "synthetic.json"  # what the mirror was made from; written with it
-_RECIPE = 1  # to be raised when the same settings and seed give another mirror
+_RECIPE = 2  # to be raised when the same settings and seed give another mirror
 _MEMBERS = {
     "vox1-dev": ("wav", "wav"),
     "vox1-test": ("wav", "wav"),
@@ -105,11 +104,10 @@ def _record(settings: SyntheticSettings, seed: int) -> str:
 def _write_mirror(folder: Path, settings: SyntheticSettings, seed: int, num_workers: int) -> None:
     speakers = _cast(settings, seed)
     recordings = _record_all(speakers, settings, seed, num_workers)
-    for subset, name in ARCHIVES.items():
+    for subset, (prefix, _) in _MEMBERS.items():
         members = {path: data for path, data in recordings.items() if path.startswith(f"{subset}/")}
-        prefix, _ = _MEMBERS[subset]
         archive = _zip({path.replace(subset, prefix, 1): data for path, data in members.items()})
-        _write_parts(folder, name, archive, _NUM_PARTS.get(subset, 1))
+        _write_parts(folder, ARCHIVES[subset], archive, _NUM_PARTS.get(subset, 1))
     speech = [data for path, data in recordings.items() if path.startswith("musan/")]
     (folder / MUSAN_ARCHIVE).write_bytes(_musan(speech, settings, seed))
     (folder / ROOM_RESPONSE_ARCHIVE).write_bytes(_room_responses(settings, seed))
@@ -297,28 +295,20 @@ def _write_trial_lists(
     table["utterance_id"] = table["speaker_id"] + "/" + table["name"]
     for number, name in enumerate(("vox1_o", "vox1_e", "vox1_h")):
         rng = np.random.default_rng([seed, _TRIALS, number])
-        tested = table[table["subset"].isin(TRIAL_SUBSETS[name])]
-        groups = [tested]
-        if name == "vox1_h":
-            groups = [group for _, group in tested.groupby(tested["speaker_id"].map(genders))]
-        shares = [len(group) / len(tested) for group in groups]
-        trials = pd.concat(
-            [
-                draw_trials(
-                    group,
-                    max(1, round(share * settings.target_trials)),
-                    round(share * (settings.nontarget_trials + settings.wrong_labels)),
-                    name,
-                    rng,
-                )
-                for group, share in zip(groups, shares, strict=True)
-            ]
+        tested = table[table["subset"].isin(PUBLISHED_LISTS[name].subsets)]
+        trials = draw_trials(
+            tested,
+            settings.target_trials,
+            settings.nontarget_trials + settings.wrong_labels,
+            name,
+            rng,
+            genders=genders if name == "vox1_h" else None,
         )
         trials = trials.iloc[rng.permutation(len(trials))].reset_index(drop=True)
         wrong = trials.index[trials["label"] == 0][: settings.wrong_labels]
-        _write_list(folder / TRIAL_LISTS[name], trials.drop(index=wrong))
+        _write_list(folder / PUBLISHED_LISTS[name].file, trials.drop(index=wrong))
         mislabelled = trials.assign(label=trials["label"].where(~trials.index.isin(wrong), 1))
-        _write_list(folder / TRIAL_LISTS[f"{name}_original"], mislabelled)
+        _write_list(folder / PUBLISHED_LISTS[f"{name}_original"].file, mislabelled)
 
 
 def _write_list(path: Path, trials: pd.DataFrame) -> None:

@@ -1,15 +1,67 @@
-"""Trial lists: read, checked against the manifest, drawn."""
+"""Trials: read, checked against the manifest, drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from speaker_verification.corpora.trial_lists import DRAWN_LISTS
 from speaker_verification.errors import DataError
 from speaker_verification.tables import TRIALS
+
+if TYPE_CHECKING:
+    from speaker_verification.corpora.settings import PrepareSettings
+
+_COLUMNS = ["label", "enroll_id", "test_id"]
+_LISTS = 2  # a stream of randomness beside those of validation.py
+
+
+def gather_trials(
+    prepare: PrepareSettings, mirror: Path, utterances: pd.DataFrame, speakers: pd.DataFrame, seed: int
+) -> pd.DataFrame:
+    """Read the lists that lie in files and draw the others.
+
+    Args:
+        prepare: which lists, and how large the drawn ones are.
+        mirror: the mirror's folder.
+        utterances: columns utterance_id, speaker_id and subset at least.
+        speakers: the speakers table; same-sex lists need the genders in it.
+        seed: of the experiment.
+
+    Returns:
+        The trials table: the published lists, the user's own, the drawn ones.
+
+    Raises:
+        DataError: as `read_trials`, or a subset does not allow trials of both kinds.
+    """
+    tables = [read_trials({name: mirror / file for name, file in prepare.list_files.items()}, utterances)]
+    genders = dict(zip(speakers["speaker_id"], speakers["gender"], strict=True))
+    size = prepare.librispeech_trials
+    for number, (name, drawn) in enumerate(DRAWN_LISTS.items()):
+        if name not in prepare.trial_lists:
+            continue
+        trials = draw_trials(
+            utterances[utterances["subset"] == drawn.subset],
+            size.target_trials,
+            size.nontarget_trials,
+            name,
+            np.random.default_rng([seed, _LISTS, number]),
+            across_sessions=True,
+            genders=genders if drawn.same_sex else None,
+        )
+        if trials["label"].nunique() < 2:
+            of_one_sex = " of one sex, told by the archive's SPEAKERS.TXT," if drawn.same_sex else ""
+            raise DataError(
+                f"{name}: {drawn.subset} gives no target or no non-target trials: 2 speakers{of_one_sex} "
+                "and 2 utterances of a speaker are needed"
+            )
+        tables.append(trials)
+    return pd.concat(tables, ignore_index=True)
 
 
 def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
@@ -25,6 +77,31 @@ def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
     Raises:
         DataError: a line is of another form (file and line are named), or there is none.
     """
+    table = _read_evenly_spaced(path)
+    if table is None:
+        table = _read_line_by_line(path)
+    return TRIALS.conform(table.assign(trial_list=trial_list))
+
+
+def _read_evenly_spaced(path: Path) -> pd.DataFrame | None:
+    """All lines at once, as long as each is three fields with one space between them; else None."""
+    from pyarrow import csv
+
+    try:
+        table = csv.read_csv(
+            path,
+            csv.ReadOptions(column_names=_COLUMNS),
+            csv.ParseOptions(delimiter=" ", quote_char=False),
+            csv.ConvertOptions(column_types={name: pa.string() for name in _COLUMNS}),
+        ).to_pandas()
+    except pa.ArrowInvalid:
+        return None
+    regular = table["label"].isin(["0", "1"]) & (table["enroll_id"] != "") & (table["test_id"] != "")
+    return table.astype({"label": "int8"}) if len(table) and regular.all() else None
+
+
+def _read_line_by_line(path: Path) -> pd.DataFrame:
+    """Slower, for lines that are spaced unevenly; tells which one is malformed."""
     rows: list[tuple[int, str, str]] = []
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
@@ -38,8 +115,7 @@ def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
             rows.append((int(fields[0]), fields[1], fields[2]))
     if not rows:
         raise DataError(f"{path}: holds no trials")
-    table = pd.DataFrame(rows, columns=["label", "enroll_id", "test_id"])
-    return TRIALS.conform(table.assign(trial_list=trial_list))
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataFrame:
@@ -56,7 +132,8 @@ def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataF
         DataError: a malformed line, or utterances that the manifest lacks, with their count and the first
             ten.
     """
-    trials = pd.concat([read_trial_list(path, name) for name, path in files.items()], ignore_index=True)
+    tables = [read_trial_list(path, name) for name, path in files.items()]
+    trials = pd.concat([TRIALS.empty(), *tables], ignore_index=True)
     sides = trials.melt("trial_list", ["enroll_id", "test_id"], value_name="utterance_id")
     absent = sides[~sides["utterance_id"].isin(utterances["utterance_id"])]
     if len(absent):
@@ -69,7 +146,13 @@ def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataF
 
 
 def draw_trials(
-    utterances: pd.DataFrame, num_target: int, num_nontarget: int, trial_list: str, rng: np.random.Generator
+    utterances: pd.DataFrame,
+    num_target: int,
+    num_nontarget: int,
+    trial_list: str,
+    rng: np.random.Generator,
+    across_sessions: bool = False,
+    genders: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Draw trials at random; no pair of utterances comes twice.
 
@@ -82,6 +165,9 @@ def draw_trials(
         num_nontarget: trials of two speakers.
         trial_list: name in the table.
         rng: source of all randomness.
+        across_sessions: a speaker with several sessions gives target trials across them only.
+        genders: f or m by speaker; where given, non-target trials pair speakers of one gender, and those of
+            unknown gender occur in none.
 
     Returns:
         The trials table, target trials first.
@@ -89,8 +175,14 @@ def draw_trials(
     table = utterances.sort_values("utterance_id")  # so that the draw depends on the set, not on its order
     ids = table["utterance_id"].to_numpy()
     speakers = pd.factorize(table["speaker_id"])[0]
-    target = _target_pairs(speakers, num_target, rng)
-    nontarget = _nontarget_pairs(speakers, num_nontarget, rng)
+    sessions = groups = np.zeros(len(table), dtype=int)
+    if across_sessions:
+        sessions = pd.factorize(table["utterance_id"].str.rpartition("/")[0])[0]
+    if genders is not None:
+        groups = table["speaker_id"].map(genders).map({"f": 0, "m": 1}).fillna(-1).to_numpy(dtype=int)
+    target = _target_pairs(speakers, sessions, num_target, rng)
+    known = np.flatnonzero(groups >= 0)
+    nontarget = known[_nontarget_pairs(speakers[known], groups[known], num_nontarget, rng)]
     pairs = np.concatenate([target, nontarget])  # (trials, 2)
     pairs = rng.permuted(pairs, axis=1)  # either of the two may be the enrolment
     labels = np.repeat([1, 0], [len(target), len(nontarget)])
@@ -98,30 +190,37 @@ def draw_trials(
     return TRIALS.conform(trials.assign(trial_list=trial_list))
 
 
-def _target_pairs(speakers: np.ndarray, num_pairs: int, rng: np.random.Generator) -> np.ndarray:
+def _target_pairs(
+    speakers: np.ndarray, sessions: np.ndarray, num_pairs: int, rng: np.random.Generator
+) -> np.ndarray:
     """Pairs of one speaker's utterances, (pairs, 2): first one of every speaker, then another, and so on."""
     drawn, rounds = [np.empty((0, 2), dtype=int)], [np.empty(0, dtype=int)]
-    for speaker in range(speakers.max() + 1):
+    for speaker in np.unique(speakers):
         own = np.flatnonzero(speakers == speaker)
-        pairs = rng.permutation(np.stack(np.triu_indices(len(own), k=1), axis=1))[:num_pairs]
-        drawn.append(own[pairs])
+        pairs = own[np.stack(np.triu_indices(len(own), k=1), axis=1)]
+        across = sessions[pairs[:, 0]] != sessions[pairs[:, 1]]
+        pairs = rng.permutation(pairs[across] if across.any() else pairs)[:num_pairs]
+        drawn.append(pairs)
         rounds.append(np.arange(len(pairs)))
     order = np.concatenate(rounds)
     chosen = np.lexsort((rng.random(len(order)), order))[:num_pairs]
     return np.concatenate(drawn)[chosen]
 
 
-def _nontarget_pairs(speakers: np.ndarray, num_pairs: int, rng: np.random.Generator) -> np.ndarray:
-    """Pairs of two speakers' utterances, (pairs, 2)."""
-    counts = np.bincount(speakers)
-    num_available = (len(speakers) ** 2 - int((counts**2).sum())) // 2
+def _nontarget_pairs(
+    speakers: np.ndarray, groups: np.ndarray, num_pairs: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Pairs of two speakers' utterances, both speakers of one group, (pairs, 2)."""
+    sizes, counts = np.bincount(groups), np.bincount(speakers)
+    num_available = (int((sizes**2).sum()) - int((counts**2).sum())) // 2
     if num_available <= 2 * num_pairs:
         first, second = np.triu_indices(len(speakers), k=1)
-        pairs = np.stack([first, second], axis=1)[speakers[first] != speakers[second]]
-        return rng.permutation(pairs)[:num_pairs]
+        fitting = (speakers[first] != speakers[second]) & (groups[first] == groups[second])
+        return rng.permutation(np.stack([first, second], axis=1)[fitting])[:num_pairs]
     chosen: dict[tuple[int, int], None] = {}  # a set that keeps its order
     while len(chosen) < num_pairs:
-        for pair in np.sort(rng.integers(len(speakers), size=(num_pairs, 2)), axis=1).tolist():
-            if speakers[pair[0]] != speakers[pair[1]]:
-                chosen[pair[0], pair[1]] = None
+        drawn = np.sort(rng.integers(len(speakers), size=(num_pairs, 2)), axis=1)  # (pairs, 2)
+        first, second = drawn.T
+        fitting = (speakers[first] != speakers[second]) & (groups[first] == groups[second])
+        chosen.update(dict.fromkeys(map(tuple, drawn[fitting].tolist())))
     return np.array(list(chosen)[:num_pairs], dtype=int).reshape(-1, 2)

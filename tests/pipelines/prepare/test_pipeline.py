@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from speaker_verification.corpora import synthetic
-from speaker_verification.corpora.mirror import TRIAL_LISTS
+from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
@@ -42,7 +42,7 @@ def test_a_mirror_becomes_manifests_trials_and_catalogs(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(table.reset_index(drop=True), schema.conform(table))
     assert len(tables["utterances"]) == 4 + 4 + 8 + 2
     assert tables["trials"].groupby("trial_list").size().to_dict() == {
-        name: 2 if name.startswith("vox1_o") else 4 for name in TRIAL_LISTS
+        name: 2 if name.startswith("vox1_o") else 4 for name in PUBLISHED_LISTS
     }
     held_out = set(tables["validation_utterances"]["speaker_id"])
     assert len(held_out) == 2
@@ -69,6 +69,27 @@ def test_nothing_is_converted_when_a_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"lacks musan\.tar\.gz"):
         run(tmp_path, {"mirror": str(mirror), **SMALL})
     assert not list((tmp_path / "audio_folder").iterdir())
+
+
+def test_what_the_mirror_tells_of_lists_and_speakers_is_handed_on(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    (mirror / "vox1_meta.csv").write_text(
+        "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid10001\tX\tf\tIndia\tdev\n"
+    )
+    own = {"mine": "veri_test.txt", "elsewhere": str(mirror / "veri_test2.txt")}
+    tables = run(tmp_path, {"mirror": str(mirror), "other_trial_lists": own, **SMALL})
+    assert tables["speakers"].to_numpy().tolist() == [["id10001", "f", "India"]]
+    lists = tables["trial_lists"].set_index("trial_list")
+    assert lists.index.tolist() == [*PUBLISHED_LISTS, "mine", "elsewhere"]
+    assert lists.loc["elsewhere", "file"] == "veri_test2.txt"
+    assert (tables["trials"]["trial_list"] == "mine").sum() == 2
+
+
+def test_a_list_of_the_user_s_own_that_is_not_there_is_named_before_anything_long(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    prepare = {"mirror": str(mirror), "other_trial_lists": {"mine": "mine.txt"}, **SMALL}
+    with pytest.raises(DataError, match=r"lacks mine\.txt"):
+        provide_mirror(prepare, tmp_path, seed=0)
 
 
 def test_without_a_mirror_the_user_is_told_what_to_set(tmp_path: Path) -> None:

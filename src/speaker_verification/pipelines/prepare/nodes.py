@@ -13,12 +13,13 @@ from speaker_verification.corpora.mirror import (
     ARCHIVES,
     MUSAN_ARCHIVE,
     ROOM_RESPONSE_ARCHIVE,
-    TRIAL_LISTS,
     Mirror,
 )
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.speakers import known_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
-from speaker_verification.corpora.trials import read_trials
+from speaker_verification.corpora.trial_lists import describe_lists
+from speaker_verification.corpora.trials import gather_trials
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 from speaker_verification.corpora.voxceleb import convert_subset
 from speaker_verification.errors import ParameterError
@@ -53,7 +54,7 @@ def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, seed: int) -
             "no mirror: set prepare.mirror to a folder with VoxCeleb's archives, or prepare.synthetic"
         )
     archives = [ARCHIVES[subset] for subset in settings.subsets]
-    lists = [TRIAL_LISTS[name] for name in settings.trial_lists]
+    lists = settings.list_files.values()
     mirror.check([*archives, *lists, MUSAN_ARCHIVE, ROOM_RESPONSE_ARCHIVE], settings.verify_checksums)
     return str(mirror.folder)
 
@@ -87,19 +88,39 @@ def convert_utterances(
     return utterances, rejected
 
 
-def list_trials(mirror: str, utterances: pd.DataFrame, prepare: Mapping[str, Any]) -> pd.DataFrame:
-    """Read the trial lists and make sure that every utterance they name is there.
+def list_speakers(mirror: str, prepare: Mapping[str, Any]) -> pd.DataFrame:
+    """Look up what the mirror tells of the speakers.
+
+    Args:
+        mirror: the mirror's folder.
+        prepare: parameters of `PrepareSettings`.
+
+    Returns:
+        The speakers table.
+    """
+    settings = PrepareSettings.parse(prepare, "prepare")
+    return known_speakers(Mirror(Path(mirror)), settings.subsets)
+
+
+def list_trials(
+    mirror: str, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: Mapping[str, Any], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read or draw the trial lists and make sure that every utterance they name is there.
 
     Args:
         mirror: the mirror's folder.
         utterances: the manifest.
+        speakers: the speakers table.
         prepare: parameters of `PrepareSettings`.
+        seed: of the experiment.
 
     Returns:
-        The trials table.
+        The trials table and the trial_lists table.
     """
     settings = PrepareSettings.parse(prepare, "prepare")
-    return read_trials({name: Path(mirror) / TRIAL_LISTS[name] for name in settings.trial_lists}, utterances)
+    trials = gather_trials(settings, Path(mirror), utterances, speakers, seed)
+    files = {name: Path(mirror) / file for name, file in settings.list_files.items()}
+    return trials, describe_lists(trials, files)
 
 
 def extract_augmentation(

@@ -10,6 +10,7 @@ from speaker_verification.pipelines.prepare.nodes import (
     convert_utterances,
     extract_augmentation,
     hold_out_validation,
+    list_speakers,
     list_trials,
     provide_mirror,
 )
@@ -32,9 +33,15 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
                 name="convert_utterances",
             ),
             Node(
+                list_speakers,
+                inputs=["mirror", "params:prepare"],
+                outputs="speakers",
+                name="list_speakers",
+            ),
+            Node(
                 list_trials,
-                inputs=["mirror", "utterances", "params:prepare"],
-                outputs="trials",
+                inputs=["mirror", "utterances", "speakers", "params:prepare", "params:seed"],
+                outputs=["trials", "trial_lists"],
                 name="list_trials",
             ),
             Node(

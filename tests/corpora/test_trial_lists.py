@@ -1,0 +1,95 @@
+"""Which lists have names, which subsets they need, and what is told of them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from speaker_verification.corpora import trial_lists
+from speaker_verification.corpora.mirror import ARCHIVES
+from speaker_verification.corpora.settings import Subset, TrialList
+from speaker_verification.corpora.trial_lists import (
+    PUBLISHED_LISTS,
+    TRIAL_SUBSETS,
+    PublishedList,
+    describe_lists,
+)
+from speaker_verification.corpora.trials import draw_trials, read_trial_list
+from tests.corpora.builders import manifest
+
+
+def test_only_e_and_h_need_the_development_speakers() -> None:
+    assert TRIAL_SUBSETS["vox1_o_original"] == ("vox1-test",)
+    assert TRIAL_SUBSETS["vox1_e"] == TRIAL_SUBSETS["vox1_h_original"] == ("vox1-dev", "vox1-test")
+
+
+def test_parameters_know_all_lists_and_subsets() -> None:
+    assert get_args(TrialList) == tuple(TRIAL_SUBSETS)
+    assert get_args(Subset) == tuple(ARCHIVES)
+    assert {subset for subsets in TRIAL_SUBSETS.values() for subset in subsets} <= {*ARCHIVES}
+
+
+def test_the_cleaned_lists_are_the_shorter_ones() -> None:
+    sizes = {name: published.num_trials for name, published in PUBLISHED_LISTS.items()}
+    assert [sizes[name] for name in ("vox1_o", "vox1_e", "vox1_h")] == [37_611, 579_818, 550_894]
+    assert all(sizes[name] < sizes[f"{name}_original"] for name in ("vox1_o", "vox1_e", "vox1_h"))
+
+
+def test_lists_are_described_with_what_is_odd_about_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "veri_test.txt"
+    path.write_text(
+        "1 a/s/1.wav a/s/2.wav\n"
+        "1 a/s/2.wav a/s/1.wav\n"  # again, the other way round
+        "1 a/s/1.wav a/s/1.wav\n"
+        "1 a/s/1.wav b/s/1.wav\n"  # wrongly labelled
+        "0 a/s/1.wav c/s/1.wav\n"
+    )
+    drawn = draw_trials(manifest({"a": 2, "b": 2}), 1, 1, "x", np.random.default_rng(0))
+    trials = pd.concat([read_trial_list(path, "vox1_o_original"), drawn], ignore_index=True)
+    with caplog.at_level(logging.INFO):
+        table = describe_lists(trials, {"vox1_o_original": path})
+    first, second = table.to_dict("records")
+    assert first == {
+        "trial_list": "vox1_o_original",
+        "file": "veri_test.txt",
+        "md5": hashlib.md5(path.read_bytes()).hexdigest(),
+        "num_target": 4,
+        "num_nontarget": 1,
+        "official": False,
+        "num_repeated": 1,
+        "num_self": 1,
+        "num_mislabelled": 1,
+    }
+    assert (second["trial_list"], second["file"], second["official"]) == ("x", "drawn", False)
+    text = "".join(f"{row.label} {row.enroll_id} {row.test_id}\n" for row in drawn.itertuples())
+    assert second["md5"] == hashlib.md5(text.encode()).hexdigest()
+    assert caplog.messages == [
+        "vox1_o_original: 5 trials, 4 of them targets, veri_test.txt, not the official list of 37,720; "
+        "1 repeated; 1 of an utterance with itself; 1 labelled against the speakers in their ids",
+        "x: 2 trials, 1 of them targets, drawn",
+    ]
+
+
+def test_an_official_list_is_known_by_its_trials_however_its_lines_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    published = b"1 a/s/1.wav a/s/2.wav\n0 a/s/1.wav b/s/1.wav\n"
+    known = PublishedList("veri_test2.txt", ("vox1-test",), 2, hashlib.md5(published).hexdigest())
+    monkeypatch.setitem(trial_lists.PUBLISHED_LISTS, "vox1_o", known)
+    path = tmp_path / "veri_test2.txt"
+    copies = (published, published.replace(b"\n", b"\r\n").rstrip(), published.replace(b"0 ", b"1 "))
+    with caplog.at_level(logging.INFO):
+        for copy, official in zip(copies, (True, True, False), strict=True):
+            path.write_bytes(copy)
+            table = describe_lists(read_trial_list(path, "vox1_o"), {"vox1_o": path})
+            assert table["official"].tolist() == [official]
+    assert ["official" in message for message in caplog.messages] == [True] * 3
+    assert "as many as the official list, but not the same (MD5)" in caplog.messages[2]
