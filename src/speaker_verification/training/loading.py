@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from speaker_verification.audio.batched_augmentation import BatchedAugmentation, augment_batch, collate
 from speaker_verification.errors import UserError
 from speaker_verification.training.examples import TrainingExamples
 from speaker_verification.training.sampling import EpochBatches, Key
@@ -87,27 +89,47 @@ class BatchLoader:
         self.waited_seconds = 0.0
         return self._delivered(iter(self._loader))
 
-    def _delivered(self, loaded: Iterator[Batch | UserError]) -> Iterator[Batch]:
+    def _delivered(self, loaded: Iterator[_Drawn | UserError]) -> Iterator[Batch]:
         for _ in range(len(self._keys)):
             started = time.perf_counter()
-            batch = next(loaded)
-            if isinstance(batch, UserError):
-                raise batch
-            waveforms = batch.waveforms.to(self._device, non_blocking=True)
-            labels = batch.labels.to(self._device, non_blocking=True)
+            drawn = next(loaded)
+            if isinstance(drawn, UserError):
+                raise drawn
+            waveforms, labels, rows = drawn.batch
+            waveforms = waveforms.to(self._device, non_blocking=True)
+            labels = labels.to(self._device, non_blocking=True)
+            if drawn.augmentation is not None:
+                waveforms = augment_batch(waveforms, drawn.augmentation.to(self._device))
             self.waited_seconds += time.perf_counter() - started
-            yield Batch(waveforms, labels, batch.rows)
+            yield Batch(waveforms, labels, rows)
 
 
-class _BatchSource(Dataset["Batch | UserError"]):
+class _Drawn(NamedTuple):
+    """A batch on the CPU, and what is still to be done to it."""
+
+    batch: Batch
+    augmentation: BatchedAugmentation | None
+
+
+class _BatchSource(Dataset["_Drawn | UserError"]):
     """Whole batches by their keys; an error for people is handed over, since raising would wrap it."""
 
     def __init__(self, examples: TrainingExamples) -> None:
         self._examples = examples
+        augmenter = examples.augmenter
+        self._deferring = augmenter if augmenter and augmenter.settings.on_training_device else None
 
-    def __getitem__(self, keys: Sequence[Key]) -> Batch | UserError:
+    def __getitem__(self, keys: Sequence[Key]) -> _Drawn | UserError:
         try:
-            waveforms, labels, rows = zip(*(self._examples[key] for key in keys), strict=True)
+            if self._deferring is None:
+                waves, labels, _ = zip(*(self._examples[key] for key in keys), strict=True)
+                waveforms, augmentation = torch.stack(waves), None
+            else:
+                crops, labels, drawn = zip(*(self._examples.draw(key) for key in keys), strict=True)
+                waveforms = torch.from_numpy(np.stack(crops))
+                normalise_peak = self._deferring.settings.normalise_peak
+                augmentation = collate(drawn, waveforms.shape[1], normalise_peak)
         except UserError as error:
             return error
-        return Batch(torch.stack(waveforms), torch.tensor(labels), torch.tensor(rows))
+        rows = torch.tensor([row for _, row in keys])
+        return _Drawn(Batch(waveforms, torch.tensor(labels), rows), augmentation)
