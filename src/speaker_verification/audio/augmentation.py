@@ -27,6 +27,7 @@ from speaker_verification.errors import DataError
 
 PIECE_SAMPLES = 5 * SAMPLE_RATE
 PIECE_STEP = 3 * SAMPLE_RATE
+LONGEST_KEPT_SAMPLES = 60 * SAMPLE_RATE  # of a file that is kept: most music and speech is longer
 LEVEL_FLOOR = 1e-4  # mean square added before the logarithm
 PEAK_FLOOR = 1e-4  # added to the peak that a crop is divided by
 CLIPS_OF = {  # kinds of clips that a kind of augmentation takes
@@ -81,7 +82,7 @@ class AugmentationSettings(Settings):
         crop_shares: ranges of the share of the crop that clips cover; each application draws one range.
         normalise_peak: scale each augmented crop to a peak of 1.
         on_training_device: apply to whole batches where the model trains what the workers drew and read.
-        cache_megabytes: memory of each worker for short clips and room responses; 0: read them every time.
+        cache_megabytes: memory of each worker for clips of up to a minute and room responses; 0: none.
     """
 
     probability: float = Field(default=0.6, ge=0, le=1)
@@ -191,7 +192,7 @@ class Augmenter:
             "music": (settings.music_snr_db, (1, 1)),
             "speech": (settings.babble_snr_db, settings.babble_clips),
         }
-        self._cache = AudioCache(settings.cache_megabytes * 2**20, PIECE_SAMPLES)
+        self._cache = AudioCache(settings.cache_megabytes * 2**20, LONGEST_KEPT_SAMPLES)
         self._pieces = {}
         for kind in sorted({clip_kind for drawn in self._kinds for clip_kind in CLIPS_OF.get(drawn, ())}):
             clips = noise_clips[noise_clips["kind"] == kind]
