@@ -115,7 +115,7 @@ class Augmentation:
 
 
 def amplitude(wave: Wave) -> float:
-    """What the published level is 20 log10 of: root of the mean square + 1e-4, over the last axis."""
+    """What the published level is 20 log10 of: the root of the mean square + 1e-4."""
     mean_square = float(np.einsum("s,s->", wave, wave)) / len(wave)  # the same, however many threads
     return math.sqrt(mean_square + LEVEL_FLOOR)
 
@@ -168,7 +168,11 @@ class ClipPieces:
 
 
 class Augmenter:
-    """Draws nothing, or one of five augmentations, for each crop."""
+    """Draws nothing, or one of five augmentations, for each crop.
+
+    Attributes:
+        settings: probabilities, levels and lengths.
+    """
 
     def __init__(
         self, noise_clips: pd.DataFrame, room_responses: pd.DataFrame, settings: AugmentationSettings
@@ -178,7 +182,7 @@ class Augmenter:
         Args:
             noise_clips: NOISE_CLIPS table.
             room_responses: ROOM_RESPONSES table.
-            settings: probabilities, levels and lengths.
+            settings: see above.
 
         Raises:
             DataError: there is no clip of a kind that may be drawn, or no room response.
