@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 
 from speaker_verification.audio.files import write_audio
-from speaker_verification.tables import TRIALS, UTTERANCES
+from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, TRIALS, UTTERANCES
 
 NUM_SPEAKERS = 6
 UTTERANCES_EACH = 4
@@ -56,6 +57,29 @@ def trials(utterances: pd.DataFrame) -> pd.DataFrame:
                 for a, b in pairs
             ]
         )
+    )
+
+
+@pytest.fixture(scope="session")
+def catalogs(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A noise clip of each kind, and two rooms."""
+    folder = tmp_path_factory.mktemp("augmentation")
+    rng = np.random.default_rng(0)
+
+    def write(name: str, kind: str, wave: npt.NDArray[np.floating]) -> list[object]:
+        write_audio(folder / name, np.round(wave * 32_767).astype(np.int16))
+        return [name, kind, str(folder / name), len(wave), 1]
+
+    clips = [
+        write(f"{kind}.wav", kind, 0.1 * rng.uniform(-1, 1, 2000)) for kind in ("noise", "music", "speech")
+    ]
+    rooms = [
+        write(f"{length}.wav", "real", rng.uniform(-1, 1, length) * np.linspace(1, 0, length))
+        for length in (300, 900)
+    ]
+    return (
+        NOISE_CLIPS.conform(pd.DataFrame(clips, columns=NOISE_CLIPS.columns.names)),
+        ROOM_RESPONSES.conform(pd.DataFrame(rooms, columns=ROOM_RESPONSES.columns.names)),
     )
 
 

@@ -8,17 +8,13 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import soundfile
-import torch
-from torch.utils.data import DataLoader
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speed import change_speed
 from speaker_verification.errors import DataError
-from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, UTTERANCES
+from speaker_verification.tables import UTTERANCES
 from speaker_verification.training.examples import TrainingExamples
-from speaker_verification.training.phase import SamplingSettings
-from speaker_verification.training.sampling import EpochBatches, UtteranceOrder
 
 CROP_SECONDS = 0.05
 CROP_SAMPLES = 800
@@ -54,17 +50,8 @@ def utterances(tmp_path: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def augmenter(tmp_path: Path) -> Augmenter:
-    noise = np.random.default_rng(0).standard_normal(2000) * 0.1
-    clips = [
-        [kind, kind, write(tmp_path / f"{kind}.wav", noise), 2000, 1] for kind in ("noise", "music", "speech")
-    ]
-    response = ["room", "real", write(tmp_path / "room.wav", np.linspace(1, 0, 300)), 300, 1]
-    return Augmenter(
-        NOISE_CLIPS.conform(pd.DataFrame(clips, columns=NOISE_CLIPS.columns.names)),
-        ROOM_RESPONSES.conform(pd.DataFrame([response], columns=ROOM_RESPONSES.columns.names)),
-        AugmentationSettings(),
-    )
+def augmenter(catalogs: tuple[pd.DataFrame, pd.DataFrame]) -> Augmenter:
+    return Augmenter(*catalogs, AugmentationSettings())
 
 
 def test_labels_are_ranks_of_sorted_speakers(utterances: pd.DataFrame) -> None:
@@ -134,22 +121,6 @@ def test_a_short_utterance_wraps_round(tmp_path: Path, factor: float) -> None:
     )
     changed = change_speed(wave, factor)
     np.testing.assert_allclose(crop.numpy(), np.concatenate([changed] * 3)[:CROP_SAMPLES], atol=1e-6)
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_change_nothing(utterances: pd.DataFrame, augmenter: Augmenter, num_workers: int) -> None:
-    examples = TrainingExamples(utterances, augmenter, CROP_SECONDS, FACTORS, seed=7)
-    order = UtteranceOrder(examples.speakers, SamplingSettings(), batch_size=2, seed=7)
-    batches = EpochBatches(order, batch_size=2, steps_per_epoch=12)
-    alone = list(DataLoader(examples, batch_sampler=batches.batches(0), num_workers=0))
-    shared = list(DataLoader(examples, batch_sampler=batches.batches(0), num_workers=num_workers))
-    assert len(alone) == len(shared) == 12
-    for (waves, labels, rows), (other_waves, other_labels, other_rows) in zip(alone, shared, strict=True):
-        assert waves.shape == (2, CROP_SAMPLES)
-        assert waves.dtype == torch.float32
-        assert torch.equal(waves, other_waves)
-        assert torch.equal(labels, other_labels)
-        assert torch.equal(rows, other_rows)
 
 
 def test_an_example_depends_on_seed_pass_and_row_alone(

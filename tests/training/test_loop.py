@@ -105,6 +105,15 @@ def test_training_lowers_the_loss_and_ranks_its_epochs(run_phase: Callable[..., 
     )
 
 
+def test_every_epoch_tells_waiting_for_data_from_computing(
+    run_phase: Callable[..., Any], encoder: Path
+) -> None:
+    _, curve, _ = run_phase(encoder, epochs=2)
+    waited, computed = values_of(curve, "data_seconds"), values_of(curve, "step_seconds")
+    assert len(waited) == len(computed) == 2
+    assert min(waited + computed) > 0
+
+
 def test_a_frozen_frontend_stays_as_it_was_and_a_trained_one_moves(
     run_phase: Callable[..., Any], encoder: Path
 ) -> None:

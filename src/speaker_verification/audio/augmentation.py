@@ -2,12 +2,16 @@
 
 Nothing, or one of five: reverb, noise, music, babble, television; the defaults are those published with LAP.
 All draws come from the generator that the caller hands in, so that an example depends on its own seed and on
-nothing else.
+nothing else. What is drawn is read at once, and applied there and then or, in batches, on another device
+(see batched_augmentation.py).
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated
 
 import numpy as np
@@ -15,14 +19,15 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt, model_validator
 
+from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.crops import draw_crop_start, wrap
-from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.configuration import Settings
 from speaker_verification.errors import DataError
 
 PIECE_SAMPLES = 5 * SAMPLE_RATE
 PIECE_STEP = 3 * SAMPLE_RATE
+LONGEST_KEPT_SAMPLES = 60 * SAMPLE_RATE  # of a file that is kept: most music and speech is longer
 LEVEL_FLOOR = 1e-4  # mean square added before the logarithm
 PEAK_FLOOR = 1e-4  # added to the peak that a crop is divided by
 CLIPS_OF = {  # kinds of clips that a kind of augmentation takes
@@ -76,6 +81,8 @@ class AugmentationSettings(Settings):
         babble_clips: how many speech clips make babble.
         crop_shares: ranges of the share of the crop that clips cover; each application draws one range.
         normalise_peak: scale each augmented crop to a peak of 1.
+        on_training_device: apply to whole batches where the model trains what the workers drew and read.
+        cache_megabytes: memory of each worker for clips of up to a minute and room responses; 0: none.
     """
 
     probability: float = Field(default=0.6, ge=0, le=1)
@@ -87,11 +94,30 @@ class AugmentationSettings(Settings):
     babble_clips: CountRange = (4, 7)
     crop_shares: Annotated[tuple[ShareRange, ...], Field(min_length=1)] = ((1.0, 1.0), (0.4, 0.6), (0.2, 0.4))
     normalise_peak: bool = False
+    on_training_device: bool = False
+    cache_megabytes: int = Field(default=256, ge=0)
 
 
-def level_db(wave: Wave) -> float:
-    """Level of a wave in dB relative to full scale: 10 log10(mean square + 1e-4)."""
-    return 10 * math.log10(float(np.mean(np.square(wave))) + LEVEL_FLOOR)
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a crop of S samples, drawn and read.
+
+    Attributes:
+        kind: reverb, noise, music, babble or television.
+        response: room response of unit energy that the crop is convolved with, at most (S,); None: no room.
+        noises: mixtures of clips, (S,) each, added one after the other; each is multiplied by the crop's
+            amplitude as it then is.
+    """
+
+    kind: str
+    response: Wave | None = None
+    noises: tuple[Wave, ...] = ()
+
+
+def amplitude(wave: Wave) -> float:
+    """What the published level is 20 log10 of: the root of the mean square + 1e-4."""
+    mean_square = float(np.einsum("s,s->", wave, wave)) / len(wave)  # the same, however many threads
+    return math.sqrt(mean_square + LEVEL_FLOOR)
 
 
 class ClipPieces:
@@ -101,18 +127,20 @@ class ClipPieces:
     pieces to disk and loses such files, and the last piece of a file that it divides without a rest.)
     """
 
-    def __init__(self, clips: pd.DataFrame) -> None:
+    def __init__(self, clips: pd.DataFrame, cache: AudioCache) -> None:
         """Take the clips; no audio is read yet.
 
         Args:
             clips: rows of a NOISE_CLIPS table, at least one.
+            cache: what the clips are read through.
         """
+        self._cache = cache
         self._paths = clips["path"].tolist()
-        self._num_samples = clips["num_samples"].to_numpy()
-        self._num_channels = clips["num_channels"].to_numpy()
-        num_pieces = 1 + np.maximum(self._num_samples - PIECE_SAMPLES, 0) // PIECE_STEP
-        self._first_piece = np.cumsum(num_pieces) - num_pieces
-        self._num_pieces = int(num_pieces.sum())
+        self._num_samples = clips["num_samples"].tolist()
+        self._num_channels = clips["num_channels"].tolist()
+        num_pieces = [1 + max(length - PIECE_SAMPLES, 0) // PIECE_STEP for length in self._num_samples]
+        self._first_piece = list(accumulate(num_pieces[:-1], initial=0))
+        self._num_pieces = sum(num_pieces)
 
     def __len__(self) -> int:
         """Number of pieces."""
@@ -126,20 +154,25 @@ class ClipPieces:
             rng: source of all draws.
 
         Returns:
-            Shape (num_samples,).
+            Shape (num_samples,), not to be changed.
         """
         piece = int(rng.integers(self._num_pieces))
-        clip = int(np.searchsorted(self._first_piece, piece, side="right")) - 1
+        clip = bisect_right(self._first_piece, piece) - 1
         channel = int(rng.integers(self._num_channels[clip]))
-        piece_start = (piece - int(self._first_piece[clip])) * PIECE_STEP
-        piece_samples = min(PIECE_SAMPLES, int(self._num_samples[clip]) - piece_start)
+        clip_samples = self._num_samples[clip]
+        piece_start = (piece - self._first_piece[clip]) * PIECE_STEP
+        piece_samples = min(PIECE_SAMPLES, clip_samples - piece_start)
         start = piece_start + draw_crop_start(piece_samples, num_samples, rng)
-        samples = read_audio(self._paths[clip], start, min(num_samples, piece_samples), channel)
-        return wrap(samples, num_samples)
+        needed = min(num_samples, piece_samples)
+        return wrap(self._cache.read(self._paths[clip], clip_samples, start, needed, channel), num_samples)
 
 
 class Augmenter:
-    """Draws nothing, or one of five augmentations, for each wave it is called with."""
+    """Draws nothing, or one of five augmentations, for each crop.
+
+    Attributes:
+        settings: probabilities, levels and lengths.
+    """
 
     def __init__(
         self, noise_clips: pd.DataFrame, room_responses: pd.DataFrame, settings: AugmentationSettings
@@ -149,105 +182,100 @@ class Augmenter:
         Args:
             noise_clips: NOISE_CLIPS table.
             room_responses: ROOM_RESPONSES table.
-            settings: probabilities, levels and lengths.
+            settings: see above.
 
         Raises:
             DataError: there is no clip of a kind that may be drawn, or no room response.
         """
-        self._settings = settings
+        self.settings = settings
         weights = {kind: weight for kind, weight in settings.kinds.model_dump().items() if weight}
         self._kinds = list(weights)
-        self._shares = np.array(list(weights.values())) / sum(weights.values())
+        self._cumulative_weights = list(accumulate(weights.values()))
         self._levels_and_counts = {
             "noise": (settings.noise_snr_db, (1, 1)),
             "music": (settings.music_snr_db, (1, 1)),
             "speech": (settings.babble_snr_db, settings.babble_clips),
         }
+        self._cache = AudioCache(settings.cache_megabytes * 2**20, LONGEST_KEPT_SAMPLES)
         self._pieces = {}
         for kind in sorted({clip_kind for drawn in self._kinds for clip_kind in CLIPS_OF.get(drawn, ())}):
             clips = noise_clips[noise_clips["kind"] == kind]
             if clips.empty:
                 raise DataError(f"table 'noise_clips': no clip of kind '{kind}' to augment with")
-            self._pieces[kind] = ClipPieces(clips)
+            self._pieces[kind] = ClipPieces(clips, self._cache)
         if settings.simulated_rooms_only:
             room_responses = room_responses[room_responses["kind"] == "simulated"]
         if room_responses.empty and "reverb" in self._kinds:
             raise DataError("table 'room_responses': no room response to augment with")
         self._response_paths = room_responses["path"].tolist()
-        self._response_channels = room_responses["num_channels"].to_numpy()
+        self._response_samples = room_responses["num_samples"].tolist()
+        self._response_channels = room_responses["num_channels"].tolist()
 
-    def __call__(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Augment a crop, or leave it as it is.
+    def draw(self, num_samples: int, rng: np.random.Generator) -> Augmentation | None:
+        """Draw and read what happens to a crop; None: nothing.
 
         Args:
-            wave: shape (samples,); it is not changed.
+            num_samples: length of the crop.
             rng: source of all draws.
-
-        Returns:
-            Shape (samples,).
 
         Raises:
             DataError: a clip or a room response cannot be used; its file is named.
         """
-        if rng.random() >= self._settings.probability:
+        if rng.random() >= self.settings.probability:
+            return None
+        drawn = rng.random() * self._cumulative_weights[-1]
+        kind = self._kinds[bisect_right(self._cumulative_weights, drawn, hi=len(self._kinds) - 1)]
+        if kind == "reverb":
+            return Augmentation(kind, response=self._draw_response(num_samples, rng))
+        shares = (1.0, 1.0)
+        if kind != "television":
+            shares = self.settings.crop_shares[rng.integers(len(self.settings.crop_shares))]
+        mixtures = (self._draw_mixture(clips, num_samples, shares, rng) for clips in CLIPS_OF[kind])
+        return Augmentation(kind, noises=tuple(mixtures))
+
+    def apply(self, wave: Wave, augmentation: Augmentation | None) -> Wave:
+        """Augment a crop.
+
+        Args:
+            wave: shape (S,); it is not changed.
+            augmentation: drawn for this length; None leaves the wave as it is.
+
+        Returns:
+            Shape (S,).
+        """
+        if augmentation is None:
             return wave
-        kinds = {
-            "reverb": self.add_reverb,
-            "noise": self.add_noise,
-            "music": self.add_music,
-            "babble": self.add_babble,
-            "television": self.add_television,
-        }
-        augmented = kinds[self._kinds[rng.choice(len(self._kinds), p=self._shares)]](wave, rng)
-        if self._settings.normalise_peak:
-            return augmented / (np.abs(augmented).max() + np.float32(PEAK_FLOOR))
-        return augmented
+        if augmentation.response is not None:
+            from scipy.signal import fftconvolve
 
-    def add_reverb(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Convolve with a room response of unit energy and keep the first samples."""
-        from scipy.signal import oaconvolve
+            wave = fftconvolve(wave, augmentation.response)[: len(wave)]
+        for noise in augmentation.noises:
+            wave = wave + np.float32(amplitude(wave)) * noise
+        if self.settings.normalise_peak:
+            wave = wave / (np.abs(wave).max() + np.float32(PEAK_FLOOR))
+        return wave
 
-        row = rng.integers(len(self._response_paths))
+    def _draw_response(self, num_samples: int, rng: np.random.Generator) -> Wave:
+        """Read a room response scaled to unit energy; what sounds after the crop's end is left out."""
+        row = int(rng.integers(len(self._response_paths)))
+        path, length = self._response_paths[row], self._response_samples[row]
         channel = int(rng.integers(self._response_channels[row]))
-        response = read_audio(self._response_paths[row], channel=channel)
+        response = self._cache.read(path, length, 0, length, channel)
         energy = float(np.sum(np.square(response), dtype=np.float64))
         if energy == 0:
-            raise DataError(f"{self._response_paths[row]}: channel {channel} of this room response is silent")
-        heard = response[: len(wave)] / np.float32(math.sqrt(energy))  # the rest sounds after the crop's end
-        reverberated: Wave = oaconvolve(wave, heard)[: len(wave)]
-        return reverberated
+            raise DataError(f"{path}: channel {channel} of this room response is silent")
+        return response[:num_samples] / np.float32(math.sqrt(energy))
 
-    def add_noise(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Add one noise clip."""
-        return self._add_clips(wave, "noise", self._draw_shares(rng), rng)
-
-    def add_music(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Add one music clip."""
-        return self._add_clips(wave, "music", self._draw_shares(rng), rng)
-
-    def add_babble(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Add several speech clips."""
-        return self._add_clips(wave, "speech", self._draw_shares(rng), rng)
-
-    def add_television(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Add babble and then music, both over the whole crop; the music's level follows the babbled wave."""
-        babbled = self._add_clips(wave, "speech", (1.0, 1.0), rng)
-        return self._add_clips(babbled, "music", (1.0, 1.0), rng)
-
-    def _draw_shares(self, rng: np.random.Generator) -> tuple[float, float]:
-        return self._settings.crop_shares[rng.integers(len(self._settings.crop_shares))]
-
-    def _add_clips(
-        self, wave: Wave, kind: str, shares: tuple[float, float], rng: np.random.Generator
+    def _draw_mixture(
+        self, kind: str, num_samples: int, shares: tuple[float, float], rng: np.random.Generator
     ) -> Wave:
-        """Add clips, each with its own length, place and level beside the wave as it came in."""
+        """Mix clips, each with its own length, place and level, for a crop of amplitude 1."""
         snr_db, num_clips = self._levels_and_counts[kind]
-        wave_db = level_db(wave)
-        mixed = wave.copy()
+        mixture = np.zeros(num_samples, np.float32)
         for _ in range(rng.integers(*num_clips, endpoint=True)):
-            num_samples = math.ceil(rng.uniform(*shares) * len(wave))
-            clip = self._pieces[kind].draw(num_samples, rng)
-            start = draw_crop_start(len(wave), num_samples, rng)
-            gain_db = wave_db - level_db(clip) - rng.uniform(*snr_db)
-            mixed[start : start + num_samples] += np.float32(10 ** (gain_db / 20)) * clip
-        return mixed
+            clip_samples = math.ceil(rng.uniform(*shares) * num_samples)
+            clip = self._pieces[kind].draw(clip_samples, rng)
+            start = draw_crop_start(num_samples, clip_samples, rng)
+            gain = 10 ** (-rng.uniform(*snr_db) / 20) / amplitude(clip)
+            mixture[start : start + clip_samples] += np.float32(gain) * clip
+        return mixture

@@ -7,15 +7,20 @@ recognition, Interspeech 2015; as new speakers: Yamamoto et al., Interspeech 201
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import ParameterError
+
+if TYPE_CHECKING:
+    import torch
 
 FILTER_ZERO_CROSSINGS = 6  # on each side of the resampling filter
 FILTER_ROLLOFF = 0.99  # cut-off as a share of the Nyquist frequency
@@ -73,17 +78,13 @@ def change_speed(wave: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np
     if ratio == 1:
         return wave
     import torch
-    import torchaudio
 
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the last digit of a convolution depends on how many threads share it
     try:
-        changed = torchaudio.functional.resample(
-            torch.from_numpy(wave), ratio.numerator, ratio.denominator, FILTER_ZERO_CROSSINGS, FILTER_ROLLOFF
-        )
+        return np.asarray(_resampler(ratio)(torch.from_numpy(wave)).numpy())
     finally:
         torch.set_num_threads(num_threads)
-    return np.asarray(changed.numpy(), dtype=np.float32)
 
 
 def source_span(start: int, num_samples: int, factor: float, source_length: int) -> SourceSpan:
@@ -111,6 +112,21 @@ def source_span(start: int, num_samples: int, factor: float, source_length: int)
     return SourceSpan(span_start, span_stop - span_start, start - first_period * ratio.denominator)
 
 
+@lru_cache(maxsize=16)
+def _resampler(ratio: Fraction) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A resampler with its filter, which costs as much to make as the resampling of a crop."""
+    from torchaudio.transforms import Resample
+
+    resample: Callable[[torch.Tensor], torch.Tensor] = Resample(
+        ratio.numerator,
+        ratio.denominator,
+        lowpass_filter_width=FILTER_ZERO_CROSSINGS,
+        rolloff=FILTER_ROLLOFF,
+    )
+    return resample
+
+
+@lru_cache(maxsize=16)
 def _ratio(factor: float) -> Fraction:
     return Fraction(round(factor * SAMPLE_RATE), SAMPLE_RATE)
 

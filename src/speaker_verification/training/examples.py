@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from speaker_verification.audio.augmentation import Augmenter
+from speaker_verification.audio.augmentation import Augmentation, Augmenter
 from speaker_verification.audio.crops import draw_crop_start, wrap
 from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
@@ -25,7 +25,11 @@ from speaker_verification.training.sampling import Key
 
 
 class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
-    """Augmented crops with their classes, asked for by (pass, row) keys."""
+    """Augmented crops with their classes, asked for by (pass, row) keys.
+
+    Attributes:
+        augmenter: what is done to the crops; None leaves them clean.
+    """
 
     def __init__(
         self,
@@ -39,7 +43,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
 
         Args:
             training_utterances: UTTERANCES table.
-            augmenter: what is done to the crops; None leaves them clean.
+            augmenter: see above.
             crop_seconds: length of every crop.
             speed_factors: one is drawn for each example; each distinct one makes classes of its own.
             seed: of all draws.
@@ -57,7 +61,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         self._speaker_ids, self._speakers = np.unique(
             training_utterances["speaker_id"].to_numpy(dtype=object), return_inverse=True
         )
-        self._augmenter = augmenter
+        self.augmenter = augmenter
         self._crop_samples = round(crop_seconds * SAMPLE_RATE)
         self._speed_factors = tuple(speed_factors)
         self._class_offsets = speed_class_offsets(speed_factors)
@@ -103,14 +107,29 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         Raises:
             DataError: a file cannot be read; it is named.
         """
+        wave, label, augmentation = self.draw(key)
+        if self.augmenter is not None:
+            wave = self.augmenter.apply(wave, augmentation)
+        return torch.from_numpy(wave), label, key[1]
+
+    def draw(self, key: Key) -> tuple[npt.NDArray[np.float32], int, Augmentation | None]:
+        """Draw an example, and read what it takes, but do not apply its augmentation.
+
+        Args:
+            key: pass number and utterance row.
+
+        Returns:
+            Clean wave, (samples,); label; what `augmenter` is to do to the wave.
+
+        Raises:
+            DataError: a file cannot be read; it is named.
+        """
         pass_number, row = key
         rng = np.random.default_rng([self._seed, pass_number, row])
         factor = self._speed_factors[rng.integers(len(self._speed_factors))]
         wave = self._read_crop(row, factor, rng)
-        if self._augmenter is not None:
-            wave = self._augmenter(wave, rng)
         label = int(self._speakers[row]) + self._class_offsets[factor] * self.num_speakers
-        return torch.from_numpy(wave), label, row
+        return wave, label, self.augmenter.draw(len(wave), rng) if self.augmenter is not None else None
 
     def _read_crop(self, row: int, factor: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Read the source of a random crop of the speed-changed utterance, and nothing beside it."""

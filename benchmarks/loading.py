@@ -1,0 +1,314 @@
+"""Training examples a second on one core: ours beside the published way, on the same files, in one run.
+
+Both draw speed, crop and augmentation as the first phase does (2 s crops by default). The published way is
+written here as LAP's public code goes about it: read the whole utterance in float64 and resample all of it;
+take the start of a crop from the list of all starts; read whole 5 s pieces of the clips, which lie cut on the
+disk, and whole room responses; convolve with scipy.signal.convolve; stack the clips and add them up; search
+the list of speakers. With --lap-folder that code itself (sadPororo/LAP) takes its turns too.
+
+    python benchmarks/loading.py data/mini
+    python benchmarks/loading.py --wavs WAVS --musan MUSAN --rirs RIRS --utterance-seconds 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+import torchaudio
+from scipy import signal
+
+from speaker_verification.audio.augmentation import CLIPS_OF, AugmentationSettings, Augmenter
+from speaker_verification.audio.files import audio_info, read_audio, write_audio
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, UTTERANCES
+from speaker_verification.training.examples import TrainingExamples
+
+SPEEDS = (1.0, 1.0, 1.0, 0.9, 1.1)
+PIECE = 5 * SAMPLE_RATE
+STEP = 3 * SAMPLE_RATE
+SNR_DB = {"noise": (0, 15), "music": (5, 15), "speech": (13, 20)}
+SHARES = ((1.0, 1.0), (0.4, 0.6), (0.2, 0.4))
+BLOCK = 100  # examples that one way makes before it is the other's turn
+
+Wave = np.ndarray
+Example = Callable[[int, int], str]  # from pass and row to the kind of its augmentation
+
+
+def main() -> None:
+    arguments = _parse()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        utterances, clips, rooms = _corpus(arguments)
+        if arguments.utterance_seconds:
+            utterances = _joined(utterances, arguments.utterance_seconds, folder)
+        pieces = _cut(clips, folder)
+        mean_seconds = utterances["num_samples"].mean() / SAMPLE_RATE
+        tell(
+            f"{len(utterances)} utterances of {mean_seconds:.1f} s on average, {len(clips)} clips, "
+            f"{len(rooms)} room responses; crops of {arguments.crop_seconds:g} s"
+        )
+        ways = {
+            "published": _published(utterances, pieces, rooms, arguments.crop_seconds),
+            "ours": _ours(utterances, clips, rooms, arguments.crop_seconds, arguments.cache_megabytes),
+        }
+        if arguments.lap_folder:
+            ways["public code"] = _public_code(
+                arguments.lap_folder, utterances, rooms, folder, arguments.crop_seconds
+            )
+        clock = time.process_time if arguments.cpu_time else time.perf_counter
+        _report(*_measure(ways, len(utterances), arguments.rounds, clock))
+
+
+def tell(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data_root", nargs="?", type=Path, help="prepared data: what prepare leaves")
+    parser.add_argument("--wavs", type=Path, help="instead: folder of 16 kHz SPEAKER/SESSION/UTTERANCE.wav")
+    parser.add_argument("--musan", type=Path, help="with it: the folder of MUSAN's noise, music and speech")
+    parser.add_argument("--rirs", type=Path, help="with it: a folder of room responses")
+    parser.add_argument("--lap-folder", type=Path, help="a clone of the public code, to measure as well")
+    parser.add_argument("--crop-seconds", type=float, default=2.0)
+    parser.add_argument("--utterance-seconds", type=float, help="join utterances to files of this length")
+    parser.add_argument("--cache-megabytes", type=int, default=AugmentationSettings().cache_megabytes)
+    parser.add_argument("--rounds", type=int, default=20, help=f"of {BLOCK} examples each way")
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor: on a busy machine")
+    arguments = parser.parse_args()
+    if not arguments.data_root and not (arguments.wavs and arguments.musan and arguments.rirs):
+        parser.error("give a prepared data root, or --wavs, --musan and --rirs")
+    return arguments
+
+
+def _corpus(arguments: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Utterances, clips and room responses, as tables."""
+    if arguments.data_root:
+        tables = (
+            "03_primary/training_utterances",
+            "02_intermediate/noise_clips",
+            "02_intermediate/room_responses",
+        )
+        utterances, clips, rooms = (
+            pd.read_parquet(arguments.data_root / f"{table}.parquet") for table in tables
+        )
+        return utterances, clips, rooms
+    spoken = [
+        ["/".join(path.parts[-3:]), *path.parts[-3:-1], "vox2-dev", str(path), length, length / SAMPLE_RATE]
+        for path, length, _ in _files(arguments.wavs)
+    ]
+    kinds = ("noise", "music", "speech")
+    noises = [
+        [str(path), kind, str(path), *shape]
+        for kind in kinds
+        for path, *shape in _files(arguments.musan / kind)
+    ]
+    responses = [[str(path), "simulated", str(path), *shape] for path, *shape in _files(arguments.rirs)]
+    return (
+        UTTERANCES.conform(pd.DataFrame(spoken, columns=UTTERANCES.columns.names)),
+        NOISE_CLIPS.conform(pd.DataFrame(noises, columns=NOISE_CLIPS.columns.names)),
+        ROOM_RESPONSES.conform(pd.DataFrame(responses, columns=ROOM_RESPONSES.columns.names)),
+    )
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, int, int]]:
+    """Files with their lengths and numbers of channels."""
+    for path in sorted(folder.rglob("*.wav")):
+        info = audio_info(path)
+        yield path, info.num_samples, info.num_channels
+
+
+def _joined(utterances: pd.DataFrame, seconds: float, folder: Path) -> pd.DataFrame:
+    """Each utterance followed by the next ones, up to a length."""
+    length = round(seconds * SAMPLE_RATE)
+    sources = utterances["path"].tolist()
+    paths = [folder / name for name in utterances["utterance_id"]]
+    for at, path in enumerate(paths):
+        wave, following = read_audio(sources[at]), at
+        while len(wave) < length:
+            following = (following + 1) % len(sources)
+            wave = np.concatenate([wave, read_audio(sources[following])])
+        write_audio(path, (wave[:length] * 2**15).astype(np.int16))
+    return utterances.assign(
+        path=[str(path) for path in paths], num_samples=length, duration_seconds=length / SAMPLE_RATE
+    )
+
+
+def _cut(clips: pd.DataFrame, folder: Path) -> dict[str, list[str]]:
+    """Pieces of 5 s every 3 s as files, by kind; a short clip is one piece."""
+    pieces: dict[str, list[str]] = defaultdict(list)
+    for number, clip in enumerate(clips.itertuples()):
+        wave, _ = soundfile.read(clip.path, dtype="int16")
+        for start in range(0, max(len(wave) - PIECE, 0) + 1, STEP):
+            path = folder / "musan_split" / clip.kind / "source" / str(number) / f"{start}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, wave[start : start + PIECE], SAMPLE_RATE)
+            pieces[clip.kind].append(str(path))
+    return pieces
+
+
+def _ours(
+    utterances: pd.DataFrame, clips: pd.DataFrame, rooms: pd.DataFrame, seconds: float, cache_megabytes: int
+) -> Example:
+    augmenter = Augmenter(clips, rooms, AugmentationSettings(cache_megabytes=cache_megabytes))
+    examples = TrainingExamples(utterances, augmenter, seconds, SPEEDS, seed=0)
+
+    def example(pass_number: int, row: int) -> str:
+        wave, _, augmentation = examples.draw((pass_number, row))
+        augmenter.apply(wave, augmentation)
+        return augmentation.kind if augmentation is not None else "nothing"
+
+    return example
+
+
+def _published(
+    utterances: pd.DataFrame, pieces: dict[str, list[str]], rooms: pd.DataFrame, seconds: float
+) -> Example:
+    paths, speakers = utterances["path"].tolist(), utterances["speaker_id"].tolist()
+    speaker_list = sorted(set(speakers))
+    responses = rooms["path"].tolist()
+    length = round(seconds * SAMPLE_RATE)
+
+    def whole(path: str) -> Wave:
+        return soundfile.read(path)[0].astype(np.float32)
+
+    def one_channel(path: str) -> Wave:
+        wave = whole(path)
+        return wave if wave.ndim == 1 else wave[:, random.randrange(wave.shape[1])]
+
+    def drawn_start(room: int) -> int:
+        return random.choice(list(range(room + 1)))
+
+    def fitted(wave: Wave, num_samples: int) -> Wave:
+        if len(wave) <= num_samples:
+            return np.pad(wave, (0, num_samples - len(wave)), mode="wrap")
+        start = drawn_start(len(wave) - num_samples)
+        return wave[start : start + num_samples]
+
+    def level(wave: Wave) -> float:
+        return 10 * np.log10(np.mean(wave**2) + 1e-4)
+
+    def with_clips(wave: Wave, kind: str, share: tuple[float, float]) -> Wave:
+        clips = []
+        for _ in range(random.randint(4, 7) if kind == "speech" else 1):
+            num_samples = int(random.uniform(*share) * len(wave))
+            clip = fitted(one_channel(random.choice(pieces[kind])), num_samples)
+            gain_db = level(wave) - level(clip) - random.uniform(*SNR_DB[kind])
+            placed = np.zeros_like(wave)
+            start = drawn_start(len(wave) - num_samples)
+            placed[start : start + num_samples] = clip
+            clips.append(np.sqrt(10 ** (gain_db / 10)) * placed)
+        return wave + np.stack(clips).sum(axis=0)
+
+    def with_reverb(wave: Wave) -> Wave:
+        response = one_channel(random.choice(responses))
+        unit = response / np.sqrt(np.sum(response**2))
+        return signal.convolve(wave, unit, mode="full")[: len(wave)]
+
+    def example(_: int, row: int) -> str:
+        wave = whole(paths[row])
+        speaker_list.index(speakers[row])
+        speed = random.choice(SPEEDS)
+        if speed != 1:
+            source, target = round(speed * 10), 10
+            wave = torchaudio.functional.resample(torch.from_numpy(wave), source, target).numpy()
+        wave = fitted(wave, length)
+        if random.random() >= AugmentationSettings().probability:
+            return "nothing"
+        kind = random.choice(("reverb", *CLIPS_OF))
+        if kind == "reverb":
+            with_reverb(wave)
+        share = (1.0, 1.0) if kind == "television" else random.choice(SHARES)
+        for clips in CLIPS_OF.get(kind, ()):
+            wave = with_clips(wave, clips, share)
+        return kind
+
+    return example
+
+
+def _public_code(
+    clone: Path, utterances: pd.DataFrame, rooms: pd.DataFrame, folder: Path, seconds: float
+) -> Example:
+    sys.path.insert(0, str(clone / "src"))
+    from utils.dataset import TrainDataset
+
+    listed = folder / "RIRS_NOISES" / "real_rirs_isotropic_noises" / "rir_list"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("\n".join(rooms["path"]))
+    model = {
+        "sample_rate": SAMPLE_RATE,
+        "train_max_duration": seconds,
+        "speed_perturb": list(SPEEDS),
+        "training_set": "",
+        "rir_path": str(folder),
+        "musan_path": str(folder),
+        "p_augment": AugmentationSettings().probability,
+        "batch_size": 1,
+        "grad_acc": 1,
+        "n_iter_per_epoch": 0,
+        "seed": 0,
+    }
+    speakers = sorted(set(utterances["speaker_id"]))
+    paths = utterances["path"].tolist()
+    examples = TrainDataset(SimpleNamespace(model=SimpleNamespace(**model)), paths, speakers)
+
+    def example(_: int, row: int) -> str:
+        examples[row]
+        return "any"
+
+    return example
+
+
+def _measure(
+    ways: dict[str, Example], num_utterances: int, rounds: int, clock: Callable[[], float]
+) -> tuple[pd.DataFrame, dict[tuple[str, str], list[float]]]:
+    """Seconds of an example: the mean of every round by way, and of each example by kind and way."""
+    means: dict[str, list[float]] = defaultdict(list)
+    by_kind: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for number in range(rounds + 1):  # the first one warms up
+        for way, example in ways.items():
+            seconds = []
+            for place in range(number * BLOCK, (number + 1) * BLOCK):
+                started = clock()
+                kind = example(*divmod(place, num_utterances))
+                seconds.append(clock() - started)
+                if number:
+                    by_kind[kind, way].append(seconds[-1])
+            if number:
+                means[way].append(float(np.mean(seconds)))
+    return pd.DataFrame(means), by_kind
+
+
+def _report(means: pd.DataFrame, by_kind: dict[tuple[str, str], list[float]]) -> None:
+    tell(f"{'':12}{'published':>12}{'ours':>12}{'ratio':>8}")
+    published, ours = means["published"].median(), means["ours"].median()
+    tell(f"{'examples/s':12}{1 / published:12.0f}{1 / ours:12.0f}{published / ours:8.1f}")
+    for kind in ("nothing", "reverb", *CLIPS_OF):
+        of_published, of_ours = (np.median(by_kind[kind, way]) * 1e3 for way in ("published", "ours"))
+        tell(f"{kind:12}{of_published:9.2f} ms{of_ours:9.2f} ms{of_published / of_ours:8.1f}")
+    ratios = means["published"] / means["ours"]
+    tell(f"ratio in nine of ten rounds above {ratios.quantile(0.1):.1f}, median {ratios.median():.1f}")
+    if "public code" in means:
+        public = means["public code"].median()
+        tell(
+            f"public code: {1 / public:.0f} examples/s, {public * 1e3:.2f} ms each; ratio {public / ours:.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
