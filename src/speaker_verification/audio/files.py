@@ -20,6 +20,8 @@ from speaker_verification.whole import written_whole
 if TYPE_CHECKING:
     import soundfile
 
+MAX_HOURS = 2  # of a recording: a few bytes of a hostile one may decode to any length
+
 
 class AudioError(DataError):
     """A recording that cannot be used; `reason` says why without naming it."""
@@ -57,7 +59,8 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         Samples, shape (samples,), never empty.
 
     Raises:
-        AudioError: the bytes are empty, are not audio, or hold no samples.
+        AudioError: the bytes are empty, are not audio, hold no samples or numbers that are not finite, or
+            last more than two hours.
     """
     import av
 
@@ -68,7 +71,14 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         with av.open(io.BytesIO(source), "r") as container:
             if not container.streams.audio:
                 raise AudioError(name, "not audio: no audio stream")
-            frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+            stores_floats = container.streams.audio[0].codec_context.name.startswith("pcm_f")
+            frames = []
+            for frame in container.decode(audio=0):
+                if stores_floats and not np.isfinite(frame.to_ndarray()).all():
+                    raise AudioError(name, "not finite")
+                if frame.time is not None and frame.time > MAX_HOURS * 3600:
+                    raise AudioError(name, f"longer than {MAX_HOURS} hours")
+                frames += resampler.resample(frame)
         if frames:
             frames += resampler.resample(None)
     except (av.FFmpegError, ValueError) as error:
@@ -83,25 +93,31 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
 
 
 def write_audio(path: Path, samples: npt.NDArray[np.int16]) -> None:
-    """Write a 16 kHz mono 16-bit WAV, whole or not at all; folders are made.
+    """Write a 16 kHz mono 16-bit file, whole or not at all; folders are made.
 
     Args:
-        path: the file to write or replace.
+        path: the file to write or replace; its extension, .wav or .flac, says in which format.
         samples: shape (samples,), int16.
     """
     import soundfile
 
+    # Encoded in memory: the library passes over a disk that is full.
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, SAMPLE_RATE, format=path.suffix[1:], subtype="PCM_16")
     with written_whole(path) as part:
-        soundfile.write(part, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        part.write_bytes(encoded.getbuffer())
 
 
-def audio_info(path: str | Path) -> AudioInfo:
+def audio_info(source: str | Path | bytes) -> AudioInfo:
     """Read the header of an audio file.
+
+    Args:
+        source: the file, or its bytes.
 
     Raises:
         AudioError: the file is missing or is not audio.
     """
-    with _open(path) as file:
+    with _open(source) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
@@ -141,14 +157,15 @@ def read_audio(
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+def _open(source: str | Path | bytes) -> Iterator[soundfile.SoundFile]:
     import soundfile
 
-    if not os.path.isfile(path):
-        raise AudioError(str(path), "no such file")
+    name = "audio" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes) and not os.path.isfile(source):
+        raise AudioError(name, "no such file")
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
     except soundfile.LibsndfileError as error:
-        raise AudioError(str(path), f"not audio: {error.error_string}") from error
+        raise AudioError(name, f"not audio: {error.error_string}") from error
     with file:
         yield file
