@@ -52,7 +52,7 @@ def test_an_archive_is_read_from_its_parts(
     ]
 
 
-@pytest.mark.parametrize(("pack", "kind"), [(zipped, "zip"), (tarred, "tar")])
+@pytest.mark.parametrize(("pack", "kind"), [(zipped, "zip"), (tarred, "zip or tar")])
 def test_an_archive_without_its_last_part_is_refused(
     tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes], kind: str
 ) -> None:
@@ -60,6 +60,15 @@ def test_an_archive_without_its_last_part_is_refused(
     parts = write_parts(tmp_path, "x", pack(files), 3)
     with pytest.raises(DataError, match=f"xaa, .*xab: not a whole {kind} archive"):
         list(read_members(parts[:2]))
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>Not found</html>"])
+def test_what_is_no_archive_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(
+        DataError, match=r"xaa: not a whole zip or tar archive \([a-z ]+\); copy it anew"
+    ) as caught:
+        list(read_members(write_parts(tmp_path, "x", data, 1)))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

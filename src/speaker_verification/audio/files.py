@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
 from speaker_verification.errors import DataError
 from speaker_verification.whole import written_whole
 
@@ -72,11 +72,13 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
             if not container.streams.audio:
                 raise AudioError(name, "not audio: no audio stream")
             stores_floats = container.streams.audio[0].codec_context.name.startswith("pcm_f")
-            frames = []
+            frames: list[av.AudioFrame] = []
+            seconds = 0.0
             for frame in container.decode(audio=0):
                 if stores_floats and not np.isfinite(frame.to_ndarray()).all():
                     raise AudioError(name, "not finite")
-                if frame.time is not None and frame.time > MAX_HOURS * 3600:
+                seconds += frame.samples / frame.sample_rate
+                if seconds > MAX_HOURS * 3600:
                     raise AudioError(name, f"longer than {MAX_HOURS} hours")
                 frames += resampler.resample(frame)
         if frames:
@@ -92,20 +94,28 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
     return np.concatenate(samples)
 
 
+def encode_audio(samples: npt.NDArray[np.int16], audio_format: AudioFormat) -> bytes:
+    """A 16 kHz mono 16-bit file of samples (samples,), int16."""
+    import soundfile
+
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, SAMPLE_RATE, format=audio_format, subtype="PCM_16")
+    return stream.getvalue()
+
+
 def write_audio(path: Path, samples: npt.NDArray[np.int16]) -> None:
     """Write a 16 kHz mono 16-bit file, whole or not at all; folders are made.
 
     Args:
-        path: the file to write or replace; its extension, .wav or .flac, says in which format.
+        path: the file to write or replace; its extension, .wav or .flac, is its format.
         samples: shape (samples,), int16.
-    """
-    import soundfile
 
-    # Encoded in memory: the library passes over a disk that is full.
-    encoded = io.BytesIO()
-    soundfile.write(encoded, samples, SAMPLE_RATE, format=path.suffix[1:], subtype="PCM_16")
+    Raises:
+        OSError: the disk is full, among others.
+    """
+    encoded = encode_audio(samples, "flac" if path.suffix == ".flac" else "wav")
     with written_whole(path) as part:
-        part.write_bytes(encoded.getbuffer())
+        part.write_bytes(encoded)  # in one go: libsndfile, writing itself, passes over a full disk
 
 
 def audio_info(source: str | Path | bytes) -> AudioInfo:

@@ -23,6 +23,7 @@ MAX_MEMBER_BYTES = 256 << 20  # of a member when unpacked: more than two hours o
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _COMPANION = re.compile(r"(?i:.+\.txt|(license|licence|readme)(\.md|\.html?)?)")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of its name and extra field
+_GZIP = b"\x1f\x8b"
 _ENCRYPTED = 1  # bit of a zip member's flags
 
 
@@ -75,7 +76,7 @@ class JoinedFiles(io.RawIOBase):
         super().close()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A file in an archive, which any process can read.
 
@@ -98,7 +99,7 @@ class Member:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _TarMember(Member):
     data: bytes
 
@@ -106,7 +107,7 @@ class _TarMember(Member):
         return self.data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _ZipMember(Member):
     archive_files: tuple[Path, ...]
     offset: int
@@ -147,7 +148,8 @@ def read_members(archive_files: Sequence[Path]) -> Sequence[Member] | Iterator[M
         DataError: the files do not make up a whole archive.
     """
     with _open(archive_files) as stream:
-        is_zip = stream.read(2) == b"PK"
+        start = stream.read(2)
+        is_zip = start == b"PK" or (start != _GZIP and zipfile.is_zipfile(stream))  # its front may be missing
     return _zip_members(tuple(archive_files)) if is_zip else _tar_members(archive_files)
 
 
@@ -196,6 +198,8 @@ def _zip_members(archive_files: tuple[Path, ...]) -> list[Member]:
 def _why_zip_refused(member: zipfile.ZipInfo) -> str:
     if stat.S_ISLNK(member.external_attr >> 16):
         return "a link"
+    if member.header_offset < 0:
+        return "its place is before the first part: bytes are missing in front"
     if member.flag_bits & _ENCRYPTED:
         return "encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -217,7 +221,7 @@ def _tar_members(archive_files: Sequence[Path]) -> Iterator[Member]:
                 data = file.read() if file else b""
                 yield _TarMember(member.name.removeprefix("./"), member.size, refused, data)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise _not_whole("tar", archive_files, error) from error
+        raise _not_whole("zip or tar", archive_files, error) from error
 
 
 def _why_tar_refused(member: tarfile.TarInfo) -> str:
@@ -232,4 +236,5 @@ def _why_too_large(size: int) -> str:
 
 def _not_whole(kind: str, archive_files: Sequence[Path], error: Exception) -> DataError:
     names = ", ".join(str(path) for path in archive_files)
-    return DataError(f"{names}: not a whole {kind} archive ({error}); copy it anew, with all parts")
+    reason = str(error).partition("\n")[0].rstrip(":")
+    return DataError(f"{names}: not a whole {kind} archive ({reason}); copy it anew, with all parts")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from speaker_verification.corpora.archives import read_members, safe_parts
+from speaker_verification.corpora.archives import DamagedMember, Member, read_members, safe_parts
 from speaker_verification.corpora.conversion import (
     ConvertedFolder,
     Corpus,
@@ -71,10 +72,7 @@ def extract_room_responses(
             disk is full.
     """
     members = {member.name: member for member in read_members([archive_file])}
-    if RIR_LIST not in members:
-        raise DataError(f"{archive_file}: lacks {RIR_LIST}, which names the measured responses")
-    lines = members[RIR_LIST].read().decode().splitlines()
-    real = {line.split()[-1] for line in lines if line.strip()}
+    real = _listed_responses(archive_file, members)
 
     def recording_of(name: str) -> Recording | None:
         if not _SIMULATED.fullmatch(name) and name not in real:
@@ -92,6 +90,16 @@ def extract_room_responses(
     ]
     recordings = pd.concat([recordings, as_table(absent)], ignore_index=True)
     return _catalog(recordings, converted, RIRS_NOISES, ROOM_RESPONSES, max_rejected_fraction)
+
+
+def _listed_responses(archive_file: Path, members: Mapping[str, Member]) -> set[str]:
+    if RIR_LIST not in members:
+        raise DataError(f"{archive_file}: lacks {RIR_LIST}, which names the measured responses")
+    try:
+        lines = members[RIR_LIST].read().decode().splitlines()
+    except (DamagedMember, UnicodeDecodeError) as error:
+        raise DataError(f"{archive_file}: {RIR_LIST} is damaged ({error}); copy it anew") from error
+    return {line.split()[-1] for line in lines if line.strip()}
 
 
 def _musan_recording(name: str) -> Recording | None:

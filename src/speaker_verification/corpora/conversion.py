@@ -219,12 +219,10 @@ def _refuse_small_disk(
         DataError: with the number of bytes that are missing.
     """
     if isinstance(members, Sequence):
-        files = [(member.name, member.size) for member in members if not member.refused]
+        files = [(os.path.splitext(member.name)[1], member.size) for member in members if not member.refused]
     else:
-        files = [("x.tar", sum(path.stat().st_size for path in archive_files))]
-    needed = sum(
-        size * corpus.growth[Path(name).suffix] for name, size in files if Path(name).suffix in corpus.growth
-    )
+        files = [(".tar", sum(path.stat().st_size for path in archive_files))]
+    needed = sum(size * corpus.growth.get(extension, 0) for extension, size in files)
     missing = int(needed) - converted.num_bytes - shutil.disk_usage(converted.folder).free
     if missing > 0:
         raise DataError(

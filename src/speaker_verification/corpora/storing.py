@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -114,7 +115,7 @@ def store_all(jobs: Iterable[Job], store: Store, num_workers: int) -> Iterator[R
     waiting: deque[Future[list[Recording]]] = deque()
     spawn = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(num_workers, spawn, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(num_workers, spawn, initializer=_follow_parent) as pool:
             for batch in _batches(jobs):
                 waiting.append(pool.submit(_store_batch, batch, store))
                 if len(waiting) >= _BATCHES_PER_WORKER * num_workers:
@@ -170,8 +171,9 @@ def _header(job: Job) -> AudioInfo | None:
         return None
 
 
-def _end_with_parent() -> None:
-    """Let a process of the pool end when the one that it works for is killed, instead of waiting for ever."""
+def _follow_parent() -> None:
+    """Let a process of the pool end when its parent is killed; Ctrl-C is for the parent alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

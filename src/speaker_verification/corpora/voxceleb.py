@@ -125,9 +125,9 @@ def _compare_with_published(subset: str, file_ids: pd.Series) -> None:
 
     One of less than half as many utterances is a corpus of its own in the same shape.
     """
-    ids = file_ids[file_ids.map(utterance_id_of).notna()].unique()
-    if subset not in PUBLISHED_COUNTS or len(ids) < PUBLISHED_COUNTS[subset][1] / 2:
+    if subset not in PUBLISHED_COUNTS or len(file_ids) < PUBLISHED_COUNTS[subset][1] / 2:
         return
+    ids = file_ids[file_ids.map(utterance_id_of).notna()].unique()
     found = (len({name.partition("/")[0] for name in ids}), len(ids))
     for what, count, published in zip(
         ("speakers", "utterances"), found, PUBLISHED_COUNTS[subset], strict=True
