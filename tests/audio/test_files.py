@@ -57,9 +57,9 @@ def test_floats_that_are_not_finite_are_refused(subtype: str, value: float) -> N
 
 
 def test_a_recording_without_end_is_not_decoded_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_HOURS", 1 / 3600)
+    monkeypatch.setattr(files, "MAX_SAMPLES", 16_000)
     assert len(decode_audio(encoded(np.zeros(16_000, np.int16), 16_000, "FLAC"), "a")) == 16_000
-    with pytest.raises(AudioError, match=r"^a: longer than "):
+    with pytest.raises(AudioError, match=r"^a: longer than 16000 samples$"):
         decode_audio(encoded(np.zeros(60_000, np.int16), 16_000, "FLAC"), "a")
 
 
@@ -140,7 +140,7 @@ def test_written_audio_is_read_back_by_segments(tmp_path: Path, extension: str) 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "1.wav"
     write_audio(path, np.ones(10, np.int16))
-    with pytest.raises(ValueError, match="dtype"):
+    with pytest.raises(ValueError, match="invalid literal"):
         write_audio(path, np.array(["no", "samples"]))  # type: ignore[arg-type]
     assert [entry.name for entry in tmp_path.iterdir()] == ["1.wav"]
     assert audio_info(path).num_samples == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from speaker_verification.whole import written_whole
 if TYPE_CHECKING:
     import soundfile
 
-MAX_HOURS = 2  # of a recording: a few bytes of a hostile one may decode to any length
+MAX_SAMPLES = 2 * 3600 * SAMPLE_RATE  # of a recording: a few bytes of a hostile one may decode to any length
 
 
 class AudioError(DataError):
@@ -48,8 +49,8 @@ class AudioInfo:
 def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
     """Decode a recording and make it 16 kHz, mono, 16-bit.
 
-    Channels are averaged and other rates resampled by libav. A recording that is in this format already
-    comes through bit for bit.
+    Channels are averaged, other rates resampled and other numbers rounded as libav does it. A recording that
+    is in this format already comes through bit for bit.
 
     Args:
         source: the encoded file (AAC in m4a, WAV, FLAC: whatever libav reads).
@@ -59,47 +60,53 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         Samples, shape (samples,), never empty.
 
     Raises:
-        AudioError: the bytes are empty, are not audio, hold no samples or numbers that are not finite, or
-            last more than two hours.
+        AudioError: the bytes are empty or are not audio, or hold no samples, too many, or some that are not
+            finite.
     """
     import av
 
     if not source:
         raise AudioError(name, "empty file")
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
     try:
         with av.open(io.BytesIO(source), "r") as container:
             if not container.streams.audio:
                 raise AudioError(name, "not audio: no audio stream")
-            stores_floats = container.streams.audio[0].codec_context.name.startswith("pcm_f")
-            frames: list[av.AudioFrame] = []
-            seconds = 0.0
+            recording = av.AudioFifo()
             for frame in container.decode(audio=0):
-                if stores_floats and not np.isfinite(frame.to_ndarray()).all():
-                    raise AudioError(name, "not finite")
-                seconds += frame.samples / frame.sample_rate
-                if seconds > MAX_HOURS * 3600:
-                    raise AudioError(name, f"longer than {MAX_HOURS} hours")
-                frames += resampler.resample(frame)
-        if frames:
-            frames += resampler.resample(None)
+                frame.pts = None  # gaps in time are not filled
+                recording.write(frame)
+                if recording.samples > MAX_SAMPLES:
+                    raise AudioError(name, f"longer than {MAX_SAMPLES} samples")
+        whole = recording.read()
+        if whole is None:
+            raise AudioError(name, "no samples")
+        if not np.isfinite(whole.to_ndarray()).all():
+            raise AudioError(name, "not finite")
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+        parts = [*resampler.resample(whole), *resampler.resample(None)]
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
         text = getattr(error, "strerror", None) or str(error)
         raise AudioError(name, f"not audio: {text}") from error
-    samples = [frame.to_ndarray()[0] for frame in frames]
-    if not sum(len(part) for part in samples):
+    if not parts:
         raise AudioError(name, "no samples")
-    return np.concatenate(samples)
+    return np.concatenate([part.to_ndarray()[0] for part in parts])
 
 
 def encode_audio(samples: npt.NDArray[np.int16], audio_format: AudioFormat) -> bytes:
     """A 16 kHz mono 16-bit file of samples (samples,), int16."""
-    import soundfile
-
     stream = io.BytesIO()
-    soundfile.write(stream, samples, SAMPLE_RATE, format=audio_format, subtype="PCM_16")
+    if audio_format == "wav":
+        with wave.open(stream, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(SAMPLE_RATE)
+            file.writeframes(samples.astype("<i2", copy=False).tobytes())
+    else:
+        import soundfile
+
+        soundfile.write(stream, samples, SAMPLE_RATE, format=audio_format, subtype="PCM_16")
     return stream.getvalue()
 
 
