@@ -73,6 +73,7 @@ def test_a_second_run_opens_no_file_and_says_so(
     before = state(tmp_path)
     for module, name in ((conversion, "read_members"), (storing, "audio_info"), (storing, "decode_audio")):
         monkeypatch.setattr(module, name, None)
+    caplog.clear()
     with caplog.at_level(logging.INFO, "speaker_verification"):
         second = convert(archive, audio)
     assert [record.getMessage() for record in caplog.records] == [
