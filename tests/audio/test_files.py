@@ -93,6 +93,16 @@ def test_aac_decodes_to_the_same_sound_without_encoder_delay() -> None:
     assert np.corrcoef(decoded[middle], samples[middle])[0, 1] > 0.99
 
 
+def test_aac_gives_the_very_samples_of_libavs_resampler() -> None:
+    source = encoded_aac((30_000 * np.random.default_rng(3).uniform(-1, 1, 40_000)).astype(np.int16), 16_000)
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
+    with av.open(io.BytesIO(source)) as container:
+        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+    expected = np.concatenate([frame.to_ndarray()[0] for frame in [*frames, *resampler.resample(None)]])
+    assert {expected.min(), expected.max()} == {-32768, 32767}  # clipped
+    assert np.array_equal(decode_audio(source, "a"), expected)
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

@@ -80,8 +80,12 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         whole = recording.read()
         if whole is None:
             raise AudioError(name, "no samples")
-        if not np.isfinite(whole.to_ndarray()).all():
+        values = whole.to_ndarray()
+        if not np.isfinite(values).all():
             raise AudioError(name, "not finite")
+        is_right = whole.layout.nb_channels == 1 and whole.sample_rate == SAMPLE_RATE
+        if is_right and values.dtype == np.float32:  # what the resampler does, in less time
+            return np.clip(np.rint(values[0] * 32768), -32768, 32767).astype(np.int16)
         resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
         parts = [*resampler.resample(whole), *resampler.resample(None)]
     except (av.FFmpegError, ValueError) as error:
