@@ -34,6 +34,7 @@ from speaker_verification.corpora.mirror import ARCHIVES, Mirror
 from speaker_verification.corpora.voxceleb import convert_subset, utterance_id_of
 
 SUBSET = "vox2-dev"
+LIBRARIES = ("libavcodec", "libavformat", "libswresample")
 
 
 def main() -> None:
@@ -63,9 +64,6 @@ def main() -> None:
         compare(folder / "ours0" / SUBSET, folder / "ffmpeg0", sorted(packed))
     libraries = " ".join(f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in LIBRARIES)
     sys.stdout.write(f"ours:   PyAV {av.__version__}, {libraries}\nffmpeg: {version(arguments.ffmpeg)}\n")
-
-
-LIBRARIES = ("libavcodec", "libavformat", "libswresample")
 
 
 def parse() -> argparse.Namespace:

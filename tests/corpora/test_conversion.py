@@ -62,9 +62,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-# Begun anew, and gone on with
-
-
 def test_a_second_run_opens_no_file_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -149,9 +146,6 @@ def test_musan_is_not_read_a_second_time(mirror_folder: Path, tmp_path: Path) ->
     assert state(tmp_path / "out") == before
 
 
-# Corpora of other shapes
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_flac_in_a_tar_archive_is_converted_and_its_texts_are_passed_over(
     tmp_path: Path, num_workers: int
@@ -192,9 +186,6 @@ def test_a_corpus_that_is_nearly_the_published_one_is_compared_with_it(
     monkeypatch.setitem(voxceleb.PUBLISHED_COUNTS, "vox1-dev", (40, 150))
     convert(archive, tmp_path / "audio")
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
-
-
-# Hostile archives
 
 
 def hostile_zip(path: Path) -> None:
@@ -367,8 +358,6 @@ def test_a_disk_that_fills_up_leaves_no_half_file_and_the_next_run_goes_on(
     assert len(utterances) == 12
     assert {name: found for name, found in state(audio).items() if name in done} == done
 
-
-# Killed
 
 CONVERT = """
 import sys

@@ -23,7 +23,7 @@ from speaker_verification.errors import DataError
 from speaker_verification.whole import written_whole
 
 _BATCH_MEMBERS = 32
-_BATCH_BYTES = 8 << 20  # packed; a few batches for every process are under way at a time
+_BATCH_BYTES = 8 << 20  # unpacked; a few batches for every process are under way at a time
 _BATCHES_PER_WORKER = 3
 
 # (bytes of a member, file to write) -> what was written; raises AudioError for what cannot be used
@@ -69,7 +69,7 @@ class Job:
 
 
 def store_speech(source: bytes, path: Path) -> AudioInfo:
-    """Convert a recording to 16 kHz mono 16-bit; the extension of the file says whether to WAV or FLAC.
+    """Convert a recording to 16 kHz mono 16-bit; the extension of the file says whether that is WAV or FLAC.
 
     Raises:
         AudioError: not audio, empty, not finite, too long or silent throughout.
