@@ -32,6 +32,21 @@ def test_the_new_takes_the_place_of_the_old(is_folder: bool, was_folder: bool, t
     assert [found.name for found in path.parent.iterdir()] == ["name"]
 
 
+@pytest.mark.parametrize("keep_equal", [False, True])
+@pytest.mark.parametrize("text", ["same", "else"])
+def test_a_file_that_would_not_change_is_left_as_it_is_when_asked_for(
+    keep_equal: bool, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "name"
+    path.write_text("same")
+    inode = path.stat().st_ino
+    with written_whole(path, keep_equal) as part:
+        part.write_text(text)
+    assert path.read_text() == text
+    assert (path.stat().st_ino == inode) is (keep_equal and text == "same")
+    assert [found.name for found in tmp_path.iterdir()] == ["name"]
+
+
 @pytest.mark.parametrize("is_folder", [False, True])
 def test_a_block_that_raises_leaves_the_old_and_nothing_else(is_folder: bool, tmp_path: Path) -> None:
     write(tmp_path / "name", "old", is_folder)

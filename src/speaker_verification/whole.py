@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, keep_equal: bool = False) -> Iterator[Path]:
     """Hand out a hidden sibling to write a file or folder to, and give it the name of `path` at the end.
 
     What stands at `path` is replaced; folders above it are made. A block that raises leaves nothing behind; a
@@ -18,6 +19,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file or folder to write or replace, by one process at a time.
+        keep_equal: leave a file that has these very bytes already as it is, with its time.
 
     Yields:
         The sibling, a path at which nothing stands.
@@ -33,7 +35,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             path.rename(old)
             beside.rename(path)
             remove(old)
-        else:
+        elif not (keep_equal and path.is_file() and filecmp.cmp(beside, path, shallow=False)):
             os.replace(beside, path)
     finally:
         remove(beside)

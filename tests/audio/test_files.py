@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from speaker_verification.audio import files
 from speaker_verification.audio.files import (
     AudioError,
     AudioInfo,
@@ -40,6 +41,26 @@ def encoded_aac(samples: np.ndarray, rate: int) -> bytes:
         container.mux(track.encode(frame))
         container.mux(track.encode(None))
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_floats_that_are_not_finite_are_refused(subtype: str, value: float) -> None:
+    samples = np.full(20_000, 0.25)
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, 16_000, format="WAV", subtype=subtype)
+    assert np.array_equal(decode_audio(stream.getvalue(), "a"), np.full(20_000, 8_192))
+    samples[17_000] = value
+    soundfile.write(stream := io.BytesIO(), samples, 16_000, format="WAV", subtype=subtype)
+    with pytest.raises(AudioError, match=r"^a: not finite$"):
+        decode_audio(stream.getvalue(), "a")
+
+
+def test_a_recording_without_end_is_not_decoded_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_SAMPLES", 16_000)
+    assert len(decode_audio(encoded(np.zeros(16_000, np.int16), 16_000, "FLAC"), "a")) == 16_000
+    with pytest.raises(AudioError, match=r"^a: longer than 16000 samples$"):
+        decode_audio(encoded(np.zeros(60_000, np.int16), 16_000, "FLAC"), "a")
 
 
 @pytest.mark.parametrize("format", ["WAV", "FLAC"])
@@ -72,6 +93,16 @@ def test_aac_decodes_to_the_same_sound_without_encoder_delay() -> None:
     assert np.corrcoef(decoded[middle], samples[middle])[0, 1] > 0.99
 
 
+def test_aac_gives_the_very_samples_of_libavs_resampler() -> None:
+    source = encoded_aac((30_000 * np.random.default_rng(3).uniform(-1, 1, 40_000)).astype(np.int16), 16_000)
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
+    with av.open(io.BytesIO(source)) as container:
+        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+    expected = np.concatenate([frame.to_ndarray()[0] for frame in [*frames, *resampler.resample(None)]])
+    assert {expected.min(), expected.max()} == {-32768, 32767}  # clipped
+    assert np.array_equal(decode_audio(source, "a"), expected)
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -100,11 +131,14 @@ def test_a_file_without_sound_is_not_audio() -> None:
         decode_audio(stream.getvalue(), "film.mp4")
 
 
-def test_written_audio_is_read_back_by_segments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extension", ["wav", "flac"])
+def test_written_audio_is_read_back_by_segments(tmp_path: Path, extension: str) -> None:
     samples = np.random.default_rng(1).integers(-32768, 32768, 5_000).astype(np.int16)
-    path = tmp_path / "id1" / "v" / "1.wav"
+    path = tmp_path / "id1" / "v" / f"1.{extension}"
     write_audio(path, samples)
+    assert soundfile.info(path).format == extension.upper()
     assert audio_info(path) == AudioInfo(num_samples=5_000, sample_rate=16_000, num_channels=1)
+    assert audio_info(path.read_bytes()) == audio_info(path)
     assert soundfile.info(path).subtype == "PCM_16"
     scaled = samples.astype(np.float32) / 32768
     assert np.array_equal(read_audio(path), scaled)
@@ -116,7 +150,7 @@ def test_written_audio_is_read_back_by_segments(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "1.wav"
     write_audio(path, np.ones(10, np.int16))
-    with pytest.raises(ValueError, match="dtype"):
+    with pytest.raises(ValueError, match="invalid literal"):
         write_audio(path, np.array(["no", "samples"]))  # type: ignore[arg-type]
     assert [entry.name for entry in tmp_path.iterdir()] == ["1.wav"]
     assert audio_info(path).num_samples == 10

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
+from speaker_verification.audio.files import encode_audio
 from speaker_verification.corpora.settings import SyntheticSettings
 from speaker_verification.tables import UTTERANCES
 
@@ -46,6 +47,10 @@ def zipped(members: Mapping[str, bytes]) -> bytes:
         for name, data in members.items():
             archive.writestr(name, data)
     return stream.getvalue()
+
+
+def flac(samples: np.ndarray) -> bytes:
+    return encode_audio(samples, "flac")
 
 
 def tarred(members: Mapping[str, bytes]) -> bytes:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import stat
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from speaker_verification.corpora.archives import JoinedFiles, is_link, open_zip, safe_parts
+from speaker_verification.corpora.archives import JoinedFiles, is_companion, read_members, safe_parts
 from speaker_verification.errors import DataError
-from tests.corpora.builders import write_parts, zipped
+from tests.corpora.builders import tarred, write_parts, zipped
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 4])
@@ -41,16 +40,35 @@ def test_a_seek_before_the_start_is_an_error(tmp_path: Path) -> None:
     assert stream.closed
 
 
-def test_a_zip_archive_is_read_from_its_parts(tmp_path: Path) -> None:
-    members = {f"{number}.bin": np.random.default_rng(number).bytes(5_000) for number in range(9)}
-    with open_zip(write_parts(tmp_path, "x", zipped(members), 4)) as archive:
-        assert {name: archive.read(name) for name in archive.namelist()} == members
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize("num_parts", [1, 4])
+def test_an_archive_is_read_from_its_parts(
+    tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes], num_parts: int
+) -> None:
+    files = {f"a/{number}.bin": np.random.default_rng(number).bytes(5_000) for number in range(9)}
+    members = read_members(write_parts(tmp_path, "x", pack(files), num_parts))
+    assert [(member.name, member.size, member.refused, member.read()) for member in members] == [
+        (name, 5_000, "", data) for name, data in files.items()
+    ]
 
 
-def test_a_zip_archive_without_its_last_part_is_refused(tmp_path: Path) -> None:
-    parts = write_parts(tmp_path, "x", zipped({"a": b"a" * 1000, "b": bytes(range(256)) * 20}), 3)
-    with pytest.raises(DataError, match=r"xaa, .*xab: not a whole zip archive"), open_zip(parts[:2]):
-        pass
+@pytest.mark.parametrize(("pack", "kind"), [(zipped, "zip"), (tarred, "zip or tar")])
+def test_an_archive_without_its_last_part_is_refused(
+    tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes], kind: str
+) -> None:
+    files = {"a": b"a" * 1000, "b": np.random.default_rng(0).bytes(5_000)}
+    parts = write_parts(tmp_path, "x", pack(files), 3)
+    with pytest.raises(DataError, match=f"xaa, .*xab: not a whole {kind} archive"):
+        list(read_members(parts[:2]))
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>Not found</html>"])
+def test_what_is_no_archive_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(
+        DataError, match=r"xaa: not a whole zip or tar archive \([a-z ]+\); copy it anew"
+    ) as caught:
+        list(read_members(write_parts(tmp_path, "x", data, 1)))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +94,17 @@ def test_voxceleb_paths_are_taken_apart() -> None:
     assert safe_parts("dev/aac/id00012/-x_Y5/00001.m4a") == ("dev", "aac", "id00012", "-x_Y5", "00001.m4a")
 
 
-def test_links_are_told_from_files() -> None:
-    link, file = zipfile.ZipInfo("a"), zipfile.ZipInfo("b")
-    link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    file.external_attr = (stat.S_IFREG | 0o644) << 16
-    assert is_link(link)
-    assert not is_link(file)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("LibriSpeech/test-clean/1/2/1-2.trans.txt", True),
+        ("LibriSpeech/SPEAKERS.TXT", True),
+        ("musan/noise/free-sound/LICENSE", True),
+        ("README.md", True),
+        ("a/readme.wav", False),
+        ("a/txt", False),
+        ("a/program.exe", False),
+    ],
+)
+def test_texts_are_told_from_recordings(name: str, expected: bool) -> None:
+    assert is_companion(name) is expected

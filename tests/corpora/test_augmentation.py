@@ -63,7 +63,7 @@ def test_bad_clips_and_paths_are_listed_and_left_out(tmp_path: Path) -> None:
     reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
     assert set(rejected["subset"]) == {"musan"}
     assert reasons.pop("noise/x/text.wav").startswith("not audio")
-    misplaced = "a link, or not where this corpus keeps its recordings"
+    misplaced = "not where this corpus keeps its recordings"
     assert reasons == {
         "noise/x/slow.wav": "8000 Hz instead of 16000",
         "noise/x/empty.wav": "no samples",
@@ -94,7 +94,7 @@ def test_a_link_in_a_tar_archive_is_not_followed(tmp_path: Path) -> None:
 def test_a_cut_tar_archive_is_refused(tmp_path: Path, cut: int) -> None:
     archive = tmp_path / "musan.tar.gz"
     archive.write_bytes(tarred({"musan/noise/x/1.wav": wav(noise(1))})[:cut])
-    with pytest.raises(DataError, match=r"not a whole tar\.gz archive"):
+    with pytest.raises(DataError, match=r"not a whole zip or tar archive"):
         extract_musan(archive, tmp_path / "out", 1.0)
 
 
@@ -130,6 +130,6 @@ def test_listed_responses_that_are_absent_misplaced_or_damaged_are_rejected(tmp_
     assert reasons.pop("simulated_rirs/a/b/d.wav").startswith("damaged in the archive")
     assert reasons == {
         "absent.wav": "named by rir_list, but not in the archive",
-        "../evil.wav": "a link, or not where this corpus keeps its recordings",
+        "../evil.wav": "not where this corpus keeps its recordings",
     }
     assert not list(tmp_path.rglob("evil*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
 from speaker_verification.errors import DataError
 from speaker_verification.whole import written_whole
 
 if TYPE_CHECKING:
     import soundfile
+
+MAX_SAMPLES = 2 * 3600 * SAMPLE_RATE  # of a recording: a few bytes of a hostile one may decode to any length
 
 
 class AudioError(DataError):
@@ -46,8 +49,8 @@ class AudioInfo:
 def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
     """Decode a recording and make it 16 kHz, mono, 16-bit.
 
-    Channels are averaged and other rates resampled by libav. A recording that is in this format already
-    comes through bit for bit.
+    Channels are averaged, other rates resampled and other numbers rounded as libav does it. A recording that
+    is in this format already comes through bit for bit.
 
     Args:
         source: the encoded file (AAC in m4a, WAV, FLAC: whatever libav reads).
@@ -57,51 +60,85 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         Samples, shape (samples,), never empty.
 
     Raises:
-        AudioError: the bytes are empty, are not audio, or hold no samples.
+        AudioError: the bytes are empty or are not audio, or hold no samples, too many, or some that are not
+            finite.
     """
     import av
 
     if not source:
         raise AudioError(name, "empty file")
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
     try:
         with av.open(io.BytesIO(source), "r") as container:
             if not container.streams.audio:
                 raise AudioError(name, "not audio: no audio stream")
-            frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-        if frames:
-            frames += resampler.resample(None)
+            recording = av.AudioFifo()
+            for frame in container.decode(audio=0):
+                frame.pts = None  # gaps in time are not filled
+                recording.write(frame)
+                if recording.samples > MAX_SAMPLES:
+                    raise AudioError(name, f"longer than {MAX_SAMPLES} samples")
+        whole = recording.read()
+        if whole is None:
+            raise AudioError(name, "no samples")
+        values = whole.to_ndarray()
+        if not np.isfinite(values).all():
+            raise AudioError(name, "not finite")
+        is_right = whole.layout.nb_channels == 1 and whole.sample_rate == SAMPLE_RATE
+        if is_right and values.dtype == np.float32:  # what the resampler does, in less time
+            return np.clip(np.rint(values[0] * 32768), -32768, 32767).astype(np.int16)
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+        parts = [*resampler.resample(whole), *resampler.resample(None)]
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
         text = getattr(error, "strerror", None) or str(error)
         raise AudioError(name, f"not audio: {text}") from error
-    samples = [frame.to_ndarray()[0] for frame in frames]
-    if not sum(len(part) for part in samples):
+    if not parts:
         raise AudioError(name, "no samples")
-    return np.concatenate(samples)
+    return np.concatenate([part.to_ndarray()[0] for part in parts])
+
+
+def encode_audio(samples: npt.NDArray[np.int16], audio_format: AudioFormat) -> bytes:
+    """A 16 kHz mono 16-bit file of samples (samples,), int16."""
+    stream = io.BytesIO()
+    if audio_format == "wav":
+        with wave.open(stream, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(SAMPLE_RATE)
+            file.writeframes(samples.astype("<i2", copy=False).tobytes())
+    else:
+        import soundfile
+
+        soundfile.write(stream, samples, SAMPLE_RATE, format=audio_format, subtype="PCM_16")
+    return stream.getvalue()
 
 
 def write_audio(path: Path, samples: npt.NDArray[np.int16]) -> None:
-    """Write a 16 kHz mono 16-bit WAV, whole or not at all; folders are made.
+    """Write a 16 kHz mono 16-bit file, whole or not at all; folders are made.
 
     Args:
-        path: the file to write or replace.
+        path: the file to write or replace; its extension, .wav or .flac, is its format.
         samples: shape (samples,), int16.
+
+    Raises:
+        OSError: the disk is full, among others.
     """
-    import soundfile
-
+    encoded = encode_audio(samples, "flac" if path.suffix == ".flac" else "wav")
     with written_whole(path) as part:
-        soundfile.write(part, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        part.write_bytes(encoded)  # in one go: libsndfile, writing itself, passes over a full disk
 
 
-def audio_info(path: str | Path) -> AudioInfo:
+def audio_info(source: str | Path | bytes) -> AudioInfo:
     """Read the header of an audio file.
+
+    Args:
+        source: the file, or its bytes.
 
     Raises:
         AudioError: the file is missing or is not audio.
     """
-    with _open(path) as file:
+    with _open(source) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
@@ -144,13 +181,15 @@ def read_audio(
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+def _open(source: str | Path | bytes) -> Iterator[soundfile.SoundFile]:
     import soundfile
 
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
     except soundfile.LibsndfileError as error:
-        reason = f"not audio: {error.error_string}" if os.path.isfile(path) else "no such file"
-        raise AudioError(str(path), reason) from error
+        if isinstance(source, bytes):
+            raise AudioError("audio", f"not audio: {error.error_string}") from error
+        reason = f"not audio: {error.error_string}" if os.path.isfile(source) else "no such file"
+        raise AudioError(str(source), reason) from error
     with file:
         yield file

@@ -1,32 +1,43 @@
-"""Archives read where they lie: in parts, without joining or unpacking them on disk."""
+"""Archives read where they lie: zip or tar, whole or in parts, without joining or unpacking them on disk."""
 
 from __future__ import annotations
 
 import io
 import re
 import stat
+import struct
+import tarfile
 import zipfile
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import IO
 
 from speaker_verification.errors import DataError
 
-# what zipfile raises for a member that is cut, altered, encrypted or packed in an unknown way
-DAMAGED_MEMBER = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+MAX_MEMBER_BYTES = 256 << 20  # of a member when unpacked: more than two hours of 16 kHz 16-bit audio
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_COMPANION = re.compile(r"(?i:.+\.txt|(license|licence|readme)(\.md|\.html?)?)")
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of its name and extra field
+_GZIP = b"\x1f\x8b"
+_ENCRYPTED = 1  # bit of a zip member's flags
+
+
+class DamagedMember(Exception):
+    """The bytes of an archive member are not what the archive says."""
 
 
 class JoinedFiles(io.RawIOBase):
-    """Several files read as one seekable stream, in the order given."""
+    """Several files read as one seekable stream, in the order given; each is opened once it is read."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
         self._stack = ExitStack()
-        self._files: list[IO[bytes]] = [self._stack.enter_context(path.open("rb")) for path in paths]
+        self._files: dict[int, IO[bytes]] = {}
         self._ends = list(accumulate(path.stat().st_size for path in paths))
         self._position = 0
 
@@ -50,6 +61,8 @@ class JoinedFiles(io.RawIOBase):
         index = bisect_right(self._ends, self._position)
         if index == len(self._ends):
             return 0
+        if index not in self._files:
+            self._files[index] = self._stack.enter_context(self._paths[index].open("rb", buffering=0))
         start = self._ends[index - 1] if index else 0
         file = self._files[index]
         file.seek(self._position - start)
@@ -63,28 +76,81 @@ class JoinedFiles(io.RawIOBase):
         super().close()
 
 
-@contextmanager
-def open_zip(paths: Sequence[Path]) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive that lies in one file or in several parts.
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in an archive, which any process can read.
+
+    Attributes:
+        name: its path in the archive, which may lead anywhere: see `safe_parts`.
+        size: bytes when unpacked, as declared.
+        refused: why it must not be read, else empty.
+    """
+
+    name: str
+    size: int
+    refused: str
+
+    def read(self) -> bytes:
+        """Unpack it, into no more memory than it declares.
+
+        Raises:
+            DamagedMember: its bytes are not what the archive says.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class _TarMember(Member):
+    data: bytes
+
+    def read(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True, slots=True)
+class _ZipMember(Member):
+    archive_files: tuple[Path, ...]
+    offset: int
+    packed_size: int
+    is_deflated: bool
+    crc: int
+
+    def read(self) -> bytes:
+        with _open(self.archive_files) as stream:
+            stream.seek(self.offset)
+            header = stream.read(_LOCAL_HEADER.size)
+            if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+                raise DamagedMember("no header where it should begin")
+            _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+            stream.seek(name_length + extra_length, io.SEEK_CUR)
+            data = stream.read(self.packed_size)
+        if self.is_deflated:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
+            except zlib.error as error:
+                raise DamagedMember(str(error)) from error
+        if len(data) != self.size or zlib.crc32(data) != self.crc:
+            raise DamagedMember("its size or checksum differs from what the archive says")
+        return data
+
+
+def read_members(archive_files: Sequence[Path]) -> Sequence[Member] | Iterator[Member]:
+    """The files in a zip, tar or tar.gz archive, from front to back; folders are left out.
+
+    Args:
+        archive_files: the archive, or its parts in order.
+
+    Returns:
+        All members of a zip archive at once, unread. A tar archive has no directory: its members come one by
+        one, as it is read.
 
     Raises:
-        DataError: the parts do not make up a zip archive.
+        DataError: the files do not make up a whole archive.
     """
-    with ExitStack() as stack:
-        stream = stack.enter_context(io.BufferedReader(JoinedFiles(paths), buffer_size=1 << 20))
-        try:
-            archive = stack.enter_context(zipfile.ZipFile(stream))
-        except zipfile.BadZipFile as error:
-            names = ", ".join(str(path) for path in paths)
-            raise DataError(
-                f"{names}: not a whole zip archive ({error}); copy it anew, with all parts"
-            ) from error
-        yield archive
-
-
-def is_link(member: zipfile.ZipInfo) -> bool:
-    """Whether a zip member is a symbolic link."""
-    return stat.S_ISLNK(member.external_attr >> 16)
+    with _open(archive_files) as stream:
+        start = stream.read(2)
+        is_zip = start == b"PK" or (start != _GZIP and zipfile.is_zipfile(stream))  # its front may be missing
+    return _zip_members(tuple(archive_files)) if is_zip else _tar_members(archive_files)
 
 
 def safe_parts(name: str) -> tuple[str, ...] | None:
@@ -92,7 +158,83 @@ def safe_parts(name: str) -> tuple[str, ...] | None:
 
     Returns:
         Its folders and its file name, or None when it is absolute, holds an empty part, `.` or `..`, or
-        characters that VoxCeleb, MUSAN and RIRS_NOISES never use.
+        characters that the corpora never use.
     """
     parts = tuple(name.split("/"))
     return parts if all(_PART.fullmatch(part) for part in parts) else None
+
+
+def is_companion(name: str) -> bool:
+    """Whether an archive member is a text that comes with a corpus: transcripts, tables, licences."""
+    return _COMPANION.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def _open(archive_files: Sequence[Path]) -> io.BufferedReader:
+    return io.BufferedReader(JoinedFiles(archive_files), buffer_size=1 << 16)
+
+
+def _zip_members(archive_files: tuple[Path, ...]) -> list[Member]:
+    try:
+        with _open(archive_files) as stream, zipfile.ZipFile(stream) as archive:
+            found = sorted(archive.infolist(), key=lambda member: member.header_offset)
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        raise _not_whole("zip", archive_files, error) from error
+    return [
+        _ZipMember(
+            member.filename,
+            member.file_size,
+            _why_zip_refused(member) or _why_too_large(max(member.file_size, member.compress_size)),
+            archive_files,
+            member.header_offset,
+            member.compress_size,
+            member.compress_type == zipfile.ZIP_DEFLATED,
+            member.CRC,
+        )
+        for member in found
+        if not member.is_dir()
+    ]
+
+
+def _why_zip_refused(member: zipfile.ZipInfo) -> str:
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "a link"
+    if member.header_offset < 0:
+        return "its place is before the first part: bytes are missing in front"
+    if member.flag_bits & _ENCRYPTED:
+        return "encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"packed by method {member.compress_type}, neither stored nor deflated"
+    return ""
+
+
+def _tar_members(archive_files: Sequence[Path]) -> Iterator[Member]:
+    try:
+        with (
+            _open(archive_files) as stream,
+            tarfile.open(fileobj=stream, encoding="utf-8", errors="backslashreplace") as archive,
+        ):
+            for member in archive:
+                if member.isdir():
+                    continue
+                refused = _why_tar_refused(member) or _why_too_large(member.size)
+                file = None if refused else archive.extractfile(member)
+                data = file.read() if file else b""
+                yield _TarMember(member.name.removeprefix("./"), member.size, refused, data)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise _not_whole("zip or tar", archive_files, error) from error
+
+
+def _why_tar_refused(member: tarfile.TarInfo) -> str:
+    if member.issym() or member.islnk():
+        return "a link"
+    return "" if member.isreg() and not member.issparse() else "not a regular file"
+
+
+def _why_too_large(size: int) -> str:
+    return f"declares {size} bytes, more than any recording has" if size > MAX_MEMBER_BYTES else ""
+
+
+def _not_whole(kind: str, archive_files: Sequence[Path], error: Exception) -> DataError:
+    names = ", ".join(str(path) for path in archive_files)
+    reason = str(error).partition("\n")[0].rstrip(":")
+    return DataError(f"{names}: not a whole {kind} archive ({reason}); copy it anew, with all parts")

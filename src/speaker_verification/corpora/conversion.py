@@ -1,47 +1,251 @@
-"""What all archives of audio share on their way to disk: what is kept, what is refused and when to stop."""
+"""From archives of audio to folders of it, begun anew or gone on with, and what was refused on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from speaker_verification.audio.format import AudioFormat
+from speaker_verification.corpora.archives import Member, read_members
+from speaker_verification.corpora.storing import Job, Recording, Store, store_all
 from speaker_verification.errors import DataError
-from speaker_verification.tables import REJECTED_FILES
-from speaker_verification.whole import written_whole
+from speaker_verification.tables import REJECTED_FILES, TableSchema
+from speaker_verification.whole import remove, written_whole
+
+RECORDINGS = TableSchema(
+    "recordings",
+    pa.schema(
+        {
+            "file_id": pa.string(),
+            "kind": pa.string(),
+            "num_samples": pa.int64(),
+            "num_channels": pa.int64(),
+            "num_bytes": pa.int64(),
+            "reason": pa.string(),
+        }
+    ),
+)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOGGER = logging.getLogger(__name__)
 
 
-class Freshness:
-    """Tells which files in a folder were already written from this archive, by an earlier run.
+@dataclass(frozen=True)
+class Corpus:
+    """What an archive holds, and what is made of it.
 
-    A marker in the folder names the archive's files with their sizes and times. What is older than the
-    marker came from another archive and does not count.
+    Attributes:
+        name: what messages call it.
+        recording_of: the recording that an archive member is, by its path; with a reason when it is not where
+            the corpus keeps recordings; None to pass it over.
+        store: makes a file of it.
+        growth: bytes on disk for every byte in the archive, by extension of the member; `.tar` for a tar
+            archive, which does not tell its members beforehand.
     """
 
-    def __init__(self, folder: Path, sources: Sequence[Path]) -> None:
+    name: str
+    recording_of: Callable[[str], Recording | None]
+    store: Store
+    growth: Mapping[str, float]
+
+
+class ConvertedFolder:
+    """A folder of converted recordings, and the record of how they came there.
+
+    A marker in the folder names the archive's files with their sizes and times, and the format: what is older
+    than the marker came from another archive, or is of another format, and does not count. The record is
+    written once all of the archive was gone through: a row for every recording, refused ones included. With
+    it a later run opens no file; without it, headers are read.
+    """
+
+    def __init__(self, folder: Path, archive_files: Sequence[Path], audio_format: AudioFormat) -> None:
+        self.folder = folder
+        self._audio_format = audio_format
+        self._record = folder / ".record.parquet"
         marker = folder / ".source"
-        stats = [(path.name, path.stat()) for path in sources]
-        source = "".join(f"{name} {found.st_size} {found.st_mtime_ns}\n" for name, found in stats)
+        stats = [(path.name, path.stat()) for path in archive_files]
+        lines = [f"{name} {found.st_size} {found.st_mtime_ns}\n" for name, found in stats]
+        source = "".join([*lines, f"{audio_format}\n"])
         if not marker.is_file() or marker.read_text(encoding="utf-8") != source:
             with written_whole(marker) as part:
                 part.write_text(source, encoding="utf-8")
         self._since = marker.stat().st_mtime_ns
+        self._outdated: set[str] = set()
+        self._sizes = dict(self._walk(str(folder)))
 
-    def holds(self, path: Path) -> bool:
-        """Whether the file is there, from this archive."""
-        return path.is_file() and path.stat().st_mtime_ns >= self._since
+    def __len__(self) -> int:
+        """How many recordings are there, from this archive and in this format."""
+        return len(self._sizes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all that is there."""
+        return sum(self._sizes.values())
+
+    def name(self, file_id: str) -> str:
+        """The file of a recording, below the folder."""
+        return f"{file_id.removesuffix('.wav')}.{self._audio_format}"
+
+    def holds(self, file_id: str) -> bool:
+        """Whether a recording is there."""
+        return self.name(file_id) in self._sizes
+
+    def load_record(self) -> tuple[pd.DataFrame, bool]:
+        """What an earlier run recorded and is still as it was, and whether that is all of the archive.
+
+        Recordings whose files were altered since are forgotten, so that they are converted anew.
+        """
+        try:
+            if self._record.stat().st_mtime_ns < self._since:
+                return RECORDINGS.empty(), False
+            table = RECORDINGS.conform(pd.read_parquet(self._record))
+        except (FileNotFoundError, pa.ArrowInvalid, DataError):
+            return RECORDINGS.empty(), False
+        names = [self.name(file_id) for file_id in table["file_id"]]
+        sizes = np.array([self._sizes.get(name, -1) for name in names])
+        is_stored = table["reason"].to_numpy() == ""
+        is_altered = is_stored & (sizes != table["num_bytes"].to_numpy())
+        if not is_altered.any():
+            return table, True
+        for row in np.flatnonzero(is_altered):
+            self._sizes.pop(names[row], None)
+        return table[is_stored & ~is_altered], False
+
+    def save_record(self, table: pd.DataFrame) -> None:
+        """Keep what became of all recordings of the archive; remove what was there of other archives."""
+        with written_whole(self._record) as part:
+            table.to_parquet(part, index=False)
+        for name in self._outdated.difference(map(self.name, table["file_id"])):
+            (self.folder / name).unlink()
+
+    def _walk(self, folder: str, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Names and sizes of the files that count; what a killed run left half written is removed."""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    if entry.name.endswith(".part"):
+                        remove(Path(entry.path))
+                elif entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(entry.path, f"{prefix}{entry.name}/")
+                elif (found := entry.stat()).st_mtime_ns >= self._since:
+                    yield prefix + entry.name, found.st_size
+                else:
+                    self._outdated.add(prefix + entry.name)
 
 
-def rejected_table(reasons: Sequence[tuple[str, str]], subset: str) -> pd.DataFrame:
+def convert_archive(
+    corpus: Corpus, archive_files: Sequence[Path], converted: ConvertedFolder, num_workers: int
+) -> pd.DataFrame:
+    """Bring all recordings of an archive to disk; what an earlier run brought there stays.
+
+    Args:
+        corpus: what the archive holds.
+        archive_files: the archive, or its parts in order.
+        converted: where the recordings go.
+        num_workers: processes that store them; 0 stores in this one.
+
+    Returns:
+        Rows of `RECORDINGS`, one for every recording, refused ones included; sorted.
+
+    Raises:
+        DataError: the archive is not whole, or the disk is too small for it.
+    """
+    from rich.progress import track
+
+    known, is_all = converted.load_record()
+    if is_all:
+        _LOGGER.info("%s: nothing to convert, all %d recordings are done", corpus.name, len(known))
+        return known
+    num_before = len(converted)
+    members = read_members(archive_files)
+    _refuse_small_disk(corpus, archive_files, members, converted)
+    total = len(members) if isinstance(members, Sequence) else None
+    jobs = _jobs(corpus, track(members, f"convert {corpus.name}", total), converted, {*known["file_id"]})
+    try:
+        table = as_table(store_all(jobs, corpus.store, num_workers))
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise DataError(
+            f"{converted.folder}: the disk is full; make room and run again, what is converted stays"
+        ) from error
+    table = pd.concat([known, table]).sort_values(["file_id", "reason"], ignore_index=True)
+    converted.save_record(table)
+    num_refused = int((table["reason"] != "").sum())
+    _LOGGER.info(
+        "%s: %d recordings, %d of them done by an earlier run, %d refused",
+        *(corpus.name, len(table), num_before, num_refused),
+    )
+    return table
+
+
+def _jobs(
+    corpus: Corpus, members: Iterable[Member], converted: ConvertedFolder, known: Collection[str]
+) -> Iterator[Job]:
+    seen: set[str] = set()
+    for member in members:
+        recording = corpus.recording_of(member.name)
+        if recording is None:
+            continue
+        reason = recording.reason or member.refused
+        if not reason and recording.file_id in seen:
+            reason = "stands more than once in the archive"
+        elif recording.file_id in known:
+            seen.add(recording.file_id)
+            continue
+        seen.add(recording.file_id)
+        path = converted.folder / converted.name(recording.file_id)
+        yield Job(replace(recording, reason=reason), member, path, converted.holds(recording.file_id))
+
+
+def _refuse_small_disk(
+    corpus: Corpus,
+    archive_files: Sequence[Path],
+    members: Sequence[Member] | Iterator[Member],
+    converted: ConvertedFolder,
+) -> None:
+    """Compare an estimate of what is still to be written with the room that there is.
+
+    Raises:
+        DataError: with the number of bytes that are missing.
+    """
+    if isinstance(members, Sequence):
+        files = [(os.path.splitext(member.name)[1], member.size) for member in members if not member.refused]
+    else:
+        files = [(".tar", sum(path.stat().st_size for path in archive_files))]
+    needed = sum(size * corpus.growth.get(extension, 0) for extension, size in files)
+    missing = int(needed) - converted.num_bytes - shutil.disk_usage(converted.folder).free
+    if missing > 0:
+        raise DataError(
+            f"{converted.folder}: the disk lacks {missing} bytes for {corpus.name}, which takes about "
+            f"{int(needed)}; make room, or set another data_root"
+        )
+
+
+def as_table(recordings: Iterable[Recording]) -> pd.DataFrame:
+    """Rows of `RECORDINGS`, in the order given."""
+    columns = RECORDINGS.columns.names
+    return RECORDINGS.conform(pd.DataFrame(map(attrgetter(*columns), recordings), columns=columns))
+
+
+def rejected_files(recordings: pd.DataFrame, subset: str) -> pd.DataFrame:
     """The table of refused files.
 
     Args:
-        reasons: id and reason of each file.
+        recordings: rows of `RECORDINGS`.
         subset: the subset or archive that they came from.
     """
-    rows = pd.DataFrame(reasons, columns=["file_id", "reason"]).assign(subset=subset)
-    return REJECTED_FILES.conform(rows)
+    refused = recordings.loc[recordings["reason"] != "", ["file_id", "reason"]]
+    return REJECTED_FILES.conform(refused.assign(subset=subset))
 
 
 def refuse_too_many_rejected(rejected: pd.DataFrame, num_files: int, max_fraction: float) -> None:

@@ -17,7 +17,7 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
     """A local file or folder, versioned or not.
 
     What is saved is written to a hidden sibling and renamed: a save that is killed leaves no version behind
-    that would count as the newest.
+    that would count as the newest. A file that would not change is left as it is.
 
     Args:
         filepath: of the file or folder; versions stand below it.
@@ -46,7 +46,7 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
         return self._read(path)
 
     def save(self, data: DataType) -> None:
-        with written_whole(Path(self._get_save_path())) as part:
+        with written_whole(Path(self._get_save_path()), keep_equal=True) as part:
             self._write(part, data)
 
     @property

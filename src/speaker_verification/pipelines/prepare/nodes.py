@@ -81,6 +81,7 @@ def convert_utterances(
             settings.min_duration_seconds,
             settings.max_rejected_fraction,
             settings.num_workers,
+            settings.audio_format,
         )
         for subset in settings.subsets
     ]
@@ -138,10 +139,16 @@ def extract_augmentation(
     """
     settings = PrepareSettings.parse(prepare, "prepare")
     noise_clips, rejected_clips = extract_musan(
-        Path(mirror) / MUSAN_ARCHIVE, augmentation_folder, settings.max_rejected_fraction
+        Path(mirror) / MUSAN_ARCHIVE,
+        augmentation_folder,
+        settings.max_rejected_fraction,
+        settings.num_workers,
     )
     room_responses, rejected_responses = extract_room_responses(
-        Path(mirror) / ROOM_RESPONSE_ARCHIVE, augmentation_folder, settings.max_rejected_fraction
+        Path(mirror) / ROOM_RESPONSE_ARCHIVE,
+        augmentation_folder,
+        settings.max_rejected_fraction,
+        settings.num_workers,
     )
     rejected = pd.concat([rejected_clips, rejected_responses], ignore_index=True)
     return noise_clips, room_responses, rejected

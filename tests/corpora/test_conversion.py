@@ -1,0 +1,430 @@
+"""The road from an archive to a folder, gone again, gone half, and gone with hostile archives."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import random
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from speaker_verification.audio.files import read_audio
+from speaker_verification.corpora import archives, conversion, storing, voxceleb
+from speaker_verification.corpora.augmentation import extract_musan
+from speaker_verification.corpora.voxceleb import convert_subset, list_subset
+from speaker_verification.errors import DataError
+from tests.corpora.builders import flac, m4a, noise, tarred, wav, write_parts, zipped
+
+NAMES = [f"id{speaker}/s/{number}" for speaker in range(3) for number in range(4)]
+
+
+def convert(
+    archive: Path, folder: Path, audio_format: str = "wav", num_workers: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return convert_subset("vox1-dev", [archive], folder, 0.5, 1.0, num_workers, audio_format)  # type: ignore[arg-type]
+
+
+def write_archive(folder: Path) -> Path:
+    archive = folder / "a.zip"
+    members = {f"wav/{name}.wav": wav(noise(seed, 8_000)) for seed, name in enumerate(NAMES)}
+    archive.write_bytes(zipped({**members, "wav/id9/s/silent.wav": wav(np.zeros(8_000, np.int16))}))
+    return archive
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder, hidden ones included, with what changes when it is written."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()
+    }
+
+
+def test_a_second_run_opens_no_file_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive, audio = write_archive(tmp_path), tmp_path / "audio"
+    first = convert(archive, audio)
+    before = state(tmp_path)
+    for module, name in ((conversion, "read_members"), (storing, "audio_info"), (storing, "decode_audio")):
+        monkeypatch.setattr(module, name, None)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "speaker_verification"):
+        second = convert(archive, audio)
+    assert [record.getMessage() for record in caplog.records] == [
+        "vox1-dev: nothing to convert, all 13 recordings are done"
+    ]
+    for table, again in zip(first, second, strict=True):
+        pd.testing.assert_frame_equal(table, again)
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("record", [None, b"not a table"])
+def test_without_the_record_headers_are_read_and_nothing_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: bytes | None
+) -> None:
+    archive, audio = write_archive(tmp_path), tmp_path / "audio"
+    first, _ = convert(archive, audio)
+    path = audio / "vox1-dev/.record.parquet"
+    path.unlink()
+    if record is not None:
+        path.write_bytes(record)
+    converted = {name: found for name, found in state(audio).items() if name.endswith(".wav")}
+    monkeypatch.setattr(storing, "write_audio", None)
+    second, rejected = convert(archive, audio)
+    pd.testing.assert_frame_equal(first, second)
+    assert rejected["reason"].tolist() == ["silent"]
+    assert {name: found for name, found in state(audio).items() if name.endswith(".wav")} == converted
+
+
+def test_what_killed_runs_left_half_written_is_removed(tmp_path: Path) -> None:
+    archive, audio = write_archive(tmp_path), tmp_path / "audio"
+    convert(archive, audio)
+    before = contents(audio)
+    (audio / "vox1-dev/id0/s/.0.wav.part").write_bytes(b"half")
+    (audio / "vox1-dev/id0/.s.part").mkdir()
+    (audio / "vox1-dev/id0/.s.part/1.wav").write_bytes(b"half")
+    convert(archive, audio)
+    assert contents(audio) == before
+    assert not (audio / "vox1-dev/id0/.s.part").exists()
+
+
+def test_a_file_that_was_changed_since_is_converted_anew(tmp_path: Path) -> None:
+    archive, audio = write_archive(tmp_path), tmp_path / "audio"
+    convert(archive, audio)
+    before = contents(audio)
+    changed = audio / "vox1-dev/id0/s/0.wav"
+    changed.write_bytes(wav(noise(99, 9_000)))
+    utterances, rejected = convert(archive, audio)
+    assert utterances["num_samples"].tolist() == [8_000] * 12
+    assert rejected["file_id"].tolist() == ["id9/s/silent.wav"]
+    assert contents(audio) == before
+
+
+def test_flac_holds_the_same_samples_under_the_same_ids_and_takes_the_place_of_wav(tmp_path: Path) -> None:
+    archive, audio = write_archive(tmp_path), tmp_path / "audio"
+    as_wav, _ = convert(archive, audio)
+    samples = [read_audio(path) for path in as_wav["path"]]
+    as_flac, _ = convert(archive, audio, "flac")
+    assert as_flac["utterance_id"].tolist() == as_wav["utterance_id"].tolist()
+    assert {Path(path).suffix for path in as_flac["path"]} == {".flac"}
+    assert all(soundfile.info(path).subtype == "PCM_16" for path in as_flac["path"])
+    assert all(map(np.array_equal, samples, map(read_audio, as_flac["path"])))
+    assert not list(audio.rglob("*.wav"))
+
+
+def test_musan_is_not_read_a_second_time(mirror_folder: Path, tmp_path: Path) -> None:
+    first, _ = extract_musan(mirror_folder / "musan.tar.gz", tmp_path / "out", 0.0)
+    before = state(tmp_path / "out")
+    data = (mirror_folder / "musan.tar.gz").stat()
+    (mirror_folder / "musan.tar.gz").write_bytes(bytes(data.st_size))
+    os.utime(mirror_folder / "musan.tar.gz", ns=(data.st_atime_ns, data.st_mtime_ns))
+    second, _ = extract_musan(mirror_folder / "musan.tar.gz", tmp_path / "out", 0.0)
+    pd.testing.assert_frame_equal(first, second)
+    assert state(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_flac_in_a_tar_archive_is_converted_and_its_texts_are_passed_over(
+    tmp_path: Path, num_workers: int
+) -> None:
+    folder = "LibriSpeech/test-clean/19/198"
+    members = {
+        "LibriSpeech/SPEAKERS.TXT": b"; ID | SEX\n",
+        "LibriSpeech/LICENSE.TXT": b"CC BY 4.0",
+        f"{folder}/19-198.trans.txt": b"19-198-0000 WORDS\n",
+        f"{folder}/19-198-0001.flac": flac(noise(2, 9_000)),
+        f"{folder}/19-198-0000.flac": flac(noise(1, 8_000)),
+    }
+    parts = write_parts(tmp_path, "x", tarred(members), 2)
+    ids = ["19/198/19-198-0000.wav", "19/198/19-198-0001.wav"]
+    listed = list_subset("librispeech-test-clean", parts)
+    assert listed.to_dict("list") == {
+        "utterance_id": ids,
+        "speaker_id": ["19", "19"],
+        "subset": ["librispeech-test-clean"] * 2,
+    }
+    utterances, rejected = convert_subset("librispeech-test-clean", parts, tmp_path, 0.5, 0.0, num_workers)
+    assert rejected.empty
+    assert utterances["utterance_id"].tolist() == ids
+    assert utterances["session_id"].tolist() == ["198", "198"]
+    assert np.array_equal(read_audio(utterances["path"][0]) * 32768, noise(1, 8_000))
+
+
+def test_a_corpus_that_is_nearly_the_published_one_is_compared_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = write_archive(tmp_path)
+    monkeypatch.setitem(voxceleb.PUBLISHED_COUNTS, "vox1-dev", (4, 15))
+    convert(archive, tmp_path / "audio")
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "vox1-dev: 13 utterances, published are 15: difference -2"
+    ]
+    caplog.clear()
+    monkeypatch.setitem(voxceleb.PUBLISHED_COUNTS, "vox1-dev", (40, 150))
+    convert(archive, tmp_path / "audio")
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def hostile_zip(path: Path) -> None:
+    """A good recording among members that lead elsewhere, lie or cannot be read."""
+    good = wav(noise(1))
+    link = zipfile.ZipInfo("wav/id1/s/link.wav")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("wav/id1/s/good.wav", good)
+        archive.writestr("/evil/id1/s/absolute.wav", good)
+        archive.writestr("../evil/s/above.wav", good)
+        archive.writestr("wav/id1/../../../evil.wav", good)
+        archive.writestr("wav/id1/s\\..\\evil.wav", good)
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("wav/id1/s/text.wav", b"not audio" * 100)
+        archive.writestr("wav/id1/s/bzip2.wav", good, zipfile.ZIP_BZIP2)
+        for name in ("bomb", "liar", "locked"):
+            archive.writestr(f"wav/id1/s/{name}.wav", bytes(1 << 20), zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    for name, offset, value in (
+        ("bomb", 24, struct.pack("<I", 3 << 30)),  # declares more than any recording has
+        ("liar", 24, struct.pack("<I", 1000)),  # inflates to more than it declares
+        ("locked", 8, struct.pack("<H", 1)),  # the flag of encryption
+    ):
+        entry = data.rindex(f"wav/id1/s/{name}.wav".encode()) - 46  # its entry in the central directory
+        assert data[entry : entry + 4] == b"PK\1\2"
+        data[entry + offset : entry + offset + len(value)] = value
+    path.write_bytes(data)
+
+
+def hostile_tar(path: Path) -> None:
+    good = wav(noise(1))
+    with tarfile.open(path, "w:gz") as archive:
+        for name in (
+            "wav/id1/s/good.wav",
+            "/evil/id1/s/absolute.wav",
+            "../evil/s/above.wav",
+            "wav/id1/../evil.wav",
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(good)
+            archive.addfile(info, io.BytesIO(good))
+        for kind, name in (
+            (tarfile.SYMTYPE, "link"),
+            (tarfile.LNKTYPE, "hard"),
+            (tarfile.FIFOTYPE, "pipe"),
+            (tarfile.CHRTYPE, "device"),
+        ):
+            info = tarfile.TarInfo(f"wav/id1/s/{name}.wav")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+
+
+MISPLACED = "not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (
+            hostile_zip,
+            {
+                "/evil/id1/s/absolute.wav": MISPLACED,
+                "../evil/s/above.wav": MISPLACED,
+                "wav/id1/../../../evil.wav": MISPLACED,
+                "wav/id1/s\\..\\evil.wav": MISPLACED,
+                "id1/s/link.wav": "a link",
+                "id1/s/text.wav": "not audio: ",
+                "id1/s/bzip2.wav": "packed by method 12, neither stored nor deflated",
+                "id1/s/bomb.wav": "declares 3221225472 bytes, more than any recording has",
+                "id1/s/liar.wav": "damaged in the archive: its size or checksum differs",
+                "id1/s/locked.wav": "encrypted",
+            },
+        ),
+        (
+            hostile_tar,
+            {
+                "/evil/id1/s/absolute.wav": MISPLACED,
+                "../evil/s/above.wav": MISPLACED,
+                "wav/id1/../evil.wav": MISPLACED,
+                "id1/s/link.wav": "a link",
+                "id1/s/hard.wav": "a link",
+                "id1/s/pipe.wav": "not a regular file",
+                "id1/s/device.wav": "not a regular file",
+            },
+        ),
+    ],
+)
+def test_a_hostile_archive_leaves_its_good_recordings_and_nothing_else_anywhere(
+    tmp_path: Path, write: Callable[[Path], None], expected: dict[str, str], num_workers: int
+) -> None:
+    archive, audio = tmp_path / "in/a", tmp_path / "data/audio"
+    archive.parent.mkdir()
+    write(archive)
+    utterances, rejected = convert(archive, audio, num_workers=num_workers)
+    assert utterances["utterance_id"].tolist() == ["id1/s/good.wav"]
+    reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
+    assert reasons.keys() == expected.keys()
+    assert {name: reasons[name][: len(reason)] for name, reason in expected.items()} == expected
+    assert state(tmp_path).keys() == {
+        "in/a",
+        "data/audio/vox1-dev/.source",
+        "data/audio/vox1-dev/.record.parquet",
+        "data/audio/vox1-dev/id1/s/good.wav",
+    }
+
+
+def test_bytes_missing_in_front_cost_the_recording_that_they_belong_to(tmp_path: Path) -> None:
+    parts = write_parts(tmp_path, "p", write_archive(tmp_path).read_bytes(), 3)
+    parts[0].write_bytes(parts[0].read_bytes()[100:])
+    utterances, rejected = convert_subset("vox1-dev", parts, tmp_path / "audio", 0.5, 1.0, 0)
+    assert len(utterances) == 11
+    reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
+    assert reasons["id0/s/0.wav"] == "its place is before the first part: bytes are missing in front"
+
+
+def test_a_member_is_inflated_no_further_than_it_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile_zip(tmp_path / "a.zip")
+    (liar,) = [member for member in archives.read_members([tmp_path / "a.zip"]) if "liar" in member.name]
+    inflated: list[int] = []
+    inflater = archives.zlib.decompressobj(-15)
+
+    def decompress(data: bytes, limit: int) -> bytes:
+        inflated.append(len(result := inflater.decompress(data, limit)))
+        return result
+
+    monkeypatch.setattr(archives.zlib, "decompressobj", lambda _: SimpleNamespace(decompress=decompress))
+    with pytest.raises(archives.DamagedMember):
+        liar.read()
+    assert inflated == [1001]
+
+
+def test_more_than_the_disk_holds_is_refused_with_the_bytes_missing_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "a.zip"
+    members = {f"aac/id1/s/{number}.m4a": bytes(1000) for number in range(5)}
+    archive.write_bytes(zipped({**members, "aac/words.txt": bytes(5000)}))
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=12_345))
+    monkeypatch.setattr(storing, "decode_audio", None)
+    with pytest.raises(DataError, match="lacks 7655 bytes for vox1-dev, which takes about 20000; make room"):
+        convert(archive, tmp_path / "audio")
+    assert not list((tmp_path / "audio").rglob("*.wav"))
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file_and_the_next_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, audio = write_archive(tmp_path), tmp_path / "audio"
+    write_bytes, written = Path.write_bytes, []
+
+    def until_full(path: Path, data: bytes) -> int:
+        written.append(path)
+        if len(written) > 5:
+            write_bytes(path, data[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, data)
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", until_full)
+        with pytest.raises(DataError, match="the disk is full; make room and run again"):
+            convert(archive, audio)
+    done = state(audio)
+    assert sum(name.endswith(".wav") for name in done) == 5
+    assert not [name for name in done if name.endswith(".part")]
+    utterances, _ = convert(archive, audio)
+    assert len(utterances) == 12
+    assert {name: found for name, found in state(audio).items() if name in done} == done
+
+
+CONVERT = """
+import sys
+from pathlib import Path
+from speaker_verification.corpora.voxceleb import convert_subset
+if __name__ == "__main__":
+    convert_subset("vox2-dev", sorted(Path(sys.argv[1]).iterdir()), Path(sys.argv[2]), 0.1, 0.0, 2)
+"""
+
+
+def processes_with(argument: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if argument.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+def test_runs_killed_at_any_moment_end_as_one_undisturbed_and_leave_no_strays(tmp_path: Path) -> None:
+    members = {f"dev/aac/id{n % 9}/s/{n:03d}.m4a": m4a(noise(n, 8_000)) for n in range(240)}
+    (tmp_path / "in").mkdir()
+    write_parts(tmp_path / "in", "p", zipped(members), 3)
+    convert_subset("vox2-dev", sorted((tmp_path / "in").iterdir()), tmp_path / "whole", 0.1, 0.0, 0)
+    (tmp_path / "convert.py").write_text(CONVERT)
+    mark = f"KILL_TEST={tmp_path}"
+    command = [sys.executable, str(tmp_path / "convert.py"), str(tmp_path / "in"), str(tmp_path / "cut")]
+    environment = {**os.environ, "KILL_TEST": str(tmp_path)}
+    moments = random.Random(7)
+    for _ in range(3):
+        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        limit, before = time.monotonic() + 30, len(list(tmp_path.glob("cut/*/*/*/*")))
+        while len(list(tmp_path.glob("cut/*/*/*/*"))) <= before and time.monotonic() < limit:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.1))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    limit = time.monotonic() + 30
+    while processes_with(mark) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not processes_with(mark)
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    hidden = {".source", ".record.parquet"}
+    whole, cut = (
+        {name: data for name, data in contents(tmp_path / folder).items() if Path(name).name not in hidden}
+        for folder in ("whole", "cut")
+    )
+    assert cut == whole
+    assert len(whole) == 240
+
+
+def end_at_once(source: bytes, path: Path) -> None:
+    os._exit(9)
+
+
+def test_a_process_that_dies_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxceleb, "store_speech", end_at_once)
+    with pytest.raises(
+        DataError, match=r"was killed, perhaps for want of memory: lower prepare\.num_workers"
+    ):
+        convert(write_archive(tmp_path), tmp_path / "audio", num_workers=1)
+
+
+def test_the_processes_that_convert_load_neither_tables_nor_torch() -> None:
+    load = "import sys, speaker_verification.corpora.storing"
+    check = "sys.exit(not {'pandas', 'pyarrow', 'torch', 'pydantic'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", f"{load}; {check}"], check=False).returncode == 0
