@@ -191,7 +191,8 @@ class Client:
                 return attempt()
             except _INTERRUPTED as error:
                 self.go_on()
-                reason = masked(str(error), self._secrets)
+                dropped = isinstance(error, urllib3.exceptions.ProtocolError)
+                reason = "too few bytes came" if dropped else masked(str(error), self._secrets)
                 held, most, before = progress(), max(most, progress()), most
                 failures = 0 if most > before else failures + 1
                 if failures > self._settings.retries:
@@ -307,7 +308,7 @@ class Transfer:
                         furthest = max(furthest, self.held)
                         advance(len(block))
                 if self.remote.size is not None and self.held < self.remote.size:
-                    raise requests.ConnectionError(f"too few bytes: {self.held:,} of {self.remote.size:,}")
+                    raise urllib3.exceptions.ProtocolError("the body was shorter than the file")
 
         client.persist(self.source, attempt, lambda: furthest)
         return self._finish(digest.hexdigest())
@@ -318,7 +319,8 @@ class Transfer:
             self._part.unlink()
             raise DataError(
                 f"{self.source.address}: MD5 of its {self.held:,} bytes is {md5}, it must be {expected}; "
-                "they were removed: run again, or take another mirror (one with files of its own needs an MD5SUMS)"
+                "they were removed: run again, or take another mirror (one with files of its own needs an "
+                f"{CHECKSUMS})"
             )
         os.replace(self._part, self._folder / self.source.name)
         told = "MD5 verified" if expected else "no MD5 is known"

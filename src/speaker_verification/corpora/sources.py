@@ -133,7 +133,8 @@ class Credentials(Settings):
             wrong = {".".join(map(str, ("download", *problem["loc"]))) for problem in error.errors()}
             raise ParameterError(
                 f"{CREDENTIALS_FILE}: {', '.join(sorted(wrong))}: wrong, unknown or missing; below "
-                "'download' may stand mirror: {user, password}, kaist: {user, password} and mmai: {key}, all texts in quotes"
+                "'download' may stand mirror: {user, password}, kaist: {user, password} and mmai: {key}, all "
+                "texts in quotes"
             ) from None
 
 
