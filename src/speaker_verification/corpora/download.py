@@ -44,6 +44,7 @@ from speaker_verification.whole import written_whole
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 16  # bytes on their way to disk: what a kill loses
+_VERSION = 8  # hexadecimal digits of a part's name that tell versions of a file apart
 _INTERRUPTED = (requests.RequestException, urllib3.exceptions.HTTPError)
 _REPEATABLE = (408, 425, 429, 500, 502, 503, 504)
 
@@ -180,12 +181,12 @@ class Client:
         Args:
             source: the file, for messages.
             attempt: raises `requests.RequestException` or `urllib3.exceptions.HTTPError` to be made again.
-            progress: a number that grows when an attempt brought something.
+            progress: bytes that came so far; they grow when an attempt brought something new.
 
         Raises:
             DataError: too many attempts in a row brought nothing new.
         """
-        failures, most = 0, progress()
+        failures, held = 0, progress()
         while True:
             try:
                 return attempt()
@@ -193,8 +194,8 @@ class Client:
                 self.go_on()
                 dropped = isinstance(error, urllib3.exceptions.ProtocolError)
                 reason = "too few bytes came" if dropped else masked(str(error), self._secrets)
-                held, most, before = progress(), max(most, progress()), most
-                failures = 0 if most > before else failures + 1
+                before, held = held, progress()
+                failures = 0 if held > before else failures + 1
                 if failures > self._settings.retries:
                     raise DataError(
                         f"{source.address}: given up at byte {held:,}, after {failures} attempts that "
@@ -216,7 +217,7 @@ class Client:
 
 
 class Transfer:
-    """One file on its way: a hidden part beside its final name, which carries the version it is a part of.
+    """One file on its way: a hidden part beside its final name, named after the version it is a part of.
 
     A part of another version is removed.
 
@@ -230,13 +231,13 @@ class Transfer:
         self.source = source
         self._folder = folder
         self._begin(remote)
+        self._furthest = self.held
+        self._digest = hashlib.md5(usedforsecurity=False)
 
     def _begin(self, remote: Remote) -> None:
         self.remote = remote
-        version = hashlib.md5(f"{remote.version} {remote.size}".encode(), usedforsecurity=False).hexdigest()[
-            :8
-        ]
-        self._part = self._folder / f".{self.source.name}.{version}.part"
+        version = hashlib.md5(f"{remote.version} {remote.size}".encode(), usedforsecurity=False).hexdigest()
+        self._part = self._folder / f".{self.source.name}.{version[:_VERSION]}.part"
         for other in _parts_of(self.source.name, self._folder):
             if other != self._part:
                 logger.warning(
@@ -265,56 +266,54 @@ class Transfer:
         Raises:
             DataError: the file cannot be had, or is not what it must be.
         """
-        digest = hashlib.md5(usedforsecurity=False)
         if self.held:
-            add_file(digest, self._part)
-        furthest = self.held
+            add_file(self._digest, self._part)
+        try:
+            client.persist(self.source, lambda: self._attempt(client, advance), lambda: self._furthest)
+        finally:
+            if not self.held:
+                self._part.unlink(missing_ok=True)
+        return self._finish()
 
-        def drop() -> None:
-            nonlocal digest
-            advance(-self.held)
-            self.held, digest = 0, hashlib.md5(usedforsecurity=False)
-            self._part.unlink(missing_ok=True)
+    def _attempt(self, client: Client, advance: Callable[[int], None]) -> None:
+        if self.remote.size is None or self.held > self.remote.size:
+            self._drop(advance)  # where no size is told, a part may be the whole
+        if self.held and self.held == self.remote.size:
+            return
+        headers = {"Range": f"bytes={self.held}-", **self.remote.condition} if self.held else {}
+        with client.ask(self.source, **headers) as response:
+            found = Remote.of(response)
+            changed = self.remote.differs(found)
+            if self.held and (changed or response.status_code == 200):
+                reason = "the file has changed" if changed else "the host ignores ranges"
+                lost = f"{self.held:,}"
+                logger.warning("%s: %s; starting over, %s bytes are lost", self.source.address, reason, lost)
+                self._drop(advance)
+            if changed:
+                self._begin(found)
+            came = response.headers.get("Content-Range", "bytes 0-")
+            if not came.startswith(f"bytes {self.held}-"):
+                raise requests.ConnectionError(f"byte {self.held:,} was asked for, '{came}' came")
+            with self._part.open("ab", buffering=0) as file:
+                for block in response.raw.stream(_BLOCK, decode_content=False):
+                    client.go_on()
+                    if not self.held and _is_page(block):
+                        raise _page_error(self.source)
+                    file.write(block)
+                    self._digest.update(block)
+                    self.held += len(block)
+                    self._furthest = max(self._furthest, self.held)
+                    advance(len(block))
+            if self.missing:
+                raise urllib3.exceptions.ProtocolError("the body was shorter than the file")
 
-        def attempt() -> None:
-            nonlocal furthest
-            if self.remote.size is None or self.held > self.remote.size:
-                drop()  # where no size is told, a part may be the whole
-            if self.held and self.held == self.remote.size:
-                return
-            headers = {"Range": f"bytes={self.held}-", **self.remote.condition} if self.held else {}
-            with client.ask(self.source, **headers) as response:
-                found = Remote.of(response)
-                changed = self.remote.differs(found)
-                if self.held and (changed or response.status_code == 200):
-                    why = "the file has changed" if changed else "the host ignores ranges"
-                    logger.warning(
-                        "%s: %s; starting over, %s bytes are lost", self.source.address, why, f"{self.held:,}"
-                    )
-                    drop()
-                if changed:
-                    self._begin(found)
-                came = response.headers.get("Content-Range", "bytes 0-")
-                if not came.startswith(f"bytes {self.held}-"):
-                    raise requests.ConnectionError(f"byte {self.held:,} was asked for, '{came}' came")
-                with self._part.open("ab", buffering=0) as file:
-                    for block in response.raw.stream(_BLOCK, decode_content=False):
-                        client.go_on()
-                        if not self.held and _is_page(block):
-                            raise _page_error(self.source)
-                        file.write(block)
-                        digest.update(block)
-                        self.held += len(block)
-                        furthest = max(furthest, self.held)
-                        advance(len(block))
-                if self.remote.size is not None and self.held < self.remote.size:
-                    raise urllib3.exceptions.ProtocolError("the body was shorter than the file")
+    def _drop(self, advance: Callable[[int], None]) -> None:
+        advance(-self.held)
+        self.held, self._digest = 0, hashlib.md5(usedforsecurity=False)
+        self._part.unlink(missing_ok=True)
 
-        client.persist(self.source, attempt, lambda: furthest)
-        return self._finish(digest.hexdigest())
-
-    def _finish(self, md5: str) -> str:
-        expected = self.source.md5
+    def _finish(self) -> str:
+        md5, expected = self._digest.hexdigest(), self.source.md5
         if expected and md5 != expected:
             self._part.unlink()
             raise DataError(
@@ -512,7 +511,7 @@ class _Courier:
 
 def _parts_of(name: str, folder: Path) -> list[Path]:
     """What earlier runs hold of a file, of whatever version."""
-    return list(folder.glob(f".{name}.????????.part"))
+    return list(folder.glob(f".{name}.{'?' * _VERSION}.part"))
 
 
 def _is_page(start: bytes) -> bool:

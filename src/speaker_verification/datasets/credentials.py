@@ -12,12 +12,14 @@ class CredentialsDataset(AbstractDataset[None, Mapping[str, Any]]):
     """Hands a group of credentials.yml to a node, and shows it to nobody else.
 
     Args:
-        credentials: the group, filled in by Kedro.
+        credentials: the group, filled in by Kedro; None where it is empty.
         metadata: left to plugins.
     """
 
-    def __init__(self, *, credentials: Mapping[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        self._credentials = credentials
+    def __init__(
+        self, *, credentials: Mapping[str, Any] | None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._credentials = credentials or {}
         self.metadata = metadata
 
     def load(self) -> Mapping[str, Any]:
