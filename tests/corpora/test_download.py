@@ -361,6 +361,19 @@ def test_a_whole_archive_on_disk_stands_for_its_parts(host: Host, bring: Bring, 
     assert {request.name for request in host.requests} == {"MD5SUMS"}
 
 
+def test_a_host_cannot_name_a_file_outside_the_folder(host: Host, bring: Bring, folder: Path) -> None:
+    outside = "vox2_dev_aac_part/../../../outside"
+    host.files[outside] = b"evil"
+    host.files["MD5SUMS"] += checksums({outside: b"evil", "../outside": b"evil"})
+    bring()
+    assert {path.name for path in folder.parents[1].rglob("*") if path.is_file()} == {
+        *NAMES,
+        *PARTS,
+        "MD5SUMS",
+        ".mirror_md5.json",
+    } - {"vox2_dev_aac.zip"}
+
+
 def test_an_altered_file_on_disk_is_brought_anew(
     host: Host, bring: Bring, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,7 +236,8 @@ def forms_of(name: str, sums: Mapping[str, str]) -> list[list[str]]:
 
 
 def _parts_in(sums: Mapping[str, str], name: str) -> list[str]:
-    return sorted(part for part in sums if part.startswith(IN_PARTS[name]))
+    named_as_by_split = re.compile(rf"{IN_PARTS[name]}[a-z][a-z]")  # a host may list anything, paths too
+    return sorted(part for part in sums if named_as_by_split.fullmatch(part))
 
 
 def _login(login: Login | None) -> tuple[str, str] | None:
