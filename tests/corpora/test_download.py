@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speaker_verification.corpora import download, sources
+from speaker_verification.corpora import client, download, sources
 from speaker_verification.corpora.download import download_files
 from speaker_verification.corpora.sources import Credentials, DownloadSettings
 from speaker_verification.errors import DataError, ParameterError
@@ -383,7 +383,7 @@ def test_an_altered_file_on_disk_is_brought_anew(
     bring()
     assert found(folder) == host.files
     assert {request.name for request in host.requests} == {"MD5SUMS", PARTS[0]}
-    assert f"{PARTS[0]}: MD5 is" in caplog.text
+    assert f"{PARTS[0]}: is not what {host.address}{PARTS[0]} holds: to be brought anew" in caplog.text
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -420,11 +420,11 @@ def test_a_busy_host_is_asked_again_after_longer_and_longer_waits(
     host: Host, bring: Bring, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(download.threading.Event, "wait", lambda self, seconds=None: waits.append(seconds))
-    client = download.Client(DownloadSettings(backoff_seconds=2, longest_backoff_seconds=7, retries=4), [])
+    monkeypatch.setattr(client.threading.Event, "wait", lambda self, seconds=None: waits.append(seconds))
+    patient = client.Client(DownloadSettings(backoff_seconds=2, longest_backoff_seconds=7, retries=4), [])
     source = sources.Place(host.address, "prepare.mirror").source(ARCHIVE, None)
     host.statuses[ARCHIVE] = [503, 500, 429, 503]
-    assert client.probe(source).size == 300_000
+    assert patient.probe(source).size == 300_000
     assert [wait for wait in waits if isinstance(wait, float)] == [2, 4, 7, 7]
 
 

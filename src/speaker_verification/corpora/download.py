@@ -7,10 +7,8 @@ import hashlib
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +23,15 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from speaker_verification.corpora.addresses import CREDENTIALS_FILE, masked, secrets_out_of_logs
+from speaker_verification.corpora.addresses import secrets_out_of_logs
+from speaker_verification.corpora.client import (
+    AbsentError,
+    Client,
+    Remote,
+    StoppedError,
+    is_page,
+    page_error,
+)
 from speaker_verification.corpora.mirror import CHECKSUMS, Digests, add_file, parse_checksums
 from speaker_verification.corpora.sources import (
     OFFICIAL_SUMS,
@@ -45,175 +51,9 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 16  # bytes on their way to disk: what a kill loses
 _VERSION = 8  # hexadecimal digits of a part's name that tell versions of a file apart
-_INTERRUPTED = (requests.RequestException, urllib3.exceptions.HTTPError)
-_REPEATABLE = (408, 425, 429, 500, 502, 503, 504)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class AbsentError(DataError):
-    """The host answers, and does not have the file."""
-
-
-class _StoppedError(Exception):
-    """Another thread has failed for good, or the user has had enough."""
-
-
-@dataclass(frozen=True)
-class Remote:
-    """What a host says of a file.
-
-    Attributes:
-        size: in bytes; None where it does not say.
-        version: its entity tag, or else the time of its last change; empty where it says neither.
-    """
-
-    size: int | None
-    version: str
-
-    @classmethod
-    def of(cls, response: requests.Response) -> Remote:
-        headers = response.headers
-        whole = headers.get("Content-Range", "").rpartition("/")[2]  # of a range, where it is one
-        size = whole if response.status_code == 206 else headers.get("Content-Length", "")
-        return cls(
-            int(size) if size.isdecimal() else None, headers.get("ETag") or headers.get("Last-Modified", "")
-        )
-
-    def differs(self, other: Remote) -> bool:
-        """Whether these are two versions of the file."""
-        sizes = {self.size, other.size} - {None}
-        return self.version != other.version or len(sizes) > 1
-
-    @property
-    def condition(self) -> dict[str, str]:
-        """The header by which a range is only sent of this version; weak tags do not serve."""
-        return {"If-Range": self.version} if self.version and not self.version.startswith("W/") else {}
-
-
-class Client:
-    """Asks hosts for files, patiently, and says what is wrong in words that hold no credentials."""
-
-    def __init__(self, settings: DownloadSettings, secrets: Sequence[str]) -> None:
-        self._settings = settings
-        self._secrets = secrets
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        """Let what runs in other threads end soon."""
-        self._stopped.set()
-
-    def go_on(self) -> None:
-        """Raise where the client was stopped."""
-        if self._stopped.is_set():
-            raise _StoppedError
-
-    def ask(self, source: Source, method: str = "GET", **headers: str) -> requests.Response:
-        """Send one request.
-
-        Returns:
-            The response, its body unread.
-
-        Raises:
-            requests.RequestException: the host cannot be reached, or asks for patience.
-            AbsentError: it has no such file, or sends a page in its place.
-            DataError: it refuses the credentials, or answers with something else.
-        """
-        self.go_on()
-        place = source.place
-        response = requests.request(
-            method,
-            source.address,
-            params={"key": place.key} if place.key else None,
-            auth=place.login,
-            headers={"Accept-Encoding": "identity", **headers},
-            stream=True,
-            timeout=self._settings.timeout_seconds,
-            allow_redirects=True,
-        )
-        status = response.status_code
-        if response.ok and "html" not in response.headers.get("Content-Type", ""):
-            return response
-        response.close()
-        if response.ok:
-            raise _page_error(source)
-        if status in _REPEATABLE:
-            raise requests.HTTPError(f"the host answers {status} {response.reason}", response=response)
-        if status in (401, 403):
-            raise DataError(f"{source.address}: access refused ({status}); {_access_remedy(place)}")
-        if status in (404, 410):
-            raise AbsentError(f"{source.address}: not there ({status}); check {place.parameter}")
-        raise DataError(f"{source.address}: the host answers {status} {response.reason}")
-
-    def probe(self, source: Source) -> Remote:
-        """What the host says of a file, before any of it is fetched."""
-
-        def look() -> Remote:
-            try:
-                with self.ask(source, "HEAD") as response:
-                    remote = Remote.of(response)
-            except AbsentError:
-                raise
-            except DataError:
-                remote = Remote(None, "")
-            if remote.size:
-                return remote
-            with self.ask(source, Range="bytes=0-0") as response:  # a host that has no answer to HEAD
-                return Remote.of(response)
-
-        return self.persist(source, look, lambda: 0)
-
-    def text(self, source: Source) -> str:
-        """A small file."""
-
-        def get() -> str:
-            with self.ask(source) as response:
-                if _is_page(response.content):
-                    raise _page_error(source)
-                return response.content.decode("utf-8", errors="replace")
-
-        return self.persist(source, get, lambda: 0)
-
-    def persist(self, source: Source, attempt: Callable[[], Result], progress: Callable[[], int]) -> Result:
-        """Attempt until it succeeds, waiting longer from one time to the next that brings nothing new.
-
-        Args:
-            source: the file, for messages.
-            attempt: raises `requests.RequestException` or `urllib3.exceptions.HTTPError` to be made again.
-            progress: bytes that came so far; they grow when an attempt brought something new.
-
-        Raises:
-            DataError: too many attempts in a row brought nothing new.
-        """
-        failures, held = 0, progress()
-        while True:
-            try:
-                return attempt()
-            except _INTERRUPTED as error:
-                self.go_on()
-                dropped = isinstance(error, urllib3.exceptions.ProtocolError)
-                reason = "too few bytes came" if dropped else masked(str(error), self._secrets)
-                before, held = held, progress()
-                failures = 0 if held > before else failures + 1
-                if failures > self._settings.retries:
-                    raise DataError(
-                        f"{source.address}: given up at byte {held:,}, after {failures} attempts that "
-                        f"brought nothing new; the last: {reason}; run again to go on from there"
-                    ) from None
-                wait = self._wait(failures, error)
-                logger.warning(
-                    "%s: %s; going on at byte %s in %g s", source.address, reason, f"{held:,}", wait
-                )
-                self._stopped.wait(wait)
-
-    def _wait(self, failures: int, error: Exception) -> float:
-        """Seconds to wait: what the host asks for, or a time that doubles; none where something came."""
-        settings = self._settings
-        wait = settings.backoff_seconds * 2.0 ** (failures - 1) if failures else 0.0
-        response = getattr(error, "response", None)
-        asked = response.headers.get("Retry-After", "") if response is not None else ""
-        return min(max(wait, float(asked) if asked.isdecimal() else 0.0), settings.longest_backoff_seconds)
 
 
 class Transfer:
@@ -297,8 +137,8 @@ class Transfer:
             with self._part.open("ab", buffering=0) as file:
                 for block in response.raw.stream(_BLOCK, decode_content=False):
                     client.go_on()
-                    if not self.held and _is_page(block):
-                        raise _page_error(self.source)
+                    if not self.held and is_page(block):
+                        raise page_error(self.source)
                     file.write(block)
                     self._digest.update(block)
                     self.held += len(block)
@@ -400,9 +240,8 @@ class _Courier:
         if not transfers:
             logger.info("nothing to download: all %d files are in %s", len(names), self._folder)
             return
-        missing, held = (
-            sum(getattr(transfer, what) for transfer in transfers) for what in ("missing", "held")
-        )
+        missing = sum(transfer.missing for transfer in transfers)
+        held = sum(transfer.held for transfer in transfers)
         free = shutil.disk_usage(self._folder).free
         if missing > free:
             raise DataError(
@@ -465,12 +304,10 @@ class _Courier:
         path = self._folder / name
         if not path.is_file() or name not in self._sums:
             return False
-        found = self._digests.md5([path])
-        if found != self._sums[name]:
-            logger.warning("%s: MD5 is %s, it must be %s: to be brought anew", path, found, self._sums[name])
-            return False
-        self._forget_parts(name)
-        return True
+        whole = self._digests.md5([path]) == self._sums[name]
+        if whole:
+            self._forget_parts(name)
+        return whole
 
     def _still_missing(self, names: Sequence[str], place: Place) -> list[Transfer]:
         transfers = []
@@ -483,6 +320,8 @@ class _Courier:
             if source.md5 is None and path.is_file() and path.stat().st_size == remote.size:
                 self._forget_parts(name)
             else:
+                if path.is_file():
+                    logger.warning("%s: is not what %s holds: to be brought anew", path, source.address)
                 transfers.append(Transfer(source, remote, self._folder))
         return transfers
 
@@ -501,7 +340,7 @@ class _Courier:
                 pool.shutdown(cancel_futures=True)
                 raise
         for error in errors:
-            if not isinstance(error, (UserError, _StoppedError)):
+            if not isinstance(error, (UserError, StoppedError)):
                 raise error
         mistakes = {str(error): type(error) for error in errors if isinstance(error, UserError)}
         if mistakes:
@@ -512,22 +351,3 @@ class _Courier:
 def _parts_of(name: str, folder: Path) -> list[Path]:
     """What earlier runs hold of a file, of whatever version."""
     return list(folder.glob(f".{name}.{'?' * _VERSION}.part"))
-
-
-def _is_page(start: bytes) -> bool:
-    return start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
-
-
-def _page_error(source: Source) -> AbsentError:
-    return AbsentError(
-        f"{source.address}: an HTML page instead of the file (of a login or an error?); open it in a "
-        f"browser, check {source.place.group or source.place.parameter}"
-    )
-
-
-def _access_remedy(place: Place) -> str:
-    if not place.group:
-        return f"check {place.parameter}"
-    if place.login or place.key:
-        return f"check what {CREDENTIALS_FILE} says under {place.group}"
-    return f"put user and password into {CREDENTIALS_FILE}, under {place.group}"
