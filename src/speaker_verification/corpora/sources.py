@@ -22,8 +22,7 @@ from speaker_verification.corpora.mirror import (
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.errors import DataError, ParameterError
 
-SPEAKERS_OF_VOXCELEB1 = "vox1_meta.csv"
-OPTIONAL = (SPEAKERS_OF_VOXCELEB1,)
+OPTIONAL = ("vox1_meta.csv",)  # the speakers of VoxCeleb1
 
 # VoxCeleb's and OpenSLR's own checksums, of parts and of whole archives.
 OFFICIAL_SUMS = {
@@ -56,7 +55,7 @@ _ON_OPENSLR = {
     "test-clean.tar.gz": "12",
     "train-clean-100.tar.gz": "12",
 }
-_ON_VGG = (*TRIAL_LISTS.values(), SPEAKERS_OF_VOXCELEB1)
+_ON_VGG = (*TRIAL_LISTS.values(), *OPTIONAL)
 
 
 class HostSettings(Settings):
@@ -144,6 +143,12 @@ def needed_files(prepare: PrepareSettings) -> list[str]:
     archives = [ARCHIVES[subset] for subset in prepare.subsets]
     lists = [TRIAL_LISTS[name] for name in prepare.trial_lists]
     return [*archives, *lists, MUSAN_ARCHIVE, ROOM_RESPONSE_ARCHIVE]
+
+
+def wanted_files(prepare: PrepareSettings) -> list[str]:
+    """What `prepare` reads, and what it can do without."""
+    with_voxceleb1 = any(subset.startswith("vox1-") for subset in prepare.subsets)
+    return [*needed_files(prepare), *(OPTIONAL if with_voxceleb1 else ())]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from speaker_verification.corpora.addresses import is_address
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.sources import OPTIONAL, Credentials, DownloadSettings, needed_files
+from speaker_verification.corpora.sources import Credentials, DownloadSettings, wanted_files
 from speaker_verification.errors import ParameterError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def bring_files(
             "nothing to download: prepare.synthetic makes the mirror; set prepare.mirror or drop it"
         )
     download_files(
-        [*needed_files(settings), *OPTIONAL],
+        wanted_files(settings),
         mirror_folder,
         settings.mirror,
         DownloadSettings.parse(download, "download"),
