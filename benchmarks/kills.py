@@ -45,7 +45,8 @@ def main() -> int:
             _finish(running)
             seconds[pipeline] = time.monotonic() - began
             undisturbed[pipeline] = _tree(project / "data")
-            shutil.copytree(project / "data", project / f"after_{pipeline}")
+            if pipeline == "download":
+                shutil.copytree(project / "data", project / "downloaded")
             sys.stdout.write(f"{pipeline}: undisturbed in {seconds[pipeline]:.1f} s\n")
         sys.stdout.write(f"{'round':>5} {'pipeline':10} {'killed at':>9} {'half done':>9}  after the rerun\n")
         failed = 0
@@ -53,7 +54,7 @@ def main() -> int:
             pipeline = PIPELINES[number % len(PIPELINES)]
             shutil.rmtree(project / "data")
             if pipeline == "prepare":
-                shutil.copytree(project / "after_download", project / "data")
+                shutil.copytree(project / "downloaded", project / "data")
             moment = drawn.uniform(0, seconds[pipeline])
             running = _start(project, pipeline, host)
             time.sleep(moment)
