@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def conf(tmp_path: Path) -> Path:
 def parameters(conf: Path, env: str | None = None, **given: Any) -> dict[str, Any]:
     loader = RecipeConfigLoader(str(conf), env, given, **CONFIG_LOADER_ARGS)  # type: ignore[arg-type]
     return loader["parameters"]
+
+
+def credentials(conf: Path, env: str | None) -> dict[str, Any]:
+    loader = RecipeConfigLoader(str(conf), env, {}, **CONFIG_LOADER_ARGS)  # type: ignore[arg-type]
+    return loader["credentials"]
 
 
 def test_the_default_recipe_changes_nothing(conf: Path) -> None:
@@ -136,3 +142,30 @@ def test_recipes_hold_the_published_values() -> None:
     lap, ecapa = (Parameters.parse(parameters(CONF, recipe=r), "") for r in ("lap_astp", "ecapa_wavlm"))
     assert ecapa.model.speaker_network.kind == "ecapa_tdnn"
     assert (ecapa.pretrain, ecapa.finetune, ecapa.lmft) == (lap.pretrain, lap.finetune, lap.lmft)
+
+
+SECRET = {"download": {"mmai": {"key": "from local"}}}
+
+
+@pytest.mark.parametrize("env", [None, "tiny"])
+def test_credentials_of_local_reach_every_environment(conf: Path, env: str | None) -> None:
+    (conf / "local/credentials.yml").write_text(yaml.safe_dump(SECRET))
+    assert credentials(conf, env) == SECRET
+
+
+def test_an_environment_may_have_credentials_of_its_own(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCESS_KEY", "from the environment")
+    (conf / "local/credentials.yml").write_text(yaml.safe_dump(SECRET | {"server": {"user": "ann"}}))
+    (conf / "tiny/credentials.yml").write_text("download: {mmai: {key: '${oc.env:ACCESS_KEY}'}}\n")
+    own = {"download": {"mmai": {"key": "from the environment"}}, "server": {"user": "ann"}}
+    assert credentials(conf, "tiny") == own
+
+
+def test_without_credentials_their_group_is_empty(conf: Path) -> None:
+    shutil.rmtree(conf / "local")
+    assert credentials(conf, "tiny") == {"download": {}}
+
+
+def test_no_parameter_holds_a_credential(conf: Path) -> None:
+    (conf / "local/credentials.yml").write_text(yaml.safe_dump(SECRET))
+    assert "from local" not in str(parameters(conf))

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.configuration import Settings
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.sources import DownloadSettings
 from speaker_verification.corpora.subsets import subsets_of
 from speaker_verification.corpora.trial_lists import TRIAL_SUBSETS
 from speaker_verification.errors import ParameterError
@@ -30,6 +31,7 @@ class Parameters(Settings):
     quick_check: int | None = Field(ge=1)
     seed: int = Field(ge=0)
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    download: DownloadSettings
     prepare: PrepareSettings
     model: ModelSettings
     head: MarginHeadSettings

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from speaker_verification.pipelines import embed, prepare, report, score, training
+from speaker_verification.pipelines import download, embed, prepare, report, score, training
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Every pipeline by name; `__default__` is the whole road in order."""
+    """Every pipeline by name; `__default__` is the whole road in order, which never touches a network."""
     road = {
         "prepare": prepare.create_pipeline(),
         "pretrain": training.create_phase_pipeline("pretrain"),
@@ -19,6 +19,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "report": report.create_pipeline(),
     }
     return {
+        "download": download.create_pipeline(),
         **road,
         "evaluate": road["embed"] + road["score"],
         "__default__": sum(road.values(), start=Pipeline([])),

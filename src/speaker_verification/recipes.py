@@ -24,10 +24,13 @@ QUICK_EPOCHS = 2  # the second goes on from the first: what happens between epoc
 class RecipeConfigLoader(OmegaConfigLoader):
     """Kedro's loader, with the chosen recipe as one more layer of the parameters.
 
-    The parameter `recipe` names a file of the folder RECIPES; `quick_check` shortens every phase.
+    The parameter `recipe` names a file of the folder RECIPES; `quick_check` shortens every phase. Credentials
+    are those of conf/local whatever the environment, whose own go over them.
     """
 
     def __getitem__(self, key: str) -> dict[str, Any]:
+        if key == "credentials" and key not in self.data:
+            return self._read_credentials()
         if key != "parameters" or key in self.data:
             return super().__getitem__(key)
         base = self._read_layer(self.base_env, self.config_patterns[key])
@@ -42,6 +45,19 @@ class RecipeConfigLoader(OmegaConfigLoader):
         """Parameters of a folder, under those of the command line."""
         path = self._get_conf_env_path(folder)
         return self.load_and_merge_dir_config(path, patterns, "parameters", processed_files=set())
+
+    def _read_credentials(self) -> dict[str, Any]:
+        """Credentials by group; the group `download`, which the catalog names, is there if only empty."""
+        folders = dict.fromkeys([self.base_env, self.default_run_env, self.env or self.base_env])
+        paths = [path for folder in folders if Path(path := self._get_conf_env_path(folder)).is_dir()]
+        patterns = self.config_patterns["credentials"]
+        layers = [
+            self.load_and_merge_dir_config(
+                path, patterns, "credentials", set(), read_environment_variables=True
+            )
+            for path in paths
+        ]
+        return _merge({"download": {}}, *layers)
 
     def _read_recipe(self, name: str) -> dict[str, Any]:
         """Parameters of a recipe, over those of the one that it names as `based_on`."""

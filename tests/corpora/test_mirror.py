@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from speaker_verification.corpora.mirror import Mirror, part_suffix
+from speaker_verification.corpora import mirror
+from speaker_verification.corpora.mirror import Digests, Mirror, part_suffix
 from speaker_verification.errors import DataError
 from tests.corpora.builders import write_checksums
 
@@ -14,14 +16,14 @@ NEEDED = ["vox1_dev_wav.zip", "vox2_dev_aac.zip", "vox1_test_wav.zip", "veri_tes
 
 
 def test_a_whole_mirror_passes(mirror_folder: Path) -> None:
-    Mirror(mirror_folder).check(NEEDED, verify_checksums=True)
+    Mirror(mirror_folder).check(NEEDED, Digests(mirror_folder))
     (mirror_folder / "MD5SUMS").unlink()
-    Mirror(mirror_folder).check(NEEDED, verify_checksums=True)
+    Mirror(mirror_folder).check(NEEDED, Digests(mirror_folder))
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent: no such folder; set the parameter prepare\.mirror"):
-        Mirror(tmp_path / "absent").check([], verify_checksums=False)
+    with pytest.raises(DataError, match=r"absent: no such folder; .* set the parameter prepare\.mirror"):
+        Mirror(tmp_path / "absent").check([], digests=None)
 
 
 def test_all_missing_files_are_named_at_once(mirror_folder: Path) -> None:
@@ -30,61 +32,78 @@ def test_all_missing_files_are_named_at_once(mirror_folder: Path) -> None:
     for part in mirror_folder.glob("vox1_dev_wav_part*"):
         part.unlink()
     with pytest.raises(DataError) as caught:
-        Mirror(mirror_folder).check(NEEDED, verify_checksums=False)
+        Mirror(mirror_folder).check(NEEDED, digests=None)
     assert str(caught.value) == (
         f"mirror {mirror_folder} lacks vox1_dev_wav.zip (or vox1_dev_wav_partaa, ...), vox2_dev_aac_partab, "
-        "vox1_test_wav.zip, veri_test2.txt"
+        "vox1_test_wav.zip, veri_test2.txt; copy it anew, or set the parameter prepare.mirror"
     )
 
 
 def test_a_missing_last_part_is_known_from_the_checksums(mirror_folder: Path) -> None:
     (mirror_folder / "vox2_dev_aac_partac").unlink()
-    with pytest.raises(DataError, match=r"lacks vox2_dev_aac_partac$"):
-        Mirror(mirror_folder).check(NEEDED, verify_checksums=False)
+    with pytest.raises(DataError, match=r"lacks vox2_dev_aac_partac;"):
+        Mirror(mirror_folder).check(NEEDED, digests=None)
 
 
 def test_a_missing_middle_part_is_known_without_checksums(mirror_folder: Path) -> None:
     (mirror_folder / "MD5SUMS").unlink()
     (mirror_folder / "vox2_dev_aac_partab").unlink()
-    with pytest.raises(DataError, match=r"lacks vox2_dev_aac_partab$"):
-        Mirror(mirror_folder).check(NEEDED, verify_checksums=False)
+    with pytest.raises(DataError, match=r"lacks vox2_dev_aac_partab;"):
+        Mirror(mirror_folder).check(NEEDED, digests=None)
 
 
 def test_a_whole_archive_stands_for_its_parts(mirror_folder: Path) -> None:
-    mirror = Mirror(mirror_folder)
-    parts = mirror.files("vox2_dev_aac.zip")
+    found = Mirror(mirror_folder)
+    parts = found.files("vox2_dev_aac.zip")
     assert [path.name for path in parts] == [f"vox2_dev_aac_parta{letter}" for letter in "abc"]
     whole = mirror_folder / "vox2_dev_aac.zip"
     whole.write_bytes(b"".join(path.read_bytes() for path in parts))
     for part in parts:
         part.unlink()
-    assert mirror.files("vox2_dev_aac.zip") == [whole]
-    mirror.check(NEEDED, verify_checksums=True)
+    assert found.files("vox2_dev_aac.zip") == [whole]
+    found.check(NEEDED, Digests(mirror_folder))
 
 
 @pytest.mark.parametrize("name", ["vox2_dev_aac_partab", "veri_test2.txt"])
 def test_an_altered_file_is_named_with_both_checksums(mirror_folder: Path, name: str) -> None:
     path = mirror_folder / name
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    mirror = Mirror(mirror_folder)
+    found = Mirror(mirror_folder)
     with pytest.raises(DataError, match=rf"{name}: MD5 is [0-9a-f]{{32}}, MD5SUMS says [0-9a-f]{{32}}"):
-        mirror.check(NEEDED, verify_checksums=True)
-    mirror.check(NEEDED, verify_checksums=False)
+        found.check(NEEDED, Digests(mirror_folder))
+    found.check(NEEDED, digests=None)
 
 
 def test_parts_are_verified_by_the_checksum_of_the_whole(mirror_folder: Path) -> None:
-    mirror = Mirror(mirror_folder)
-    parts = mirror.files("vox2_dev_aac.zip")
+    found = Mirror(mirror_folder)
+    parts = found.files("vox2_dev_aac.zip")
     whole = mirror_folder / "vox2_dev_aac.zip"
     whole.write_bytes(b"".join(path.read_bytes() for path in parts))
     write_checksums(mirror_folder)
     whole.unlink()
     sums = mirror_folder / "MD5SUMS"
     sums.write_text("".join(line for line in sums.open() if "aac_part" not in line))
-    mirror.check(NEEDED, verify_checksums=True)
+    found.check(NEEDED, Digests(mirror_folder))
     parts[1].write_bytes(b"?" + parts[1].read_bytes()[1:])
     with pytest.raises(DataError, match=r"vox2_dev_aac.zip: MD5 is"):
-        mirror.check(NEEDED, verify_checksums=True)
+        found.check(NEEDED, Digests(mirror_folder))
+
+
+def test_what_was_read_once_is_not_read_again_until_it_changes(
+    mirror_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    add_file = mirror.add_file
+    monkeypatch.setattr(
+        mirror, "add_file", lambda digest, path: (read.append(path.name), add_file(digest, path))
+    )
+    Mirror(mirror_folder).check(NEEDED, Digests(mirror_folder))
+    assert len(read) == 2 + 3 + 3
+    Mirror(mirror_folder).check(NEEDED, Digests(mirror_folder))
+    assert len(read) == 8
+    os.utime(mirror_folder / "veri_test2.txt", (1, 1))
+    Mirror(mirror_folder).check(NEEDED, Digests(mirror_folder))
+    assert read[8:] == ["veri_test2.txt"]
 
 
 def test_a_malformed_checksum_line_is_named(mirror_folder: Path) -> None:
@@ -92,7 +111,7 @@ def test_a_malformed_checksum_line_is_named(mirror_folder: Path) -> None:
     sums.write_text("\n" + sums.read_text() + "nonsense\n")
     lines = len(sums.read_text().splitlines())
     with pytest.raises(DataError, match=f"MD5SUMS, line {lines}: .*nonsense"):
-        Mirror(mirror_folder).check(NEEDED, verify_checksums=False)
+        Mirror(mirror_folder).check(NEEDED, digests=None)
 
 
 def test_parts_are_named_as_split_names_them() -> None:

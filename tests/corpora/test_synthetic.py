@@ -17,6 +17,7 @@ from speaker_verification.corpora.mirror import (
     ARCHIVES,
     MUSAN_ARCHIVE,
     ROOM_RESPONSE_ARCHIVE,
+    Digests,
     Mirror,
 )
 from speaker_verification.corpora.settings import PrepareSettings
@@ -46,7 +47,7 @@ def utterances(synthetic_mirror: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_it_holds_every_file_of_a_mirror_with_right_checksums(synthetic_mirror: Path) -> None:
-    Mirror(synthetic_mirror).check(ALL_FILES, verify_checksums=True)
+    Mirror(synthetic_mirror).check(ALL_FILES, Digests(synthetic_mirror))
     assert len(list(synthetic_mirror.glob("vox2_dev_aac_part*"))) == 3
     listed = {line.split()[1] for line in (synthetic_mirror / "MD5SUMS").open()}
     assert listed == {path.name for path in synthetic_mirror.iterdir()} - {"MD5SUMS"}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from speaker_verification.errors import DataError
+from speaker_verification.whole import written_whole
 
 ARCHIVES = {
     "vox1-dev": "vox1_dev_wav.zip",
@@ -29,11 +32,84 @@ def part_suffix(index: int) -> str:
     return chr(ord("a") + index // 26) + chr(ord("a") + index % 26)
 
 
+def parse_checksums(text: str, where: object) -> dict[str, str]:
+    """MD5 by file name, from lines as `md5sum` writes them.
+
+    Raises:
+        DataError: a line is of another form; `where` and its number are named.
+    """
+    checksums = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        fields = line.split(maxsplit=1)
+        if len(fields) != 2 or len(fields[0]) != 32:
+            raise DataError(f"{where}, line {number}: not a checksum and a file name: {line!r}")
+        checksums[fields[1].lstrip("*")] = fields[0].lower()
+    return checksums
+
+
+class Digests:
+    """MD5 of files, read once: a record beside the mirror keeps them by path, size and time of change.
+
+    Args:
+        folder: the mirror in the raw layer; the record lies beside it, for mirrors elsewhere too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._record = folder.with_name(f".{folder.name}_md5.json")
+        self._writing = threading.Lock()
+        self._known: dict[str, list[str]] = {}
+        if self._record.is_file():
+            self._known = json.loads(self._record.read_text(encoding="utf-8"))
+
+    def knows(self, paths: Sequence[Path]) -> bool:
+        """Whether the files, as they are, were read before."""
+        name, state = _state(paths)
+        return self._known.get(name, [""])[0] == state
+
+    def md5(self, paths: Sequence[Path]) -> str:
+        """MD5 of files, one after the other as a whole."""
+        if not self.knows(paths):
+            digest = hashlib.md5(usedforsecurity=False)
+            for path in paths:
+                add_file(digest, path)
+            self.remember(paths, digest.hexdigest())
+        return self._known[_state(paths)[0]][1]
+
+    def remember(self, paths: Sequence[Path], md5: str) -> None:
+        """Keep what was found while the files were written."""
+        name, state = _state(paths)
+        with self._writing:
+            self._known[name] = [state, md5]
+            with written_whole(self._record) as part:
+                part.write_text(json.dumps(self._known, indent=2), encoding="utf-8")
+
+
+def _state(paths: Sequence[Path]) -> tuple[str, str]:
+    stats = [path.stat() for path in paths]
+    name = " ".join(str(path.resolve()) for path in paths)
+    return name, " ".join(f"{found.st_size}/{found.st_mtime_ns}" for found in stats)
+
+
+def add_file(digest: hashlib._Hash, path: Path) -> None:
+    """Let a digest go over a file."""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+
+
 @dataclass(frozen=True)
 class Mirror:
-    """Finds the files of a mirror and proves them whole."""
+    """Finds the files of a mirror and proves them whole.
+
+    Attributes:
+        folder: that holds them.
+        remedy: what to do when something is wrong with it.
+    """
 
     folder: Path
+    remedy: str = "copy it anew, or set the parameter prepare.mirror"
 
     def files(self, name: str) -> list[Path]:
         """The files that make up an archive or a list, in order: itself, or else its parts."""
@@ -42,26 +118,26 @@ class Mirror:
             return [whole]
         return sorted(self.folder.glob(f"{IN_PARTS[name]}[a-z][a-z]")) or [whole]
 
-    def check(self, names: Iterable[str], verify_checksums: bool) -> None:
+    def check(self, names: Iterable[str], digests: Digests | None) -> None:
         """Make sure that everything needed is there, and that it is what the checksums say.
 
         Args:
             names: whole archives (`vox2_dev_aac.zip`) and lists that are needed.
-            verify_checksums: read everything once and compare with `MD5SUMS`, where that file stands
-                beside and names it.
+            digests: with which everything is compared with `MD5SUMS`, where that file stands beside and
+                names it; None compares nothing.
 
         Raises:
             DataError: the folder is missing, or any file is (all of them are named), or a checksum differs.
         """
         names = list(names)
         if not self.folder.is_dir():
-            raise DataError(f"mirror {self.folder}: no such folder; set the parameter prepare.mirror")
+            raise DataError(f"mirror {self.folder}: no such folder; {self.remedy}")
         checksums = self._checksums()
         missing = [path for name in names for path in self._missing(name, checksums)]
         if missing:
-            raise DataError(f"mirror {self.folder} lacks {', '.join(missing)}")
-        if verify_checksums:
-            self._verify(names, checksums)
+            raise DataError(f"mirror {self.folder} lacks {', '.join(missing)}; {self.remedy}")
+        if digests:
+            self._verify(names, checksums, digests)
 
     def _missing(self, name: str, checksums: dict[str, str]) -> list[str]:
         if (self.folder / name).is_file():
@@ -77,19 +153,9 @@ class Mirror:
 
     def _checksums(self) -> dict[str, str]:
         path = self.folder / CHECKSUMS
-        if not path.is_file():
-            return {}
-        checksums = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            fields = line.split(maxsplit=1)
-            if len(fields) != 2 or len(fields[0]) != 32:
-                raise DataError(f"{path}, line {number}: not a checksum and a file name: {line!r}")
-            checksums[fields[1].lstrip("*")] = fields[0].lower()
-        return checksums
+        return parse_checksums(path.read_text(encoding="utf-8"), path) if path.is_file() else {}
 
-    def _verify(self, names: Sequence[str], checksums: dict[str, str]) -> None:
+    def _verify(self, names: Sequence[str], checksums: dict[str, str], digests: Digests) -> None:
         from rich.progress import track
 
         checks = []
@@ -99,18 +165,10 @@ class Mirror:
                 checks += [(path.name, [path]) for path in files if path.name in checksums]
             elif name in checksums:
                 checks.append((name, files))
-        for name, files in track(checks, description="verify checksums"):
-            found = _md5(files)
+        unread = any(not digests.knows(files) for _, files in checks)
+        for name, files in track(checks, description="verify checksums", disable=not unread):
+            found = digests.md5(files)
             if found != checksums[name]:
                 raise DataError(
-                    f"{self.folder / name}: MD5 is {found}, {CHECKSUMS} says {checksums[name]}; copy it anew"
+                    f"{self.folder / name}: MD5 is {found}, {CHECKSUMS} says {checksums[name]}; {self.remedy}"
                 )
-
-
-def _md5(paths: Sequence[Path]) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

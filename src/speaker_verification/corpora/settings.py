@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from speaker_verification.audio.format import AudioFormat
 from speaker_verification.configuration import Settings
+from speaker_verification.corpora.addresses import FolderOrAddress
 from speaker_verification.corpora.subsets import subsets_of
 from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS, TRIAL_SUBSETS
 
@@ -85,7 +86,7 @@ class PrepareSettings(Settings):
     """Which corpora are read, from where, and what is made of them.
 
     Attributes:
-        mirror: folder with VoxCeleb's own file names.
+        mirror: folder or base URL with VoxCeleb's own file names.
         synthetic: size of the synthetic mirror that stands in where no mirror is given.
         verify_checksums: read all archives once and compare with MD5SUMS, where the mirror has it.
         subsets: archives of recordings to read.
@@ -102,7 +103,7 @@ class PrepareSettings(Settings):
         validation_trials: trials drawn among them, half of them target trials.
     """
 
-    mirror: str | None = None
+    mirror: FolderOrAddress | None = None
     synthetic: SyntheticSettings | None = None
     verify_checksums: bool = True
     subsets: tuple[Subset, ...] = ("vox1-dev", "vox1-test", "vox2-dev", "vox2-test")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import tarfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
+from speaker_verification.corpora.archives import read_members
 from speaker_verification.corpora.mirror import ARCHIVES, Mirror
 from speaker_verification.errors import DataError
 from speaker_verification.tables import SPEAKERS
@@ -79,13 +78,7 @@ def _parse_librispeech_speakers(text: str, where: str) -> pd.DataFrame:
 
 
 def _member_text(path: Path, name: str) -> str | None:
-    """A text file of a tar.gz archive; None when it holds none of that name."""
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                file = archive.extractfile(member) if member.name.removeprefix("./") == name else None
-                if file is not None:
-                    return file.read().decode("utf-8", errors="replace")
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: not a whole tar.gz archive ({error}); copy it anew") from error
-    return None
+    """A text file of an archive; None when it holds none of that name."""
+    found = (member for member in read_members([path]) if member.name == name)
+    member = next(found, None)
+    return member.read().decode("utf-8", errors="replace") if member else None

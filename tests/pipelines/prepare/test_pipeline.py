@@ -93,8 +93,21 @@ def test_a_list_of_the_user_s_own_that_is_not_there_is_named_before_anything_lon
 
 
 def test_without_a_mirror_the_user_is_told_what_to_set(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"no mirror: set prepare\.mirror"):
+    with pytest.raises(
+        ParameterError, match=r"no mirror: set prepare\.mirror .* run first: kedro run --pipeline=download$"
+    ):
         provide_mirror({}, tmp_path, seed=0)
+
+
+def test_what_was_downloaded_is_taken_without_asking_any_host(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/DIR/"
+    folder = write_mirror(tmp_path / "mirror")
+    for prepare in ({"mirror": address}, {"mirror": address, "synthetic": {}}, {}):
+        assert provide_mirror(prepare, folder, seed=0) == str(folder)
+    (folder / "musan.tar.gz").unlink()
+    command = rf"run first: kedro run --pipeline=download --params=prepare\.mirror={address}"
+    with pytest.raises(DataError, match=rf"lacks musan\.tar\.gz; {command}"):
+        provide_mirror({"mirror": address}, folder, seed=0)
 
 
 def test_a_synthetic_mirror_is_written_once_for_the_same_settings_and_seed(

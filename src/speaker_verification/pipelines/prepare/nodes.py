@@ -8,14 +8,17 @@ from typing import Any
 
 import pandas as pd
 
+from speaker_verification.corpora.addresses import is_address
 from speaker_verification.corpora.augmentation import extract_musan, extract_room_responses
 from speaker_verification.corpora.mirror import (
     ARCHIVES,
     MUSAN_ARCHIVE,
     ROOM_RESPONSE_ARCHIVE,
+    Digests,
     Mirror,
 )
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.sources import needed_files
 from speaker_verification.corpora.speakers import known_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 from speaker_verification.corpora.trial_lists import describe_lists
@@ -30,7 +33,7 @@ def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, seed: int) -
 
     Args:
         prepare: parameters of `PrepareSettings`.
-        mirror_folder: where a synthetic mirror is kept.
+        mirror_folder: where downloaded files and a synthetic mirror are kept.
         seed: of the experiment.
 
     Returns:
@@ -41,22 +44,30 @@ def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, seed: int) -
         DataError: the mirror is missing, lacks files, or holds altered ones.
     """
     settings = PrepareSettings.parse(prepare, "prepare")
-    if settings.mirror is not None:
-        mirror = Mirror(Path(settings.mirror).expanduser())
-    elif settings.synthetic is not None:
+    mirror = _find_mirror(settings, mirror_folder, seed)
+    mirror.check(needed_files(settings), Digests(mirror_folder) if settings.verify_checksums else None)
+    return str(mirror.folder)
+
+
+def _find_mirror(settings: PrepareSettings, mirror_folder: Path, seed: int) -> Mirror:
+    by_address = is_address(settings.mirror)
+    if settings.mirror is not None and not by_address:
+        return Mirror(Path(settings.mirror).expanduser())
+    if settings.synthetic is not None and not by_address:
         from speaker_verification.corpora.synthetic import is_synthetic_mirror, write_synthetic_mirror
 
-        mirror = Mirror(mirror_folder)
         if not is_synthetic_mirror(mirror_folder, settings.synthetic, seed):
             write_synthetic_mirror(mirror_folder, settings.synthetic, seed, settings.num_workers)
-    else:
+        return Mirror(mirror_folder)
+    download = "run first: kedro run --pipeline=download"
+    if by_address:
+        return Mirror(mirror_folder, f"{download} --params=prepare.mirror={settings.mirror}")
+    if not any(mirror_folder.iterdir()):
         raise ParameterError(
-            "no mirror: set prepare.mirror to a folder with VoxCeleb's archives, or prepare.synthetic"
+            "no mirror: set prepare.mirror to a folder with VoxCeleb's archives, or prepare.synthetic, or "
+            + download
         )
-    archives = [ARCHIVES[subset] for subset in settings.subsets]
-    lists = settings.list_files.values()
-    mirror.check([*archives, *lists, MUSAN_ARCHIVE, ROOM_RESPONSE_ARCHIVE], settings.verify_checksums)
-    return str(mirror.folder)
+    return Mirror(mirror_folder, download)
 
 
 def convert_utterances(

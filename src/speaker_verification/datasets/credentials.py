@@ -1,0 +1,35 @@
+"""What a node may not be given as a parameter, since parameters are logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kedro.io import AbstractDataset
+
+
+class CredentialsDataset(AbstractDataset[None, Mapping[str, Any]]):
+    """Hands a group of credentials.yml to a node, and shows it to nobody else.
+
+    Args:
+        credentials: the group, filled in by Kedro; None where it is empty.
+        metadata: left to plugins.
+    """
+
+    def __init__(
+        self, *, credentials: Mapping[str, Any] | None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._credentials = credentials or {}
+        self.metadata = metadata
+
+    def load(self) -> Mapping[str, Any]:
+        return self._credentials
+
+    def save(self, data: None) -> None:
+        raise NotImplementedError("credentials are written by hand")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {}

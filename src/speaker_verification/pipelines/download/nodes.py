@@ -1,0 +1,52 @@
+"""The node of the download."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speaker_verification.corpora.addresses import is_address
+from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.sources import Credentials, DownloadSettings, wanted_files
+from speaker_verification.errors import ParameterError
+
+logger = logging.getLogger(__name__)
+
+
+def bring_files(
+    prepare: Mapping[str, Any],
+    download: Mapping[str, Any],
+    download_credentials: Mapping[str, Any],
+    mirror_folder: Path,
+) -> None:
+    """Bring what `prepare` needs from the mirror's base URL, or from the official hosts where none is set.
+
+    Args:
+        prepare: parameters of `PrepareSettings`.
+        download: parameters of `DownloadSettings`.
+        download_credentials: of the hosts, see `Credentials`.
+        mirror_folder: where the files go.
+
+    Raises:
+        ParameterError: the credentials are missing or wrong, or the parameters ask for a synthetic mirror.
+        DataError: files cannot be had; all of them are named.
+    """
+    from speaker_verification.corpora.download import download_files
+
+    settings = PrepareSettings.parse(prepare, "prepare")
+    if settings.mirror is not None and not is_address(settings.mirror):
+        logger.info("nothing to download: prepare takes the folder %s where it lies", settings.mirror)
+        return
+    if settings.mirror is None and settings.synthetic is not None:
+        raise ParameterError(
+            "nothing to download: prepare.synthetic makes the mirror; set prepare.mirror or drop it"
+        )
+    download_files(
+        wanted_files(settings),
+        mirror_folder,
+        settings.mirror,
+        DownloadSettings.parse(download, "download"),
+        Credentials.read(download_credentials),
+    )
