@@ -76,7 +76,7 @@ UTTERANCES = TableSchema(
             "utterance_id": pa.string(),  # SPEAKER/SESSION/UTTERANCE.wav
             "speaker_id": pa.string(),
             "session_id": pa.string(),
-            "subset": pa.string(),  # vox1-dev, vox1-test, vox2-dev, vox2-test
+            "subset": pa.string(),  # vox1-dev, ..., librispeech-test-clean
             "path": pa.string(),  # 16 kHz mono s16 file
             "num_samples": pa.int64(),
             "duration_seconds": pa.float64(),
@@ -89,12 +89,42 @@ TRIALS = TableSchema(
     "trials",
     pa.schema(
         {
-            "trial_list": pa.string(),  # vox1_o, vox1_e, vox1_h, each also with the suffix _original
+            "trial_list": pa.string(),  # vox1_o, ..., librispeech_test_clean, or the user's own name
             "label": pa.int8(),  # 1 target (same speaker), 0 non-target
             "enroll_id": pa.string(),
             "test_id": pa.string(),
         }
     ),
+)
+
+TRIAL_LISTS = TableSchema(
+    "trial_lists",
+    pa.schema(
+        {
+            "trial_list": pa.string(),
+            "file": pa.string(),  # its file's name, or "drawn"
+            "md5": pa.string(),  # of its lines, ended as on Unix
+            "num_target": pa.int64(),
+            "num_nontarget": pa.int64(),
+            "official": pa.bool_(),  # the published list of this name, by its number of trials and its MD5
+            "num_repeated": pa.int64(),  # trials of two utterances that an earlier trial has paired
+            "num_self": pa.int64(),  # trials of an utterance with itself
+            "num_mislabelled": pa.int64(),  # trials whose label contradicts the speakers that the ids name
+        }
+    ),
+    key=("trial_list",),
+)
+
+SPEAKERS = TableSchema(
+    "speakers",
+    pa.schema(
+        {
+            "speaker_id": pa.string(),
+            "gender": pa.string(),  # f, m, unknown
+            "nationality": pa.string(),  # a country's name, unknown
+        }
+    ),
+    key=("speaker_id",),
 )
 
 SCORES = TableSchema(
@@ -166,5 +196,15 @@ LEARNING_CURVE = TableSchema(
 
 SCHEMAS = {
     schema.name: schema
-    for schema in (UTTERANCES, TRIALS, SCORES, NOISE_CLIPS, ROOM_RESPONSES, REJECTED_FILES, LEARNING_CURVE)
+    for schema in (
+        UTTERANCES,
+        TRIALS,
+        TRIAL_LISTS,
+        SPEAKERS,
+        SCORES,
+        NOISE_CLIPS,
+        ROOM_RESPONSES,
+        REJECTED_FILES,
+        LEARNING_CURVE,
+    )
 }
