@@ -3,6 +3,7 @@
 from speaker_verification.datasets.embedding_store import EmbeddingStoreDataset
 from speaker_verification.datasets.folder import FolderDataset
 from speaker_verification.datasets.json_file import JsonDataset
+from speaker_verification.datasets.score_file import ScoreFileDataset
 from speaker_verification.datasets.table import TableDataset
 
-__all__ = ["EmbeddingStoreDataset", "FolderDataset", "JsonDataset", "TableDataset"]
+__all__ = ["EmbeddingStoreDataset", "FolderDataset", "JsonDataset", "ScoreFileDataset", "TableDataset"]

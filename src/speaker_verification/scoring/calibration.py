@@ -103,20 +103,26 @@ class Calibration:
     prior: float
     num_trials: int
 
-    def log_likelihood_ratios(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Natural log-likelihood ratios (trials,) of a table of the SCORES schema, by scoring.
+    def decision_scores(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
+        """The scores (trials,) of a table of the SCORES schema that decisions are taken on, by scoring.
 
-        QMF's are the column `llr` where that is QMF's; else they come from its probability, which holds them
-        up to 36.
+        QMF's are its log-likelihood ratios, which keep apart what its probability rounds to 1: the column
+        `llr` where that is QMF's; else they come from the probability, which holds them up to 36.
         """
         from scipy.special import logit
 
         highest_below_one = 1 - np.finfo(np.float64).epsneg
         of_qmf = scores["llr"] if self.llr == "qmf" else logit(scores["qmf"].clip(1e-300, highest_below_one))
+        columns = {"cosine": scores["cosine"], "as_norm": scores["as_norm"], "qmf": of_qmf}
+        return {scoring: column.to_numpy() for scoring, column in columns.items()}
+
+    def log_likelihood_ratios(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Natural log-likelihood ratios (trials,) of a table of the SCORES schema, by scoring."""
+        values = self.decision_scores(scores)
         return {
-            "cosine": self.cosine.log_likelihood_ratio(scores["cosine"]),
-            "as_norm": self.as_norm.log_likelihood_ratio(scores["as_norm"]),
-            "qmf": of_qmf.to_numpy(),
+            "cosine": self.cosine.log_likelihood_ratio(values["cosine"]),
+            "as_norm": self.as_norm.log_likelihood_ratio(values["as_norm"]),
+            "qmf": values["qmf"],
         }
 
     def compare(self, enroll: npt.ArrayLike, test: npt.ArrayLike) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from speaker_verification.configuration import Settings
 from speaker_verification.scoring.metrics import OperatingPoint
@@ -52,9 +52,16 @@ class ScoreSettings(Settings):
 class ReportSettings(Settings):
     """Parameters under `report`."""
 
-    duration_edges: tuple[float, ...] = (2.0, 4.0, 6.0, 8.0, 12.0)
+    duration_edges: tuple[float, ...] = Field((2.0, 4.0, 6.0, 8.0, 12.0), min_length=1)
     least_trials: int = Field(30, ge=1)
     worst_trials: int = Field(20, ge=1)
+
+    @field_validator("duration_edges")
+    @classmethod
+    def _rise(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if list(edges) != sorted(set(edges)):
+            raise ValueError("must rise from one to the next")
+        return edges
 
 
 class MeasureSettings(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,7 @@ def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSetti
     metrics: Metrics = {}
     for trial_list, rows in scores.groupby("trial_list", sort=False):
         llrs = calibration.log_likelihood_ratios(rows)
-        # QMF's probability is its log-likelihood ratio through a rising function, so the error rates are the
-        # same; the ratio keeps apart what the probability rounds to 1.
-        values = {scoring: rows[scoring].to_numpy() for scoring in SCORINGS} | {"qmf": llrs["qmf"]}
-        measured = measure_trials(rows, values, llrs, settings)
+        measured = measure_trials(rows, calibration.decision_scores(rows), llrs, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
         metrics[str(trial_list)] = measured
     return metrics
@@ -121,42 +118,66 @@ def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
     return enroll_speakers, test_speakers, len(speakers)
 
 
-def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def format_table(
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], trial_lists: pd.DataFrame | None = None
+) -> str:
     """The metrics as lines of text, one for each trial list and scoring, narrow enough for a logged terminal.
 
-    DCF is the least normalised detection cost at that target prior; "at EER" is the EER's threshold.
+    DCF is the normalised detection cost at a target prior, first the least over all thresholds, then that of
+    the decisions the calibrated scores lead to; Cllr likewise.
+
+    Args:
+        metrics: by trial list and scoring, as `measure` returns them.
+        trial_lists: table of the TRIAL_LISTS schema; lists that are not the published ones are marked.
     """
-    header = (
-        "trial list",
-        "trials",
-        "scoring",
-        "EER %",
-        "95 % range",
-        "DCF 0.01",
-        "DCF 0.05",
-        "at EER",
-    )
+    notes = _notes(trial_lists, metrics)
+    costs = {
+        f"DCF 0.{name.removeprefix('min_dcf_p')}": name.removeprefix("min_")
+        for scorings in metrics.values()
+        for values in scorings.values()
+        for name in values
+        if name.startswith("min_dcf_")
+    } | {"Cllr": "cllr"}
+    header = ("trial list", "trials", "scoring", "EER %", "95 % range", *costs)
     lines = [
         (
-            trial_list,
+            trial_list + ("*" if trial_list in notes else ""),
             f"{values['num_target'] + values['num_nontarget']:,}",
             scoring,
             f"{values['eer']:.3f}",
-            "{:.2f}-{:.2f}".format(*values["eer_interval"]),
-            f"{values['min_dcf_p01']:.4f}",
-            f"{values['min_dcf_p05']:.4f}",
-            f"{values['threshold_eer']:.4f}",
+            "{:.2f}-{:.2f}".format(*values["eer_interval"]) if "eer_interval" in values else "",
+            *(_least_and_actual(values, name) for name in costs.values()),
         )
         for trial_list, scorings in metrics.items()
         for scoring, values in scorings.items()
     ]
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    is_text = (True, False, True, False, False, False, False, False)
 
     def aligned(cells: tuple[str, ...]) -> str:
-        columns = zip(cells, widths, is_text, strict=True)
-        return "  ".join(c.ljust(width) if text else c.rjust(width) for c, width, text in columns).rstrip()
+        columns = zip(cells, header, widths, strict=True)
+        is_text = ("trial list", "scoring")
+        return "  ".join(
+            cell.ljust(width) if name in is_text else cell.rjust(width) for cell, name, width in columns
+        ).rstrip()
 
-    return (
-        "\n".join([aligned(header), "  ".join("-" * width for width in widths), *map(aligned, lines)]) + "\n"
-    )
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([aligned(header), rule, *map(aligned, lines), *notes.values()]) + "\n"
+
+
+def _least_and_actual(values: Mapping[str, Any], name: str) -> str:
+    """Of a cost such as `dcf_p01` or `cllr`, the least and, where it is known, the actual value."""
+    least, actual = f"min_{name}", name if name == "cllr" else f"act_{name}"
+    if least not in values:
+        return ""
+    return f"{values[least]:.4f}" + (f" {values[actual]:.4f}" if actual in values else "")
+
+
+def _notes(trial_lists: pd.DataFrame | None, measured: Collection[str]) -> dict[str, str]:
+    """A line on each measured list that is not the published one of its name."""
+    if trial_lists is None:
+        return {}
+    return {
+        str(row.trial_list): f"* {row.trial_list}: not a published list ({row.file}, MD5 {row.md5})"
+        for row in trial_lists.itertuples()
+        if row.trial_list in measured and not row.official
+    }
