@@ -20,9 +20,9 @@ def random_trials(num_speakers: int, num_trials: int, decimals: int = 6) -> Tria
     return scores, labels, enroll, test
 
 
-@pytest.mark.parametrize("decimals", [6, 0])
-def test_interval_equals_repeating_the_trials_of_the_drawn_speakers(decimals: int) -> None:
-    scores, labels, enroll, test = random_trials(num_speakers=9, num_trials=150, decimals=decimals)
+@pytest.mark.parametrize(("num_trials", "decimals"), [(150, 6), (150, 0), (7000, 6), (7000, 1)])
+def test_interval_equals_repeating_the_trials_of_the_drawn_speakers(num_trials: int, decimals: int) -> None:
+    scores, labels, enroll, test = random_trials(num_speakers=9, num_trials=num_trials, decimals=decimals)
     rng = np.random.default_rng([5, 9])
     rates = []
     for _ in range(40):

@@ -207,7 +207,7 @@ def fit_calibration(
         DataError: no trials of both classes can be drawn.
         ParameterError: too few embeddings are left in a trial's cohort.
     """
-    trials = _draw_trials(store, validation, settings, seed)
+    trials = calibration_trials(store, validation, settings, seed)
     features = calibration_features(store, trials, settings)
     centre = centre_of(store, settings.centre)
     sides = [
@@ -230,17 +230,23 @@ def fit_calibration(
     )
 
 
-def _draw_trials(
+def calibration_trials(
     store: EmbeddingStore, validation: pd.DataFrame, settings: ScoreSettings, seed: int
 ) -> CalibrationTrials:
+    """Draw the trials that calibrations are fitted on, among all speakers of the cohort set or some.
+
+    Raises:
+        DataError: the validation speakers are asked for and are not in the cohort set, or no trials of both
+            classes can be drawn.
+    """
     speaker_ids = store.utterances["speaker_id"]
     if settings.calibration_speakers == "cohort":
         return draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
     rows = np.flatnonzero(store.utterances["utterance_id"].isin(validation["utterance_id"]))
     if not len(rows):
         raise DataError(
-            "score.calibration_speakers is 'validation', but the cohort set holds none of these speakers: "
-            "let embed.cohort_set hold prepare.training_set"
+            "parameter 'score.calibration_speakers' is 'validation', but the cohort set holds none of these "
+            "speakers: take prepare.training_set as embed.cohort_set, or 'cohort'"
         )
     drawn = draw_calibration_trials(speaker_ids.iloc[rows], settings.calibration_trials, seed)
     return replace(drawn, enroll_rows=rows[drawn.enroll_rows], test_rows=rows[drawn.test_rows])

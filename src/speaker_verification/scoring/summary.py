@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from speaker_verification.scoring.bootstrap import interval_of_sorted
 from speaker_verification.scoring.calibration import Calibration
@@ -112,19 +114,17 @@ def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
 
 def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
     """Speaker of each trial's two sides (trials,) as numbers from 0, and how many there are."""
-    utterance, utterance_ids = pd.factorize(pd.concat([scores["enroll_id"], scores["test_id"]]))
-    speaker_of_utterance, speakers = pd.factorize(pd.Series(utterance_ids).str.split("/").str[0])
-    enroll_speakers, test_speakers = np.split(speaker_of_utterance[utterance], 2)
-    return enroll_speakers, test_speakers, len(speakers)
+    sides = pa.chunked_array([pa.array(scores[side], pa.string()) for side in ("enroll_id", "test_id")])
+    speaker_ids = pc.list_element(pc.split_pattern(sides.combine_chunks(), "/", max_splits=1), 0)
+    speakers = speaker_ids.dictionary_encode()
+    enroll_speakers, test_speakers = np.split(speakers.indices.to_numpy(), 2)
+    return enroll_speakers, test_speakers, len(speakers.dictionary)
 
 
 def format_table(
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], trial_lists: pd.DataFrame | None = None
 ) -> str:
     """The metrics as lines of text, one for each trial list and scoring, narrow enough for a logged terminal.
-
-    DCF is the normalised detection cost at a target prior, first the least over all thresholds, then that of
-    the decisions the calibrated scores lead to; Cllr likewise.
 
     Args:
         metrics: by trial list and scoring, as `measure` returns them.
@@ -161,7 +161,8 @@ def format_table(
         ).rstrip()
 
     rule = "  ".join("-" * width for width in widths)
-    return "\n".join([aligned(header), rule, *map(aligned, lines), *notes.values()]) + "\n"
+    legend = "DCF and Cllr: the least over all thresholds, then that of the calibrated scores"
+    return "\n".join([aligned(header), rule, *map(aligned, lines), legend, *notes.values()]) + "\n"
 
 
 def _least_and_actual(values: Mapping[str, Any], name: str) -> str:
