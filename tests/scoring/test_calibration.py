@@ -85,15 +85,28 @@ def test_calibrated_scores_decide_nearly_as_well_as_the_best_threshold() -> None
     assert actual_detection_cost(llrs, labels, 0.1) < actual_detection_cost(llrs - 2, labels, 0.1)
 
 
-def test_everything_is_fitted_on_the_same_trials_and_repeats_with_its_seed(make_store: MakeStore) -> None:
-    store, settings = make_store([3] * 12), ScoreSettings(cohort_size=4, calibration_trials=200)
-    fitted = fit_calibration(store, store.utterances, settings, seed=1)
-    assert fitted == fit_calibration(store, store.utterances, settings, seed=1)
-    assert fitted != fit_calibration(store, store.utterances, settings, seed=2)
-    assert fitted.cosine.slope > 0
-    assert fitted.as_norm.slope > 0
-    assert fitted.centre == tuple(store.embeddings.mean(axis=0, dtype=np.float64))
-    assert (fitted.num_trials, fitted.prior, fitted.speakers, fitted.llr) == (200, 0.5, "cohort", "qmf")
+def test_every_scoring_is_fitted_on_its_own_column_of_the_same_trials() -> None:
+    scores, labels = gaussian_classes(300, 300)
+    features = np.random.default_rng(0).normal(size=(600, 9))
+    features[:, 0] = 3 * scores
+    fitted = fit_calibration(scores, features, labels, np.array([0.5, 1.5]), ScoreSettings(llr="as_norm"))
+    assert fitted.cosine == AffineCalibration.fit(scores, labels)
+    assert fitted.as_norm.slope == pytest.approx(fitted.cosine.slope / 3, rel=1e-4)
+    assert fitted.qmf.coefficients[0] == pytest.approx(fitted.as_norm.slope, rel=0.2)
+    assert (fitted.centre, fitted.operating_points) == ((0.5, 1.5), ScoreSettings().operating_points)
+    assert (fitted.num_trials, fitted.prior, fitted.speakers, fitted.llr) == (600, 0.5, "cohort", "as_norm")
+
+
+def test_prior_reaches_every_calibration() -> None:
+    scores, labels = gaussian_classes(300, 300)
+    features = np.random.default_rng(0).normal(size=(600, 9))
+    features[:, 0] = scores**3  # of another shape than a logistic regression's, so the prior matters
+    even, odd = (
+        fit_calibration(scores**3, features, labels, np.zeros(2), ScoreSettings(calibration_prior=prior))
+        for prior in (0.5, 0.02)
+    )
+    for scoring in ("cosine", "as_norm", "qmf"):
+        assert getattr(even, scoring) != getattr(odd, scoring)
 
 
 def test_validation_speakers_alone_are_drawn_where_they_are_asked_for(make_store: MakeStore) -> None:
@@ -101,7 +114,7 @@ def test_validation_speakers_alone_are_drawn_where_they_are_asked_for(make_store
     speakers = store.utterances["speaker_id"]
     validation = store.utterances[speakers.isin(["id001", "id002"])]
     settings = ScoreSettings(calibration_speakers="validation", calibration_trials=400)
-    trials = calibration_trials(store, validation, settings, seed=0)
+    trials = calibration_trials(store.utterances, validation, settings, seed=0)
     for rows in (trials.enroll_rows, trials.test_rows):
         assert set(speakers.iloc[rows]) == {"id001", "id002"}
     enroll, test = (speakers.iloc[rows].to_numpy() for rows in (trials.enroll_rows, trials.test_rows))
@@ -110,7 +123,7 @@ def test_validation_speakers_alone_are_drawn_where_they_are_asked_for(make_store
     with pytest.raises(
         DataError, match=r"'score\.calibration_speakers' is 'validation', but .* none of these"
     ):
-        calibration_trials(store, elsewhere, settings, seed=0)
+        calibration_trials(store.utterances, elsewhere, settings, seed=0)
 
 
 def test_calibration_survives_json_with_its_thresholds_in_every_unit(tmp_path: Path) -> None:
@@ -135,7 +148,8 @@ def test_two_embeddings_are_compared_by_their_centred_cosine() -> None:
     enroll = [[3.5, 3.0], [3.5, 3.0]]
     llrs = calibration().compare(enroll, [[4.5, 2.0], [-3.5, 2.0]])
     assert llrs == pytest.approx([9.6, 0.0], abs=1e-5)
-    with pytest.raises(DataError, match="width 3"):
+    assert calibration().compare([3.5, 3.0], [4.5, 2.0]) == pytest.approx([9.6], abs=1e-5)
+    with pytest.raises(DataError, match=r"width 3 cannot .* width 2"):
         calibration().compare([[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]])
 
 

@@ -45,7 +45,7 @@ def rates_by_group(
         DataError: an utterance of a trial is not in the table.
     """
     rows = []
-    for trial_list, trials in scores.groupby("trial_list", sort=False):
+    for trial_list, trials in scores.groupby("trial_list", sort=False, observed=True):
         is_target = trials["label"].to_numpy() == 1
         groups = _groups_of(trials, utterances, speakers, settings.duration_edges)
         for scoring, values in calibration.decision_scores(trials).items():
@@ -116,7 +116,7 @@ def reliability(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
         without trials are left out.
     """
     tables = []
-    for trial_list, trials in scores.groupby("trial_list", sort=False):
+    for trial_list, trials in scores.groupby("trial_list", sort=False, observed=True):
         is_target = trials["label"].to_numpy() == 1
         for scoring, llrs in calibration.log_likelihood_ratios(trials).items():
             place = np.digitize(llrs, _LLR_EDGES)
@@ -156,7 +156,7 @@ def worst_trials(scores: pd.DataFrame, num_trials: int) -> pd.DataFrame:
         Rows of the scores, list after list, first the targets, then the non-targets.
     """
     worst = []
-    for _, trials in scores.groupby("trial_list", sort=False):
+    for _, trials in scores.groupby("trial_list", sort=False, observed=True):
         is_target = trials["label"] == 1
         worst += [
             trials[is_target].nsmallest(num_trials, "llr"),

@@ -16,13 +16,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring.cosine import centre_and_normalise, centre_of, cosine_scores
-from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.cosine import centre_and_normalise
 from speaker_verification.scoring.metrics import OperatingPoint
 from speaker_verification.scoring.qmf import (
     CalibrationTrials,
     QmfCalibration,
-    calibration_features,
     draw_calibration_trials,
     fit_qmf_calibration,
 )
@@ -136,10 +134,15 @@ class Calibration:
             DataError: the embeddings are of another width than the calibration's.
         """
         centre = np.asarray(self.centre)
-        directions = [centre_and_normalise(np.asarray(side), centre) for side in (enroll, test)]
-        each = np.arange(len(directions[0]))
-        cosine = cosine_scores(np.concatenate(directions), each, each + len(each))
-        return self.cosine.log_likelihood_ratio(cosine)
+        sides = [np.atleast_2d(np.asarray(side)) for side in (enroll, test)]
+        for side in sides:
+            if side.shape[1] != len(centre):
+                raise DataError(
+                    f"embeddings of width {side.shape[1]} cannot be compared by a calibration for width "
+                    f"{len(centre)}: take the model that it was fitted for"
+                )
+        directions = [centre_and_normalise(side, centre) for side in sides]  # (pairs, E) each
+        return self.cosine.log_likelihood_ratio(np.einsum("pe,pe->p", *directions))
 
     def thresholds(self, point: OperatingPoint) -> dict[str, float]:
         """The score from which on a trial is accepted, by scoring: QMF's is a probability."""
@@ -193,56 +196,53 @@ def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def fit_calibration(
-    store: EmbeddingStore, validation: pd.DataFrame, settings: ScoreSettings, seed: int
+    cosine: np.ndarray, features: np.ndarray, labels: np.ndarray, centre: np.ndarray, settings: ScoreSettings
 ) -> Calibration:
-    """Fit the calibration of every scoring on the same trials, drawn from the cohort set.
+    """Fit the calibration of every scoring on the same trials.
 
     Args:
-        store: the cohort set.
-        validation: utterances of the held-out training speakers, UTTERANCES schema.
+        cosine: (trials,).
+        features: (trials, 9), the first the AS-norm score.
+        labels: (trials,), 1 target, 0 non-target, as many of each.
+        centre: (E,) what was subtracted from the embeddings.
         settings: of the scoring and of the calibration.
-        seed: the same seed draws the same trials.
 
     Raises:
-        DataError: no trials of both classes can be drawn.
-        ParameterError: too few embeddings are left in a trial's cohort.
+        DataError: as `AffineCalibration.fit`.
     """
-    trials = calibration_trials(store, validation, settings, seed)
-    features = calibration_features(store, trials, settings)
-    centre = centre_of(store, settings.centre)
-    sides = [
-        centre_and_normalise(store.embeddings[rows], centre)
-        for rows in (trials.enroll_rows, trials.test_rows)
-    ]
-    each = np.arange(len(trials.labels))
-    cosine = cosine_scores(np.concatenate(sides), each, each + len(each))
     prior = settings.calibration_prior
     return Calibration(
-        cosine=AffineCalibration.fit(cosine, trials.labels, prior),
-        as_norm=AffineCalibration.fit(features[:, 0], trials.labels, prior),
-        qmf=fit_qmf_calibration(features, trials.labels, prior),
+        cosine=AffineCalibration.fit(cosine, labels, prior),
+        as_norm=AffineCalibration.fit(features[:, 0], labels, prior),
+        qmf=fit_qmf_calibration(features, labels, prior),
         llr=settings.llr,
         centre=tuple(centre.tolist()),
         operating_points=settings.operating_points,
         speakers=settings.calibration_speakers,
         prior=prior,
-        num_trials=len(trials.labels),
+        num_trials=len(labels),
     )
 
 
 def calibration_trials(
-    store: EmbeddingStore, validation: pd.DataFrame, settings: ScoreSettings, seed: int
+    utterances: pd.DataFrame, validation: pd.DataFrame, settings: ScoreSettings, seed: int
 ) -> CalibrationTrials:
     """Draw the trials that calibrations are fitted on, among all speakers of the cohort set or some.
+
+    Args:
+        utterances: the cohort set, UTTERANCES schema.
+        validation: utterances of the held-out training speakers, likewise.
+        settings: of the calibration.
+        seed: the same seed draws the same trials.
 
     Raises:
         DataError: the validation speakers are asked for and are not in the cohort set, or no trials of both
             classes can be drawn.
     """
-    speaker_ids = store.utterances["speaker_id"]
+    speaker_ids = utterances["speaker_id"]
     if settings.calibration_speakers == "cohort":
         return draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
-    rows = np.flatnonzero(store.utterances["utterance_id"].isin(validation["utterance_id"]))
+    rows = np.flatnonzero(utterances["utterance_id"].isin(validation["utterance_id"]))
     if not len(rows):
         raise DataError(
             "parameter 'score.calibration_speakers' is 'validation', but the cohort set holds none of these "

@@ -42,7 +42,7 @@ def det_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
     from scipy.special import ndtri
 
     figure = go.Figure()
-    for place, (trial_list, rows) in enumerate(scores.groupby("trial_list", sort=False)):
+    for place, (trial_list, rows) in enumerate(scores.groupby("trial_list", sort=False, observed=True)):
         labels = rows["label"].to_numpy()
         for scoring, values in calibration.decision_scores(rows).items():
             trials = sort_trials(values, labels)
@@ -95,7 +95,7 @@ def histogram_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figur
     """
     from plotly.subplots import make_subplots
 
-    lists = dict(iter(scores.groupby("trial_list", sort=False)))
+    lists = dict(iter(scores.groupby("trial_list", sort=False, observed=True)))
     columns = {"cosine": "cosine", "as_norm": "AS-norm", "qmf": "QMF, log-likelihood ratio"}
     figure = make_subplots(
         len(lists),
@@ -138,7 +138,7 @@ def reliability_figure(reliability: pd.DataFrame) -> go.Figure:
 
     figure = go.Figure()
     known = reliability.dropna(subset="empirical_llr")
-    for place, (trial_list, of_list) in enumerate(known.groupby("trial_list", sort=False)):
+    for place, (trial_list, of_list) in enumerate(known.groupby("trial_list", sort=False, observed=True)):
         for scoring, points in of_list.groupby("scoring", sort=False):
             figure.add_scatter(
                 x=points["mean_llr"],

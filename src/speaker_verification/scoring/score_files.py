@@ -25,13 +25,14 @@ def write_score_file(path: Path, scores: pd.DataFrame) -> None:
     import pyarrow as pa
     from pyarrow import csv
 
-    words = np.array(sorted(LABELS, key=LABELS.__getitem__))
-    table = scores[[name for name in COLUMNS if name in scores]]
-    if "label" in table:
-        table = table.assign(label=words[table["label"]])
+    columns = {side: pa.array(scores[side], pa.large_string()) for side in ("enroll_id", "test_id")}
+    columns["score"] = pa.array(scores["score"], pa.float64())
+    if "label" in scores:
+        words = np.array(sorted(LABELS, key=LABELS.__getitem__))
+        columns["label"] = pa.array(words[scores["label"]])
     plain = csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
     with written_whole(Path(path)) as part:
-        csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), part, plain)
+        csv.write_csv(pa.table(columns), part, plain)
 
 
 def read_score_file(path: Path) -> pd.DataFrame:

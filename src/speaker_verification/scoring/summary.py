@@ -36,7 +36,7 @@ def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSetti
         DataError: a trial list holds one class only or a score that is not finite.
     """
     metrics: Metrics = {}
-    for trial_list, rows in scores.groupby("trial_list", sort=False):
+    for trial_list, rows in scores.groupby("trial_list", sort=False, observed=True):
         llrs = calibration.log_likelihood_ratios(rows)
         measured = measure_trials(rows, calibration.decision_scores(rows), llrs, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
@@ -114,7 +114,7 @@ def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
 
 def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
     """Speaker of each trial's two sides (trials,) as numbers from 0, and how many there are."""
-    sides = pa.chunked_array([pa.array(scores[side], pa.string()) for side in ("enroll_id", "test_id")])
+    sides = pa.chunked_array([pa.array(scores[side], pa.large_string()) for side in ("enroll_id", "test_id")])
     speaker_ids = pc.list_element(pc.split_pattern(sides.combine_chunks(), "/", max_splits=1), 0)
     speakers = speaker_ids.dictionary_encode()
     enroll_speakers, test_speakers = np.split(speakers.indices.to_numpy(), 2)

@@ -13,6 +13,6 @@ def export_scores(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Part the scores into files named LIST.SCORING."""
     return {
         f"{trial_list}.{scoring}": trials.rename(columns={scoring: "score"})[list(COLUMNS)]
-        for trial_list, trials in scores.groupby("trial_list", sort=False)
+        for trial_list, trials in scores.groupby("trial_list", sort=False, observed=True)
         for scoring in SCORES_OF_TRIALS
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from speaker_verification.scoring.calibration import Calibration, fit_calibration
+from speaker_verification.scoring.calibration import Calibration, calibration_trials, fit_calibration
 from speaker_verification.scoring.cosine import (
     centre_and_normalise,
     centre_of,
@@ -18,7 +18,7 @@ from speaker_verification.scoring.cosine import (
 )
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.normalisation import Cohort, as_norm, cohort_statistics
-from speaker_verification.scoring.qmf import qmf_features, quality_measures
+from speaker_verification.scoring.qmf import calibration_features, qmf_features, quality_measures
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import Metrics, measure
 from speaker_verification.tables import SCORES
@@ -64,7 +64,11 @@ def fit_score_calibration(
 ) -> dict[str, Any]:
     """Fit the calibration of every scoring on trials drawn from the cohort set."""
     settings = ScoreSettings.parse(score, "score")
-    return fit_calibration(cohort_embeddings, validation_utterances, settings, seed).to_dict()
+    trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, settings, seed)
+    features = calibration_features(cohort_embeddings, trials, settings)
+    centre = centre_of(cohort_embeddings, settings.centre)
+    cosine = trial_scores(cohort_embeddings, centre, trials.enroll_rows, trials.test_rows)
+    return fit_calibration(cosine, features, trials.labels, centre, settings).to_dict()
 
 
 def calibrate_scores(
