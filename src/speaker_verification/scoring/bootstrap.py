@@ -7,17 +7,17 @@ Authentication Using Joint Bootstrap", ICASSP 2007 (subsets of users).
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from itertools import pairwise
 
-from speaker_verification.scoring.metrics import SortedTrials, sort_trials
+import numpy as np
+
+from speaker_verification.scoring.metrics import SortedTrials
 
 _TRIALS_PER_BLOCK = 2048
 
 
 def equal_error_rate_interval(
-    scores: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    trials: SortedTrials,
     enroll_speakers: np.ndarray,
     test_speakers: np.ndarray,
     *,
@@ -32,38 +32,13 @@ def equal_error_rate_interval(
     interval is 0 to 100.
 
     Args:
-        scores: (trials,).
-        labels: (trials,), 1 target, 0 non-target.
-        enroll_speakers: (trials,), whole numbers from 0, one for each speaker.
+        trials: from `sort_trials`.
+        enroll_speakers: (trials,) before sorting, whole numbers from 0, one for each speaker.
         test_speakers: (trials,), likewise.
         num_resamples: how often the speakers are drawn.
         confidence: share of the resampled error rates between the two ends.
         seed: the same seed gives the same interval.
-
-    Raises:
-        DataError: as `sort_trials`.
     """
-    trials = sort_trials(scores, labels)
-    return interval_of_sorted(
-        trials,
-        enroll_speakers,
-        test_speakers,
-        num_resamples=num_resamples,
-        confidence=confidence,
-        seed=seed,
-    )
-
-
-def interval_of_sorted(
-    trials: SortedTrials,
-    enroll_speakers: np.ndarray,
-    test_speakers: np.ndarray,
-    *,
-    num_resamples: int = 200,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """As `equal_error_rate_interval`, of trials that are sorted already; the speakers are not."""
     num_speakers = 1 + int(max(enroll_speakers.max(), test_speakers.max()))
     rng = np.random.default_rng([seed, num_speakers])
     # Where both sides are one speaker, the second factor is that of a speaker beyond the last, always 1.
@@ -98,35 +73,31 @@ def _weighted_equal_error_rates(
     """
     cuts = np.searchsorted(trials.num_below, np.arange(0, len(one), _TRIALS_PER_BLOCK))
     cuts = np.unique(np.append(cuts, len(trials.num_below) - 1))  # thresholds between which blocks lie
-    classes = np.stack([trials.is_target, ~trials.is_target]).astype(np.float32)  # (2, trials)
+    classes = np.stack([trials.is_target, ~trials.is_target])  # (2, trials)
     below = np.zeros((len(cuts), 2, times_drawn.shape[1]))  # weight of either class below each cut
-    for place, (first, last) in enumerate(
-        zip(trials.num_below[cuts[:-1]], trials.num_below[cuts[1:]], strict=True)
-    ):
+    for place, (first, last) in enumerate(pairwise(trials.num_below[cuts])):
         weights = times_drawn[one[first:last]] * times_drawn[other[first:last]]  # (block, resamples)
-        below[place + 1] = below[place] + classes[:, first:last] @ weights
+        below[place + 1] = below[place] + classes[:, first:last].astype(np.float32) @ weights
 
     rates = []
     for resample, (num_target, num_nontarget) in enumerate(below[-1].T):
         if not num_target or not num_nontarget:
             continue
-        block = int((_balance(below[:, :, resample], num_target, num_nontarget) >= 0).argmax())
-        first, last = cuts[max(block - 1, 0)], cuts[block]
-        inside = slice(trials.num_below[first], trials.num_below[last])
+        # All trials are accepted at the first cut and none at the last: the difference passes 0 in between.
+        block = int((_balance(below[:, :, resample], num_target, num_nontarget) >= 0).argmax()) - 1
+        num_below = trials.num_below[cuts[block] : cuts[block + 1] + 1]
+        inside = slice(num_below[0], num_below[-1])
         weights = times_drawn[one[inside], resample] * times_drawn[other[inside], resample]
-        steps = np.cumsum(classes[:, inside] * weights, axis=1, dtype=np.float64)
-        steps = np.concatenate([np.zeros((2, 1)), steps], axis=1)[
-            :, trials.num_below[first : last + 1] - inside.start
-        ]
-        counts = below[max(block - 1, 0), :, resample] + steps.T  # (thresholds of the block, 2)
-        balance = _balance(counts, num_target, num_nontarget)
-        zero = int((balance >= 0).argmax())
-        near = slice(max(zero - 1, 0), zero + 1)
-        fnr, fpr = counts[near, 0] / num_target, 1 - counts[near, 1] / num_nontarget
+        steps = np.cumsum(classes[:, inside] * weights, axis=1, dtype=np.float64)  # (2, block)
+        steps = np.pad(steps, ((0, 0), (1, 0)))[:, num_below - inside.start]
+        counts = below[block, :, resample] + steps.T  # (thresholds of the block, 2)
+        zero = int((_balance(counts, num_target, num_nontarget) >= 0).argmax())
+        targets, nontargets = counts[zero - 1 : zero + 1].T
+        fnr, fpr = targets / num_target, 1 - nontargets / num_nontarget
         rates.append(100 * min(zip(np.abs(fnr - fpr), np.maximum(fnr, fpr), strict=True))[1])
     return rates
 
 
 def _balance(below: np.ndarray, num_target: float, num_nontarget: float) -> np.ndarray:
-    """FNR - FPR times both totals, exact in whole numbers, of weights (..., 2) below thresholds."""
+    """FNR - FPR times both totals, exact in whole numbers, of weights (thresholds, 2) below thresholds."""
     return below[:, 0] * num_nontarget + (below[:, 1] - num_nontarget) * num_target

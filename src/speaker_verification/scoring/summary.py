@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from speaker_verification.scoring.bootstrap import interval_of_sorted
+from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.metrics import OperatingPoint, actual_detection_cost, cllr, sort_trials
 from speaker_verification.scoring.settings import ScoreSettings, Scoring
@@ -78,7 +78,7 @@ def measure_trials(
         measured: dict[str, Any] = {"eer": eer}
         if settings.bootstrap_resamples:
             measured["eer_interval"] = list(
-                interval_of_sorted(
+                equal_error_rate_interval(
                     in_order, enroll_speakers, test_speakers, num_resamples=settings.bootstrap_resamples
                 )
             )
