@@ -50,6 +50,7 @@ def test_tabs_repeated_blanks_and_empty_lines_are_read(tmp_path: Path) -> None:
         "a b",
         "a b x target",
         "a b nan target",
+        "a  0.5 target",
         "a b 0.5 tgt",
         "a b 0.5",
         "a b 0.5 target more",

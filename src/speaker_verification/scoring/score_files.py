@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
 
 from speaker_verification.errors import DataError
 from speaker_verification.whole import written_whole
@@ -22,9 +25,6 @@ def write_score_file(path: Path, scores: pd.DataFrame) -> None:
         scores: columns enroll_id, test_id, score and, if the file is to have labels, label (1 target,
             0 non-target).
     """
-    import pyarrow as pa
-    from pyarrow import csv
-
     columns = {side: pa.array(scores[side], pa.large_string()) for side in ("enroll_id", "test_id")}
     columns["score"] = pa.array(scores["score"], pa.float64())
     if "label" in scores:
@@ -51,39 +51,67 @@ def read_score_file(path: Path) -> pd.DataFrame:
     if not Path(path).is_file():
         raise DataError(f"{path}: there is no such file of scores")
     try:
-        table = pd.read_csv(
-            path, sep=r"\s+", names=list(COLUMNS), dtype=str, header=None, quoting=3, na_filter=False
-        )
-        scores = pd.to_numeric(table["score"], errors="coerce")
-        labels = table["label"].map(LABELS | {"": -1})
-    except (ValueError, UnicodeDecodeError):  # a line of more fields than there are
-        raise _malformed(path) from None
-    if not np.isfinite(scores).all() or labels.isna().any() or labels.eq(-1).nunique() > 1:
-        raise _malformed(path)
-    if table.empty:
-        raise DataError(f"{path}: holds no trials")
-    table = table.assign(score=scores.astype(np.float64), label=labels.astype(np.int8))
-    return table.drop(columns="label") if labels.iloc[0] == -1 else table
+        return _read_columns(path)
+    except ValueError:  # Arrow's own are of this kind
+        return _read_lines(path)
 
 
-def _malformed(path: Path) -> DataError:
-    """The error that names the first line that cannot be read."""
-    num_fields = 0
+def _read_columns(path: Path) -> pd.DataFrame:
+    """The trials of a file whose fields all stand between single blanks; any other one fails."""
+    types = dict(
+        zip(("f0", "f1", "f2", "f3"), (pa.string(), pa.string(), pa.float64(), pa.string()), strict=True)
+    )
+    table = csv.read_csv(
+        path,
+        csv.ReadOptions(autogenerate_column_names=True),
+        csv.ParseOptions(delimiter=" ", quote_char=False),
+        csv.ConvertOptions(column_types=types, null_values=[]),
+    )
+    if table.num_columns not in (3, 4):
+        raise ValueError("fields are missing, or there are too many")
+    trials = table.rename_columns(COLUMNS[: table.num_columns]).to_pandas()
+    if (trials[["enroll_id", "test_id"]] == "").any(axis=None):
+        raise ValueError("two blanks follow each other")
+    return _as_trials(trials)
+
+
+def _read_lines(path: Path) -> pd.DataFrame:
+    """The trials of a file in any form that is allowed."""
+    trials: list[list[str]] = []
     with Path(path).open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             fields = line.split()
-            num_fields = num_fields or len(fields)
-            if fields and (len(fields) != num_fields or not _is_trial(fields)):
-                return DataError(
+            if not fields:
+                continue
+            if not _is_trial(fields) or (trials and len(fields) != len(trials[0])):
+                raise DataError(
                     f"{path}, line {number}: {line.strip()[:200]!r} is not 'ENROLL_ID TEST_ID SCORE "
-                    f"{'target|nontarget' if num_fields == len(COLUMNS) else '[target|nontarget]'}'"
+                    "target|nontarget', the label on all lines or on none"
                 )
-    return DataError(f"{path}: is not text of scores")
+            trials.append(fields)
+    if not trials:
+        raise DataError(f"{path}: holds no trials")
+    return _as_trials(pd.DataFrame(trials, columns=list(COLUMNS[: len(trials[0])])))
 
 
 def _is_trial(fields: list[str]) -> bool:
-    try:
-        is_finite = bool(np.isfinite(float(fields[2])))
-    except (IndexError, ValueError):
+    if len(fields) not in (3, 4):
         return False
-    return is_finite and all(label in LABELS for label in fields[3:])
+    try:
+        return math.isfinite(float(fields[2])) and set(fields[3:]) <= set(LABELS)
+    except ValueError:
+        return False
+
+
+def _as_trials(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with scores and labels as numbers.
+
+    Raises:
+        ValueError: a score is not finite, or a label is unknown.
+    """
+    table = table.assign(score=table["score"].astype(np.float64))
+    if not np.isfinite(table["score"]).all():
+        raise ValueError("a score is not finite")
+    if "label" in table:  # an unknown one cannot become a number
+        table = table.assign(label=table["label"].map(LABELS).astype(np.int8))
+    return table
