@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from speaker_verification.scoring.figures import det_figure, learning_curve_figure
+from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
+from speaker_verification.scoring.figures import (
+    det_figure,
+    histogram_figure,
+    learning_curve_figure,
+    reliability_figure,
+)
+from speaker_verification.scoring.settings import ReportSettings, ScoreSettings
 from speaker_verification.scoring.summary import measure
-from speaker_verification.tables import LEARNING_CURVE, SCORES
+from speaker_verification.tables import LEARNING_CURVE, SPEAKERS
+from tests.scoring.builders import calibration, scores_of
 
 NOTEBOOK = json.loads((Path(__file__).parents[1] / "notebooks" / "results.ipynb").read_text())
 CODE_CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
@@ -21,21 +29,26 @@ def results() -> dict[str, Any]:
     """What the notebook reads, of random scores."""
     rng = np.random.default_rng(0)
     label = np.tile([0, 1], 60)
-    speaker = rng.integers(0, 6, (120, 2))
-    speaker[:, 1] = np.where(label == 1, speaker[:, 0], (speaker[:, 0] + 1) % 6)
-    llr = 4.0 * label - 2 + rng.normal(size=120)
-    values = {"label": label, "cosine": llr / 10, "as_norm": llr, "qmf": 1 / (1 + np.exp(-llr)), "llr": llr}
-    ids = {
-        side: [f"id{s}/s/1.wav" for s in speaker[:, place]] for place, side in enumerate(("enroll", "test"))
-    }
-    scores = SCORES.conform(
-        pd.DataFrame({"trial_list": "vox1_o", "enroll_id": ids["enroll"], "test_id": ids["test"], **values})
+    scores = scores_of(4.0 * label - 2 + rng.normal(size=120), label)
+    utterance_ids = pd.concat([scores["enroll_id"], scores["test_id"]]).unique()
+    utterances = pd.DataFrame(
+        {
+            "utterance_id": utterance_ids,
+            "speaker_id": [utterance_id.split("/")[0] for utterance_id in utterance_ids],
+            "duration_seconds": 5.0,
+        }
     )
     curve = pd.DataFrame({"epoch": [0, 1], "metric": "validation.eer", "value": [40.0, 9.0]})
+    fitted = calibration()
     return {
         "scores": scores,
-        "metrics": measure(scores),
-        "det_curves": det_figure(scores),
+        "calibration": fitted.to_dict(),
+        "metrics": measure(scores, fitted, ScoreSettings()),
+        "det_curves": det_figure(scores, fitted),
+        "score_histograms": histogram_figure(scores, fitted),
+        "reliability_curves": reliability_figure(reliability(scores, fitted)),
+        "rates_by_group": rates_by_group(scores, fitted, utterances, SPEAKERS.empty(), ReportSettings()),
+        "worst_trials": worst_trials(scores, 20),
         "learning_curves": learning_curve_figure({"pretrain": LEARNING_CURVE.conform(curve)}),
     }
 
@@ -60,7 +73,10 @@ def test_notebook_runs_on_the_results_of_a_run() -> None:
             exec(compile(ast.Module([last], []), "cell", "exec"), names)
     tables = [value for value in shown if isinstance(value, pd.DataFrame)]
     assert tables[0].index.tolist() == [("vox1_o", scoring) for scoring in ("cosine", "as_norm", "qmf")]
+    assert tables[1]["p_target"].tolist() == [0.01, 0.05]
+    assert tables[2][["num_target", "num_nontarget"]].to_numpy().tolist() == [[60, 60]]
     scores = left["scores"]
-    assert tables[1]["llr"].iloc[0] == scores.loc[scores["label"] == 1, "llr"].min()
-    assert tables[2]["llr"].iloc[0] == scores.loc[scores["label"] == 0, "llr"].max()
-    assert tables[3]["trials"].sum() == len(scores)
+    assert tables[3]["llr"].iloc[0] == scores.loc[scores["label"] == 1, "llr"].min()
+    assert tables[3]["llr"].iloc[20] == scores.loc[scores["label"] == 0, "llr"].max()
+    assert tables[4]["trials"].sum() == len(scores)
+    assert len(shown) == len(tables) + 4  # figures

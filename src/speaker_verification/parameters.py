@@ -20,7 +20,12 @@ from speaker_verification.models.settings import (
     ModelSettings,
     encoder_width,
 )
-from speaker_verification.scoring.settings import EmbedSettings, ScoreSettings
+from speaker_verification.scoring.settings import (
+    EmbedSettings,
+    MeasureSettings,
+    ReportSettings,
+    ScoreSettings,
+)
 from speaker_verification.training.phase import PhaseSettings
 
 
@@ -41,6 +46,8 @@ class Parameters(Settings):
     lmft: PhaseSettings
     embed: EmbedSettings
     score: ScoreSettings
+    report: ReportSettings
+    measure: MeasureSettings
 
     @property
     def phases(self) -> dict[str, PhaseSettings]:

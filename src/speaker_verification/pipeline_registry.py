@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from speaker_verification.pipelines import download, embed, prepare, report, score, training
+from speaker_verification.pipelines import download, embed, export, measure, prepare, report, score, training
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -22,5 +22,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "download": download.create_pipeline(),
         **road,
         "evaluate": road["embed"] + road["score"],
+        "export": export.create_pipeline(),
+        "measure": measure.create_pipeline(),
         "__default__": sum(road.values(), start=Pipeline([])),
     }

@@ -22,18 +22,25 @@ from kedro.runner import SequentialRunner
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models import SpeakerModel
-from speaker_verification.pipelines import embed, report, score
+from speaker_verification.pipelines import embed, export, measure, report, score
 from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
+from speaker_verification.pipelines.measure.nodes import measure_score_file
 from speaker_verification.pipelines.score.nodes import fit_score_calibration
-from speaker_verification.scoring import EmbeddingStore
-from speaker_verification.scoring.settings import EmbedSettings, ScoreSettings
-from speaker_verification.tables import SCORES, TRIALS, UTTERANCES
+from speaker_verification.scoring import Calibration, EmbeddingStore, read_score_file
+from speaker_verification.scoring.settings import (
+    EmbedSettings,
+    MeasureSettings,
+    ReportSettings,
+    ScoreSettings,
+)
+from speaker_verification.tables import SCORES, SPEAKERS, TRIAL_LISTS, TRIALS, UTTERANCES
 from speaker_verification.training.checkpoints import RANKING_FILE
 
 CONF = Path(__file__).parents[2] / "conf" / "base"
 EMBED: dict[str, object] = {"batch_seconds": 5.0, "num_workers": 0}
-SCORE = {"cohort_size": 6, "calibration_trials": 400}
+SCORE: dict[str, object] = {"cohort_size": 6, "calibration_trials": 400}
 NUM_TEST_SPEAKERS, NUM_COHORT_SPEAKERS, UTTERANCES_EACH = 6, 14, 4
+VALIDATION_SPEAKERS = [f"id{speaker}" for speaker in (10, 12, 15, 17)]
 
 
 class KeptDataset(MemoryDataset):
@@ -121,6 +128,12 @@ def learning_curve() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["epoch", "metric", "value"])
 
 
+def speakers() -> pd.DataFrame:
+    """What is known of the first two speakers."""
+    known = pd.DataFrame({"speaker_id": ["id00", "id01"], "gender": ["f", "m"], "nationality": "unknown"})
+    return SPEAKERS.conform(known)
+
+
 def evaluate(
     lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, seed: int = 1
 ) -> dict[str, Any]:
@@ -132,7 +145,11 @@ def evaluate(
         "trials": trials,
         "params:embed": EMBED,
         "params:score": SCORE,
+        "params:report": {"least_trials": 5},
         "params:seed": seed,
+        "validation_utterances": utterances[utterances["speaker_id"].isin(VALIDATION_SPEAKERS)],
+        "speakers": speakers(),
+        "trial_lists": TRIAL_LISTS.empty(),
         "params:device": "cpu",
         **{f"{phase}.learning_curve": learning_curve() for phase in ("pretrain", "finetune", "lmft")},
     }
@@ -167,10 +184,15 @@ def test_from_utterances_to_a_table_of_error_rates(
     for scorings in left["metrics"].values():
         assert all(values["eer"] < 25 for values in scorings.values())  # chance is 50
     table = left["results_table"]
-    assert len(table.splitlines()) == 2 + 2 * 3
+    assert len(table.splitlines()) == 2 + 2 * 3 + 1
     assert [record.getMessage() for record in caplog.records if table in record.getMessage()]
     assert sum("EER on vox1_o" in record.getMessage() for record in caplog.records) == 2
     assert len(left["det_curves"].data) == 2 * 3
+    assert len(left["score_histograms"].data) == 2 * 3 * 2
+    assert set(left["reliability"]["scoring"]) == {"cosine", "as_norm", "qmf"}
+    assert left["reliability_curves"].data[-1].name == "as it should be"
+    assert set(left["rates_by_group"]["by"]) == {"duration", "gender"}
+    assert left["worst_trials"]["trial_list"].nunique() == 2
     assert [trace.name for trace in left["learning_curves"].data[::2]] == ["pretrain", "finetune", "lmft"]
 
 
@@ -196,6 +218,71 @@ def test_same_seed_same_metrics_another_seed_not(
     assert one["metrics"] == same["metrics"]
     assert one["calibration"] == same["calibration"]
     assert one["calibration"] != other["calibration"]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_ratios_are_those_of_the_chosen_scoring_and_qmf_keeps_its_own(
+    lmft_checkpoint: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published = evaluate(lmft_checkpoint, utterances, trials)
+    monkeypatch.setitem(SCORE, "llr", "cosine")
+    left = evaluate(lmft_checkpoint, utterances, trials)
+    of_cosine = Calibration.from_dict(left["calibration"]).cosine
+    expected = of_cosine.log_likelihood_ratio(left["scores"]["cosine"])
+    np.testing.assert_allclose(left["scores"]["llr"], expected)
+    pd.testing.assert_series_equal(left["scores"]["qmf"], published["scores"]["qmf"])
+    for trial_list, scorings in left["metrics"].items():
+        for scoring, values in scorings.items():
+            before = published["metrics"][trial_list][scoring]
+            assert values.pop("eer_interval") == before.pop("eer_interval")
+            assert values == pytest.approx(before, rel=1e-6)
+
+
+@pytest.mark.usefixtures("loaded")
+def test_calibration_on_validation_speakers_differs_from_that_on_the_cohort(
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cohort = evaluate(lmft_checkpoint, utterances, trials)
+    monkeypatch.setitem(SCORE, "calibration_speakers", "validation")
+    left = evaluate(lmft_checkpoint, utterances, trials)
+    assert left["calibration"]["speakers"] == "validation"
+    assert left["calibration"]["cosine"] != on_cohort["calibration"]["cosine"]
+    pd.testing.assert_series_equal(left["scores"]["as_norm"], on_cohort["scores"]["as_norm"])
+
+
+@pytest.mark.usefixtures("loaded")
+def test_exported_scores_are_measured_to_the_same_error_rates(
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
+) -> None:
+    left = evaluate(lmft_checkpoint, utterances, trials)
+    entries = yaml.safe_load((CONF / "catalog_evaluation.yml").read_text())
+    text = {**entries["scores_text"], "path": str(tmp_path / "scores_text")}
+    catalog = DataCatalog.from_config({"scores_text": text})
+    catalog["scores"] = MemoryDataset(left["scores"])
+    SequentialRunner().run(export.create_pipeline(), catalog)
+    names = {path.name for path in (tmp_path / "scores_text").iterdir()}
+    assert {"vox1_o.cosine.txt", "vox1_o_original.qmf.txt"} < names
+    assert len(names) == 2 * 4
+    file = tmp_path / "scores_text" / "vox1_o.llr.txt"
+    assert set(read_score_file(file)["enroll_id"]) <= set(utterances["utterance_id"])
+
+    found = measure_score_file({"score_file": str(file), "calibrated": True}, SCORE)["vox1_o.llr"]["score"]
+    expected = left["metrics"]["vox1_o"]["qmf"]
+    unit = {name for name in expected if name.startswith("threshold_")}  # here ratios, there probabilities
+    assert {name: found[name] for name in expected if name not in unit} == {
+        name: value for name, value in expected.items() if name not in unit
+    }
+
+
+def test_scores_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"set measure\.score_file"):
+        measure_score_file({}, SCORE)
+    (tmp_path / "scores.txt").write_text("a b 0.5\n")
+    with pytest.raises(DataError, match=r"scores\.txt, line 1: no label"):
+        measure_score_file({"score_file": str(tmp_path / "scores.txt")}, SCORE)
 
 
 def test_kept_epoch_of_the_last_phase_is_loaded_by_its_rank(
@@ -239,9 +326,9 @@ def test_cohort_size_above_the_speakers_of_a_calibration_trial_is_refused() -> N
     table = pd.DataFrame({**columns, "speaker_id": np.repeat(["a", "b", "c", "d"], 2)})
     store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
     with pytest.raises(ParameterError, match=r"'score\.cohort_size' is 6, .* take 2 to 2"):
-        fit_score_calibration(store, SCORE, 0)
+        fit_score_calibration(store, table, SCORE, 0)
     with pytest.raises(ParameterError, match=r"'score\.calibration_trials'"):
-        fit_score_calibration(store, {"calibration_trials": 401}, 0)
+        fit_score_calibration(store, table, {"calibration_trials": 401}, 0)
 
 
 def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:
@@ -257,6 +344,7 @@ def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:
         "trials",
         "embeddings",
         "cohort_embeddings",
+        "validation_utterances",
         "params:score",
         "params:seed",
     }
@@ -264,23 +352,29 @@ def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:
 
 def test_base_parameters_are_the_published_defaults() -> None:
     parameters = yaml.safe_load((CONF / "parameters_evaluation.yml").read_text())
-    assert set(parameters) == {"embed", "score"}
-    assert EmbedSettings.parse(parameters["embed"], "embed") == EmbedSettings()
-    assert ScoreSettings.parse(parameters["score"], "score") == ScoreSettings()
-    assert set(parameters["embed"]) == set(EmbedSettings.model_fields)
-    assert set(parameters["score"]) == set(ScoreSettings.model_fields)
+    groups = {
+        "embed": EmbedSettings,
+        "score": ScoreSettings,
+        "report": ReportSettings,
+        "measure": MeasureSettings,
+    }
+    assert set(parameters) == set(groups)
+    for name, settings in groups.items():
+        assert settings.parse(parameters[name], name) == settings()
+        assert set(parameters[name]) == set(settings.model_fields)
 
 
 def test_catalog_persists_what_the_pipelines_make() -> None:
     catalog = set(yaml.safe_load((CONF / "catalog_evaluation.yml").read_text()))
-    pipeline = embed.create_pipeline() + score.create_pipeline() + report.create_pipeline()
+    makers = (embed, score, report, export, measure)
+    pipeline = sum((maker.create_pipeline() for maker in makers), start=Pipeline([]))
     assert pipeline.all_outputs() - catalog == {"scored_trials", "normalised_scores"}
     assert catalog <= pipeline.all_outputs()
 
 
 def test_wiring_does_not_import_torch() -> None:
     code = (
-        "import sys; from speaker_verification.pipelines import embed, report, score; "
+        "import sys; from speaker_verification.pipelines import embed, export, measure, report, score; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0

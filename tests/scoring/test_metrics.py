@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.scoring import equal_error_rate, error_rates, min_detection_cost
+from speaker_verification.scoring import (
+    OperatingPoint,
+    actual_detection_cost,
+    cllr,
+    equal_error_rate,
+    error_rates,
+    min_cllr,
+    min_detection_cost,
+)
 
 Trials = tuple[list[float], list[int]]
 
@@ -74,6 +84,62 @@ def test_threshold_that_refuses_all_is_finite_and_does_so() -> None:
     assert threshold > 2.0
 
 
+def test_operating_point_has_a_name_and_a_bayes_threshold() -> None:
+    names = {0.01: "p01", 0.05: "p05", 0.5: "p5", 0.001: "p001", 0.25: "p25"}
+    assert {p_target: OperatingPoint(p_target).name for p_target in names} == names
+    assert OperatingPoint(0.01).threshold == pytest.approx(math.log(99))
+    assert OperatingPoint(0.5, c_miss=1, c_fa=10).threshold == pytest.approx(math.log(10))
+
+
+def test_actual_cost_by_hand() -> None:
+    # At 0.05 the threshold is log 19 = 2.94: one of two targets is missed, one of four non-targets accepted.
+    llrs, labels = [2.9, 3.0, 3.0, 0.0, -1.0, -5.0], [1, 1, 0, 0, 0, 0]
+    expected = (0.05 * 0.5 + 0.95 * 0.25) / 0.05
+    assert actual_detection_cost(llrs, labels, 0.05) == pytest.approx(expected)
+
+
+def test_cllr_by_hand() -> None:
+    assert cllr([0.0, 0.0, 0.0], [1, 0, 0]) == pytest.approx(1.0)
+    # log 3 costs a target log2(4/3) and a non-target 2 bits; -log 3 the other way round
+    expected = (math.log2(4 / 3) + (2 + math.log2(4 / 3)) / 2) / 2
+    assert cllr([math.log(3), math.log(3), -math.log(3)], [1, 0, 0]) == pytest.approx(expected)
+    assert cllr([800.0, -800.0], [1, 0]) == 0.0
+    assert cllr([-800.0, 800.0], [1, 0]) == pytest.approx(800 / math.log(2))
+
+
+def test_min_cllr_by_hand() -> None:
+    assert min_cllr([1.0, 2.0, 3.0], [0, 0, 1]) == 0.0
+    assert min_cllr([3.0, 2.0, 1.0], [0, 0, 1]) == pytest.approx(1.0)  # any rising function ties them all
+    # Two scores tie; one of them is the only target's: the odds there are 1 target to 1/3 of the non-targets.
+    expected = (math.log2(1 + 1 / 3) + math.log2(1 + 3) / 3) / 2
+    assert min_cllr([0.0, 1.0, 2.0, 2.0], [0, 0, 0, 1]) == pytest.approx(expected)
+
+
+@given(short_lists())
+def test_min_cllr_equals_brute_force(trials: Trials) -> None:
+    scores, labels = np.array(trials[0]), np.array(trials[1])
+    distinct = np.unique(scores)
+
+    def share(low: float, high: float) -> float:
+        return float(labels[(scores >= low) & (scores <= high)].mean())
+
+    bits = {1: 0.0, 0: 0.0}
+    for score, label in zip(scores, labels, strict=True):  # isotonic regression as a maximum of minima
+        target_share = max(min(share(a, b) for b in distinct if b >= score) for a in distinct if a <= score)
+        prior = labels.mean()
+        weights = {1: target_share / prior, 0: (1 - target_share) / (1 - prior)}
+        bits[label] += math.log2(1 + weights[1 - label] / weights[label]) / (labels == label).sum()
+    assert min_cllr(scores, labels) == pytest.approx((bits[0] + bits[1]) / 2, abs=1e-12)
+
+
+@given(short_lists(), st.floats(0.1, 5), st.floats(-3, 3))
+def test_no_rising_function_costs_less_than_the_least(trials: Trials, slope: float, offset: float) -> None:
+    scores, labels = np.array(trials[0]), trials[1]
+    llrs = slope * scores + offset
+    assert min_cllr(llrs, labels) <= cllr(llrs, labels) + 1e-12
+    assert min_detection_cost(llrs, labels, 0.3)[0] <= actual_detection_cost(llrs, labels, 0.3) + 1e-12
+
+
 @given(short_lists())
 def test_error_rates_equal_brute_force(trials: Trials) -> None:
     expected = np.array(brute_force_rates(*trials))
@@ -110,12 +176,15 @@ def test_rising_transforms_change_no_error_rate(trials: Trials) -> None:
     stretched = np.sinh(places / 4.0) - 7
     assert equal_error_rate(stretched, labels)[0] == equal_error_rate(scores, labels)[0]
     assert min_detection_cost(stretched, labels, 0.05)[0] == min_detection_cost(scores, labels, 0.05)[0]
+    assert min_cllr(stretched, labels) == min_cllr(scores, labels)
 
 
 @given(short_lists())
-def test_classes_changed_round_change_no_equal_error_rate(trials: Trials) -> None:
+def test_classes_changed_round_change_nothing_that_weighs_both_alike(trials: Trials) -> None:
     scores, labels = np.array(trials[0]), np.array(trials[1])
     assert equal_error_rate(-scores, 1 - labels)[0] == equal_error_rate(scores, labels)[0]
+    assert cllr(-scores, 1 - labels) == pytest.approx(cllr(scores, labels))
+    assert min_cllr(-scores, 1 - labels) == pytest.approx(min_cllr(scores, labels), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +199,13 @@ def test_classes_changed_round_change_no_equal_error_rate(trials: Trials) -> Non
     ],
 )
 def test_impossible_trials_are_refused(scores: list[float], labels: list[int], message: str) -> None:
-    for measure in (equal_error_rate, lambda s, y: min_detection_cost(s, y, 0.01)):
+    for measure in (
+        equal_error_rate,
+        cllr,
+        min_cllr,
+        lambda s, y: min_detection_cost(s, y, 0.01),
+        lambda s, y: actual_detection_cost(s, y, 0.01),
+    ):
         with pytest.raises(DataError, match=message):
             measure(scores, labels)
 
@@ -139,3 +214,5 @@ def test_impossible_trials_are_refused(scores: list[float], labels: list[int], m
 def test_impossible_prior_is_refused(prior: float) -> None:
     with pytest.raises(ParameterError, match="p_target"):
         min_detection_cost([0.0, 1.0], [0, 1], prior)
+    with pytest.raises(ParameterError, match="p_target"):
+        actual_detection_cost([0.0, 1.0], [0, 1], prior)

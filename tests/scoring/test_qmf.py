@@ -4,17 +4,18 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.scoring import Calibration, EmbeddingStore, qmf_features
+from speaker_verification.scoring import EmbeddingStore, QmfCalibration, qmf_features
 from speaker_verification.scoring.qmf import (
     calibration_features,
     draw_calibration_trials,
-    fit_calibration,
+    fit_qmf_calibration,
     quality_measures,
 )
 from speaker_verification.scoring.settings import ScoreSettings
@@ -138,7 +139,7 @@ def test_fit_is_the_least_of_the_regularised_logistic_loss() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([1, 0], 200)
     features = rng.normal(size=(400, 9)) + 0.8 * labels[:, None] * np.arange(9) / 9
-    fitted = fit_calibration(features, labels)
+    fitted = fit_qmf_calibration(features, labels)
     weights = np.array([*fitted.coefficients, fitted.intercept])
     inputs = np.column_stack([features, np.ones(400)])  # liblinear shrinks the intercept too
     signs = 2 * labels - 1
@@ -149,7 +150,7 @@ def test_fit_is_the_least_of_the_regularised_logistic_loss() -> None:
 
 
 def test_probability_is_the_logistic_of_the_log_likelihood_ratio() -> None:
-    calibration = Calibration(tuple(range(9)), -1.0)
+    calibration = QmfCalibration(tuple(range(9)), -1.0)
     features = np.stack([np.zeros(9), np.full(9, 0.1), np.full(9, 50.0)])
     # 0.1 * (0 + ... + 8) - 1 = 2.6; 50 * 36 - 1 = 1799, where the probability rounds to 1
     np.testing.assert_allclose(calibration.log_likelihood_ratio(features), [-1.0, 2.6, 1799.0])
@@ -158,14 +159,14 @@ def test_probability_is_the_logistic_of_the_log_likelihood_ratio() -> None:
 
 
 def test_calibration_survives_json_and_refuses_other_features() -> None:
-    calibration = fit_calibration(np.random.default_rng(0).normal(size=(40, 9)), np.repeat([1, 0], 20))
-    values = json.loads(json.dumps(calibration.to_dict()))
-    assert Calibration.from_dict(values) == calibration
+    calibration = fit_qmf_calibration(np.random.default_rng(0).normal(size=(40, 9)), np.repeat([1, 0], 20))
+    values = json.loads(json.dumps(asdict(calibration)))
+    assert QmfCalibration.from_dict(values) == calibration
     with pytest.raises(DataError, match="fit it anew"):
-        Calibration.from_dict({**values, "feature_names": ["score"]})
+        QmfCalibration.from_dict({**values, "feature_names": ["score"]})
 
 
 def test_fitting_leaves_the_global_generator_alone() -> None:
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    fit_calibration(np.random.default_rng(0).normal(size=(40, 9)), np.repeat([1, 0], 20))
+    fit_qmf_calibration(np.random.default_rng(0).normal(size=(40, 9)), np.repeat([1, 0], 20))
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002

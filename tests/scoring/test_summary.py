@@ -7,9 +7,18 @@ import pandas as pd
 import pytest
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring import equal_error_rate, min_detection_cost
-from speaker_verification.scoring.summary import format_table, measure
-from speaker_verification.tables import SCORES
+from speaker_verification.scoring import (
+    actual_detection_cost,
+    cllr,
+    equal_error_rate,
+    min_cllr,
+    min_detection_cost,
+)
+from speaker_verification.scoring.settings import ScoreSettings
+from speaker_verification.scoring.summary import SCORINGS, Metrics, format_table
+from speaker_verification.scoring.summary import measure as measure_scores
+from speaker_verification.tables import SCORES, TRIAL_LISTS
+from tests.scoring.builders import calibration, scores_of
 
 
 def scores_table(num_trials: int = 400, names: tuple[str, ...] = ("vox1_o", "vox1_e")) -> pd.DataFrame:
@@ -34,20 +43,28 @@ def scores_table(num_trials: int = 400, names: tuple[str, ...] = ("vox1_o", "vox
     )
 
 
+def measure(scores: pd.DataFrame, **settings: object) -> Metrics:
+    return measure_scores(scores, calibration(), ScoreSettings.parse(settings, "score"))
+
+
 def test_every_list_and_scoring_is_measured_on_its_own_trials() -> None:
     scores = scores_table()
     metrics = measure(scores)
     assert set(metrics) == {"vox1_o", "vox1_e"}
     for trial_list, scorings in metrics.items():
         rows = scores[scores["trial_list"] == trial_list]
-        assert list(scorings) == ["cosine", "as_norm", "qmf"]
+        assert tuple(scorings) == SCORINGS
         for scoring, values in scorings.items():
             eer, threshold = equal_error_rate(rows[scoring], rows["label"])
             assert values["eer"] == eer
             assert values["threshold_eer"] == pytest.approx(threshold, rel=1e-12)
+            llrs = {"cosine": 10 * rows["cosine"], "as_norm": rows["as_norm"], "qmf": rows["llr"]}[scoring]
+            assert values["cllr"] == cllr(llrs, rows["label"])
+            assert values["min_cllr"] == min_cllr(llrs, rows["label"])
             for p_target, name in ((0.01, "p01"), (0.05, "p05")):
                 cost, threshold = min_detection_cost(rows[scoring], rows["label"], p_target)
                 assert values[f"min_dcf_{name}"] == cost
+                assert values[f"act_dcf_{name}"] == actual_detection_cost(llrs, rows["label"], p_target)
                 assert values[f"threshold_{name}"] == pytest.approx(threshold, rel=1e-12)
             assert values["num_target"] == (rows["label"] == 1).sum()
             assert values["num_nontarget"] == (rows["label"] == 0).sum()
@@ -56,15 +73,27 @@ def test_every_list_and_scoring_is_measured_on_its_own_trials() -> None:
             assert 0 <= low < eer < high
 
 
+def test_operating_points_are_those_of_the_parameters() -> None:
+    scores = scores_table()
+    values = measure(scores, p_targets=[0.1, 0.001], c_miss=2.0, bootstrap_resamples=0)["vox1_o"]["cosine"]
+    assert [name for name in values if "dcf" in name] == [
+        "min_dcf_p1",
+        "min_dcf_p001",
+        "act_dcf_p1",
+        "act_dcf_p001",
+    ]
+    rows = scores[scores["trial_list"] == "vox1_o"]
+    assert values["min_dcf_p1"] == min_detection_cost(rows["cosine"], rows["label"], 0.1, c_miss=2.0)[0]
+    assert "eer_interval" not in values
+
+
 def test_metrics_are_plain_values() -> None:
     metrics = measure(scores_table())
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
 def test_probabilities_that_round_to_one_are_still_told_apart() -> None:
-    scores = scores_table(num_trials=6, names=("vox1_o",)).assign(
-        label=[0, 0, 0, 1, 1, 1], llr=[40.0, 41.0, 42.0, 50.0, 51.0, 52.0], qmf=1.0
-    )
+    scores = scores_of([40.0, 41.0, 42.0, 50.0, 51.0, 52.0], [0, 0, 0, 1, 1, 1]).assign(qmf=1.0)
     values = measure(scores)["vox1_o"]["qmf"]
     assert values["eer"] == 0.0
     assert values["threshold_eer"] == 1.0
@@ -75,30 +104,61 @@ def test_list_of_one_class_is_refused() -> None:
         measure(scores_table().assign(label=1))
 
 
+VALUES = {
+    "eer": 3.14159,
+    "eer_interval": [2.0, 4.5],
+    "threshold_eer": -1.5,
+    "min_cllr": 0.1,
+    "min_dcf_p01": 0.25,
+    "threshold_p01": 0.0,
+    "cllr": 0.12345,
+    "act_dcf_p01": 1.5,
+    "num_target": 30_000,
+    "num_nontarget": 7_611,
+    "num_speakers": 40,
+}
+
+
 def test_table_has_a_line_for_each_list_and_scoring_in_straight_columns() -> None:
-    values = {
-        "eer": 3.14159,
-        "eer_interval": [2.0, 4.5],
-        "min_dcf_p01": 0.25,
-        "min_dcf_p05": 0.125,
-        "threshold_eer": -1.5,
-        "threshold_p01": 0.0,
-        "threshold_p05": 0.0,
-        "num_target": 30_000,
-        "num_nontarget": 7_611,
-        "num_speakers": 40,
-    }
     metrics = {
-        "vox1_o": {"cosine": values, "qmf": {**values, "eer": 12.5}},
-        "vox1_e_original": {"cosine": values},
+        "vox1_o": {"cosine": VALUES, "qmf": {**VALUES, "eer": 12.5}},
+        "vox1_e_original": {"cosine": VALUES},
     }
     assert format_table(metrics).splitlines() == [
-        "trial list       trials  scoring   EER %  95 % range  DCF 0.01  DCF 0.05   at EER",
-        "---------------  ------  -------  ------  ----------  --------  --------  -------",
-        "vox1_o           37,611  cosine    3.142   2.00-4.50    0.2500    0.1250  -1.5000",
-        "vox1_o           37,611  qmf      12.500   2.00-4.50    0.2500    0.1250  -1.5000",
-        "vox1_e_original  37,611  cosine    3.142   2.00-4.50    0.2500    0.1250  -1.5000",
+        "trial list       trials  scoring   EER %  95 % range       DCF 0.01           Cllr",
+        "---------------  ------  -------  ------  ----------  -------------  -------------",
+        "vox1_o           37,611  cosine    3.142   2.00-4.50  0.2500 1.5000  0.1000 0.1235",
+        "vox1_o           37,611  qmf      12.500   2.00-4.50  0.2500 1.5000  0.1000 0.1235",
+        "vox1_e_original  37,611  cosine    3.142   2.00-4.50  0.2500 1.5000  0.1000 0.1235",
+        "DCF and Cllr: the least over all thresholds, then that of the calibrated scores",
     ]
+
+
+def test_scores_that_are_no_ratios_have_the_least_costs_alone() -> None:
+    known = {
+        name: value for name, value in VALUES.items() if name not in ("cllr", "act_dcf_p01", "eer_interval")
+    }
+    assert format_table({"theirs": {"score": known}}).splitlines()[2] == (
+        "theirs      37,611  score    3.142                0.2500  0.1000"
+    )
+
+
+def test_lists_other_than_the_published_ones_are_marked() -> None:
+    record = {"md5": "29fc", "num_target": 1, "num_nontarget": 1}
+    counted = dict.fromkeys(("num_repeated", "num_self", "num_mislabelled"), 0)
+    names = ("vox1_o", "vox1_e", "vox1_h")
+    trial_lists = TRIAL_LISTS.conform(
+        pd.DataFrame(
+            [
+                {"trial_list": name, "file": f"{name}.txt", "official": name == "vox1_o", **record, **counted}
+                for name in names
+            ]
+        )
+    )
+    metrics = {name: {"cosine": VALUES} for name in names[:2]}
+    lines = format_table(metrics, trial_lists).splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["vox1_o", "vox1_e*"]
+    assert lines[5:] == ["* vox1_e: not a published list (vox1_e.txt, MD5 29fc)"]
 
 
 def test_speakers_are_told_by_the_first_part_of_the_id() -> None:

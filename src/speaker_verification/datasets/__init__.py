@@ -4,6 +4,14 @@ from speaker_verification.datasets.credentials import CredentialsDataset
 from speaker_verification.datasets.embedding_store import EmbeddingStoreDataset
 from speaker_verification.datasets.folder import FolderDataset
 from speaker_verification.datasets.json_file import JsonDataset
+from speaker_verification.datasets.score_file import ScoreFileDataset
 from speaker_verification.datasets.table import TableDataset
 
-__all__ = ["CredentialsDataset", "EmbeddingStoreDataset", "FolderDataset", "JsonDataset", "TableDataset"]
+__all__ = [
+    "CredentialsDataset",
+    "EmbeddingStoreDataset",
+    "FolderDataset",
+    "JsonDataset",
+    "ScoreFileDataset",
+    "TableDataset",
+]

@@ -1,19 +1,37 @@
 """From embeddings to scores, error rates and decisions."""
 
+from speaker_verification.scoring.calibration import AffineCalibration, Calibration
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.extraction import extract_embeddings
-from speaker_verification.scoring.metrics import equal_error_rate, error_rates, min_detection_cost
+from speaker_verification.scoring.metrics import (
+    OperatingPoint,
+    actual_detection_cost,
+    cllr,
+    equal_error_rate,
+    error_rates,
+    min_cllr,
+    min_detection_cost,
+)
 from speaker_verification.scoring.normalisation import as_norm, cohort_statistics
-from speaker_verification.scoring.qmf import Calibration, qmf_features
+from speaker_verification.scoring.qmf import QmfCalibration, qmf_features
+from speaker_verification.scoring.score_files import read_score_file, write_score_file
 
 __all__ = [
+    "AffineCalibration",
     "Calibration",
     "EmbeddingStore",
+    "OperatingPoint",
+    "QmfCalibration",
+    "actual_detection_cost",
     "as_norm",
+    "cllr",
     "cohort_statistics",
     "equal_error_rate",
     "error_rates",
     "extract_embeddings",
+    "min_cllr",
     "min_detection_cost",
     "qmf_features",
+    "read_score_file",
+    "write_score_file",
 ]

@@ -7,15 +7,17 @@ Authentication Using Joint Bootstrap", ICASSP 2007 (subsets of users).
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from itertools import pairwise
 
-from speaker_verification.scoring.metrics import sort_trials
+import numpy as np
+
+from speaker_verification.scoring.metrics import SortedTrials
+
+_TRIALS_PER_BLOCK = 2048
 
 
 def equal_error_rate_interval(
-    scores: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    trials: SortedTrials,
     enroll_speakers: np.ndarray,
     test_speakers: np.ndarray,
     *,
@@ -30,53 +32,72 @@ def equal_error_rate_interval(
     interval is 0 to 100.
 
     Args:
-        scores: (trials,).
-        labels: (trials,), 1 target, 0 non-target.
-        enroll_speakers: (trials,), whole numbers from 0, one for each speaker.
+        trials: from `sort_trials`.
+        enroll_speakers: (trials,) before sorting, whole numbers from 0, one for each speaker.
         test_speakers: (trials,), likewise.
         num_resamples: how often the speakers are drawn.
         confidence: share of the resampled error rates between the two ends.
         seed: the same seed gives the same interval.
-
-    Raises:
-        DataError: as `sort_trials`.
     """
-    trials = sort_trials(scores, labels)
     num_speakers = 1 + int(max(enroll_speakers.max(), test_speakers.max()))
-    # Where both sides are one speaker, the second factor is that of a speaker beyond the last, always 1.
-    second = np.where(enroll_speakers == test_speakers, num_speakers, test_speakers)
-    one, other = enroll_speakers[trials.order].astype(np.int32), second[trials.order].astype(np.int32)
     rng = np.random.default_rng([seed, num_speakers])
-    times_drawn = np.ones(num_speakers + 1)
-    rates = []
-    for _ in range(num_resamples):
-        times_drawn[:-1] = np.bincount(rng.integers(num_speakers, size=num_speakers), minlength=num_speakers)
-        weights = times_drawn[one] * times_drawn[other]
-        rate = _weighted_equal_error_rate(weights, trials.is_target, trials.num_below)
-        if rate is not None:
-            rates.append(rate)
+    # Where both sides are one speaker, the second factor is that of a speaker beyond the last, always 1.
+    times_drawn = np.ones((num_speakers + 1, num_resamples), dtype=np.float32)
+    for resample in range(num_resamples):
+        drawn = rng.integers(num_speakers, size=num_speakers)
+        times_drawn[:-1, resample] = np.bincount(drawn, minlength=num_speakers)
+    second = np.where(enroll_speakers == test_speakers, num_speakers, test_speakers)
+    rates = _weighted_equal_error_rates(
+        trials, times_drawn, enroll_speakers[trials.order], second[trials.order]
+    )
+    if not len(rates):
+        return 0.0, 100.0
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(rates, [tail, 100 - tail]) if rates else (0.0, 100.0)
+    low, high = np.percentile(rates, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def _weighted_equal_error_rate(
-    weights: np.ndarray, is_target: np.ndarray, num_below: np.ndarray
-) -> float | None:
-    """Equal error rate in % of trials that count by whole-numbered weights; None if one class has none."""
-    target_weight = float(weights @ is_target)
-    nontarget_weight = float(weights.sum()) - target_weight
-    if not target_weight or not nontarget_weight:
-        return None
-    # FNR - FPR only rises with the threshold, so the least gap lies on one of the two sides of its zero.
-    shares = weights * np.where(is_target, 1 / target_weight, 1 / nontarget_weight)
-    rising = np.concatenate([[0], np.cumsum(shares)])[num_below]  # 1 + FNR - FPR
-    zero = int(np.searchsorted(rising, 1.0))
-    candidates = []
-    for place in (max(zero - 1, 0), min(zero, len(num_below) - 1)):
-        below = num_below[place]
-        misses = float(weights[:below] @ is_target[:below])
-        fnr = misses / target_weight
-        fpr = 1 - (float(weights[:below].sum()) - misses) / nontarget_weight
-        candidates.append((abs(fnr - fpr), max(fnr, fpr)))
-    return 100 * min(candidates)[1]
+def _weighted_equal_error_rates(
+    trials: SortedTrials, times_drawn: np.ndarray, one: np.ndarray, other: np.ndarray
+) -> list[float]:
+    """Equal error rate in % of each resample that keeps both classes.
+
+    FNR - FPR only rises with the threshold. So all resamples are first summed over blocks of trials at once,
+    and each is then looked at closely only in the block where its difference passes 0.
+
+    Args:
+        trials: sorted.
+        times_drawn: (speakers, resamples), whole numbers.
+        one: (trials,) first speaker of each sorted trial.
+        other: (trials,) second speaker.
+    """
+    cuts = np.searchsorted(trials.num_below, np.arange(0, len(one), _TRIALS_PER_BLOCK))
+    cuts = np.unique(np.append(cuts, len(trials.num_below) - 1))  # thresholds between which blocks lie
+    classes = np.stack([trials.is_target, ~trials.is_target])  # (2, trials)
+    below = np.zeros((len(cuts), 2, times_drawn.shape[1]))  # weight of either class below each cut
+    for place, (first, last) in enumerate(pairwise(trials.num_below[cuts])):
+        weights = times_drawn[one[first:last]] * times_drawn[other[first:last]]  # (block, resamples)
+        below[place + 1] = below[place] + classes[:, first:last].astype(np.float32) @ weights
+
+    rates = []
+    for resample, (num_target, num_nontarget) in enumerate(below[-1].T):
+        if not num_target or not num_nontarget:
+            continue
+        # All trials are accepted at the first cut and none at the last: the difference passes 0 in between.
+        block = int((_balance(below[:, :, resample], num_target, num_nontarget) >= 0).argmax()) - 1
+        num_below = trials.num_below[cuts[block] : cuts[block + 1] + 1]
+        inside = slice(num_below[0], num_below[-1])
+        weights = times_drawn[one[inside], resample] * times_drawn[other[inside], resample]
+        steps = np.cumsum(classes[:, inside] * weights, axis=1, dtype=np.float64)  # (2, block)
+        steps = np.pad(steps, ((0, 0), (1, 0)))[:, num_below - inside.start]
+        counts = below[block, :, resample] + steps.T  # (thresholds of the block, 2)
+        zero = int((_balance(counts, num_target, num_nontarget) >= 0).argmax())
+        targets, nontargets = counts[zero - 1 : zero + 1].T
+        fnr, fpr = targets / num_target, 1 - nontargets / num_nontarget
+        rates.append(100 * min(zip(np.abs(fnr - fpr), np.maximum(fnr, fpr), strict=True))[1])
+    return rates
+
+
+def _balance(below: np.ndarray, num_target: float, num_nontarget: float) -> np.ndarray:
+    """FNR - FPR times both totals, exact in whole numbers, of weights (thresholds, 2) below thresholds."""
+    return below[:, 0] * num_nontarget + (below[:, 1] - num_nontarget) * num_target

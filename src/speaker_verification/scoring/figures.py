@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from speaker_verification.scoring.metrics import equal_error_rate, error_rates
-from speaker_verification.scoring.summary import SCORINGS
+from speaker_verification.scoring.calibration import Calibration
+from speaker_verification.scoring.metrics import SortedTrials, sort_trials
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -18,12 +18,13 @@ LOSS = "loss"
 VALIDATION_EER = "validation.eer"  # %
 
 _POINTS_PER_CURVE = 300
+_BINS = 80
 _PERCENT_TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
 _LINES = {"cosine": "dot", "as_norm": "dash", "qmf": "solid"}
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
 
-def det_figure(scores: pd.DataFrame) -> go.Figure:
+def det_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
     """Detection error trade-off: false negatives over false positives, on normal-deviate axes.
 
     A colour for each trial list, a line style for each scoring.
@@ -32,6 +33,7 @@ def det_figure(scores: pd.DataFrame) -> go.Figure:
 
     Args:
         scores: table of the SCORES schema.
+        calibration: that the scores were calibrated by.
 
     Raises:
         DataError: a trial list holds one class only or a score that is not finite.
@@ -40,18 +42,18 @@ def det_figure(scores: pd.DataFrame) -> go.Figure:
     from scipy.special import ndtri
 
     figure = go.Figure()
-    for place, (trial_list, rows) in enumerate(scores.groupby("trial_list", sort=False)):
+    for place, (trial_list, rows) in enumerate(scores.groupby("trial_list", sort=False, observed=True)):
         labels = rows["label"].to_numpy()
-        for scoring in SCORINGS:
-            values = rows["llr" if scoring == "qmf" else scoring].to_numpy()  # same curve, no rounding to 1
-            fpr, fnr = _det_points(values, labels)
+        for scoring, values in calibration.decision_scores(rows).items():
+            trials = sort_trials(values, labels)
+            fpr, fnr = _det_points(trials)
             figure.add_scatter(
                 x=ndtri(fpr),
                 y=ndtri(fnr),
                 customdata=100 * np.stack([fpr, fnr], axis=1),
                 hovertemplate="FPR %{customdata[0]:.3g} %, FNR %{customdata[1]:.3g} %",
                 mode="lines",
-                name=f"{trial_list} {scoring}, EER {equal_error_rate(values, labels)[0]:.2f} %",
+                name=f"{trial_list} {scoring}, EER {trials.equal_error_rate()[0]:.2f} %",
                 line={"dash": _LINES[scoring], "color": _COLOURS[place % len(_COLOURS)]},
             )
     axis = {
@@ -67,11 +69,11 @@ def det_figure(scores: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def _det_points(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _det_points(trials: SortedTrials) -> tuple[np.ndarray, np.ndarray]:
     """False positive and false negative rates, both above 0 and below 1, evenly spaced along the curve."""
     from scipy.special import ndtri
 
-    fnr, fpr, _ = error_rates(values, labels)
+    fnr, fpr = trials.rates
     drawn = (fnr > 0) & (fnr < 1) & (fpr > 0) & (fpr < 1)
     fnr, fpr = fnr[drawn], fpr[drawn]
     if not len(fnr):
@@ -80,6 +82,84 @@ def _det_points(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
     points = np.searchsorted(along, np.linspace(along[0], along[-1], _POINTS_PER_CURVE))
     points = np.unique(points)
     return fpr[points], fnr[points]
+
+
+def histogram_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
+    """Score densities of targets and non-targets: a row for each trial list, a column for each scoring.
+
+    QMF's scores are its log-likelihood ratios.
+
+    Args:
+        scores: table of the SCORES schema.
+        calibration: that the scores were calibrated by.
+    """
+    from plotly.subplots import make_subplots
+
+    lists = dict(iter(scores.groupby("trial_list", sort=False, observed=True)))
+    columns = {"cosine": "cosine", "as_norm": "AS-norm", "qmf": "QMF, log-likelihood ratio"}
+    figure = make_subplots(
+        len(lists),
+        len(columns),
+        row_titles=list(lists),
+        column_titles=list(columns.values()),
+        vertical_spacing=0.2 / len(lists),
+    )
+    for row, trials in enumerate(lists.values(), start=1):
+        is_target = trials["label"].to_numpy() == 1
+        for column, values in enumerate(calibration.decision_scores(trials).values(), start=1):
+            edges = np.histogram_bin_edges(values, bins=_BINS)
+            for name, members, colour in (
+                ("non-target", ~is_target, _COLOURS[1]),
+                ("target", is_target, _COLOURS[0]),
+            ):
+                figure.add_bar(
+                    x=(edges[:-1] + edges[1:]) / 2,
+                    y=np.histogram(values[members], edges, density=True)[0],
+                    name=name,
+                    legendgroup=name,
+                    showlegend=row == column == 1,
+                    marker={"color": colour, "opacity": 0.6, "line_width": 0},
+                    row=row,
+                    col=column,
+                )
+    figure.update_layout(title="Scores", barmode="overlay", bargap=0, height=200 + 200 * len(lists))
+    return figure
+
+
+def reliability_figure(reliability: pd.DataFrame) -> go.Figure:
+    """Empirical log-likelihood ratios over the given ones; those that mean what they say lie on the diagonal.
+
+    A colour for each trial list, a line style for each scoring.
+
+    Args:
+        reliability: table of `breakdown.reliability`.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    known = reliability.dropna(subset="empirical_llr")
+    for place, (trial_list, of_list) in enumerate(known.groupby("trial_list", sort=False, observed=True)):
+        for scoring, points in of_list.groupby("scoring", sort=False):
+            figure.add_scatter(
+                x=points["mean_llr"],
+                y=points["empirical_llr"],
+                customdata=points[["num_target", "num_nontarget"]],
+                hovertemplate="%{customdata[0]} targets, %{customdata[1]} non-targets",
+                mode="lines+markers",
+                name=f"{trial_list} {scoring}",
+                line={"dash": _LINES[str(scoring)], "color": _COLOURS[place % len(_COLOURS)]},
+            )
+    ends = [known["mean_llr"].min(), known["mean_llr"].max()]
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", name="as it should be", line={"color": "grey", "width": 1}
+    )
+    figure.update_layout(
+        title="Reliability of the log-likelihood ratios",
+        height=600,
+        xaxis={"title": "log-likelihood ratio, nats"},
+        yaxis={"title": "log-likelihood ratio that the labels show, nats"},
+    )
+    return figure
 
 
 def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:

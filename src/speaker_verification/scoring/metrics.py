@@ -1,8 +1,10 @@
-"""Error rates of verification scores. A trial is accepted when its score is at least the threshold."""
+"""Error rates and costs of scores. A trial is accepted when its score is at least the threshold."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +13,50 @@ from speaker_verification.errors import DataError, ParameterError
 
 
 @dataclass(frozen=True)
+class OperatingPoint:
+    """What decisions are for: how likely a target trial is, and what either error costs.
+
+    Source: NIST 2016 speaker recognition evaluation plan, equations 2 to 4.
+
+    Attributes:
+        p_target: probability of a target trial, between 0 and 1.
+        c_miss: cost of a miss, above 0.
+        c_fa: cost of a false acceptance, above 0.
+
+    Raises:
+        ParameterError: the probability or a cost is out of range.
+    """
+
+    p_target: float
+    c_miss: float = 1.0
+    c_fa: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.p_target < 1 and self.c_miss > 0 and self.c_fa > 0):
+            raise ParameterError(
+                f"p_target {self.p_target}, c_miss {self.c_miss}, c_fa {self.c_fa}: "
+                "the probability must lie between 0 and 1, costs above 0"
+            )
+
+    @property
+    def name(self) -> str:
+        """The probability's decimals, as metrics carry them: 0.01 is p01."""
+        return "p" + f"{self.p_target:.12f}".rstrip("0").removeprefix("0.")
+
+    @property
+    def threshold(self) -> float:
+        """Natural log-likelihood ratio from which on accepting costs less than refusing (Bayes)."""
+        return math.log(self.c_fa * (1 - self.p_target)) - math.log(self.c_miss * self.p_target)
+
+    def cost(self, fnr: np.ndarray, fpr: np.ndarray) -> np.ndarray:
+        """Detection cost, divided by that of the better of accepting and of refusing every trial."""
+        miss_weight, false_acceptance_weight = self.c_miss * self.p_target, self.c_fa * (1 - self.p_target)
+        return (miss_weight * fnr + false_acceptance_weight * fpr) / min(miss_weight, false_acceptance_weight)
+
+
+@dataclass(frozen=True, eq=False)
 class SortedTrials:
-    """Trials by rising score, with the thresholds that tell them apart.
+    """Trials by rising score, with the thresholds that tell them apart: sorted once, measured in many ways.
 
     The first of the K thresholds is the lowest score, which accepts every trial; the last is the next
     number above the highest score, which accepts none.
@@ -23,18 +67,66 @@ class SortedTrials:
     num_below: np.ndarray  # int64 (K,), trials below each threshold
     thresholds: np.ndarray  # float64 (K,), rising
 
+    @cached_property
+    def misses(self) -> np.ndarray:
+        """Targets below each threshold, int64 (K,)."""
+        return np.concatenate([[0], np.cumsum(self.is_target)])[self.num_below]
 
-def sort_trials(scores: npt.ArrayLike, labels: npt.ArrayLike) -> SortedTrials:
-    """Sort trials by score; equal scores share a threshold, so they fall on one side of any.
+    @property
+    def num_target(self) -> int:
+        return int(self.misses[-1])
 
-    Args:
-        scores: (trials,), higher means "same speaker".
-        labels: (trials,), 1 target, 0 non-target.
+    @property
+    def num_nontarget(self) -> int:
+        return len(self.order) - self.num_target
 
-    Raises:
-        DataError: the arrays differ in shape, a score is not finite, a label is neither 0 nor 1, or only one
-            class is there.
-    """
+    @cached_property
+    def false_acceptances(self) -> np.ndarray:
+        """Non-targets at or above each threshold, int64 (K,)."""
+        return self.num_nontarget - (self.num_below - self.misses)
+
+    @cached_property
+    def rates(self) -> tuple[np.ndarray, np.ndarray]:
+        """False negative and false positive rate at each threshold, (K,) each."""
+        return self.misses / self.num_target, self.false_acceptances / self.num_nontarget
+
+    def equal_error_rate(self) -> tuple[float, float]:
+        """As the function of this name."""
+        # Whole numbers, the rates times both totals: equal gaps are then equal to the last digit.
+        fnr, fpr = self.misses * self.num_nontarget, self.false_acceptances * self.num_target
+        gap, larger = np.abs(fnr - fpr), np.maximum(fnr, fpr)
+        least = np.flatnonzero(gap == gap.min())
+        best = least[larger[least].argmin()]
+        eer_percent = 100 * float(larger[best]) / (self.num_target * self.num_nontarget)
+        return eer_percent, float(self.thresholds[best])
+
+    def min_detection_cost(self, point: OperatingPoint) -> tuple[float, float]:
+        """As the function of this name."""
+        cost = point.cost(*self.rates)
+        best = int(cost.argmin())
+        return float(cost[best]), float(self.thresholds[best])
+
+    def min_cllr(self) -> float:
+        """As the function of this name."""
+        from sklearn.isotonic import isotonic_regression
+
+        num_tied = np.diff(self.num_below)
+        targets = np.diff(self.misses)  # of the trials that share each score
+        # Pool adjacent violators: the share of targets that rises with the score and fits best.
+        share = isotonic_regression(targets / num_tied, sample_weight=num_tied)
+        odds_of_lists = self.num_target / self.num_nontarget
+        with np.errstate(divide="ignore"):  # a score that only targets reach costs nothing as a target's
+            odds = share / (1 - share) / odds_of_lists
+            target_bits, nontarget_bits = np.log2(1 + 1 / odds), np.log2(1 + odds)
+        costs = [
+            bits[count > 0] @ count[count > 0] / count.sum()
+            for bits, count in ((target_bits, targets), (nontarget_bits, num_tied - targets))
+        ]
+        return float(sum(costs)) / 2
+
+
+def _checked(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float64 (trials,) and whether each trial is a target (trials,), if they can be measured."""
     values, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != classes.shape:
         raise DataError(f"scores {values.shape} and labels {classes.shape} must be rows of one length")
@@ -49,6 +141,21 @@ def sort_trials(scores: npt.ArrayLike, labels: npt.ArrayLike) -> SortedTrials:
         raise DataError(
             f"{is_target.sum()} of {len(values)} trials are targets: error rates need targets and non-targets"
         )
+    return values, is_target
+
+
+def sort_trials(scores: npt.ArrayLike, labels: npt.ArrayLike) -> SortedTrials:
+    """Sort trials by score; equal scores share a threshold, so they fall on one side of any.
+
+    Args:
+        scores: (trials,), higher means "same speaker".
+        labels: (trials,), 1 target, 0 non-target.
+
+    Raises:
+        DataError: the arrays differ in shape, a score is not finite, a label is neither 0 nor 1, or only one
+            class is there.
+    """
+    values, is_target = _checked(scores, labels)
     order = np.argsort(values, kind="stable")
     values = values[order]
     firsts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
@@ -60,13 +167,6 @@ def sort_trials(scores: npt.ArrayLike, labels: npt.ArrayLike) -> SortedTrials:
     )
 
 
-def _count_errors(trials: SortedTrials) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Misses and false acceptances (K,) at the thresholds, and the numbers of targets and non-targets."""
-    misses = np.concatenate([[0], np.cumsum(trials.is_target)])[trials.num_below]
-    num_target, num_nontarget = int(misses[-1]), len(trials.is_target) - int(misses[-1])
-    return misses, num_nontarget - (trials.num_below - misses), num_target, num_nontarget
-
-
 def error_rates(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """False negative rate, false positive rate and threshold, (K,) each, thresholds rising.
 
@@ -74,8 +174,7 @@ def error_rates(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarra
         DataError: as `sort_trials`.
     """
     trials = sort_trials(scores, labels)
-    misses, false_acceptances, num_target, num_nontarget = _count_errors(trials)
-    return misses / num_target, false_acceptances / num_nontarget, trials.thresholds
+    return *trials.rates, trials.thresholds
 
 
 def equal_error_rate(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
@@ -88,14 +187,7 @@ def equal_error_rate(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[floa
     Raises:
         DataError: as `sort_trials`.
     """
-    trials = sort_trials(scores, labels)
-    misses, false_acceptances, num_target, num_nontarget = _count_errors(trials)
-    # Whole numbers, the rates times both totals: equal gaps are then equal to the last digit.
-    fnr, fpr = misses * num_nontarget, false_acceptances * num_target
-    gap, larger = np.abs(fnr - fpr), np.maximum(fnr, fpr)
-    least = np.flatnonzero(gap == gap.min())
-    best = least[larger[least].argmin()]
-    return 100 * float(larger[best]) / (num_target * num_nontarget), float(trials.thresholds[best])
+    return sort_trials(scores, labels).equal_error_rate()
 
 
 def min_detection_cost(
@@ -103,27 +195,69 @@ def min_detection_cost(
 ) -> tuple[float, float]:
     """Least normalised detection cost over all thresholds, and its threshold.
 
-    The cost c_miss p_target FNR + c_fa (1 - p_target) FPR, divided by that of the better of accepting and of
-    refusing every trial (NIST 2016 speaker recognition evaluation plan, equations 2 to 4).
-
     Args:
         scores: (trials,).
         labels: (trials,), 1 target, 0 non-target.
-        p_target: probability of a target trial, between 0 and 1.
-        c_miss: cost of a miss, above 0.
-        c_fa: cost of a false acceptance, above 0.
+        p_target, c_miss, c_fa: the operating point.
 
     Raises:
         DataError: as `sort_trials`.
-        ParameterError: the probability or a cost is out of range.
+        ParameterError: as `OperatingPoint`.
     """
-    if not (0 < p_target < 1 and c_miss > 0 and c_fa > 0):
-        raise ParameterError(
-            f"p_target {p_target}, c_miss {c_miss}, c_fa {c_fa}: "
-            "the probability must lie between 0 and 1, costs above 0"
-        )
-    fnr, fpr, thresholds = error_rates(scores, labels)
-    miss_weight, false_acceptance_weight = c_miss * p_target, c_fa * (1 - p_target)
-    cost = miss_weight * fnr + false_acceptance_weight * fpr
-    best = int(cost.argmin())
-    return float(cost[best]) / min(miss_weight, false_acceptance_weight), float(thresholds[best])
+    return sort_trials(scores, labels).min_detection_cost(OperatingPoint(p_target, c_miss, c_fa))
+
+
+def actual_detection_cost(
+    log_likelihood_ratios: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    p_target: float,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+) -> float:
+    """Normalised detection cost of the decisions that log-likelihood ratios lead to at the Bayes threshold.
+
+    Args:
+        log_likelihood_ratios: (trials,), natural.
+        labels: (trials,), 1 target, 0 non-target.
+        p_target, c_miss, c_fa: the operating point.
+
+    Raises:
+        DataError: as `sort_trials`.
+        ParameterError: as `OperatingPoint`.
+    """
+    point = OperatingPoint(p_target, c_miss, c_fa)
+    values, is_target = _checked(log_likelihood_ratios, labels)
+    accepted = values >= point.threshold
+    return float(point.cost(1 - accepted[is_target].mean(), accepted[~is_target].mean()))
+
+
+def cllr(log_likelihood_ratios: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Cost of log-likelihood ratios over all operating points, in bits: 0 at best, 1 where all of them are 0.
+
+    Source: N. Brümmer, J. du Preez, "Application-Independent Evaluation of Speaker Detection", Computer
+    Speech and Language 20, 2006.
+
+    Args:
+        log_likelihood_ratios: (trials,), natural.
+        labels: (trials,), 1 target, 0 non-target.
+
+    Raises:
+        DataError: as `sort_trials`.
+    """
+    values, is_target = _checked(log_likelihood_ratios, labels)
+    targets, nontargets = np.logaddexp(0, -values[is_target]), np.logaddexp(0, values[~is_target])
+    return float(targets.mean() + nontargets.mean()) / (2 * math.log(2))
+
+
+def min_cllr(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Least `cllr` that any rising function of the scores could have on these trials, in bits.
+
+    The function is fitted to the trials themselves by pooling adjacent violators, without smoothing; equal
+    scores stay equal.
+
+    Source: as `cllr`.
+
+    Raises:
+        DataError: as `sort_trials`.
+    """
+    return sort_trials(scores, labels).min_cllr()

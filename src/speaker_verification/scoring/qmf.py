@@ -8,7 +8,7 @@ those of J. S. Kim et al., Interspeech 2025.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pandas as pd
 from speaker_verification.errors import DataError
 from speaker_verification.scoring.cosine import centre_and_normalise, centre_of, cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.metrics import OperatingPoint
 from speaker_verification.scoring.normalisation import Cohort, as_norm, cohort_statistics
 from speaker_verification.scoring.settings import ScoreSettings
 
@@ -44,11 +45,8 @@ class CalibrationTrials:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Logistic regression from the features of a trial to the probability of "same speaker".
-
-    Half of the trials it was fitted on were targets, so its log-odds are log-likelihood ratios.
-    """
+class QmfCalibration:
+    """Log-likelihood ratio = coefficients x features + intercept."""
 
     coefficients: tuple[float, ...]
     intercept: float
@@ -64,13 +62,9 @@ class Calibration:
 
         return expit(self.log_likelihood_ratio(features))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a JSON file."""
-        return asdict(self)
-
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """The calibration that `to_dict` described.
+    def from_dict(cls, values: Mapping[str, Any]) -> QmfCalibration:
+        """The calibration of these plain values.
 
         Raises:
             DataError: it was fitted on other features than this version computes.
@@ -217,15 +211,19 @@ def calibration_features(
     return qmf_features(as_norm(cosine, *statistics), *quality)
 
 
-def fit_calibration(features: np.ndarray, labels: np.ndarray) -> Calibration:
+def fit_qmf_calibration(features: np.ndarray, labels: np.ndarray, prior: float = 0.5) -> QmfCalibration:
     """Fit a logistic regression (liblinear, C = 1, features as they are) on trials of which half are targets.
 
     Args:
         features: (trials, 9).
         labels: (trials,), 1 target, 0 non-target.
+        prior: the share of targets that the trials are weighed for.
     """
     from sklearn.linear_model import LogisticRegression
 
     # A fixed state: without one, scikit-learn would draw from NumPy's global generator.
-    model = LogisticRegression(solver="liblinear", C=1.0, random_state=0).fit(features, labels)
-    return Calibration(tuple(model.coef_[0].tolist()), float(model.intercept_[0]))
+    weights = {1: 2 * prior, 0: 2 * (1 - prior)}
+    model = LogisticRegression(solver="liblinear", C=1.0, class_weight=weights, random_state=0)
+    model.fit(features, labels)
+    log_odds = float(model.intercept_[0])
+    return QmfCalibration(tuple(model.coef_[0].tolist()), log_odds + OperatingPoint(prior).threshold)

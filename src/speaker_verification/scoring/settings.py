@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from speaker_verification.configuration import Settings
+from speaker_verification.scoring.metrics import OperatingPoint
+
+Scoring = Literal["cosine", "as_norm", "qmf"]
+Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
 class EmbedSettings(Settings):
@@ -31,3 +35,37 @@ class ScoreSettings(Settings):
     cohort_size: int = Field(600, ge=2)
     deviation: Literal["unbiased", "biased"] = "unbiased"
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
+    calibration_speakers: Literal["cohort", "validation"] = "cohort"
+    calibration_prior: Probability = 0.5
+    llr: Scoring = "qmf"
+    p_targets: tuple[Probability, ...] = Field((0.01, 0.05), min_length=1)
+    c_miss: float = Field(1.0, gt=0)
+    c_fa: float = Field(1.0, gt=0)
+    bootstrap_resamples: int = Field(200, ge=0)
+
+    @property
+    def operating_points(self) -> tuple[OperatingPoint, ...]:
+        """What decisions are measured for."""
+        return tuple(OperatingPoint(p_target, self.c_miss, self.c_fa) for p_target in self.p_targets)
+
+
+class ReportSettings(Settings):
+    """Parameters under `report`."""
+
+    duration_edges: tuple[float, ...] = Field((2.0, 4.0, 6.0, 8.0, 12.0), min_length=1)
+    least_trials: int = Field(30, ge=1)
+    worst_trials: int = Field(20, ge=1)
+
+    @field_validator("duration_edges")
+    @classmethod
+    def _rise(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if list(edges) != sorted(set(edges)):
+            raise ValueError("must rise from one to the next")
+        return edges
+
+
+class MeasureSettings(Settings):
+    """Parameters under `measure`."""
+
+    score_file: str | None = None
+    calibrated: bool = False

@@ -2,121 +2,183 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
-from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
+from speaker_verification.scoring.calibration import Calibration
+from speaker_verification.scoring.metrics import OperatingPoint, actual_detection_cost, cllr, sort_trials
+from speaker_verification.scoring.settings import ScoreSettings, Scoring
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
 
-SCORINGS = ("cosine", "as_norm", "qmf")
+SCORINGS: tuple[Scoring, ...] = ("cosine", "as_norm", "qmf")
 
 
-def measure(scores: pd.DataFrame) -> Metrics:
-    """Error rates by trial list and scoring.
+def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSettings) -> Metrics:
+    """Error rates, costs and calibration by trial list and scoring.
 
     Args:
         scores: table of the SCORES schema.
+        calibration: that the scores were calibrated by.
+        settings: operating points and the number of resamples.
 
     Returns:
-        {trial_list: {scoring: {"eer": %, "eer_interval": [low, high] % at 95 %, "threshold_eer": score,
-        "min_dcf_p01": cost, "threshold_p01": score, "min_dcf_p05": ..., "threshold_p05": ...,
-        "num_target": n, "num_nontarget": n, "num_speakers": n}}}, plain Python numbers.
+        {trial_list: what `measure_trials` returns}, log-likelihood ratios included. QMF's thresholds are
+        probabilities.
 
     Raises:
         DataError: a trial list holds one class only or a score that is not finite.
     """
-    return {
-        str(trial_list): _measure_list(rows) for trial_list, rows in scores.groupby("trial_list", sort=False)
-    }
+    metrics: Metrics = {}
+    for trial_list, rows in scores.groupby("trial_list", sort=False, observed=True):
+        llrs = calibration.log_likelihood_ratios(rows)
+        measured = measure_trials(rows, calibration.decision_scores(rows), llrs, settings)
+        measured["qmf"] |= _as_probabilities(measured["qmf"])
+        metrics[str(trial_list)] = measured
+    return metrics
 
 
-def _measure_list(scores: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    labels = scores["label"].to_numpy()
-    enroll_speakers, test_speakers, num_speakers = _speakers_of(scores)
-    counts = {
-        "num_target": int((labels == 1).sum()),
-        "num_nontarget": int((labels == 0).sum()),
-        "num_speakers": num_speakers,
-    }
-    measured = {}
-    for scoring in SCORINGS:
-        # QMF's probability is its log-likelihood ratio through a rising function, so the error rates are the
-        # same; the ratio keeps apart what the probability rounds to 1. Thresholds are given as probabilities.
-        values = scores["llr" if scoring == "qmf" else scoring].to_numpy()
-        eer, threshold_eer = equal_error_rate(values, labels)
-        min_dcf_p01, threshold_p01 = min_detection_cost(values, labels, p_target=0.01)
-        min_dcf_p05, threshold_p05 = min_detection_cost(values, labels, p_target=0.05)
-        thresholds = np.array([threshold_eer, threshold_p01, threshold_p05])
-        if scoring == "qmf":
-            thresholds = _probability(thresholds)
-        measured[scoring] = {
-            "eer": eer,
-            "eer_interval": list(equal_error_rate_interval(values, labels, enroll_speakers, test_speakers)),
-            "min_dcf_p01": min_dcf_p01,
-            "min_dcf_p05": min_dcf_p05,
-            **dict(
-                zip(("threshold_eer", "threshold_p01", "threshold_p05"), thresholds.tolist(), strict=True)
-            ),
-            **counts,
+def measure_trials(
+    trials: pd.DataFrame,
+    scores: Mapping[str, np.ndarray],
+    llrs: Mapping[str, np.ndarray],
+    settings: ScoreSettings,
+) -> dict[str, dict[str, Any]]:
+    """Error rates and costs of the scorings of one trial list.
+
+    Args:
+        trials: columns enroll_id, test_id and label; ids begin with the speaker, before the first slash.
+        scores: (trials,) by scoring.
+        llrs: (trials,) natural log-likelihood ratios that the scores stand for, of the scorings that
+            have them.
+        settings: operating points and the number of resamples.
+
+    Returns:
+        {scoring: {"eer": %, "eer_interval": [low, high] % at 95 %, "threshold_eer": score, "min_cllr": bits,
+        "min_dcf_p01": cost, "threshold_p01": score, the same for every other operating point,
+        "num_target": n, "num_nontarget": n, "num_speakers": n}}, plain Python numbers. With log-likelihood
+        ratios also "cllr": bits and "act_dcf_p01": cost of the decisions that they lead to, likewise for the
+        others; without resamples no interval.
+
+    Raises:
+        DataError: there is one class only or a score that is not finite.
+    """
+    labels = trials["label"].to_numpy()
+    enroll_speakers, test_speakers, num_speakers = _speakers_of(trials)
+    metrics = {}
+    for scoring, values in scores.items():
+        in_order = sort_trials(values, labels)
+        eer, threshold_eer = in_order.equal_error_rate()
+        measured: dict[str, Any] = {"eer": eer}
+        if settings.bootstrap_resamples:
+            measured["eer_interval"] = list(
+                equal_error_rate_interval(
+                    in_order, enroll_speakers, test_speakers, num_resamples=settings.bootstrap_resamples
+                )
+            )
+        measured |= {"threshold_eer": threshold_eer, "min_cllr": in_order.min_cllr()}
+        for point in settings.operating_points:
+            cost, threshold = in_order.min_detection_cost(point)
+            measured |= {f"min_dcf_{point.name}": cost, f"threshold_{point.name}": threshold}
+        if scoring in llrs:
+            measured |= _measure_llrs(llrs[scoring], labels, settings.operating_points)
+        metrics[scoring] = {
+            **measured,
+            "num_target": in_order.num_target,
+            "num_nontarget": in_order.num_nontarget,
+            "num_speakers": num_speakers,
         }
-    return measured
+    return metrics
 
 
-def _probability(log_likelihood_ratio: np.ndarray) -> np.ndarray:
+def _measure_llrs(llrs: np.ndarray, labels: np.ndarray, points: Sequence[OperatingPoint]) -> dict[str, float]:
+    costs = {
+        f"act_dcf_{point.name}": actual_detection_cost(llrs, labels, point.p_target, point.c_miss, point.c_fa)
+        for point in points
+    }
+    return {"cllr": cllr(llrs, labels), **costs}
+
+
+def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
+    """The thresholds among these values, from log-likelihood ratios to probabilities."""
     from scipy.special import expit
 
-    return expit(log_likelihood_ratio)
+    return {name: float(expit(value)) for name, value in measured.items() if name.startswith("threshold_")}
 
 
 def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
     """Speaker of each trial's two sides (trials,) as numbers from 0, and how many there are."""
-    utterance, utterance_ids = pd.factorize(pd.concat([scores["enroll_id"], scores["test_id"]]))
-    speaker_of_utterance, speakers = pd.factorize(pd.Series(utterance_ids).str.split("/").str[0])
-    enroll_speakers, test_speakers = np.split(speaker_of_utterance[utterance], 2)
-    return enroll_speakers, test_speakers, len(speakers)
+    sides = pa.chunked_array([pa.array(scores[side], pa.large_string()) for side in ("enroll_id", "test_id")])
+    speaker_ids = pc.list_element(pc.split_pattern(sides.combine_chunks(), "/", max_splits=1), 0)
+    speakers = speaker_ids.dictionary_encode()
+    enroll_speakers, test_speakers = np.split(speakers.indices.to_numpy(), 2)
+    return enroll_speakers, test_speakers, len(speakers.dictionary)
 
 
-def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def format_table(
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], trial_lists: pd.DataFrame | None = None
+) -> str:
     """The metrics as lines of text, one for each trial list and scoring, narrow enough for a logged terminal.
 
-    DCF is the least normalised detection cost at that target prior; "at EER" is the EER's threshold.
+    Args:
+        metrics: by trial list and scoring, as `measure` returns them.
+        trial_lists: table of the TRIAL_LISTS schema; lists that are not the published ones are marked.
     """
-    header = (
-        "trial list",
-        "trials",
-        "scoring",
-        "EER %",
-        "95 % range",
-        "DCF 0.01",
-        "DCF 0.05",
-        "at EER",
-    )
+    notes = _notes(trial_lists, metrics)
+    costs = {
+        f"DCF 0.{name.removeprefix('min_dcf_p')}": name.removeprefix("min_")
+        for scorings in metrics.values()
+        for values in scorings.values()
+        for name in values
+        if name.startswith("min_dcf_")
+    } | {"Cllr": "cllr"}
+    header = ("trial list", "trials", "scoring", "EER %", "95 % range", *costs)
     lines = [
         (
-            trial_list,
+            trial_list + ("*" if trial_list in notes else ""),
             f"{values['num_target'] + values['num_nontarget']:,}",
             scoring,
             f"{values['eer']:.3f}",
-            "{:.2f}-{:.2f}".format(*values["eer_interval"]),
-            f"{values['min_dcf_p01']:.4f}",
-            f"{values['min_dcf_p05']:.4f}",
-            f"{values['threshold_eer']:.4f}",
+            "{:.2f}-{:.2f}".format(*values["eer_interval"]) if "eer_interval" in values else "",
+            *(_least_and_actual(values, name) for name in costs.values()),
         )
         for trial_list, scorings in metrics.items()
         for scoring, values in scorings.items()
     ]
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    is_text = (True, False, True, False, False, False, False, False)
 
     def aligned(cells: tuple[str, ...]) -> str:
-        columns = zip(cells, widths, is_text, strict=True)
-        return "  ".join(c.ljust(width) if text else c.rjust(width) for c, width, text in columns).rstrip()
+        columns = zip(cells, header, widths, strict=True)
+        is_text = ("trial list", "scoring")
+        return "  ".join(
+            cell.ljust(width) if name in is_text else cell.rjust(width) for cell, name, width in columns
+        ).rstrip()
 
-    return (
-        "\n".join([aligned(header), "  ".join("-" * width for width in widths), *map(aligned, lines)]) + "\n"
-    )
+    rule = "  ".join("-" * width for width in widths)
+    legend = "DCF and Cllr: the least over all thresholds, then that of the calibrated scores"
+    return "\n".join([aligned(header), rule, *map(aligned, lines), legend, *notes.values()]) + "\n"
+
+
+def _least_and_actual(values: Mapping[str, Any], name: str) -> str:
+    """Of a cost such as `dcf_p01` or `cllr`, the least and, where it is known, the actual value."""
+    least, actual = f"min_{name}", name if name == "cllr" else f"act_{name}"
+    if least not in values:
+        return ""
+    return f"{values[least]:.4f}" + (f" {values[actual]:.4f}" if actual in values else "")
+
+
+def _notes(trial_lists: pd.DataFrame | None, measured: Collection[str]) -> dict[str, str]:
+    """A line on each measured list that is not the published one of its name."""
+    if trial_lists is None:
+        return {}
+    return {
+        str(row.trial_list): f"* {row.trial_list}: not a published list ({row.file}, MD5 {row.md5})"
+        for row in trial_lists.itertuples()
+        if row.trial_list in measured and not row.official
+    }

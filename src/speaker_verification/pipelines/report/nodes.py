@@ -3,26 +3,68 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from speaker_verification.scoring.figures import det_figure, learning_curve_figure
+from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
+from speaker_verification.scoring.calibration import Calibration
+from speaker_verification.scoring.figures import (
+    det_figure,
+    histogram_figure,
+    learning_curve_figure,
+    reliability_figure,
+)
+from speaker_verification.scoring.settings import ReportSettings
 from speaker_verification.scoring.summary import Metrics, format_table
 
 logger = logging.getLogger(__name__)
 
 
-def tabulate_results(metrics: Metrics) -> str:
+def tabulate_results(metrics: Metrics, trial_lists: pd.DataFrame) -> str:
     """Lay the error rates out as a table, and log it."""
-    table = format_table(metrics)
+    table = format_table(metrics, trial_lists)
     logger.info("Results\n%s", table)
     return table
 
 
-def draw_det_curves(scores: pd.DataFrame) -> Figure:
+def draw_det_curves(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> Figure:
     """Draw the detection error trade-off of every trial list and scoring."""
-    return det_figure(scores)
+    return det_figure(scores, Calibration.from_dict(calibration))
+
+
+def draw_score_histograms(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> Figure:
+    """Draw the scores of targets and non-targets of every trial list and scoring."""
+    return histogram_figure(scores, Calibration.from_dict(calibration))
+
+
+def tabulate_reliability(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> pd.DataFrame:
+    """Lay the log-likelihood ratios beside those that the labels show."""
+    return reliability(scores, Calibration.from_dict(calibration))
+
+
+def draw_reliability(reliability: pd.DataFrame) -> Figure:
+    """Draw the log-likelihood ratios over those that the labels show."""
+    return reliability_figure(reliability)
+
+
+def tabulate_rates_by_group(
+    scores: pd.DataFrame,
+    calibration: Mapping[str, Any],
+    utterances: pd.DataFrame,
+    speakers: pd.DataFrame,
+    report: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Lay the error rates out by duration and, where they are known, by gender and nationality."""
+    settings = ReportSettings.parse(report, "report")
+    return rates_by_group(scores, Calibration.from_dict(calibration), utterances, speakers, settings)
+
+
+def list_worst_trials(scores: pd.DataFrame, report: Mapping[str, Any]) -> pd.DataFrame:
+    """List the lowest targets and the highest non-targets of every trial list."""
+    return worst_trials(scores, ReportSettings.parse(report, "report").worst_trials)
 
 
 def draw_learning_curves(

@@ -9,18 +9,34 @@ from kedro.pipeline import Node, Pipeline
 from speaker_verification.pipelines.report.nodes import (
     draw_det_curves,
     draw_learning_curves,
+    draw_reliability,
+    draw_score_histograms,
+    list_worst_trials,
+    tabulate_rates_by_group,
+    tabulate_reliability,
     tabulate_results,
 )
 
 
 def create_pipeline(**kwargs: Any) -> Pipeline:
-    """Metrics, scores and learning curves in, a table and two figures out."""
+    """Metrics, scores and learning curves in, tables and figures out."""
     curves = {
         f"{phase}_learning_curve": f"{phase}.learning_curve" for phase in ("pretrain", "finetune", "lmft")
     }
+    scores = ["scores", "calibration"]
     nodes = [
-        Node(tabulate_results, "metrics", "results_table", name="tabulate_results"),
-        Node(draw_det_curves, "scores", "det_curves", name="draw_det_curves"),
+        Node(tabulate_results, ["metrics", "trial_lists"], "results_table", name="tabulate_results"),
+        Node(draw_det_curves, scores, "det_curves", name="draw_det_curves"),
+        Node(draw_score_histograms, scores, "score_histograms", name="draw_score_histograms"),
+        Node(tabulate_reliability, scores, "reliability", name="tabulate_reliability"),
+        Node(draw_reliability, "reliability", "reliability_curves", name="draw_reliability"),
+        Node(
+            tabulate_rates_by_group,
+            [*scores, "utterances", "speakers", "params:report"],
+            "rates_by_group",
+            name="tabulate_rates_by_group",
+        ),
+        Node(list_worst_trials, ["scores", "params:report"], "worst_trials", name="list_worst_trials"),
         Node(draw_learning_curves, list(curves), "learning_curves", name="draw_learning_curves"),
     ]
     return Pipeline(nodes, inputs=curves, namespace="report", prefix_datasets_with_namespace=False)

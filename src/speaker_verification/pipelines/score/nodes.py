@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from speaker_verification.scoring.calibration import Calibration, calibration_trials, fit_calibration
 from speaker_verification.scoring.cosine import (
     centre_and_normalise,
     centre_of,
@@ -17,14 +18,7 @@ from speaker_verification.scoring.cosine import (
 )
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.normalisation import Cohort, as_norm, cohort_statistics
-from speaker_verification.scoring.qmf import (
-    Calibration,
-    calibration_features,
-    draw_calibration_trials,
-    fit_calibration,
-    qmf_features,
-    quality_measures,
-)
+from speaker_verification.scoring.qmf import calibration_features, qmf_features, quality_measures
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import Metrics, measure
 from speaker_verification.tables import SCORES
@@ -63,33 +57,41 @@ def normalise_scores(
 
 
 def fit_score_calibration(
-    cohort_embeddings: EmbeddingStore, score: Mapping[str, Any], seed: int
+    cohort_embeddings: EmbeddingStore,
+    validation_utterances: pd.DataFrame,
+    score: Mapping[str, Any],
+    seed: int,
 ) -> dict[str, Any]:
-    """Fit the calibration on trials drawn from the cohort set."""
+    """Fit the calibration of every scoring on trials drawn from the cohort set."""
     settings = ScoreSettings.parse(score, "score")
-    speaker_ids = cohort_embeddings.utterances["speaker_id"]
-    trials = draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
+    trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, settings, seed)
     features = calibration_features(cohort_embeddings, trials, settings)
-    return fit_calibration(features, trials.labels).to_dict()
+    centre = centre_of(cohort_embeddings, settings.centre)
+    cosine = trial_scores(cohort_embeddings, centre, trials.enroll_rows, trials.test_rows)
+    return fit_calibration(cosine, features, trials.labels, centre, settings).to_dict()
 
 
 def calibrate_scores(
     normalised_scores: pd.DataFrame, embeddings: EmbeddingStore, calibration: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Add the columns `qmf` and `llr`, which the quality of both sides enters, to the normalised scores."""
+    """Add the columns `qmf`, which the quality of both sides enters, and `llr` to the normalised scores."""
     quality = quality_measures(embeddings.embeddings, embeddings.utterances["duration_seconds"])
     enroll, test = _rows_of_trials(normalised_scores, embeddings)
     features = qmf_features(normalised_scores["as_norm"], quality[enroll], quality[test])
     fitted = Calibration.from_dict(calibration)
-    scores = normalised_scores.assign(
-        qmf=fitted.probability(features), llr=fitted.log_likelihood_ratio(features)
-    )
+    of_qmf = fitted.qmf.log_likelihood_ratio(features)
+    scores = normalised_scores.assign(qmf=fitted.qmf.probability(features), llr=of_qmf)
+    if fitted.llr != "qmf":
+        scores = scores.assign(llr=fitted.log_likelihood_ratios(scores)[fitted.llr])
     return SCORES.conform(scores)
 
 
-def measure_error_rates(scores: pd.DataFrame) -> Metrics:
+def measure_error_rates(
+    scores: pd.DataFrame, calibration: Mapping[str, Any], score: Mapping[str, Any]
+) -> Metrics:
     """Measure every trial list under every scoring."""
-    metrics = measure(scores)
+    settings = ScoreSettings.parse(score, "score")
+    metrics = measure(scores, Calibration.from_dict(calibration), settings)
     for trial_list, scorings in metrics.items():
         error_rates = ", ".join(f"{scoring} {values['eer']:.3f} %" for scoring, values in scorings.items())
         logger.info("EER on %s: %s", trial_list, error_rates)

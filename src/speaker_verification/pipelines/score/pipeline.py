@@ -36,7 +36,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     qmf = [
         Node(
             fit_score_calibration,
-            ["cohort_embeddings", "params:score", "params:seed"],
+            ["cohort_embeddings", "validation_utterances", "params:score", "params:seed"],
             "calibration",
             name="fit_score_calibration",
         ),
@@ -47,7 +47,15 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             name="calibrate_scores",
         ),
     ]
-    measure = [Node(measure_error_rates, "scores", "metrics", name="measure_error_rates", tags="evaluation")]
+    measure = [
+        Node(
+            measure_error_rates,
+            ["scores", "calibration", "params:score"],
+            "metrics",
+            name="measure_error_rates",
+            tags="evaluation",
+        )
+    ]
     return (
         Pipeline(cosine, namespace="cosine", prefix_datasets_with_namespace=False)
         + Pipeline(as_norm, namespace="as_norm", prefix_datasets_with_namespace=False)

@@ -1,0 +1,165 @@
+"""Where the errors are: by group of trials, by height of the log-likelihood ratio, trial by trial."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.scoring.calibration import Calibration
+from speaker_verification.scoring.embeddings import missing_utterances
+from speaker_verification.scoring.metrics import equal_error_rate
+from speaker_verification.scoring.settings import ReportSettings
+
+DIFFERENT, UNKNOWN = "different", "unknown"
+
+_LLR_EDGES = np.arange(-10.0, 11.0)
+
+
+def rates_by_group(
+    scores: pd.DataFrame,
+    calibration: Calibration,
+    utterances: pd.DataFrame,
+    speakers: pd.DataFrame,
+    settings: ReportSettings,
+) -> pd.DataFrame:
+    """Error rates of the trials that have something in common.
+
+    Groups are made by the duration of the shorter side and, where something is known of the speakers, by
+    gender and by nationality: a group of each value that both sides share, one of those that differ, and
+    one of those where a side is unknown. Groups without trials are left out.
+
+    Args:
+        scores: table of the SCORES schema.
+        calibration: that the scores were calibrated by.
+        utterances: table of the UTTERANCES schema.
+        speakers: table of the SPEAKERS schema, maybe of a part of the speakers or of none.
+        settings: of the report.
+
+    Returns:
+        Columns trial_list, scoring, by, group, num_target, num_nontarget and, in %, eer of the group's own
+        threshold, fnr and fpr at the threshold of the whole list's EER. A rate of too few trials is empty.
+
+    Raises:
+        DataError: an utterance of a trial is not in the table.
+    """
+    rows = []
+    for trial_list, trials in scores.groupby("trial_list", sort=False, observed=True):
+        is_target = trials["label"].to_numpy() == 1
+        groups = _groups_of(trials, utterances, speakers, settings.duration_edges)
+        for scoring, values in calibration.decision_scores(trials).items():
+            _, threshold = equal_error_rate(values, is_target)
+            for by, (names, of_trial) in groups.items():
+                for place, group in enumerate(names):
+                    inside = of_trial == place
+                    if inside.any():
+                        rates = _rates(values[inside], is_target[inside], threshold, settings.least_trials)
+                        rows.append((trial_list, scoring, by, group, *rates))
+    columns = ["trial_list", "scoring", "by", "group", "num_target", "num_nontarget", "eer", "fnr", "fpr"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _rates(
+    values: np.ndarray, is_target: np.ndarray, threshold: float, least_trials: int
+) -> tuple[int, int, float, float, float]:
+    """Number of targets and non-targets, and EER, FNR and FPR in %, NaN where trials are too few."""
+    accepted = values >= threshold
+    num_target, num_nontarget = int(is_target.sum()), int((~is_target).sum())
+    fnr = 100 * (~accepted[is_target]).mean() if num_target >= least_trials else np.nan
+    fpr = 100 * accepted[~is_target].mean() if num_nontarget >= least_trials else np.nan
+    both = min(num_target, num_nontarget) >= least_trials
+    eer = equal_error_rate(values, is_target)[0] if both else np.nan
+    return num_target, num_nontarget, eer, fnr, fpr
+
+
+def _groups_of(
+    trials: pd.DataFrame, utterances: pd.DataFrame, speakers: pd.DataFrame, edges: tuple[float, ...]
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """By what makes the groups: their names, and each trial's place among them (trials,)."""
+    index = pd.Index(utterances["utterance_id"])
+    sides = [index.get_indexer(pd.Index(trials[side])) for side in ("enroll_id", "test_id")]
+    absent = np.minimum(*sides) < 0
+    if absent.any():
+        raise missing_utterances(
+            pd.concat([trials["enroll_id"], trials["test_id"]])[np.concatenate(sides) < 0],
+            "of the trials are not in the table of utterances: prepare them first",
+        )
+    seconds = utterances["duration_seconds"].to_numpy()
+    names = [f"under {edges[0]:g} s"]
+    names += [f"{low:g} to {high:g} s" for low, high in pairwise(edges)]
+    names += [f"from {edges[-1]:g} s"]
+    shorter = np.minimum(*(seconds[rows] for rows in sides))
+    groups = {"duration": (names, np.digitize(shorter, edges))}
+    for by in ("gender", "nationality"):
+        known = speakers.set_index("speaker_id")[by].replace(UNKNOWN, np.nan)
+        value, values = pd.factorize(utterances["speaker_id"].map(known), sort=True)  # -1: not known
+        if len(values):
+            enroll, test = (value[rows] for rows in sides)
+            place = np.where(enroll == test, enroll, len(values))
+            place = np.where((enroll < 0) | (test < 0), len(values) + 1, place)
+            groups[by] = ([*values, DIFFERENT, UNKNOWN], place)
+    return groups
+
+
+def reliability(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
+    """Whether log-likelihood ratios mean what they say: those given beside those that the labels show.
+
+    Args:
+        scores: table of the SCORES schema.
+        calibration: that the scores were calibrated by.
+
+    Returns:
+        Columns trial_list, scoring, llr_from and llr_to (the bin, in nats; open ones at both ends),
+        num_target, num_nontarget, mean_llr (of the bin's trials) and empirical_llr (natural log of the share
+        of all targets in the bin over the share of all non-targets; empty where one of them is 0). Bins
+        without trials are left out.
+    """
+    tables = []
+    for trial_list, trials in scores.groupby("trial_list", sort=False, observed=True):
+        is_target = trials["label"].to_numpy() == 1
+        for scoring, llrs in calibration.log_likelihood_ratios(trials).items():
+            place = np.digitize(llrs, _LLR_EDGES)
+            num_bins = len(_LLR_EDGES) + 1
+            targets = np.bincount(place[is_target], minlength=num_bins)
+            nontargets = np.bincount(place[~is_target], minlength=num_bins)
+            filled, both = targets + nontargets > 0, (targets > 0) & (nontargets > 0)
+            empirical = np.full(num_bins, np.nan)
+            empirical[both] = np.log(targets[both] / targets.sum()) - np.log(
+                nontargets[both] / nontargets.sum()
+            )
+            sums = np.bincount(place, weights=llrs, minlength=num_bins)
+            table = pd.DataFrame(
+                {
+                    "trial_list": trial_list,
+                    "scoring": scoring,
+                    "llr_from": np.concatenate([[-np.inf], _LLR_EDGES])[filled],
+                    "llr_to": np.concatenate([_LLR_EDGES, [np.inf]])[filled],
+                    "num_target": targets[filled],
+                    "num_nontarget": nontargets[filled],
+                    "mean_llr": sums[filled] / (targets + nontargets)[filled],
+                    "empirical_llr": empirical[filled],
+                }
+            )
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def worst_trials(scores: pd.DataFrame, num_trials: int) -> pd.DataFrame:
+    """The targets of the lowest and the non-targets of the highest log-likelihood ratios, worst first.
+
+    Args:
+        scores: table of the SCORES schema.
+        num_trials: of either class in each trial list.
+
+    Returns:
+        Rows of the scores, list after list, first the targets, then the non-targets.
+    """
+    worst = []
+    for _, trials in scores.groupby("trial_list", sort=False, observed=True):
+        is_target = trials["label"] == 1
+        worst += [
+            trials[is_target].nsmallest(num_trials, "llr"),
+            trials[~is_target].nlargest(num_trials, "llr"),
+        ]
+    return pd.concat(worst, ignore_index=True)

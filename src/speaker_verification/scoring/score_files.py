@@ -1,0 +1,117 @@
+"""Scores as the field's text format, `ENROLL_ID TEST_ID SCORE [target|nontarget]` on each line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
+
+from speaker_verification.errors import DataError
+from speaker_verification.whole import written_whole
+
+COLUMNS = ("enroll_id", "test_id", "score", "label")
+LABELS = {"target": 1, "nontarget": 0}
+
+
+def write_score_file(path: Path, scores: pd.DataFrame) -> None:
+    """Write one line for each trial; a score that is read again is the same to the last digit.
+
+    Args:
+        path: of the file, which appears whole.
+        scores: columns enroll_id, test_id, score and, if the file is to have labels, label (1 target,
+            0 non-target).
+    """
+    columns = {side: pa.array(scores[side], pa.large_string()) for side in ("enroll_id", "test_id")}
+    columns["score"] = pa.array(scores["score"], pa.float64())
+    if "label" in scores:
+        words = np.array(sorted(LABELS, key=LABELS.__getitem__))
+        columns["label"] = pa.array(words[scores["label"]])
+    plain = csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
+    with written_whole(Path(path)) as part:
+        csv.write_csv(pa.table(columns), part, plain)
+
+
+def read_score_file(path: Path) -> pd.DataFrame:
+    """Read a file of scores; fields stand between blanks or tabs, and blank lines are passed over.
+
+    Args:
+        path: of the file; all lines have a label, or none has.
+
+    Returns:
+        Columns enroll_id, test_id, score (float64) and, where the file has labels, label (1 target,
+        0 non-target).
+
+    Raises:
+        DataError: the file is missing or holds no trials, or a line is of another form (its number is named).
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: there is no such file of scores")
+    try:
+        return _read_columns(path)
+    except ValueError:  # Arrow's own are of this kind
+        return _read_lines(path)
+
+
+def _read_columns(path: Path) -> pd.DataFrame:
+    """The trials of a file whose fields all stand between single blanks; any other one fails."""
+    types = dict(
+        zip(("f0", "f1", "f2", "f3"), (pa.string(), pa.string(), pa.float64(), pa.string()), strict=True)
+    )
+    table = csv.read_csv(
+        path,
+        csv.ReadOptions(autogenerate_column_names=True),
+        csv.ParseOptions(delimiter=" ", quote_char=False),
+        csv.ConvertOptions(column_types=types, null_values=[]),
+    )
+    if table.num_columns not in (3, 4):
+        raise ValueError("fields are missing, or there are too many")
+    trials = table.rename_columns(COLUMNS[: table.num_columns]).to_pandas()
+    if (trials[["enroll_id", "test_id"]] == "").any(axis=None):
+        raise ValueError("two blanks follow each other")
+    return _as_trials(trials)
+
+
+def _read_lines(path: Path) -> pd.DataFrame:
+    """The trials of a file in any form that is allowed."""
+    trials: list[list[str]] = []
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            fields = line.split()
+            if not fields:
+                continue
+            if not _is_trial(fields) or (trials and len(fields) != len(trials[0])):
+                raise DataError(
+                    f"{path}, line {number}: {line.strip()[:200]!r} is not 'ENROLL_ID TEST_ID SCORE "
+                    "target|nontarget', the label on all lines or on none"
+                )
+            trials.append(fields)
+    if not trials:
+        raise DataError(f"{path}: holds no trials")
+    return _as_trials(pd.DataFrame(trials, columns=list(COLUMNS[: len(trials[0])])))
+
+
+def _is_trial(fields: list[str]) -> bool:
+    if len(fields) not in (3, 4):
+        return False
+    try:
+        return math.isfinite(float(fields[2])) and set(fields[3:]) <= set(LABELS)
+    except ValueError:
+        return False
+
+
+def _as_trials(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with scores and labels as numbers.
+
+    Raises:
+        ValueError: a score is not finite, or a label is unknown.
+    """
+    table = table.assign(score=table["score"].astype(np.float64))
+    if not np.isfinite(table["score"]).all():
+        raise ValueError("a score is not finite")
+    if "label" in table:  # an unknown one cannot become a number
+        table = table.assign(label=table["label"].map(LABELS).astype(np.int8))
+    return table

@@ -1,0 +1,48 @@
+"""Scores and calibrations for the tests of what is measured and drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.scoring import AffineCalibration, Calibration, OperatingPoint, QmfCalibration
+from speaker_verification.scoring.settings import Scoring
+from speaker_verification.tables import SCORES
+
+
+def calibration(llr: Scoring = "qmf") -> Calibration:
+    """Ten times the cosine is a log-likelihood ratio, as are AS-norm and QMF's log-odds."""
+    return Calibration(
+        cosine=AffineCalibration(10.0, 0.0),
+        as_norm=AffineCalibration(1.0, 0.0),
+        qmf=QmfCalibration((1.0,) + (0.0,) * 8, 0.0),
+        llr=llr,
+        centre=(0.5, -1.0),
+        operating_points=(OperatingPoint(0.01), OperatingPoint(0.05, c_miss=10.0)),
+        speakers="cohort",
+        prior=0.5,
+        num_trials=400,
+    )
+
+
+def scores_of(
+    llr: np.ndarray | list[float], label: np.ndarray | list[int], trial_list: str | list[str] = "vox1_o"
+) -> pd.DataFrame:
+    """Scores of trials between six speakers that `calibration` takes to the given log-likelihood ratios."""
+    llrs, labels = np.asarray(llr, dtype=float), np.asarray(label)
+    enroll = np.arange(len(llrs)) % 6
+    test = np.where(labels == 1, enroll, (enroll + 1) % 6)
+    return SCORES.conform(
+        pd.DataFrame(
+            {
+                "trial_list": trial_list,
+                "enroll_id": [f"id{speaker}/s/1.wav" for speaker in enroll],
+                "test_id": [f"id{speaker}/s/2.wav" for speaker in test],
+                "label": labels,
+                "cosine": llrs / 10,
+                "as_norm": llrs,
+                "qmf": 1 / (1 + np.exp(-llrs)),
+                "llr": llrs,
+            }
+        )
+    )

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from speaker_verification.errors import DataError
+from speaker_verification.scoring import (
+    AffineCalibration,
+    Calibration,
+    EmbeddingStore,
+    OperatingPoint,
+    actual_detection_cost,
+    cllr,
+)
+from speaker_verification.scoring.calibration import calibration_trials, fit_calibration
+from speaker_verification.scoring.settings import ScoreSettings
+from tests.scoring.builders import calibration, scores_of
+
+MakeStore = Callable[..., EmbeddingStore]
+
+
+def gaussian_classes(num_target: int, num_nontarget: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores around 3 and 1 of deviation 1, whose log-likelihood ratio is 2 x score - 4."""
+    quantiles = [
+        np.array([NormalDist().inv_cdf((place + 0.5) / count) for place in range(count)])
+        for count in (num_target, num_nontarget)
+    ]
+    return np.concatenate([quantiles[0] + 3, quantiles[1] + 1]), np.repeat(
+        [1, 0], [num_target, num_nontarget]
+    )
+
+
+@pytest.mark.parametrize("counts", [(2000, 2000), (500, 4000)])
+@pytest.mark.parametrize("prior", [0.5, 0.05])
+def test_log_likelihood_ratios_of_normal_classes_whatever_prior_and_counts(
+    counts: tuple[int, int], prior: float
+) -> None:
+    fitted = AffineCalibration.fit(*gaussian_classes(*counts), prior)
+    assert (fitted.slope, fitted.offset) == pytest.approx((2.0, -4.0), rel=0.02)
+
+
+def test_decision_at_the_threshold_is_the_bayes_decision() -> None:
+    fitted = AffineCalibration(2.0, -4.0)
+    point = OperatingPoint(0.05)
+    assert fitted.score(point.threshold) == pytest.approx((math.log(19) + 4) / 2)
+    assert fitted.log_likelihood_ratio([fitted.score(1.5)]) == pytest.approx([1.5])
+
+
+def test_weight_of_the_classes_follows_the_prior() -> None:
+    # Scores of two values only: the log-odds at each are those of its trials, if the model can bend so far.
+    scores, labels = np.repeat([0.0, 1.0], [40, 20]), np.repeat([1, 0, 1, 0], [10, 30, 15, 5])
+    for prior in (0.5, 0.1):
+        fitted = AffineCalibration.fit(scores, labels, prior)
+        expected = [math.log((10 / 25) / (30 / 35)), math.log((15 / 25) / (5 / 35))]
+        assert fitted.log_likelihood_ratio([0.0, 1.0]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_classes_that_do_not_overlap_leave_finite_ratios() -> None:
+    fitted = AffineCalibration.fit([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])
+    llrs = fitted.log_likelihood_ratio([0.1, 0.2, 0.5, 0.8, 0.9])
+    assert np.isfinite(llrs).all()
+    assert llrs[1] < -5
+    assert llrs[3] > 5
+    assert llrs[2] == pytest.approx(0, abs=1e-3)
+
+
+def test_scores_that_tell_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match="all equal"):
+        AffineCalibration.fit([0.5, 0.5], [0, 1])
+
+
+def test_calibrated_scores_decide_nearly_as_well_as_the_best_threshold() -> None:
+    scores, labels = gaussian_classes(4000, 4000)
+    llrs = AffineCalibration.fit(scores, labels).log_likelihood_ratio(scores)
+    assert cllr(llrs, labels) < cllr(1.2 * llrs, labels)
+    assert cllr(llrs, labels) < cllr(llrs + 0.3, labels)
+    assert actual_detection_cost(llrs, labels, 0.1) < actual_detection_cost(llrs - 2, labels, 0.1)
+
+
+def test_every_scoring_is_fitted_on_its_own_column_of_the_same_trials() -> None:
+    scores, labels = gaussian_classes(300, 300)
+    features = np.random.default_rng(0).normal(size=(600, 9))
+    features[:, 0] = 3 * scores
+    fitted = fit_calibration(scores, features, labels, np.array([0.5, 1.5]), ScoreSettings(llr="as_norm"))
+    assert fitted.cosine == AffineCalibration.fit(scores, labels)
+    assert fitted.as_norm.slope == pytest.approx(fitted.cosine.slope / 3, rel=1e-4)
+    assert fitted.qmf.coefficients[0] == pytest.approx(fitted.as_norm.slope, rel=0.2)
+    assert (fitted.centre, fitted.operating_points) == ((0.5, 1.5), ScoreSettings().operating_points)
+    assert (fitted.num_trials, fitted.prior, fitted.speakers, fitted.llr) == (600, 0.5, "cohort", "as_norm")
+
+
+def test_prior_reaches_every_calibration() -> None:
+    scores, labels = gaussian_classes(300, 300)
+    features = np.random.default_rng(0).normal(size=(600, 9))
+    features[:, 0] = scores**3  # of another shape than a logistic regression's, so the prior matters
+    even, odd = (
+        fit_calibration(scores**3, features, labels, np.zeros(2), ScoreSettings(calibration_prior=prior))
+        for prior in (0.5, 0.02)
+    )
+    for scoring in ("cosine", "as_norm", "qmf"):
+        assert getattr(even, scoring) != getattr(odd, scoring)
+
+
+def test_validation_speakers_alone_are_drawn_where_they_are_asked_for(make_store: MakeStore) -> None:
+    store = make_store([3, 2, 4, 1, 5])
+    speakers = store.utterances["speaker_id"]
+    validation = store.utterances[speakers.isin(["id001", "id002"])]
+    settings = ScoreSettings(calibration_speakers="validation", calibration_trials=400)
+    trials = calibration_trials(store.utterances, validation, settings, seed=0)
+    for rows in (trials.enroll_rows, trials.test_rows):
+        assert set(speakers.iloc[rows]) == {"id001", "id002"}
+    enroll, test = (speakers.iloc[rows].to_numpy() for rows in (trials.enroll_rows, trials.test_rows))
+    np.testing.assert_array_equal(enroll == test, trials.labels == 1)
+    elsewhere = validation.assign(utterance_id="another/s/1.wav")
+    with pytest.raises(
+        DataError, match=r"'score\.calibration_speakers' is 'validation', but .* none of these"
+    ):
+        calibration_trials(store.utterances, elsewhere, settings, seed=0)
+
+
+def test_calibration_survives_json_with_its_thresholds_in_every_unit(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(calibration().to_dict(), allow_nan=False))
+    assert Calibration.read(file) == calibration()
+    first, second = json.loads(file.read_text())["operating_points"]
+    assert (first["p_target"], first["c_miss"], second["c_miss"]) == (0.01, 1.0, 10.0)
+    expected = {"llr": math.log(99), "cosine": math.log(99) / 10, "as_norm": math.log(99), "qmf": 0.99}
+    assert first["accept_from"] == pytest.approx(expected)
+    assert second["accept_from"]["llr"] == pytest.approx(math.log(0.95 / 0.5))
+
+
+def test_calibration_of_another_format_is_refused() -> None:
+    for values in ({**calibration().to_dict(), "format": 0}, {"coefficients": [1.0]}):
+        with pytest.raises(DataError, match="fit it anew"):
+            Calibration.from_dict(values)
+
+
+def test_two_embeddings_are_compared_by_their_centred_cosine() -> None:
+    # Centred by (0.5, -1): (3, 4) and (4, 3) have the cosine 24/25, (3, 4) and (-4, 3) are orthogonal.
+    enroll = [[3.5, 3.0], [3.5, 3.0]]
+    llrs = calibration().compare(enroll, [[4.5, 2.0], [-3.5, 2.0]])
+    assert llrs == pytest.approx([9.6, 0.0], abs=1e-5)
+    assert calibration().compare([3.5, 3.0], [4.5, 2.0]) == pytest.approx([9.6], abs=1e-5)
+    with pytest.raises(DataError, match=r"width 3 cannot .* width 2"):
+        calibration().compare([[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]])
+
+
+def test_ratios_of_every_scoring_come_from_the_scores_table() -> None:
+    scores = scores_of([-3.0, 0.5, 20.0, 60.0], [0, 0, 1, 1])
+    for scoring, llrs in calibration().log_likelihood_ratios(scores).items():
+        assert llrs == pytest.approx([-3.0, 0.5, 20.0, 60.0]), scoring
+
+
+def test_where_the_column_is_another_scorings_qmf_comes_from_its_probability() -> None:
+    scores = scores_of([-3.0, 0.5, 20.0, 60.0], [0, 0, 1, 1]).assign(llr=7.0)
+    of_qmf = calibration("cosine").decision_scores(scores)["qmf"]
+    assert of_qmf[:3] == pytest.approx([-3.0, 0.5, 20.0])
+    assert 36 < of_qmf[3] < 38
+    never = replace(calibration("cosine")).decision_scores(scores.assign(qmf=pd.Series([0.0, 0.1, 1.0, 1.0])))
+    assert np.isfinite(never["qmf"]).all()
