@@ -2,7 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a computation over many rows may use.
+
+    Attributes:
+        memory_gigabytes: working memory beside what goes in and comes out, 1e9 bytes each.
+        num_threads: None takes one for each core that the process may use.
+        device: auto, cpu or cuda:N; matrix products alone go to a GPU.
+    """
+
+    memory_gigabytes: float = 1.0
+    num_threads: int | None = None
+    device: str = "cpu"
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        if self.num_threads is not None:
+            return self.num_threads
+        # Where a process can be bound to some of the cores, only those count.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def rows_that_fit(self, bytes_of_row: float, share: float = 1.0) -> int:
+        """Rows of so many bytes, at least one, that a share of the working memory holds."""
+        return max(1, int(share * self.memory_gigabytes * GIGABYTE / bytes_of_row))
+
+    def over_blocks(self, num_rows: int, rows_per_block: int, work: Callable[[slice], None]) -> None:
+        """Do the work on every block of rows, some of them at once, each with a single BLAS thread."""
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
+            for _ in pool.map(work, row_blocks(num_rows, rows_per_block)):
+                pass
 
 
 def row_blocks(num_rows: int, rows_per_block: int) -> Iterator[slice]:

@@ -31,3 +31,5 @@ class ScoreSettings(Settings):
     cohort_size: int = Field(600, ge=2)
     deviation: Literal["unbiased", "biased"] = "unbiased"
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
+    memory_gigabytes: float = Field(1.0, gt=0)
+    num_threads: int | None = Field(None, ge=1)
