@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 GIGABYTE = 1e9
 
 
@@ -43,6 +45,18 @@ class Workspace:
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
             for _ in pool.map(work, row_blocks(num_rows, rows_per_block)):
                 pass
+
+    def score(
+        self, num_trials: int, trials_per_block: int, scores_of: Callable[[slice], np.ndarray]
+    ) -> np.ndarray:
+        """The scores of all blocks of trials, float64 (trials,)."""
+        scores = np.empty(num_trials)
+
+        def work(trials: slice) -> None:
+            scores[trials] = scores_of(trials)
+
+        self.over_blocks(num_trials, trials_per_block, work)
+        return scores
 
 
 def row_blocks(num_rows: int, rows_per_block: int) -> Iterator[slice]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -60,21 +59,24 @@ class EmbeddingStore:
                     f"embedding of utterance {self.utterances['utterance_id'].iloc[row]} is not finite"
                 )
 
-    @cached_property
-    def _index(self) -> pd.Index:
-        return pd.Index(self.utterances["utterance_id"])
-
     def rows_of(self, utterance_ids: Sequence[str] | pd.Series) -> np.ndarray:
-        """Rows of the given utterances, int64, one for each id.
+        """Rows of the given utterances, int32, one for each id.
+
+        Each distinct id is looked up once; categorical ids, as tables of trials hold, are not gone through.
 
         Raises:
             DataError: with the number of utterances that have no embedding and the first ten of them.
         """
-        rows = self._index.get_indexer(pd.Index(utterance_ids))
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        asked = pd.Categorical(utterance_ids)
+        stored = pa.array(self.utterances["utterance_id"], pa.large_string())
+        distinct = pa.array(asked.categories, pa.large_string())
+        rows = pc.index_in(distinct, stored).fill_null(-1).to_numpy()[asked.codes]
         if (rows < 0).any():
-            raise missing_utterances(
-                pd.Series(utterance_ids)[rows < 0], "have no embedding: embed them first"
-            )
+            missing = pd.Series(utterance_ids)[rows < 0].astype(str)
+            raise missing_utterances(missing, "have no embedding: embed them first")
         return rows
 
     def write(self, folder: Path) -> None:

@@ -6,37 +6,45 @@ Interspeech 2017 (adaptive S-norm with the top scores of each side).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.scoring.blocks import row_blocks
-from speaker_verification.scoring.cosine import normalise_length
+from speaker_verification.scoring.blocks import Workspace, row_blocks
+from speaker_verification.scoring.cosine import centre_and_normalise, check_width
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
 Statistics = tuple[np.ndarray, np.ndarray]
 Deviation = Literal["unbiased", "biased"]
 
-_SCORES_PER_BLOCK = 2**23  # 32 MiB of float32
+_ROWS_PER_SUM = 16_384
+_COHORT_ROWS_PER_BLOCK = 8192  # more than the speakers of any VoxCeleb set: their means are one block
+_SCORES_PER_BLOCK = 2**19  # 2 MiB of float32: selecting is as fast as multiplying where both stay in the cache
+_TRIALS_PER_BLOCK = 65_536
 _LEAST_DEVIATION = 1e-6  # below it, float32 cosines differ by rounding alone
 
 
-def speaker_means(store: EmbeddingStore) -> tuple[np.ndarray, list[str]]:
-    """Mean of each speaker's raw embeddings.
+def speaker_means(store: EmbeddingStore) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each speaker's raw embeddings, in one pass over the store.
 
     Returns:
-        means: float64 (S, E), S speakers.
-        speaker_ids: of the S rows, sorted.
+        means: float64 (S, E), S speakers in the order of their names.
+        speaker_of_row: (N,) which of them each utterance is of.
     """
+    from scipy.sparse import csr_array
+
     speaker_of_row, speaker_ids = pd.factorize(store.utterances["speaker_id"], sort=True)
-    by_speaker = np.argsort(speaker_of_row, kind="stable")
-    firsts = np.searchsorted(speaker_of_row[by_speaker], np.arange(1, len(speaker_ids)))
-    means = [store.embeddings[rows].mean(axis=0, dtype=np.float64) for rows in np.split(by_speaker, firsts)]
-    return np.stack(means), list(speaker_ids)
+    sums = np.zeros((len(speaker_ids), store.embeddings.shape[1]))
+    for rows in row_blocks(len(speaker_of_row), _ROWS_PER_SUM):
+        speakers, place = np.unique(speaker_of_row[rows], return_inverse=True)
+        belongs = csr_array((np.ones(len(place)), (place, np.arange(len(place)))))  # (speakers, rows)
+        sums[speakers] += belongs @ store.embeddings[rows].astype(np.float64)
+    return sums / np.bincount(speaker_of_row)[:, None], speaker_of_row
 
 
 @dataclass(frozen=True)
@@ -46,18 +54,23 @@ class Cohort:
     Attributes:
         embeddings: (S, E) raw embeddings, one for each speaker or one for each utterance.
         speakers: (S,) speaker of each row, numbered in the order of their names.
+        centre: (E,) float64, what is subtracted from all embeddings: the mean over the cohort set's
+            utterances (not over its speakers), or nothing.
     """
 
     embeddings: np.ndarray
     speakers: np.ndarray
+    centre: np.ndarray
 
     @classmethod
-    def of(cls, store: EmbeddingStore, kind: Literal["speaker_means", "utterances"]) -> Cohort:
+    def of(cls, store: EmbeddingStore, kind: Literal["speaker_means", "utterances"], centre: bool) -> Cohort:
         """The cohort that a cohort set's embeddings make."""
+        means, speaker_of_row = speaker_means(store)
+        shares = np.bincount(speaker_of_row) / len(speaker_of_row)
+        mean = shares @ means if centre else np.zeros(means.shape[1])
         if kind == "utterances":
-            return cls(store.embeddings, pd.factorize(store.utterances["speaker_id"], sort=True)[0])
-        means, speaker_ids = speaker_means(store)
-        return cls(means, np.arange(len(speaker_ids)))
+            return cls(store.embeddings, speaker_of_row, mean)
+        return cls(means, np.arange(len(means)), mean)
 
 
 def cohort_statistics(
@@ -65,52 +78,261 @@ def cohort_statistics(
     cohort: npt.ArrayLike,
     top_n: int,
     *,
+    centre: np.ndarray | float = 0.0,
     deviation: Deviation = "unbiased",
-    speakers: np.ndarray | None = None,
-    excluded: np.ndarray | None = None,
+    workspace: Workspace | None = None,
 ) -> Statistics:
     """Mean and standard deviation of each embedding's highest cohort cosines.
 
-    Memory is bounded by blocks of rows; the highest scores are selected, not sorted.
+    The highest are selected, not sorted. Cosines are computed in float32, those of float64 embeddings in
+    float64.
 
     Args:
-        embeddings: (N, E) centred embeddings; they are scaled to length 1 here.
+        embeddings: (N, E) centred embeddings, may be a memory map; they are scaled to length 1 here.
         cohort: (S, E) centred embeddings of the cohort; scaled to length 1 here.
         top_n: how many of the S cosines count.
+        centre: (E,) subtracted from both, where they are not centred yet.
         deviation: divide by top_n - 1 or by top_n.
-        speakers: (S,) speaker of each cohort row, as a number; None: a row is a speaker.
-        excluded: (N, k) speakers that must not count for each embedding, or None.
+        workspace: what the computation may use.
 
     Returns:
         mean: float64 (N,).
         std: float64 (N,).
 
     Raises:
-        ParameterError: the cohort has fewer than `top_n` rows (less the excluded ones).
-        DataError: the cosines of an embedding do not vary.
+        ParameterError: the cohort has fewer than `top_n` rows.
+        DataError: the widths differ, an embedding has no direction, or its cosines do not vary.
     """
-    directions = normalise_length(np.asarray(embeddings))
-    cohort_directions = normalise_length(np.asarray(cohort)).astype(directions.dtype)
-    speaker_of_row = np.arange(len(cohort_directions)) if speakers is None else speakers
-    excluded_columns = np.empty((0, len(directions))) if excluded is None else excluded.T
-    check_cohort_size(top_n, np.bincount(speaker_of_row), num_excluded=len(excluded_columns))
+    embeddings, cohort = np.asanyarray(embeddings), np.asanyarray(cohort)
+    check_cohort_size(top_n, np.ones(len(cohort), dtype=int))
+    mean, std = np.empty(len(embeddings)), np.empty(len(embeddings))
 
-    mean, std = np.empty(len(directions)), np.empty(len(directions))
-    for rows in row_blocks(len(directions), max(1, _SCORES_PER_BLOCK // len(cohort_directions))):
-        scores = directions[rows] @ cohort_directions.T  # (block, S)
-        for column in excluded_columns:
-            scores[column[rows, None] == speaker_of_row] = -np.inf
-        scores.partition(len(cohort_directions) - top_n, axis=1)
-        highest = scores[:, -top_n:]  # (block, top_n)
-        mean[rows] = highest.mean(axis=1, dtype=np.float64)
-        std[rows] = highest.std(axis=1, ddof=int(deviation == "unbiased"), dtype=np.float64)
+    def measure(rows: slice, highest: np.ndarray) -> None:
+        values = highest.astype(np.float64)  # (block, top_n)
+        mean[rows] = values.mean(axis=1)
+        values -= mean[rows, None]
+        std[rows] = np.einsum("nc,nc->n", values, values)
+
+    highest_cosines(embeddings, cohort, top_n, measure, centre=centre, workspace=workspace or Workspace())
+    return mean, _deviations(std, top_n, deviation)
+
+
+def _deviations(squares: np.ndarray, top_n: int, deviation: Deviation) -> np.ndarray:
+    """Standard deviations of `top_n` cosines from the sums of their squared distances to their mean."""
+    std = np.sqrt(np.maximum(squares, 0) / (top_n - (deviation == "unbiased")))
     equal = std < _LEAST_DEVIATION
     if equal.any():
         raise DataError(
             f"the {top_n} highest cohort cosines of embedding {int(equal.argmax())} are all equal:"
             " the model gives the cohort's speakers the same embedding, so scores cannot be normalised"
         )
-    return mean, std
+    return std
+
+
+def highest_cosines(
+    embeddings: np.ndarray,
+    cohort: np.ndarray,
+    num_highest: int,
+    receive: Callable[[slice, np.ndarray], None],
+    *,
+    centre: np.ndarray | float,
+    workspace: Workspace,
+) -> None:
+    """Select the highest cohort cosines of all embeddings, block by block.
+
+    Args:
+        embeddings: (N, E).
+        cohort: (S, E).
+        num_highest: how many of the S cosines are selected.
+        receive: called by any thread with the rows of a block and their highest cosines
+            (block, num_highest), in no order, which are its own to change.
+        centre: (E,) subtracted from both.
+        workspace: what the computation may use.
+
+    Raises:
+        DataError: the widths differ, or an embedding has no direction.
+    """
+    check_width(embeddings, cohort.shape[1])
+    dtype = np.promote_types(embeddings.dtype, np.float32)
+    on_device = _on_device(workspace.device)
+    columns = max(_COHORT_ROWS_PER_BLOCK, 2 * num_highest)
+    tiles = list(row_blocks(len(cohort), columns))
+
+    def tile_directions(tile: slice) -> Any:
+        directions = centre_and_normalise(cohort[tile], centre, tile.start)
+        return on_device.place(directions.astype(dtype))
+
+    # A cohort too large to be held is computed anew for each block, of which there are then fewer.
+    is_held = len(cohort) <= workspace.rows_that_fit(cohort.shape[1] * dtype.itemsize, share=0.5)
+    held = [tile_directions(tile) for tile in tiles] if is_held else None
+    # Cosines, their copy beside the highest so far, and the embeddings in float64.
+    bytes_of_row = 3 * min(columns, len(cohort)) * dtype.itemsize + 24 * embeddings.shape[1]
+    fitting = workspace.rows_that_fit(bytes_of_row, share=0.25 / workspace.threads)
+    in_cache = max(1, _SCORES_PER_BLOCK // min(columns, len(cohort)))
+
+    def select(rows: slice) -> None:
+        directions = on_device.place(centre_and_normalise(embeddings[rows], centre, rows.start).astype(dtype))
+        highest = None
+        for number, tile in enumerate(tiles):
+            cosines = directions @ (held[number] if held else tile_directions(tile)).T  # (block, tile)
+            highest = on_device.select(highest, cosines, num_highest)
+        receive(rows, on_device.fetch(highest))
+
+    rows_per_block = min(in_cache, fitting) if is_held and on_device is _CPU else fitting
+    workspace.over_blocks(len(embeddings), rows_per_block, select)
+
+
+@dataclass(frozen=True)
+class _Device:
+    """How a device takes arrays, keeps the highest of earlier and new cosines, and gives arrays back."""
+
+    place: Callable[[np.ndarray], Any]
+    select: Callable[[Any, Any, int], Any]
+    fetch: Callable[[Any], np.ndarray]
+
+
+def _partition(highest: np.ndarray | None, cosines: np.ndarray, num_highest: int) -> np.ndarray:
+    candidates = cosines if highest is None else np.concatenate([highest, cosines], axis=1)
+    candidates.partition(candidates.shape[1] - num_highest, axis=1)
+    return candidates[:, -num_highest:]
+
+
+_CPU = _Device(lambda array: array, _partition, lambda array: array)
+
+
+def _on_device(name: str) -> _Device:
+    """NumPy on the CPU, whose selection is twice as fast as torch's there; torch on a GPU."""
+    if name == "cpu":
+        return _CPU
+    from speaker_verification.models.device import resolve_device
+
+    device = resolve_device(name)
+    return _CPU if device.type == "cpu" else torch_device(device)
+
+
+def torch_device(device: Any) -> _Device:
+    """Selection by torch on the given device."""
+    import torch
+
+    def top_k(highest: torch.Tensor | None, cosines: torch.Tensor, num_highest: int) -> torch.Tensor:
+        candidates = cosines if highest is None else torch.cat([highest, cosines], dim=1)
+        return candidates.topk(num_highest, dim=1, sorted=False).values
+
+    return _Device(
+        lambda array: torch.from_numpy(array).to(device), top_k, lambda tensor: tensor.cpu().numpy()
+    )
+
+
+def statistics_without_speakers(
+    embeddings: np.ndarray,
+    cohort: Cohort,
+    top_n: int,
+    sides: np.ndarray,
+    excluded: np.ndarray,
+    *,
+    deviation: Deviation = "unbiased",
+    workspace: Workspace | None = None,
+) -> Statistics:
+    """Cohort statistics of trial sides, without the cohort rows of the trial's own two speakers.
+
+    The cohort is gone through once for each embedding: its `top_n` highest cosines are kept with as many more
+    as two speakers can have rows. What a side excludes is then taken out of them and the next ones move up.
+
+    Args:
+        embeddings: (N, E) raw.
+        cohort: with the centre of both.
+        top_n: how many cosines count.
+        sides: (sides,) row of the embedding of each side.
+        excluded: (sides, 2) speakers that must not count; the same twice is one.
+        deviation: divide by top_n - 1 or by top_n.
+        workspace: what the computation may use.
+
+    Returns:
+        mean: float64 (sides,).
+        std: float64 (sides,).
+
+    Raises:
+        ParameterError: fewer than `top_n` rows are left.
+        DataError: as `cohort_statistics`.
+    """
+    workspace = workspace or Workspace()
+    rows_of_speakers = np.bincount(cohort.speakers)
+    check_cohort_size(top_n, rows_of_speakers, num_excluded=2)
+    num_spare = int(np.sort(rows_of_speakers)[-2:].sum())
+    slack = 8 * np.finfo(np.promote_types(embeddings.dtype, np.float32)).eps
+    mean, squares = np.empty((2, len(sides)))
+    by_row = np.argsort(sides, kind="stable")
+    bytes_of_row = 32 * (top_n + num_spare) + 48 * rows_of_speakers.max() + 24 * embeddings.shape[1]
+    for rows in row_blocks(len(embeddings), workspace.rows_that_fit(bytes_of_row, share=0.25)):
+        highest = _sorted_highest(embeddings[rows], cohort, top_n + num_spare, workspace)
+        here = by_row[slice(*np.searchsorted(sides[by_row], [rows.start, rows.stop]))]
+        own = sides[here] - rows.start
+        removed = _cosines_with_speakers(embeddings[rows], own, cohort, excluded[here])[:, :num_spare]
+        # The n-th removed one counts if it is among the top_n + n - 1 highest. The two products may round apart;
+        # a removed cosine that only nearly counts is as good as the next one that moves up.
+        counts = np.logical_and.accumulate(removed >= highest[own, top_n - 1 : -1] - slack, axis=1)
+        num_removed = counts.sum(axis=1)
+        # Sums of distances to the mean of the top_n, so that those of squares keep their digits.
+        offset = highest[:, :top_n].mean(axis=1, keepdims=True)  # (rows, 1)
+        highest -= offset
+        removed = np.where(counts, removed - offset[own], 0.0)
+        total = _sums_from(highest, top_n)[own, num_removed] - removed.sum(axis=1)
+        total_squares = _sums_from(highest**2, top_n)[own, num_removed] - (removed**2).sum(axis=1)
+        mean[here] = offset[own, 0] + total / top_n
+        squares[here] = total_squares - total**2 / top_n
+    return mean, _deviations(squares, top_n, deviation)
+
+
+def _sorted_highest(
+    embeddings: np.ndarray, cohort: Cohort, num_highest: int, workspace: Workspace
+) -> np.ndarray:
+    """Highest cohort cosines of each embedding, falling, float64 (N, num_highest)."""
+    falling = np.empty((len(embeddings), num_highest))
+
+    def keep(rows: slice, highest: np.ndarray) -> None:
+        highest.sort(axis=1)
+        falling[rows] = highest[:, ::-1]
+
+    highest_cosines(
+        embeddings, cohort.embeddings, num_highest, keep, centre=cohort.centre, workspace=workspace
+    )
+    return falling
+
+
+def _sums_from(values: np.ndarray, first: int) -> np.ndarray:
+    """Sums of the first `first`, `first` + 1, ... values of each row."""
+    least = values[:, :first].sum(axis=1, keepdims=True)
+    return np.concatenate([least, least + values[:, first:].cumsum(axis=1)], axis=1)
+
+
+def _cosines_with_speakers(
+    embeddings: np.ndarray, sides: np.ndarray, cohort: Cohort, speakers: np.ndarray
+) -> np.ndarray:
+    """Cosines of trial sides with the cohort rows of two speakers, falling; minus infinity fills up.
+
+    Args:
+        embeddings: (N, E) raw.
+        sides: (sides,) row of the embedding of each side.
+        cohort: with the centre of both.
+        speakers: (sides, 2).
+    """
+    directions = centre_and_normalise(embeddings, cohort.centre)
+    rows_of_speaker = np.split(
+        np.argsort(cohort.speakers, kind="stable"), np.cumsum(np.bincount(cohort.speakers))[:-1]
+    )
+    cosines = np.full((len(sides), 2, max(map(len, rows_of_speaker))), -np.inf)
+    is_new = np.stack([np.full(len(sides), True), speakers[:, 0] != speakers[:, 1]], axis=1)
+    side, place = np.nonzero(is_new)
+    speaker = speakers[side, place]
+    by_speaker = np.argsort(speaker, kind="stable")
+    firsts = np.flatnonzero(np.diff(speaker[by_speaker], prepend=-1))
+    for group in np.split(by_speaker, firsts[1:]):
+        rows = rows_of_speaker[speaker[group[0]]]
+        of_speaker = centre_and_normalise(cohort.embeddings[rows], cohort.centre)
+        cosines[side[group], place[group], : len(rows)] = directions[sides[side[group]]] @ of_speaker.T
+    falling = cosines.reshape(len(sides), -1)
+    falling.sort(axis=1)
+    return falling[:, ::-1]
 
 
 def check_cohort_size(cohort_size: int, rows_of_speakers: np.ndarray, num_excluded: int = 0) -> None:
@@ -146,3 +368,28 @@ def as_norm(cosine: npt.ArrayLike, enroll_stats: Statistics, test_stats: Statist
     scores = np.asarray(cosine, dtype=np.float64)
     (enroll_mean, enroll_std), (test_mean, test_std) = enroll_stats, test_stats
     return ((scores - enroll_mean) / enroll_std + (scores - test_mean) / test_std) / 2
+
+
+def as_norm_of_trials(
+    cosine: np.ndarray,
+    statistics: Statistics,
+    enroll_rows: np.ndarray,
+    test_rows: np.ndarray,
+    workspace: Workspace,
+) -> np.ndarray:
+    """Normalised scores from the statistics of utterances, float64 (trials,).
+
+    Args:
+        cosine: (trials,) scores.
+        statistics: mean and standard deviation (N,) of each utterance.
+        enroll_rows: (trials,) row of each trial's enrolment utterance.
+        test_rows: (trials,) row of each trial's test utterance.
+        workspace: what the computation may use.
+    """
+    mean, std = statistics
+
+    def normalise(trials: slice) -> np.ndarray:
+        enroll, test = enroll_rows[trials], test_rows[trials]
+        return as_norm(cosine[trials], (mean[enroll], std[enroll]), (mean[test], std[test]))
+
+    return workspace.score(len(cosine), _TRIALS_PER_BLOCK, normalise)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from speaker_verification.configuration import Settings
+from speaker_verification.scoring.blocks import Workspace
 
 
 class EmbedSettings(Settings):
@@ -33,3 +34,7 @@ class ScoreSettings(Settings):
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
     memory_gigabytes: float = Field(1.0, gt=0)
     num_threads: int | None = Field(None, ge=1)
+
+    def workspace(self, device: str = "cpu") -> Workspace:
+        """What scoring may use."""
+        return Workspace(self.memory_gigabytes, self.num_threads, device)

@@ -9,20 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from speaker_verification.scoring.cosine import (
-    centre_and_normalise,
-    centre_of,
-    cosine_scores,
-    trial_scores,
-)
+from speaker_verification.scoring.cosine import cosine_scores, trial_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.scoring.normalisation import Cohort, as_norm, cohort_statistics
+from speaker_verification.scoring.normalisation import Cohort, as_norm_of_trials, cohort_statistics
 from speaker_verification.scoring.qmf import (
     Calibration,
+    calibrated_ratios,
     calibration_features,
     draw_calibration_trials,
     fit_calibration,
-    qmf_features,
+    probability,
     quality_measures,
 )
 from speaker_verification.scoring.settings import ScoreSettings
@@ -32,59 +28,71 @@ from speaker_verification.tables import SCORES
 logger = logging.getLogger(__name__)
 
 
+def summarise_cohort(cohort_embeddings: EmbeddingStore, score: Mapping[str, Any]) -> Cohort:
+    """Take from the cohort set what embeddings are centred on and scores are normalised against."""
+    settings = ScoreSettings.parse(score, "score")
+    return Cohort.of(cohort_embeddings, settings.cohort, settings.centre)
+
+
 def score_trials(
-    trials: pd.DataFrame,
-    embeddings: EmbeddingStore,
-    cohort_embeddings: EmbeddingStore,
-    score: Mapping[str, Any],
+    trials: pd.DataFrame, embeddings: EmbeddingStore, cohort: Cohort, score: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Add the column `cosine` to the trials."""
-    settings = ScoreSettings.parse(score, "score")
-    centre = centre_of(cohort_embeddings, settings.centre)
-    return trials.assign(cosine=trial_scores(embeddings, centre, *_rows_of_trials(trials, embeddings)))
+    workspace = ScoreSettings.parse(score, "score").workspace()
+    rows = _rows_of_trials(trials, embeddings)
+    return trials.assign(cosine=trial_scores(embeddings, cohort.centre, *rows, workspace))
 
 
 def normalise_scores(
     scored_trials: pd.DataFrame,
     embeddings: EmbeddingStore,
-    cohort_embeddings: EmbeddingStore,
+    cohort: Cohort,
     score: Mapping[str, Any],
+    device: str,
 ) -> pd.DataFrame:
     """Add the column `as_norm`: the whole utterances' cosines, normalised against the cohort's."""
     settings = ScoreSettings.parse(score, "score")
-    centre = centre_of(cohort_embeddings, settings.centre)
-    cohort = Cohort.of(cohort_embeddings, settings.cohort).embeddings - centre
-    directions = centre_and_normalise(embeddings.embeddings, centre)
-    mean, std = cohort_statistics(directions, cohort, settings.cohort_size, deviation=settings.deviation)
-    enroll, test = _rows_of_trials(scored_trials, embeddings)
-    cosine = cosine_scores(directions, enroll, test)
-    normalised = as_norm(cosine, (mean[enroll], std[enroll]), (mean[test], std[test]))
-    return scored_trials.assign(as_norm=normalised)
+    workspace = settings.workspace(device)
+    rows = _rows_of_trials(scored_trials, embeddings)
+    if embeddings.crops is None:
+        cosine = scored_trials["cosine"].to_numpy()
+    else:
+        cosine = cosine_scores(embeddings.embeddings, cohort.centre, *rows, workspace)
+    statistics = cohort_statistics(
+        embeddings.embeddings,
+        cohort.embeddings,
+        settings.cohort_size,
+        centre=cohort.centre,
+        deviation=settings.deviation,
+        workspace=workspace,
+    )
+    return scored_trials.assign(as_norm=as_norm_of_trials(cosine, statistics, *rows, workspace))
 
 
 def fit_score_calibration(
-    cohort_embeddings: EmbeddingStore, score: Mapping[str, Any], seed: int
+    cohort_embeddings: EmbeddingStore, cohort: Cohort, score: Mapping[str, Any], seed: int, device: str
 ) -> dict[str, Any]:
     """Fit the calibration on trials drawn from the cohort set."""
     settings = ScoreSettings.parse(score, "score")
     speaker_ids = cohort_embeddings.utterances["speaker_id"]
     trials = draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
-    features = calibration_features(cohort_embeddings, trials, settings)
+    features = calibration_features(cohort_embeddings, trials, cohort, settings, settings.workspace(device))
     return fit_calibration(features, trials.labels).to_dict()
 
 
 def calibrate_scores(
-    normalised_scores: pd.DataFrame, embeddings: EmbeddingStore, calibration: Mapping[str, Any]
+    normalised_scores: pd.DataFrame,
+    embeddings: EmbeddingStore,
+    calibration: Mapping[str, Any],
+    score: Mapping[str, Any],
 ) -> pd.DataFrame:
     """Add the columns `qmf` and `llr`, which the quality of both sides enters, to the normalised scores."""
-    quality = quality_measures(embeddings.embeddings, embeddings.utterances["duration_seconds"])
-    enroll, test = _rows_of_trials(normalised_scores, embeddings)
-    features = qmf_features(normalised_scores["as_norm"], quality[enroll], quality[test])
-    fitted = Calibration.from_dict(calibration)
-    scores = normalised_scores.assign(
-        qmf=fitted.probability(features), llr=fitted.log_likelihood_ratio(features)
-    )
-    return SCORES.conform(scores)
+    workspace = ScoreSettings.parse(score, "score").workspace()
+    seconds = embeddings.utterances["duration_seconds"]
+    quality = quality_measures(embeddings.embeddings, seconds, workspace)
+    as_norm, rows = normalised_scores["as_norm"].to_numpy(), _rows_of_trials(normalised_scores, embeddings)
+    llr = calibrated_ratios(Calibration.from_dict(calibration), as_norm, quality, *rows, workspace)
+    return SCORES.conform(normalised_scores.assign(qmf=probability(llr), llr=llr))
 
 
 def measure_error_rates(scores: pd.DataFrame) -> Metrics:
