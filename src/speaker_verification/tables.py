@@ -48,7 +48,8 @@ class TableSchema:
             if empty.any():
                 raise DataError(f"{origin}: no value in column '{name}', row {int(empty.argmax())}")
         arrays = [self._column(table, field, origin) for field in self.columns]
-        conformed = pa.Table.from_arrays(arrays, schema=self.columns).to_pandas()
+        # Columns apart are not copied.
+        conformed = pa.Table.from_arrays(arrays, schema=self.columns).to_pandas(split_blocks=True)
         if self.key:
             repeated = conformed.duplicated(list(self.key))
             if repeated.any():

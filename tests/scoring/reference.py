@@ -36,9 +36,7 @@ class ReferenceCohort:
         return cls(names, [sum(raw[rows_of[n]]) / len(rows_of[n]) - centre for n in names], centre)
 
     def without(self, speakers: Collection[str]) -> ReferenceCohort:
-        kept = [
-            (s, e) for s, e in zip(self.speakers, self.embeddings, strict=True) if s not in set(speakers)
-        ]
+        kept = [(s, e) for s, e in zip(self.speakers, self.embeddings, strict=True) if s not in set(speakers)]
         return ReferenceCohort([s for s, _ in kept], [e for _, e in kept], self.centre)
 
 
@@ -54,9 +52,7 @@ def cohort_statistics(
     return mean, math.sqrt(sum((value - mean) ** 2 for value in kept) / (top_n - (not biased)))
 
 
-def as_norm(
-    enroll: Vector, test: Vector, cohort: ReferenceCohort, top_n: int, biased: bool = False
-) -> float:
+def as_norm(enroll: Vector, test: Vector, cohort: ReferenceCohort, top_n: int, biased: bool = False) -> float:
     """Of raw embeddings."""
     one, other = (np.asarray(side, dtype=np.float64) - cohort.centre for side in (enroll, test))
     score = cosine(one, other)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from speaker_verification.scoring.blocks import Workspace, row_blocks
+from speaker_verification.scoring.blocks import Workspace, gather, passing_over, row_blocks
 
 
 def test_blocks_cover_the_rows_in_order() -> None:
@@ -21,7 +22,9 @@ def test_a_share_of_the_memory_holds_so_many_rows_and_at_least_one() -> None:
 
 def test_blocks_are_worked_on_by_as_many_threads_as_allowed() -> None:
     together = threading.Barrier(2, timeout=10)
-    Workspace(num_threads=2).over_blocks(4, 2, lambda _: together.wait())  # one thread alone would wait in vain
+    Workspace(num_threads=2).over_blocks(
+        4, 2, lambda _: together.wait()
+    )  # one thread alone would wait in vain
     seen = set()
     Workspace(num_threads=1).over_blocks(9, 2, lambda _: seen.add(threading.get_ident()))
     assert len(seen) == 1
@@ -33,3 +36,22 @@ def test_scores_come_in_the_order_of_the_trials_and_errors_come_through() -> Non
     np.testing.assert_array_equal(Workspace(num_threads=3).score(10, 3, lambda t: values[t] ** 2), values**2)
     with pytest.raises(ZeroDivisionError):
         Workspace().score(2, 1, lambda t: values[t] / (1 // t.start))
+
+
+def test_passing_over_a_memory_map_and_gathering_from_it_give_its_rows(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 6))
+    np.save(tmp_path / "rows.npy", rows)
+    for mode in ("r", "c", None):
+        array = np.load(tmp_path / "rows.npy", mmap_mode=mode)
+        blocks = [block.copy() for _, block in passing_over(array, 7)]
+        np.testing.assert_array_equal(np.concatenate(blocks), rows)
+        drawn = np.array([3, 3, 49, 0, 7])
+        np.testing.assert_array_equal(gather(array, drawn, rows_per_block=2), rows[drawn])
+
+
+def test_changes_to_a_private_memory_map_are_not_forgotten(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.zeros((4, 2)))
+    array = np.load(tmp_path / "rows.npy", mmap_mode="c")
+    array[1] = 5.0
+    assert sum(block.sum() for _, block in passing_over(array, 1)) == 10
+    assert array.sum() == 10

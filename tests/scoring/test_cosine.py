@@ -23,9 +23,7 @@ def test_cosine_scores_equal_one_trial_at_a_time(
     enroll, test = np.array([0, 1, 2, 6, 5, 5, 0]), np.array([1, 1, 3, 0, 4, 2, 6])
     scores = cosine_scores(store.embeddings, centre, enroll, test, Workspace())
     raw = store.embeddings.astype(np.float64)
-    expected = [
-        reference.cosine(raw[e] - centre, raw[t] - centre) for e, t in zip(enroll, test, strict=True)
-    ]
+    expected = [reference.cosine(raw[e] - centre, raw[t] - centre) for e, t in zip(enroll, test, strict=True)]
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,3 +64,27 @@ def row_blocks(num_rows: int, rows_per_block: int) -> Iterator[slice]:
     """Yield the slices that cover `num_rows` rows in order, each of at most `rows_per_block` rows."""
     for start in range(0, num_rows, rows_per_block):
         yield slice(start, min(start + rows_per_block, num_rows))
+
+
+def passing_over(array: np.ndarray, rows_per_block: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the blocks of an array with their slices; those of a memory map leave memory after use."""
+    for rows in row_blocks(len(array), rows_per_block):
+        yield rows, array[rows]
+        forget_pages(array)
+
+
+def gather(array: np.ndarray, rows: np.ndarray, rows_per_block: int = 8192) -> np.ndarray:
+    """Copy rows (rows,) out of an array; of a memory map, little more than these rows is ever in memory."""
+    gathered = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    for block in row_blocks(len(rows), rows_per_block):
+        gathered[block] = array[rows[block]]
+        forget_pages(array)
+    return gathered
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Let a memory map's pages go; what is needed again is mapped again from the file."""
+    pages = array.base
+    if isinstance(array, np.memmap) and array.mode == "r" and isinstance(pages, mmap.mmap):
+        if hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)

@@ -83,11 +83,11 @@ def trial_scores(
     whole = cosine_scores(store.embeddings, centre, enroll_rows, test_rows, workspace)
     if store.crops is None:
         return whole
-    _, num_crops, width = store.crops.shape
+    crops, (_, num_crops, width) = store.crops, store.crops.shape
 
     def mean_directions(rows: np.ndarray) -> np.ndarray:
-        crops = store.crops[rows].reshape(-1, width)  # (rows V, E)
-        return centre_and_normalise(crops, centre).reshape(-1, num_crops, width).mean(axis=1)
+        directions = centre_and_normalise(crops[rows].reshape(-1, width), centre)  # (rows V, E)
+        return directions.reshape(-1, num_crops, width).mean(axis=1)
 
     def crop_scores(trials: slice) -> np.ndarray:
         # The mean over all pairs of products is the product of the means.

@@ -40,7 +40,7 @@ def det_figure(scores: pd.DataFrame) -> go.Figure:
     from scipy.special import ndtri
 
     figure = go.Figure()
-    for place, (trial_list, rows) in enumerate(scores.groupby("trial_list", sort=False)):
+    for place, (trial_list, rows) in enumerate(scores.groupby("trial_list", sort=False, observed=True)):
         labels = rows["label"].to_numpy()
         for scoring in SCORINGS:
             values = rows["llr" if scoring == "qmf" else scoring].to_numpy()  # same curve, no rounding to 1

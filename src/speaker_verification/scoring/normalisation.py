@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.scoring.blocks import Workspace, row_blocks
+from speaker_verification.scoring.blocks import Workspace, passing_over, row_blocks
 from speaker_verification.scoring.cosine import centre_and_normalise, check_width
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
@@ -40,10 +40,10 @@ def speaker_means(store: EmbeddingStore) -> tuple[np.ndarray, np.ndarray]:
 
     speaker_of_row, speaker_ids = pd.factorize(store.utterances["speaker_id"], sort=True)
     sums = np.zeros((len(speaker_ids), store.embeddings.shape[1]))
-    for rows in row_blocks(len(speaker_of_row), _ROWS_PER_SUM):
+    for rows, embeddings in passing_over(store.embeddings, _ROWS_PER_SUM):
         speakers, place = np.unique(speaker_of_row[rows], return_inverse=True)
-        belongs = csr_array((np.ones(len(place)), (place, np.arange(len(place)))))  # (speakers, rows)
-        sums[speakers] += belongs @ store.embeddings[rows].astype(np.float64)
+        belongs = csr_array((np.ones(len(place)), (place, np.arange(len(place)))))  # (speakers, block)
+        sums[speakers] += belongs @ embeddings.astype(np.float64)
     return sums / np.bincount(speaker_of_row)[:, None], speaker_of_row
 
 
@@ -268,8 +268,8 @@ def statistics_without_speakers(
         here = by_row[slice(*np.searchsorted(sides[by_row], [rows.start, rows.stop]))]
         own = sides[here] - rows.start
         removed = _cosines_with_speakers(embeddings[rows], own, cohort, excluded[here])[:, :num_spare]
-        # The n-th removed one counts if it is among the top_n + n - 1 highest. The two products may round apart;
-        # a removed cosine that only nearly counts is as good as the next one that moves up.
+        # The n-th removed one counts if it is among the top_n + n - 1 highest. The two products may round
+        # apart; a removed cosine that only nearly counts is as good as the next one that moves up.
         counts = np.logical_and.accumulate(removed >= highest[own, top_n - 1 : -1] - slack, axis=1)
         num_removed = counts.sum(axis=1)
         # Sums of distances to the mean of the top_n, so that those of squares keep their digits.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring.blocks import Workspace
+from speaker_verification.scoring.blocks import Workspace, gather
 from speaker_verification.scoring.cosine import cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.normalisation import Cohort, as_norm_of_trials, statistics_without_speakers
@@ -207,7 +207,7 @@ def calibration_features(
     workspace = workspace or Workspace()
     both_sides = np.concatenate([trials.enroll_rows, trials.test_rows])
     drawn, sides = np.unique(both_sides, return_inverse=True)
-    embeddings = store.embeddings[drawn]
+    embeddings = gather(store.embeddings, drawn)
     speaker_of_row, _ = pd.factorize(store.utterances["speaker_id"], sort=True)
     speakers = np.stack([speaker_of_row[trials.enroll_rows], speaker_of_row[trials.test_rows]], axis=1)
     statistics = statistics_without_speakers(

@@ -31,7 +31,8 @@ def measure(scores: pd.DataFrame) -> Metrics:
         DataError: a trial list holds one class only or a score that is not finite.
     """
     return {
-        str(trial_list): _measure_list(rows) for trial_list, rows in scores.groupby("trial_list", sort=False)
+        str(trial_list): _measure_list(rows)
+        for trial_list, rows in scores.groupby("trial_list", sort=False, observed=True)
     }
 
 
