@@ -35,7 +35,7 @@ from speaker_verification.pipelines.score.nodes import (
     summarise_cohort,
 )
 from speaker_verification.scoring import EmbeddingStore, cohort_statistics
-from speaker_verification.scoring.blocks import Workspace, row_blocks
+from speaker_verification.scoring.blocks import row_blocks
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.cosine import centre_and_normalise
 from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
@@ -90,7 +90,7 @@ def measure_voxceleb(folder: Path, width: int, device: str) -> None:
         ignore_index=True,
     )
     settings = ScoreSettings()
-    cohort = timed("cohort centre and speaker means", lambda: summarise_cohort(cohort_store, {}))
+    cohort = timed("cohort centre and speaker means", summarise_cohort, cohort_store, {})
     compare_statistics(store, cohort, settings, device)
     scores, seconds = measure_chain(trials, store, cohort_store, cohort, device)
     compare_one_by_one(scores, store, cohort, settings, seconds)
@@ -153,12 +153,12 @@ def measure_chain(
     """Three scorings and their metrics; the scores and the seconds that all took."""
     with peak_memory() as peak:
         start = time.perf_counter()
-        scored = timed("cosine", lambda: score_trials(trials, store, cohort, {}))
-        normalised = timed("AS-norm", lambda: normalise_scores(scored, store, cohort, {}, device))
-        calibration = timed("QMF fitted", lambda: fit_score_calibration(cohort_store, cohort, {}, 0, device))
-        scores = timed("QMF", lambda: calibrate_scores(normalised, store, calibration, {}))
+        scored = timed("cosine", score_trials, trials, store, cohort, {})
+        normalised = timed("AS-norm", normalise_scores, scored, store, cohort, {}, device)
+        calibration = timed("QMF fitted", fit_score_calibration, cohort_store, cohort, {}, 0, device)
+        scores = timed("QMF", calibrate_scores, normalised, store, calibration, {})
         del scored, normalised
-        rates = timed("metrics", lambda: measure_rates(scores))
+        rates = timed("metrics", measure_rates, scores)
         seconds = time.perf_counter() - start
     for name, row in rates.items():
         say(f"    {name:10} EER % " + ", ".join(f"{scoring} {eer:.3f}" for scoring, eer in row.items()))
@@ -241,10 +241,10 @@ def measure_large(folder: Path, width: int, device: str) -> None:
             store = EmbeddingStore.read(folder / "store")
             trials = draw_trials(store, "large", num_trials, num_utterances)
             start = time.perf_counter()
-            trials = timed("cosine", lambda: score_trials(trials, store, cohort, {}))
-            trials = timed("AS-norm", lambda: normalise_scores(trials, store, cohort, {}, device))
-            trials = timed("QMF", lambda: calibrate_scores(trials, store, calibration, {}))
-            timed("metrics", lambda: measure_rates(trials))
+            trials = timed("cosine", score_trials, trials, store, cohort, {})
+            trials = timed("AS-norm", normalise_scores, trials, store, cohort, {}, device)
+            trials = timed("QMF", calibrate_scores, trials, store, calibration, {})
+            timed("metrics", measure_rates, trials)
             seconds = time.perf_counter() - start
         per_million = 1e6 * seconds / num_trials
         say(f"  {'all':40} {seconds:8.2f} s, {per_million:.2f} s a million trials, at most {peak}")
@@ -306,10 +306,10 @@ def draw_trials(store: EmbeddingStore, trial_list: str, num_trials: int, num_utt
     )
 
 
-def timed(name: str, work: Callable[[], Any]) -> Any:
+def timed(name: str, work: Callable[..., Any], *given: Any) -> Any:
     """Do the work and print how long it took."""
     start = time.perf_counter()
-    result = work()
+    result = work(*given)
     say(f"  {name:40} {time.perf_counter() - start:8.2f} s")
     return result
 

@@ -21,10 +21,8 @@ def test_a_share_of_the_memory_holds_so_many_rows_and_at_least_one() -> None:
 
 
 def test_blocks_are_worked_on_by_as_many_threads_as_allowed() -> None:
-    together = threading.Barrier(2, timeout=10)
-    Workspace(num_threads=2).over_blocks(
-        4, 2, lambda _: together.wait()
-    )  # one thread alone would wait in vain
+    together = threading.Barrier(2, timeout=10)  # one thread alone would wait in vain
+    Workspace(num_threads=2).over_blocks(4, 2, lambda _: together.wait())
     seen = set()
     Workspace(num_threads=1).over_blocks(9, 2, lambda _: seen.add(threading.get_ident()))
     assert len(seen) == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, normalisation
+from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, normalisation, selection
 from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.cosine import cosine_scores
 from speaker_verification.scoring.normalisation import (
@@ -15,8 +15,8 @@ from speaker_verification.scoring.normalisation import (
     as_norm_of_trials,
     speaker_means,
     statistics_without_speakers,
-    torch_device,
 )
+from speaker_verification.scoring.selection import torch_device
 from tests.scoring import reference
 from tests.scoring.reference import ReferenceCohort
 
@@ -57,8 +57,8 @@ def test_the_centre_is_the_mean_over_utterances_not_over_speakers(make_store: Ma
 def test_cohort_statistics_equal_a_full_sort(
     monkeypatch: pytest.MonkeyPatch, memory_gigabytes: float, cohort_rows_per_block: int, top_n: int
 ) -> None:
-    monkeypatch.setattr(normalisation, "_COHORT_ROWS_PER_BLOCK", cohort_rows_per_block)
-    monkeypatch.setattr(normalisation, "_SCORES_PER_BLOCK", 30)
+    monkeypatch.setattr(selection, "_COHORT_ROWS_PER_BLOCK", cohort_rows_per_block)
+    monkeypatch.setattr(selection, "_SCORES_PER_BLOCK", 30)
     rng = np.random.default_rng(1)
     embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(26, 6))
     workspace = Workspace(memory_gigabytes, num_threads=2)
@@ -70,8 +70,8 @@ def test_cohort_statistics_equal_a_full_sort(
 def test_a_gpu_s_selection_equals_a_full_sort(
     monkeypatch: pytest.MonkeyPatch, cohort_rows_per_block: int
 ) -> None:
-    monkeypatch.setattr(normalisation, "_COHORT_ROWS_PER_BLOCK", cohort_rows_per_block)
-    monkeypatch.setattr(normalisation, "_on_device", torch_device)  # torch's arithmetic, on the CPU
+    monkeypatch.setattr(selection, "_COHORT_ROWS_PER_BLOCK", cohort_rows_per_block)
+    monkeypatch.setattr(selection, "_on_device", torch_device)  # torch's arithmetic, on the CPU
     rng = np.random.default_rng(1)
     embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(26, 6))
     statistics = cohort_statistics(embeddings, cohort, 5, workspace=Workspace(device="cpu"))

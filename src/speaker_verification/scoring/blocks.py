@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def gather(array: np.ndarray, rows: np.ndarray, rows_per_block: int = 8192) -> n
 
 def forget_pages(array: np.ndarray) -> None:
     """Let a memory map's pages go; what is needed again is mapped again from the file."""
-    pages = array.base
-    if isinstance(array, np.memmap) and array.mode == "r" and isinstance(pages, mmap.mmap):
-        if hasattr(mmap, "MADV_DONTNEED"):
+    if isinstance(array, np.memmap) and array.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        pages: Any = array.base
+        if isinstance(pages, mmap.mmap):
             pages.madvise(mmap.MADV_DONTNEED)
