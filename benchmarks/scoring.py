@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -259,7 +260,15 @@ def spread(num_utterances: int, num_speakers: int) -> list[int]:
 
 
 def make_store(folder: Path, counts: Sequence[int], width: int, seed: int) -> EmbeddingStore:
-    """Write a store in blocks, and map it into memory."""
+    """Write a store, in a process of its own whose memory does not count, and map it."""
+    writer = get_context("spawn").Process(target=write_store, args=(folder, counts, width, seed))
+    writer.start()
+    writer.join()
+    return EmbeddingStore.read(folder)
+
+
+def write_store(folder: Path, counts: Sequence[int], width: int, seed: int) -> None:
+    """Write a store in blocks."""
     rng = np.random.default_rng(seed)
     speakers = np.repeat(np.arange(len(counts)), counts)
     centres = 0.5 + rng.standard_normal((len(counts), width), dtype=np.float32)
@@ -285,8 +294,6 @@ def make_store(folder: Path, counts: Sequence[int], width: int, seed: int) -> Em
         noise = rng.standard_normal((rows.stop - rows.start, width), dtype=np.float32)
         mapped[rows] = centres[speakers[rows]] + NOISE * noise
     mapped.flush()
-    del mapped
-    return EmbeddingStore.read(folder)
 
 
 def draw_trials(store: EmbeddingStore, trial_list: str, num_trials: int, num_utterances: int) -> pd.DataFrame:
