@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring.blocks import Workspace
+from speaker_verification.scoring.blocks import Workspace, forget_pages
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
 _ROWS_PER_BLOCK = 1024  # of float32 embeddings: what stays in a core's cache
@@ -137,4 +137,6 @@ def cosine_scores(
         products += centre @ centre - along_centre[enroll] - along_centre[test]
         return products / (lengths[enroll] * lengths[test])
 
-    return workspace.score(len(enroll_rows), _ROWS_PER_BLOCK, scores_of)
+    scores = workspace.score(len(enroll_rows), _ROWS_PER_BLOCK, scores_of)
+    forget_pages(embeddings)
+    return scores

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring.blocks import Workspace, gather
+from speaker_verification.scoring.blocks import Workspace, forget_pages, gather
 from speaker_verification.scoring.cosine import cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.normalisation import Cohort, as_norm_of_trials, statistics_without_speakers
@@ -105,6 +105,7 @@ def quality_measures(
         quality[rows, 3] = raw.std(axis=1)
 
     (workspace or Workspace()).over_blocks(len(quality), _ROWS_PER_BLOCK, measure)
+    forget_pages(embeddings)
     return quality
 
 

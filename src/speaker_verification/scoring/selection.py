@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from speaker_verification.scoring.blocks import Workspace, row_blocks
+from speaker_verification.scoring.blocks import Workspace, forget_pages, row_blocks
 from speaker_verification.scoring.cosine import centre_and_normalise, check_width
 
 _COHORT_ROWS_PER_BLOCK = 8192  # more than the speakers of any VoxCeleb set: their means are one block
@@ -109,3 +109,4 @@ def highest_cosines(
 
     rows_per_block = min(in_cache, fitting) if is_held and on_device is _CPU else fitting
     workspace.over_blocks(len(embeddings), rows_per_block, select)
+    forget_pages(embeddings)
