@@ -43,13 +43,13 @@ class TableSchema:
         unknown = [name for name in table.columns if name not in self.columns.names]
         if missing or unknown:
             raise DataError(f"{origin}: missing columns {missing}, unknown columns {unknown}")
-        empty = table.columns[table.isna().any()]
-        if len(empty):
-            column = empty[0]
-            row = int(table[column].isna().to_numpy().argmax())
-            raise DataError(f"{origin}: no value in column '{column}', row {row}")
+        for name in table.columns:
+            empty = table[name].isna().to_numpy()
+            if empty.any():
+                raise DataError(f"{origin}: no value in column '{name}', row {int(empty.argmax())}")
         arrays = [self._column(table, field, origin) for field in self.columns]
-        conformed = pa.Table.from_arrays(arrays, schema=self.columns).to_pandas()
+        # Columns apart are not copied.
+        conformed = pa.Table.from_arrays(arrays, schema=self.columns).to_pandas(split_blocks=True)
         if self.key:
             repeated = conformed.duplicated(list(self.key))
             if repeated.any():
@@ -59,15 +59,21 @@ class TableSchema:
         return conformed
 
     def _column(self, table: pd.DataFrame, field: pa.Field, origin: str) -> pa.Array:
+        column = table[field.name]
+        if isinstance(column.dtype, pd.CategoricalDtype) and not pa.types.is_dictionary(field.type):
+            column = column.astype(column.cat.categories.dtype)
         try:
-            return pa.array(table[field.name], type=field.type, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            return pa.array(column, type=field.type, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise DataError(f"{origin}: column '{field.name}' is not {field.type}: {error}") from error
 
     def empty(self) -> pd.DataFrame:
         """A table of these columns without rows."""
         return self.columns.empty_table().to_pandas()
 
+
+# Of a few values that repeat over millions of trials: read and kept as categories.
+REPEATED = pa.dictionary(pa.int32(), pa.string())
 
 UTTERANCES = TableSchema(
     "utterances",
@@ -89,10 +95,10 @@ TRIALS = TableSchema(
     "trials",
     pa.schema(
         {
-            "trial_list": pa.string(),  # vox1_o, ..., librispeech_test_clean, or the user's own name
+            "trial_list": REPEATED,  # vox1_o, ..., librispeech_test_clean, or the user's own name
             "label": pa.int8(),  # 1 target (same speaker), 0 non-target
-            "enroll_id": pa.string(),
-            "test_id": pa.string(),
+            "enroll_id": REPEATED,
+            "test_id": REPEATED,
         }
     ),
 )
@@ -131,9 +137,9 @@ SCORES = TableSchema(
     "scores",
     pa.schema(
         {
-            "trial_list": pa.string(),
-            "enroll_id": pa.string(),
-            "test_id": pa.string(),
+            "trial_list": REPEATED,
+            "enroll_id": REPEATED,
+            "test_id": REPEATED,
             "label": pa.int8(),
             "cosine": pa.float64(),
             "as_norm": pa.float64(),

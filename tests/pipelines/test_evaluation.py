@@ -25,7 +25,7 @@ from speaker_verification.models import SpeakerModel
 from speaker_verification.pipelines import embed, export, measure, report, score
 from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
 from speaker_verification.pipelines.measure.nodes import measure_score_file
-from speaker_verification.pipelines.score.nodes import fit_score_calibration
+from speaker_verification.pipelines.score.nodes import fit_score_calibration, summarise_cohort
 from speaker_verification.scoring import Calibration, EmbeddingStore, read_score_file
 from speaker_verification.scoring.settings import (
     EmbedSettings,
@@ -325,15 +325,17 @@ def test_cohort_size_above_the_speakers_of_a_calibration_trial_is_refused() -> N
     columns = dict.fromkeys(UTTERANCES.columns.names, 1.0)
     table = pd.DataFrame({**columns, "speaker_id": np.repeat(["a", "b", "c", "d"], 2)})
     store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
+    cohort = summarise_cohort(store, SCORE)
     with pytest.raises(ParameterError, match=r"'score\.cohort_size' is 6, .* take 2 to 2"):
-        fit_score_calibration(store, table, SCORE, 0)
+        fit_score_calibration(store, cohort, table, SCORE, 0, "cpu")
     with pytest.raises(ParameterError, match=r"'score\.calibration_trials'"):
-        fit_score_calibration(store, table, {"calibration_trials": 401}, 0)
+        fit_score_calibration(store, cohort, table, {"calibration_trials": 401}, 0, "cpu")
 
 
 def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:
     names = {node.name for node in score.create_pipeline().nodes}
     assert names == {
+        "summarise_cohort",
         "cosine.score_trials",
         "as_norm.normalise_scores",
         "qmf.fit_score_calibration",
@@ -347,6 +349,7 @@ def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:
         "validation_utterances",
         "params:score",
         "params:seed",
+        "params:device",
     }
 
 
@@ -365,11 +368,12 @@ def test_base_parameters_are_the_published_defaults() -> None:
 
 
 def test_catalog_persists_what_the_pipelines_make() -> None:
-    catalog = set(yaml.safe_load((CONF / "catalog_evaluation.yml").read_text()))
+    catalog = yaml.safe_load((CONF / "catalog_evaluation.yml").read_text())
     makers = (embed, score, report, export, measure)
     pipeline = sum((maker.create_pipeline() for maker in makers), start=Pipeline([]))
-    assert pipeline.all_outputs() - catalog == {"scored_trials", "normalised_scores"}
-    assert catalog <= pipeline.all_outputs()
+    assert pipeline.all_outputs() == set(catalog)
+    in_memory = {name for name, entry in catalog.items() if entry["type"] == "MemoryDataset"}
+    assert in_memory == {"cohort", "scored_trials", "normalised_scores"}
 
 
 def test_wiring_does_not_import_torch() -> None:

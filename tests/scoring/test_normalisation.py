@@ -1,137 +1,148 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, cosine, normalisation
-from speaker_verification.scoring.cosine import (
-    centre_and_normalise,
-    centre_of,
-    cohort_mean,
-    cosine_scores,
-    trial_scores,
+from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, normalisation, selection
+from speaker_verification.scoring.blocks import Workspace
+from speaker_verification.scoring.cosine import cosine_scores
+from speaker_verification.scoring.normalisation import (
+    Cohort,
+    as_norm_of_trials,
+    speaker_means,
+    statistics_without_speakers,
 )
-from speaker_verification.scoring.normalisation import speaker_means
+from speaker_verification.scoring.selection import torch_device
+from tests.scoring import reference
+from tests.scoring.reference import ReferenceCohort
 
 MakeStore = Callable[..., EmbeddingStore]
+CohortKind = Literal["speaker_means", "utterances"]
 
 
-def cosine_of(one: np.ndarray, other: np.ndarray) -> float:
-    return float(one @ other / np.sqrt((one @ one) * (other @ other)))
+def expected_statistics(embeddings: np.ndarray, cohort: np.ndarray, top_n: int) -> np.ndarray:
+    members = ReferenceCohort([str(row) for row in range(len(cohort))], list(cohort), np.zeros(1))
+    return np.transpose([reference.cohort_statistics(e, members, top_n) for e in embeddings])
 
 
-def highest(values: list[float], top_n: int) -> tuple[float, float]:
-    kept = sorted(values)[-top_n:]
-    mean = sum(kept) / top_n
-    return mean, (sum((v - mean) ** 2 for v in kept) / (top_n - 1)) ** 0.5
-
-
-def test_cohort_mean_is_over_utterances_not_speakers(make_store: MakeStore) -> None:
-    store = make_store([5, 1])
-    expected = sum(store.embeddings.astype(np.float64)) / 6
-    np.testing.assert_allclose(cohort_mean(store), expected)
-    means, _ = speaker_means(store)
-    assert not np.allclose(cohort_mean(store), means.mean(axis=0))
-
-
-def test_speaker_means_are_of_raw_embeddings_in_the_order_of_ids(make_store: MakeStore) -> None:
-    store = make_store([3, 1, 4])
-    means, speaker_ids = speaker_means(store)
-    assert speaker_ids == ["id000", "id001", "id002"]
-    for speaker_id, mean in zip(speaker_ids, means, strict=True):
-        own = [
-            store.embeddings[row].astype(np.float64)
-            for row in range(8)
-            if store.utterances["speaker_id"][row] == speaker_id
-        ]
-        np.testing.assert_allclose(mean, sum(own) / len(own))
-
-
-def test_cosine_scores_equal_one_trial_at_a_time(
+def test_speaker_means_are_of_raw_embeddings_in_the_order_of_names(
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cosine, "_TRIALS_PER_BLOCK", 3)
-    store, mean = make_store([3, 4]), np.arange(8.0) / 10
-    enroll, test = np.array([0, 1, 2, 6, 5, 5, 0]), np.array([1, 1, 3, 0, 4, 2, 6])
-    scores = cosine_scores(centre_and_normalise(store.embeddings, mean), enroll, test)
-    raw = store.embeddings.astype(np.float64)
-    expected = [cosine_of(raw[e] - mean, raw[t] - mean) for e, t in zip(enroll, test, strict=True)]
-    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    monkeypatch.setattr(normalisation, "_ROWS_PER_SUM", 3)
+    store = make_store([3, 1, 4])
+    means, speaker_of_row = speaker_means(store)
+    names = store.utterances["speaker_id"].tolist()
+    assert [f"id{speaker:03}" for speaker in speaker_of_row] == names
+    expected = ReferenceCohort.of(store.embeddings, names, centred=False)
+    np.testing.assert_allclose(means, expected.embeddings)
 
 
-def test_centring_keeps_float32_and_needs_one_width(make_store: MakeStore) -> None:
-    store = make_store([3])
-    directions = centre_and_normalise(store.embeddings, np.zeros(8))
-    assert directions.dtype == np.float32
-    np.testing.assert_allclose(np.square(directions).sum(axis=1), 1, rtol=1e-6)
-    with pytest.raises(DataError, match="width 8 cannot be scored with a cohort of width 5"):
-        centre_and_normalise(store.embeddings, np.zeros(5))
-    with pytest.raises(DataError, match="embedding 2 of 3 has length 0"):
-        centre_and_normalise(store.embeddings, store.embeddings[2].astype(np.float64))
+def test_the_centre_is_the_mean_over_utterances_not_over_speakers(make_store: MakeStore) -> None:
+    store = make_store([5, 1])
+    expected = store.embeddings.astype(np.float64).mean(axis=0)
+    cohort = Cohort.of(store, "speaker_means", centre=True)
+    np.testing.assert_allclose(cohort.centre, expected)
+    np.testing.assert_allclose(Cohort.of(store, "utterances", centre=True).centre, expected)
+    assert not np.allclose(cohort.centre, cohort.embeddings.mean(axis=0))
+    assert not Cohort.of(store, "speaker_means", centre=False).centre.any()
 
 
-@pytest.mark.parametrize("scores_per_block", [1, 30, 10_000])
+@pytest.mark.parametrize("memory_gigabytes", [1.0, 1e-9])  # held whole; computed anew for every row
+@pytest.mark.parametrize("cohort_rows_per_block", [5, 100])
 @pytest.mark.parametrize("top_n", [2, 5, 12])
 def test_cohort_statistics_equal_a_full_sort(
-    monkeypatch: pytest.MonkeyPatch, scores_per_block: int, top_n: int
+    monkeypatch: pytest.MonkeyPatch, memory_gigabytes: float, cohort_rows_per_block: int, top_n: int
 ) -> None:
-    monkeypatch.setattr(normalisation, "_SCORES_PER_BLOCK", scores_per_block)
+    monkeypatch.setattr(selection, "_COHORT_ROWS_PER_BLOCK", cohort_rows_per_block)
+    monkeypatch.setattr(selection, "_SCORES_PER_BLOCK", 30)
     rng = np.random.default_rng(1)
-    embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(12, 6))
-    mean, std = cohort_statistics(embeddings, cohort, top_n)
-    expected = [highest([cosine_of(e, c) for c in cohort], top_n) for e in embeddings]
-    np.testing.assert_allclose(np.stack([mean, std], axis=1), expected, rtol=1e-9)
+    embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(26, 6))
+    workspace = Workspace(memory_gigabytes, num_threads=2)
+    statistics = cohort_statistics(embeddings, cohort, top_n, workspace=workspace)
+    np.testing.assert_allclose(statistics, expected_statistics(embeddings, cohort, top_n), rtol=1e-9)
 
 
-def test_excluded_speakers_do_not_count() -> None:
-    rng = np.random.default_rng(2)
-    embeddings, cohort = rng.normal(size=(5, 6)), rng.normal(size=(9, 6))
-    excluded = np.array([[0, 0], [1, 2], [8, 3], [4, 5], [7, 7]])
-    mean, std = cohort_statistics(embeddings, cohort, 7, excluded=excluded)
-    expected = [
-        highest([cosine_of(e, c) for place, c in enumerate(cohort) if place not in left_out], 7)
-        for e, left_out in zip(embeddings, excluded.tolist(), strict=True)
-    ]
-    np.testing.assert_allclose(np.stack([mean, std], axis=1), expected, rtol=1e-9)
+@pytest.mark.parametrize("cohort_rows_per_block", [5, 100])
+def test_a_gpu_s_selection_equals_a_full_sort(
+    monkeypatch: pytest.MonkeyPatch, cohort_rows_per_block: int
+) -> None:
+    monkeypatch.setattr(selection, "_COHORT_ROWS_PER_BLOCK", cohort_rows_per_block)
+    monkeypatch.setattr(selection, "_on_device", torch_device)  # torch's arithmetic, on the CPU
+    rng = np.random.default_rng(1)
+    embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(26, 6))
+    statistics = cohort_statistics(embeddings, cohort, 5, workspace=Workspace(device="cpu"))
+    np.testing.assert_allclose(statistics, expected_statistics(embeddings, cohort, 5), rtol=1e-9)
 
 
-def test_the_deviation_may_be_biased_and_speakers_have_several_rows() -> None:
+def test_a_device_that_is_not_there_is_refused_and_auto_takes_what_is() -> None:
+    rng = np.random.default_rng(1)
+    embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(9, 6))
+    with pytest.raises(ParameterError, match="'device' is 'cuda:99'"):
+        cohort_statistics(embeddings, cohort, 5, workspace=Workspace(device="cuda:99"))
+    automatic = cohort_statistics(embeddings, cohort, 5, workspace=Workspace(device="auto"))
+    np.testing.assert_allclose(automatic, expected_statistics(embeddings, cohort, 5), rtol=1e-9)
+
+
+def test_the_centre_may_be_subtracted_here_and_the_deviation_biased() -> None:
     rng = np.random.default_rng(4)
-    embeddings, cohort = rng.normal(size=(3, 6)), rng.normal(size=(9, 6))
-    speakers = np.array([0, 0, 1, 2, 1, 2, 0, 3, 3])
-    excluded = np.array([[0], [2], [3]])
-    mean, std = cohort_statistics(
-        embeddings, cohort, 5, deviation="biased", speakers=speakers, excluded=excluded
-    )
-    for row, e in enumerate(embeddings):
-        cosines = [cosine_of(e, c) for c, s in zip(cohort, speakers, strict=True) if s != excluded[row, 0]]
-        average, unbiased = highest(cosines, 5)
-        np.testing.assert_allclose([mean[row], std[row]], [average, unbiased * (4 / 5) ** 0.5], rtol=1e-9)
+    embeddings, cohort, centre = rng.normal(size=(3, 6)), rng.normal(size=(9, 6)), rng.normal(size=6)
+    mean, std = cohort_statistics(embeddings, cohort, 5, centre=centre, deviation="biased")
+    expected_mean, unbiased = expected_statistics(embeddings - centre, cohort - centre, 5)
+    np.testing.assert_allclose(mean, expected_mean, rtol=1e-9)
+    np.testing.assert_allclose(std, unbiased * (4 / 5) ** 0.5, rtol=1e-9)
 
 
-def test_two_views_are_the_mean_of_whole_cosine_and_of_all_pairs_of_crops(make_store: MakeStore) -> None:
-    whole = make_store([2, 2])
-    crops = np.random.default_rng(5).normal(size=(4, 3, 8)).astype(np.float32)
-    store = EmbeddingStore(whole.embeddings, whole.utterances, crops)
-    centre = np.full(8, 0.1)
-    scores = trial_scores(store, centre, np.array([0, 2]), np.array([1, 3]))
-    for score, (e, t) in zip(scores, [(0, 1), (2, 3)], strict=True):
-        pairs = [cosine_of(one - centre, other - centre) for one in crops[e] for other in crops[t]]
-        alone = cosine_of(whole.embeddings[e] - centre, whole.embeddings[t] - centre)
-        assert score == pytest.approx((sum(pairs) / 9 + alone) / 2, abs=1e-6)
-    np.testing.assert_array_equal(centre_of(whole, False), np.zeros(8))
-    np.testing.assert_array_equal(centre_of(whole, True), cohort_mean(whole))
-
-
-def test_float32_statistics_agree_with_float64() -> None:
+@pytest.mark.parametrize("width", [192, 256])
+def test_float32_statistics_agree_with_float64(width: int) -> None:
     rng = np.random.default_rng(3)
-    embeddings, cohort = rng.normal(size=(20, 192)), rng.normal(size=(300, 192))
-    exact = cohort_statistics(embeddings, cohort, 60)
+    embeddings, cohort = rng.normal(size=(20, width)), rng.normal(size=(300, width))
     single = cohort_statistics(embeddings.astype(np.float32), cohort, 60)
-    np.testing.assert_allclose(single, exact, rtol=1e-5)
+    np.testing.assert_allclose(single, cohort_statistics(embeddings, cohort, 60), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["speaker_means", "utterances"])
+def test_as_norm_of_float32_embeddings_equals_one_trial_at_a_time_in_float64(
+    make_store: MakeStore, kind: CohortKind
+) -> None:
+    store, evaluated = make_store([4] * 30, width=32), make_store([5] * 4, width=32, seed=1)
+    cohort = Cohort.of(store, kind, centre=True)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(20, size=(2, 60))
+    workspace = Workspace()
+    statistics = cohort_statistics(evaluated.embeddings, cohort.embeddings, 20, centre=cohort.centre)
+    cosine = cosine_scores(evaluated.embeddings, cohort.centre, *rows, workspace)
+    scores = as_norm_of_trials(cosine, statistics, *rows, workspace)
+    plain = ReferenceCohort.of(store.embeddings, store.utterances["speaker_id"].tolist(), kind)
+    raw = evaluated.embeddings
+    expected = [reference.as_norm(raw[e], raw[t], plain, 20) for e, t in rows.T]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["speaker_means", "utterances"])
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+@pytest.mark.parametrize("memory_gigabytes", [1.0, 1e-6])
+def test_statistics_without_two_speakers_equal_those_of_a_cohort_without_them(
+    make_store: MakeStore, kind: CohortKind, precision: type, memory_gigabytes: float
+) -> None:
+    counts = [3, 1, 4, 2, 5, 2, 3, 1]
+    store = make_store(counts)
+    top_n = 6 if kind == "speaker_means" else sum(counts) - 9  # all that is left without the two largest
+    cohort = Cohort.of(store, kind, centre=True)
+    pairs = np.stack(np.meshgrid(range(8), range(8)), axis=-1).reshape(-1, 2)  # each speaker with itself too
+    sides, excluded = np.repeat(np.arange(21), len(pairs)), np.tile(pairs, (21, 1))
+    raw = store.embeddings.astype(precision)
+    statistics = statistics_without_speakers(
+        raw, cohort, top_n, sides, excluded, workspace=Workspace(memory_gigabytes)
+    )
+    plain = ReferenceCohort.of(raw, store.utterances["speaker_id"].tolist(), kind)
+    left = [plain.without([f"id{s:03}" for s in pair]) for pair in pairs]
+    expected = [reference.cohort_statistics(e - plain.centre, some, top_n) for e in raw for some in left]
+    tolerance = 1e-9 if precision is np.float64 else 1e-5
+    np.testing.assert_allclose(np.transpose(statistics), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_as_norm_by_hand() -> None:
@@ -146,6 +157,11 @@ def test_impossible_cohort_size_is_refused(top_n: int) -> None:
     rng = np.random.default_rng(2)
     with pytest.raises(ParameterError, match=rf"'score.cohort_size' is {top_n}, .* 9 speakers: take 2 to 9"):
         cohort_statistics(rng.normal(size=(5, 6)), rng.normal(size=(9, 6)), top_n)
+
+
+def test_a_cohort_of_another_width_is_refused() -> None:
+    with pytest.raises(DataError, match="width 3 cannot be scored with a cohort of width 4"):
+        cohort_statistics(np.eye(3), np.eye(4), 2)
 
 
 def test_collapsed_cohort_is_refused() -> None:

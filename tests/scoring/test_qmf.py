@@ -5,20 +5,27 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.scoring import EmbeddingStore, QmfCalibration, qmf_features
+from speaker_verification.scoring import EmbeddingStore, QmfCalibration, qmf, qmf_features
+from speaker_verification.scoring.blocks import Workspace
+from speaker_verification.scoring.normalisation import Cohort
 from speaker_verification.scoring.qmf import (
+    calibrated_ratios,
     calibration_features,
     draw_calibration_trials,
     fit_qmf_calibration,
+    probability,
     quality_measures,
 )
 from speaker_verification.scoring.settings import ScoreSettings
+from tests.scoring import reference
+from tests.scoring.reference import ReferenceCohort
 
 MakeStore = Callable[..., EmbeddingStore]
 
@@ -69,70 +76,60 @@ def test_corpus_without_both_kinds_of_trials_is_refused(speakers: list[str]) -> 
         draw_calibration_trials(pd.Series(speakers), 10, seed=0)
 
 
-def test_calibration_features_equal_one_trial_at_a_time(make_store: MakeStore) -> None:
-    store, top_n = make_store([3, 1, 4, 2, 5, 2, 3]), 5
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ScoreSettings(cohort_size=5),
+        ScoreSettings(centre=False, cohort="utterances", deviation="biased", cohort_size=11),
+    ],
+)
+def test_calibration_features_equal_one_trial_at_a_time(
+    make_store: MakeStore, settings: ScoreSettings
+) -> None:
+    store = make_store([3, 1, 4, 2, 5, 2, 3])
     trials = draw_calibration_trials(store.utterances["speaker_id"], 60, seed=4)
-    raw = store.embeddings.astype(np.float64)
-    speakers = store.utterances["speaker_id"].tolist()
-    mean = sum(raw) / len(raw)
-    means = {
-        name: sum(own) / len(own)
-        for name in sorted(set(speakers))
-        if (own := [e for e, s in zip(raw, speakers, strict=True) if s == name])
-    }
-
-    def cosine(one: np.ndarray, other: np.ndarray) -> float:
-        one, other = one - mean, other - mean
-        return float(one @ other) / math.sqrt(float(one @ one) * float(other @ other))
-
+    cohort = Cohort.of(store, settings.cohort, settings.centre)
+    features = calibration_features(store, trials, cohort, settings)
+    raw, speakers = store.embeddings, store.utterances["speaker_id"].tolist()
+    seconds = store.utterances["duration_seconds"].tolist()
+    plain = ReferenceCohort.of(raw, speakers, settings.cohort, settings.centre)
     expected = []
     for e, t in zip(trials.enroll_rows, trials.test_rows, strict=True):
-        score = cosine(raw[e], raw[t])
-        normalised = []
-        for side in (e, t):
-            cohort = [cosine(raw[side], m) for s, m in means.items() if s not in (speakers[e], speakers[t])]
-            kept = sorted(cohort, reverse=True)[:top_n]
-            average = sum(kept) / top_n
-            deviation = math.sqrt(sum((k - average) ** 2 for k in kept) / (top_n - 1))
-            normalised.append((score - average) / deviation)
-        seconds = store.utterances["duration_seconds"]
-        norms = [
-            f(raw[side]) for side in (e, t) for f in (lambda x: abs(x).sum(), lambda x: math.sqrt(x @ x))
-        ]
-        deviations = [math.sqrt(((raw[side] - raw[side].mean()) ** 2).mean()) for side in (e, t)]
-        expected.append(
-            [sum(normalised) / 2, math.log(seconds[e]), math.log(seconds[t]), *norms, *deviations]
-        )
-    features = calibration_features(store, trials, ScoreSettings(cohort_size=top_n))
-    np.testing.assert_allclose(features, expected, rtol=2e-5, atol=2e-5)
+        others = plain.without([speakers[e], speakers[t]])
+        biased = settings.deviation == "biased"
+        score = reference.as_norm(raw[e], raw[t], others, settings.cohort_size, biased)
+        expected.append(reference.nine_features(score, raw[e], raw[t], seconds[e], seconds[t]))
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_calibration_follows_the_choices_of_centring_cohort_and_deviation(make_store: MakeStore) -> None:
-    store = make_store([3, 1, 4, 2, 5])
-    trials = draw_calibration_trials(store.utterances["speaker_id"], 40, seed=5)
-    settings = ScoreSettings(centre=False, cohort="utterances", deviation="biased", cohort_size=4)
-    scores = calibration_features(store, trials, settings)[:, 0]
-    unit = store.embeddings.astype(np.float64)
-    unit /= np.sqrt((unit**2).sum(axis=1, keepdims=True))
-    speakers = store.utterances["speaker_id"].tolist()
-    for place, (e, t) in enumerate(zip(trials.enroll_rows, trials.test_rows, strict=True)):
-        cohort = [u for u, s in zip(unit, speakers, strict=True) if s not in (speakers[e], speakers[t])]
-        sides = []
-        for side in (e, t):
-            kept = sorted(float(unit[side] @ u) for u in cohort)[-4:]
-            average = sum(kept) / 4
-            sides.append((unit[e] @ unit[t] - average) / math.sqrt(sum((k - average) ** 2 for k in kept) / 4))
-        assert scores[place] == pytest.approx(sum(sides) / 2, rel=2e-4, abs=2e-4)
-    with pytest.raises(ParameterError, match=r"is 7, but the cohort has 15 utterances, 9 of them .* 2 to 6"):
-        calibration_features(store, trials, ScoreSettings(cohort="utterances", cohort_size=7))
-
-
-def test_cohort_must_hold_two_speakers_more_than_count(make_store: MakeStore) -> None:
-    store = make_store([2, 2, 2, 2])
+@pytest.mark.parametrize(
+    ("kind", "cohort_size", "message"),
+    [
+        ("speaker_means", 6, r"is 6, but the cohort has 7 speakers, 2 of them left out .* take 2 to 5"),
+        ("utterances", 12, r"is 12, but the cohort has 20 utterances, 9 of them left out .* take 2 to 11"),
+    ],
+)
+def test_a_cohort_too_small_without_a_trial_s_speakers_is_refused(
+    make_store: MakeStore, kind: Literal["speaker_means", "utterances"], cohort_size: int, message: str
+) -> None:
+    store = make_store([3, 1, 4, 2, 5, 2, 3])
     trials = draw_calibration_trials(store.utterances["speaker_id"], 10, seed=0)
-    assert np.isfinite(calibration_features(store, trials, ScoreSettings(cohort_size=2))).all()
-    with pytest.raises(ParameterError, match=r"'score.cohort_size' is 3, .* 4 speakers, 2 of them left out"):
-        calibration_features(store, trials, ScoreSettings(cohort_size=3))
+    settings = ScoreSettings(cohort=kind, cohort_size=cohort_size)
+    with pytest.raises(ParameterError, match=message):
+        calibration_features(store, trials, Cohort.of(store, kind, True), settings)
+
+
+def test_ratios_of_trials_in_blocks_are_those_of_their_features(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qmf, "_TRIALS_PER_BLOCK", 2)
+    store = make_store([3, 2])
+    quality = quality_measures(store.embeddings, store.utterances["duration_seconds"])
+    calibration = QmfCalibration(tuple(np.arange(9) / 10), -1.0)
+    scores, enroll, test = np.arange(5.0), np.array([0, 1, 2, 3, 4]), np.array([4, 4, 1, 0, 2])
+    ratios = calibrated_ratios(calibration, scores, quality, enroll, test, Workspace())
+    expected = calibration.log_likelihood_ratio(qmf_features(scores, quality[enroll], quality[test]))
+    np.testing.assert_allclose(ratios, expected)
 
 
 def test_fit_is_the_least_of_the_regularised_logistic_loss() -> None:
@@ -155,7 +152,7 @@ def test_probability_is_the_logistic_of_the_log_likelihood_ratio() -> None:
     # 0.1 * (0 + ... + 8) - 1 = 2.6; 50 * 36 - 1 = 1799, where the probability rounds to 1
     np.testing.assert_allclose(calibration.log_likelihood_ratio(features), [-1.0, 2.6, 1799.0])
     expected = [1 / (1 + math.exp(1)), 1 / (1 + math.exp(-2.6)), 1.0]
-    np.testing.assert_allclose(calibration.probability(features), expected)
+    np.testing.assert_allclose(probability(calibration.log_likelihood_ratio(features)), expected)
 
 
 def test_calibration_survives_json_and_refuses_other_features() -> None:

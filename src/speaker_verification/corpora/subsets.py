@@ -68,7 +68,7 @@ def refuse_seen_speakers(
     known = set(select_subset(utterances, subset_name)["speaker_id"])
     seen: set[str] = set()
     lists: list[str] = []
-    for name, rows in trials.groupby("trial_list", sort=True):
+    for name, rows in trials.groupby("trial_list", sort=True, observed=True):
         ids = pd.concat([rows["enroll_id"], rows["test_id"]]).unique()
         shared = known & {utterance_id.partition("/")[0] for utterance_id in ids}
         if shared:

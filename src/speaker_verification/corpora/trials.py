@@ -142,7 +142,7 @@ def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataF
             f"trials of {', '.join(absent['trial_list'].unique())} name {len(ids)} utterances that are "
             f"missing or were rejected; the first: {', '.join(ids[:10])}"
         )
-    return trials
+    return TRIALS.conform(trials)
 
 
 def draw_trials(

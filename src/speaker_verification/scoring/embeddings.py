@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring.blocks import row_blocks
+from speaker_verification.scoring.blocks import passing_over
 from speaker_verification.tables import UTTERANCES
 
 EMBEDDINGS_FILE = "embeddings.npy"
@@ -46,35 +45,42 @@ class EmbeddingStore:
             raise DataError(
                 f"{len(self.embeddings)} embeddings for {len(self.utterances)} utterances: embed them anew"
             )
-        crops = self.embeddings[:, None] if self.crops is None else self.crops
-        if crops.ndim != 3 or (len(crops), crops.shape[2]) != self.embeddings.shape:
-            raise DataError(
-                f"crop embeddings of shape {crops.shape} do not belong to {self.embeddings.shape}: embed anew"
-            )
-        for rows in row_blocks(len(self.embeddings), _ROWS_PER_CHECK):
-            finite = np.isfinite(self.embeddings[rows]).all(axis=1)
-            finite &= np.isfinite(crops[rows]).all(axis=(1, 2))
+        self._check_finite(self.embeddings)
+        if self.crops is not None:
+            shape = self.crops.shape
+            if len(shape) != 3 or (shape[0], shape[2]) != self.embeddings.shape:
+                raise DataError(
+                    f"crop embeddings of shape {shape} do not belong to {self.embeddings.shape}: embed anew"
+                )
+            self._check_finite(self.crops)
+
+    def _check_finite(self, embeddings: np.ndarray) -> None:
+        for rows, block in passing_over(embeddings, _ROWS_PER_CHECK):
+            finite = np.isfinite(block).all(axis=tuple(range(1, block.ndim)))
             if not finite.all():
                 row = rows.start + int(finite.argmin())
                 raise DataError(
                     f"embedding of utterance {self.utterances['utterance_id'].iloc[row]} is not finite"
                 )
 
-    @cached_property
-    def _index(self) -> pd.Index:
-        return pd.Index(self.utterances["utterance_id"])
-
     def rows_of(self, utterance_ids: Sequence[str] | pd.Series) -> np.ndarray:
-        """Rows of the given utterances, int64, one for each id.
+        """Rows of the given utterances, int32, one for each id.
+
+        Each distinct id is looked up once; categorical ids, as tables of trials hold, are not gone through.
 
         Raises:
             DataError: with the number of utterances that have no embedding and the first ten of them.
         """
-        rows = self._index.get_indexer(pd.Index(utterance_ids))
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        asked = pd.Series(utterance_ids).astype("category").cat
+        stored = pa.array(self.utterances["utterance_id"], pa.large_string())
+        distinct = pa.array(asked.categories, pa.large_string())
+        rows = pc.index_in(distinct, stored).fill_null(-1).to_numpy()[asked.codes]
         if (rows < 0).any():
-            raise missing_utterances(
-                pd.Series(utterance_ids)[rows < 0], "have no embedding: embed them first"
-            )
+            missing = pd.Series(utterance_ids)[rows < 0].astype(str)
+            raise missing_utterances(missing, "have no embedding: embed them first")
         return rows
 
     def write(self, folder: Path) -> None:

@@ -16,11 +16,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.errors import DataError
-from speaker_verification.scoring.cosine import centre_and_normalise, centre_of, cosine_scores
+from speaker_verification.scoring.blocks import Workspace, forget_pages, gather
+from speaker_verification.scoring.cosine import cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.metrics import OperatingPoint
-from speaker_verification.scoring.normalisation import Cohort, as_norm, cohort_statistics
+from speaker_verification.scoring.normalisation import Cohort, as_norm_of_trials, statistics_without_speakers
 from speaker_verification.scoring.settings import ScoreSettings
+
+_ROWS_PER_BLOCK = 1024
+_TRIALS_PER_BLOCK = 65_536
 
 FEATURE_NAMES = (
     "as_norm",
@@ -56,12 +60,6 @@ class QmfCalibration:
         """Natural log of p(features | same speaker) / p(features | different speakers), float64 (trials,)."""
         return features @ np.asarray(self.coefficients) + self.intercept
 
-    def probability(self, features: np.ndarray) -> np.ndarray:
-        """Probability of "same speaker" where both answers are as likely beforehand, float64 (trials,)."""
-        from scipy.special import expit
-
-        return expit(self.log_likelihood_ratio(features))
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QmfCalibration:
         """The calibration of these plain values.
@@ -74,23 +72,35 @@ class QmfCalibration:
         return cls(tuple(values["coefficients"]), float(values["intercept"]))
 
 
-def quality_measures(embeddings: np.ndarray, duration_seconds: npt.ArrayLike) -> np.ndarray:
+def probability(log_likelihood_ratios: np.ndarray) -> np.ndarray:
+    """Probability of "same speaker" where both answers are as likely beforehand, float64 (trials,)."""
+    from scipy.special import expit
+
+    return expit(log_likelihood_ratios)
+
+
+def quality_measures(
+    embeddings: np.ndarray, duration_seconds: npt.ArrayLike, workspace: Workspace | None = None
+) -> np.ndarray:
     """Log duration, L1 norm, L2 norm and biased standard deviation of raw embeddings, float64 (N, 4).
 
     Args:
-        embeddings: (N, E), not centred.
+        embeddings: (N, E), not centred; may be a memory map.
         duration_seconds: (N,).
+        workspace: what the computation may use.
     """
-    raw = np.asarray(embeddings, dtype=np.float64)
-    return np.stack(
-        [
-            np.log(np.asarray(duration_seconds, dtype=np.float64)),
-            np.abs(raw).sum(axis=1),
-            np.sqrt(np.square(raw).sum(axis=1)),
-            raw.std(axis=1),
-        ],
-        axis=1,
-    )
+    quality = np.empty((len(embeddings), 4))
+    quality[:, 0] = np.log(np.asarray(duration_seconds, dtype=np.float64))
+
+    def measure(rows: slice) -> None:
+        raw = embeddings[rows].astype(np.float64)
+        quality[rows, 1] = np.abs(raw).sum(axis=1)
+        quality[rows, 2] = np.sqrt(np.einsum("ne,ne->n", raw, raw))
+        quality[rows, 3] = raw.std(axis=1)
+
+    (workspace or Workspace()).over_blocks(len(quality), _ROWS_PER_BLOCK, measure)
+    forget_pages(embeddings)
+    return quality
 
 
 def qmf_features(
@@ -169,7 +179,11 @@ def _two_different(rng: np.random.Generator, sizes: np.ndarray) -> tuple[np.ndar
 
 
 def calibration_features(
-    store: EmbeddingStore, trials: CalibrationTrials, settings: ScoreSettings
+    store: EmbeddingStore,
+    trials: CalibrationTrials,
+    cohort: Cohort,
+    settings: ScoreSettings,
+    workspace: Workspace | None = None,
 ) -> np.ndarray:
     """The nine numbers of each calibration trial, float64 (trials, 9).
 
@@ -177,38 +191,62 @@ def calibration_features(
 
     Args:
         store: the cohort set, from which both the trials and the cohort come.
-        settings: of the centring and of the normalisation.
+        trials: between its rows.
+        cohort: of that set.
+        settings: of the normalisation.
+        workspace: what the computation may use.
 
     Raises:
         ParameterError: fewer than `cohort_size` embeddings are left in a trial's cohort.
     """
-    cohort = Cohort.of(store, settings.cohort)
-    centre = centre_of(store, settings.centre)
-    centred_cohort = (cohort.embeddings - centre).astype(np.float32)
+    workspace = workspace or Workspace()
+    both_sides = np.concatenate([trials.enroll_rows, trials.test_rows])
+    drawn, sides = np.unique(both_sides, return_inverse=True)
+    embeddings = gather(store.embeddings, drawn)
     speaker_of_row, _ = pd.factorize(store.utterances["speaker_id"], sort=True)
-    excluded = np.stack([speaker_of_row[trials.enroll_rows], speaker_of_row[trials.test_rows]], axis=1)
+    speakers = np.stack([speaker_of_row[trials.enroll_rows], speaker_of_row[trials.test_rows]], axis=1)
+    statistics = statistics_without_speakers(
+        embeddings,
+        cohort,
+        settings.cohort_size,
+        sides,
+        np.concatenate([speakers, speakers]),
+        deviation=settings.deviation,
+        workspace=workspace,
+    )
+    enroll, test = np.split(sides, 2)
+    cosine = cosine_scores(embeddings, cohort.centre, enroll, test, workspace)
+    enroll_side, test_side = np.arange(len(sides)).reshape(2, -1)
+    scores = as_norm_of_trials(cosine, statistics, enroll_side, test_side, workspace)
+    durations = store.utterances["duration_seconds"].to_numpy()[drawn]
+    quality = quality_measures(embeddings, durations, workspace)
+    return qmf_features(scores, quality[enroll], quality[test])
 
-    # Nearly every trial of a large cohort set draws utterances that no other draws, so a masked product for
-    # both sides costs what statistics once per utterance would, and needs no book-keeping.
-    durations = store.utterances["duration_seconds"].to_numpy()
-    directions, statistics, quality = [], [], []
-    for rows in (trials.enroll_rows, trials.test_rows):
-        raw = np.asarray(store.embeddings[rows])
-        directions.append(centre_and_normalise(raw, centre))
-        statistics.append(
-            cohort_statistics(
-                directions[-1],
-                centred_cohort,
-                settings.cohort_size,
-                deviation=settings.deviation,
-                speakers=cohort.speakers,
-                excluded=excluded,
-            )
-        )
-        quality.append(quality_measures(raw, durations[rows]))
-    each = np.arange(len(trials.labels))
-    cosine = cosine_scores(np.concatenate(directions), each, each + len(each))
-    return qmf_features(as_norm(cosine, *statistics), *quality)
+
+def calibrated_ratios(
+    calibration: QmfCalibration,
+    as_norm_scores: np.ndarray,
+    quality: np.ndarray,
+    enroll_rows: np.ndarray,
+    test_rows: np.ndarray,
+    workspace: Workspace,
+) -> np.ndarray:
+    """Log-likelihood ratio of each trial, float64 (trials,), without the features of all of them at once.
+
+    Args:
+        calibration: what was fitted.
+        as_norm_scores: (trials,).
+        quality: (N, 4), the quality measures of utterances.
+        enroll_rows: (trials,) row of each trial's enrolment utterance.
+        test_rows: (trials,) row of each trial's test utterance.
+        workspace: what the computation may use.
+    """
+
+    def ratios(trials: slice) -> np.ndarray:
+        sides = quality[enroll_rows[trials]], quality[test_rows[trials]]
+        return calibration.log_likelihood_ratio(qmf_features(as_norm_scores[trials], *sides))
+
+    return workspace.score(len(as_norm_scores), _TRIALS_PER_BLOCK, ratios)
 
 
 def fit_qmf_calibration(features: np.ndarray, labels: np.ndarray, prior: float = 0.5) -> QmfCalibration:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from speaker_verification.configuration import Settings
+from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.metrics import OperatingPoint
 
 Scoring = Literal["cosine", "as_norm", "qmf"]
@@ -42,11 +43,17 @@ class ScoreSettings(Settings):
     c_miss: float = Field(1.0, gt=0)
     c_fa: float = Field(1.0, gt=0)
     bootstrap_resamples: int = Field(200, ge=0)
+    memory_gigabytes: float = Field(1.0, gt=0)
+    num_threads: int | None = Field(None, ge=1)
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
         """What decisions are measured for."""
         return tuple(OperatingPoint(p_target, self.c_miss, self.c_fa) for p_target in self.p_targets)
+
+    def workspace(self, device: str = "cpu") -> Workspace:
+        """What scoring may use."""
+        return Workspace(self.memory_gigabytes, self.num_threads, device)
 
 
 class ReportSettings(Settings):

@@ -51,7 +51,7 @@ def validate(model: SpeakerModel, heard: TrialSet, mean: NDArray[np.floating] | 
     vectors = vectors - (vectors.mean(axis=0) if mean is None else mean)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rates: dict[str, float] = {}
-    for name, trials in heard.trials.groupby("trial_list", sort=True):
+    for name, trials in heard.trials.groupby("trial_list", sort=True, observed=True):
         enrolled = vectors[store.rows_of(trials["enroll_id"])]
         tested = vectors[store.rows_of(trials["test_id"])]
         scores = np.einsum("ne,ne->n", enrolled, tested)

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.scoring.calibration import Calibration, calibration_trials, fit_calibration
-from speaker_verification.scoring.cosine import (
-    centre_and_normalise,
-    centre_of,
-    cosine_scores,
-    trial_scores,
-)
+from speaker_verification.scoring.cosine import cosine_scores, trial_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.scoring.normalisation import Cohort, as_norm, cohort_statistics
-from speaker_verification.scoring.qmf import calibration_features, qmf_features, quality_measures
+from speaker_verification.scoring.normalisation import Cohort, as_norm_of_trials, cohort_statistics
+from speaker_verification.scoring.qmf import (
+    calibrated_ratios,
+    calibration_features,
+    probability,
+    quality_measures,
+)
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import Metrics, measure
 from speaker_verification.tables import SCORES
@@ -26,61 +26,79 @@ from speaker_verification.tables import SCORES
 logger = logging.getLogger(__name__)
 
 
+def summarise_cohort(cohort_embeddings: EmbeddingStore, score: Mapping[str, Any]) -> Cohort:
+    """Take from the cohort set what embeddings are centred on and scores are normalised against."""
+    settings = ScoreSettings.parse(score, "score")
+    return Cohort.of(cohort_embeddings, settings.cohort, settings.centre)
+
+
 def score_trials(
-    trials: pd.DataFrame,
-    embeddings: EmbeddingStore,
-    cohort_embeddings: EmbeddingStore,
-    score: Mapping[str, Any],
+    trials: pd.DataFrame, embeddings: EmbeddingStore, cohort: Cohort, score: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Add the column `cosine` to the trials."""
-    settings = ScoreSettings.parse(score, "score")
-    centre = centre_of(cohort_embeddings, settings.centre)
-    return trials.assign(cosine=trial_scores(embeddings, centre, *_rows_of_trials(trials, embeddings)))
+    workspace = ScoreSettings.parse(score, "score").workspace()
+    rows = _rows_of_trials(trials, embeddings)
+    return trials.assign(cosine=trial_scores(embeddings, cohort.centre, *rows, workspace))
 
 
 def normalise_scores(
     scored_trials: pd.DataFrame,
     embeddings: EmbeddingStore,
-    cohort_embeddings: EmbeddingStore,
+    cohort: Cohort,
     score: Mapping[str, Any],
+    device: str,
 ) -> pd.DataFrame:
     """Add the column `as_norm`: the whole utterances' cosines, normalised against the cohort's."""
     settings = ScoreSettings.parse(score, "score")
-    centre = centre_of(cohort_embeddings, settings.centre)
-    cohort = Cohort.of(cohort_embeddings, settings.cohort).embeddings - centre
-    directions = centre_and_normalise(embeddings.embeddings, centre)
-    mean, std = cohort_statistics(directions, cohort, settings.cohort_size, deviation=settings.deviation)
-    enroll, test = _rows_of_trials(scored_trials, embeddings)
-    cosine = cosine_scores(directions, enroll, test)
-    normalised = as_norm(cosine, (mean[enroll], std[enroll]), (mean[test], std[test]))
-    return scored_trials.assign(as_norm=normalised)
+    workspace = settings.workspace(device)
+    rows = _rows_of_trials(scored_trials, embeddings)
+    if embeddings.crops is None:
+        cosine = scored_trials["cosine"].to_numpy()
+    else:
+        cosine = cosine_scores(embeddings.embeddings, cohort.centre, *rows, workspace)
+    statistics = cohort_statistics(
+        embeddings.embeddings,
+        cohort.embeddings,
+        settings.cohort_size,
+        centre=cohort.centre,
+        deviation=settings.deviation,
+        workspace=workspace,
+    )
+    return scored_trials.assign(as_norm=as_norm_of_trials(cosine, statistics, *rows, workspace))
 
 
 def fit_score_calibration(
     cohort_embeddings: EmbeddingStore,
+    cohort: Cohort,
     validation_utterances: pd.DataFrame,
     score: Mapping[str, Any],
     seed: int,
+    device: str,
 ) -> dict[str, Any]:
     """Fit the calibration of every scoring on trials drawn from the cohort set."""
     settings = ScoreSettings.parse(score, "score")
+    workspace = settings.workspace(device)
     trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, settings, seed)
-    features = calibration_features(cohort_embeddings, trials, settings)
-    centre = centre_of(cohort_embeddings, settings.centre)
-    cosine = trial_scores(cohort_embeddings, centre, trials.enroll_rows, trials.test_rows)
-    return fit_calibration(cosine, features, trials.labels, centre, settings).to_dict()
+    features = calibration_features(cohort_embeddings, trials, cohort, settings, workspace)
+    rows = trials.enroll_rows, trials.test_rows
+    cosine = trial_scores(cohort_embeddings, cohort.centre, *rows, workspace)
+    return fit_calibration(cosine, features, trials.labels, cohort.centre, settings).to_dict()
 
 
 def calibrate_scores(
-    normalised_scores: pd.DataFrame, embeddings: EmbeddingStore, calibration: Mapping[str, Any]
+    normalised_scores: pd.DataFrame,
+    embeddings: EmbeddingStore,
+    calibration: Mapping[str, Any],
+    score: Mapping[str, Any],
 ) -> pd.DataFrame:
     """Add the columns `qmf`, which the quality of both sides enters, and `llr` to the normalised scores."""
-    quality = quality_measures(embeddings.embeddings, embeddings.utterances["duration_seconds"])
-    enroll, test = _rows_of_trials(normalised_scores, embeddings)
-    features = qmf_features(normalised_scores["as_norm"], quality[enroll], quality[test])
+    workspace = ScoreSettings.parse(score, "score").workspace()
     fitted = Calibration.from_dict(calibration)
-    of_qmf = fitted.qmf.log_likelihood_ratio(features)
-    scores = normalised_scores.assign(qmf=fitted.qmf.probability(features), llr=of_qmf)
+    seconds = embeddings.utterances["duration_seconds"]
+    quality = quality_measures(embeddings.embeddings, seconds, workspace)
+    as_norm, rows = normalised_scores["as_norm"].to_numpy(), _rows_of_trials(normalised_scores, embeddings)
+    of_qmf = calibrated_ratios(fitted.qmf, as_norm, quality, *rows, workspace)
+    scores = normalised_scores.assign(qmf=probability(of_qmf), llr=of_qmf)
     if fitted.llr != "qmf":
         scores = scores.assign(llr=fitted.log_likelihood_ratios(scores)[fitted.llr])
     return SCORES.conform(scores)

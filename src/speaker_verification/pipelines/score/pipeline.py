@@ -12,15 +12,19 @@ from speaker_verification.pipelines.score.nodes import (
     measure_error_rates,
     normalise_scores,
     score_trials,
+    summarise_cohort,
 )
 
 
 def create_pipeline(**kwargs: Any) -> Pipeline:
     """Trials and embeddings in, scores and error rates out: three scoring phases, each built on the last."""
+    cohort = [
+        Node(summarise_cohort, ["cohort_embeddings", "params:score"], "cohort", name="summarise_cohort")
+    ]
     cosine = [
         Node(
             score_trials,
-            ["trials", "embeddings", "cohort_embeddings", "params:score"],
+            ["trials", "embeddings", "cohort", "params:score"],
             "scored_trials",
             name="score_trials",
         )
@@ -28,7 +32,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     as_norm = [
         Node(
             normalise_scores,
-            ["scored_trials", "embeddings", "cohort_embeddings", "params:score"],
+            ["scored_trials", "embeddings", "cohort", "params:score", "params:device"],
             "normalised_scores",
             name="normalise_scores",
         )
@@ -36,13 +40,20 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     qmf = [
         Node(
             fit_score_calibration,
-            ["cohort_embeddings", "validation_utterances", "params:score", "params:seed"],
+            [
+                "cohort_embeddings",
+                "cohort",
+                "validation_utterances",
+                "params:score",
+                "params:seed",
+                "params:device",
+            ],
             "calibration",
             name="fit_score_calibration",
         ),
         Node(
             calibrate_scores,
-            ["normalised_scores", "embeddings", "calibration"],
+            ["normalised_scores", "embeddings", "calibration", "params:score"],
             "scores",
             name="calibrate_scores",
         ),
@@ -57,7 +68,8 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         )
     ]
     return (
-        Pipeline(cosine, namespace="cosine", prefix_datasets_with_namespace=False)
+        Pipeline(cohort)
+        + Pipeline(cosine, namespace="cosine", prefix_datasets_with_namespace=False)
         + Pipeline(as_norm, namespace="as_norm", prefix_datasets_with_namespace=False)
         + Pipeline(qmf, namespace="qmf", prefix_datasets_with_namespace=False)
         + Pipeline(measure)

@@ -1,0 +1,112 @@
+"""Selecting the highest cosines with a cohort, on the CPU or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from speaker_verification.scoring.blocks import Workspace, forget_pages, row_blocks
+from speaker_verification.scoring.cosine import centre_and_normalise, check_width
+
+_COHORT_ROWS_PER_BLOCK = 8192  # more than the speakers of any VoxCeleb set: their means are one block
+_SCORES_PER_BLOCK = 2**20  # 4 MiB of float32, near what the caches hold
+
+
+@dataclass(frozen=True)
+class _Device:
+    """How a device takes arrays, keeps the highest of earlier and new cosines, and gives arrays back."""
+
+    place: Callable[[np.ndarray], Any]
+    select: Callable[[Any, Any, int], Any]
+    fetch: Callable[[Any], np.ndarray]
+
+
+def _partition(highest: np.ndarray | None, cosines: np.ndarray, num_highest: int) -> np.ndarray:
+    candidates = cosines if highest is None else np.concatenate([highest, cosines], axis=1)
+    candidates.partition(candidates.shape[1] - num_highest, axis=1)
+    return candidates[:, -num_highest:]
+
+
+_CPU = _Device(lambda array: array, _partition, lambda array: array)
+
+
+def _on_device(name: str) -> _Device:
+    """NumPy on the CPU, whose selection is twice as fast as torch's there; torch on a GPU."""
+    if name == "cpu":
+        return _CPU
+    from speaker_verification.models.device import resolve_device
+
+    device = resolve_device(name)
+    return _CPU if device.type == "cpu" else torch_device(device)
+
+
+def torch_device(device: Any) -> _Device:
+    """Selection by torch on the given device."""
+    import torch
+
+    def top_k(highest: torch.Tensor | None, cosines: torch.Tensor, num_highest: int) -> torch.Tensor:
+        candidates = cosines if highest is None else torch.cat([highest, cosines], dim=1)
+        return candidates.topk(num_highest, dim=1, sorted=False).values
+
+    return _Device(
+        lambda array: torch.from_numpy(array).to(device), top_k, lambda tensor: tensor.cpu().numpy()
+    )
+
+
+def highest_cosines(
+    embeddings: np.ndarray,
+    cohort: np.ndarray,
+    num_highest: int,
+    receive: Callable[[slice, np.ndarray], None],
+    *,
+    centre: np.ndarray | float,
+    workspace: Workspace,
+) -> None:
+    """Select the highest cohort cosines of all embeddings, block by block.
+
+    Args:
+        embeddings: (N, E).
+        cohort: (S, E).
+        num_highest: how many of the S cosines are selected.
+        receive: called by any thread with the rows of a block and their highest cosines
+            (block, num_highest), in no order, which are its own to change.
+        centre: (E,) subtracted from both.
+        workspace: what the computation may use.
+
+    Raises:
+        DataError: the widths differ, or an embedding has no direction.
+    """
+    check_width(embeddings, cohort.shape[1])
+    dtype = np.promote_types(embeddings.dtype, np.float32)
+    on_device = _on_device(workspace.device)
+    if on_device is not _CPU:
+        workspace = replace(workspace, num_threads=1)  # that hand a GPU blocks as large as can be
+    columns = max(_COHORT_ROWS_PER_BLOCK, 2 * num_highest)
+    tiles = list(row_blocks(len(cohort), columns))
+
+    def tile_directions(tile: slice) -> Any:
+        directions = centre_and_normalise(cohort[tile], centre, tile.start)
+        return on_device.place(directions.astype(dtype))
+
+    # A cohort too large to be held is computed anew for each block, of which there are then fewer.
+    is_held = len(cohort) <= workspace.rows_that_fit(cohort.shape[1] * dtype.itemsize, share=0.5)
+    held = [tile_directions(tile) for tile in tiles] if is_held else None
+    # Cosines, their copy beside the highest so far, and the embeddings in float64.
+    bytes_of_row = 3 * min(columns, len(cohort)) * dtype.itemsize + 24 * embeddings.shape[1]
+    fitting = workspace.rows_that_fit(bytes_of_row, share=0.25 / workspace.threads)
+    in_cache = max(1, _SCORES_PER_BLOCK // min(columns, len(cohort)))
+
+    def select(rows: slice) -> None:
+        directions = on_device.place(centre_and_normalise(embeddings[rows], centre, rows.start).astype(dtype))
+        highest = None
+        for number, tile in enumerate(tiles):
+            cosines = directions @ (held[number] if held else tile_directions(tile)).T  # (block, tile)
+            highest = on_device.select(highest, cosines, num_highest)
+        receive(rows, on_device.fetch(highest))
+
+    rows_per_block = min(in_cache, fitting) if is_held and on_device is _CPU else fitting
+    workspace.over_blocks(len(embeddings), rows_per_block, select)
+    forget_pages(embeddings)
