@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from speaker_verification.errors import UserError
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
@@ -21,6 +20,7 @@ from speaker_verification.tables import LEARNING_CURVE
 from speaker_verification.training.averaging import MovingAverage, reestimate_statistics
 from speaker_verification.training.checkpoints import BestCheckpoints
 from speaker_verification.training.examples import TrainingExamples
+from speaker_verification.training.loading import BatchLoader
 from speaker_verification.training.optimiser import (
     choose_trained,
     make_optimiser,
@@ -29,7 +29,7 @@ from speaker_verification.training.optimiser import (
     set_learning_rate,
 )
 from speaker_verification.training.phase import PhaseSettings
-from speaker_verification.training.sampling import EpochBatches, Key, UtteranceOrder
+from speaker_verification.training.sampling import EpochBatches, UtteranceOrder
 from speaker_verification.training.schedules import margin, top_k_penalty
 from speaker_verification.training.tally import EpochTally, Metrics, progress_bar, readable
 
@@ -79,6 +79,7 @@ def train(
     order = UtteranceOrder(examples.speakers, phase.sampling, phase.batch_size, seed)
     steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
     steps_per_epoch = len(steps)
+    loader = BatchLoader(examples, steps, phase.batch_size, phase.num_workers, device)
     choose_trained(model.frontend, phase.frontend)
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = make_optimiser(parameter_groups(model, head, phase.rate_factors), phase.optimiser)
@@ -88,8 +89,7 @@ def train(
     curve: list[dict[str, Any]] = []
 
     def waveforms_of(epoch: int) -> Iterator[Tensor]:
-        for waveforms, _, _ in _loader(examples, steps.batches(epoch - 1), phase):
-            yield waveforms
+        return (batch.waveforms for batch in loader.batches(epoch - 1))
 
     def record(epoch: int, metrics: Metrics) -> None:
         curve.extend({"epoch": epoch, "metric": name, "value": value} for name, value in metrics.items())
@@ -109,7 +109,7 @@ def train(
         model.train()
         model.frontend.train(phase.frontend_mode == "training")
         tally = EpochTally(model.embedding_size, device)
-        loader = _loader(examples, steps.batches(epoch - 1), phase)
+        batches = loader.batches(epoch - 1)
         with progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch) as advance:
             for index in range(steps_per_epoch):
                 step = (epoch - 1) * steps_per_epoch + index
@@ -119,8 +119,7 @@ def train(
                 margins = Margins(target, phase.margin.top_k, top_k_penalty(target, phase.margin))
                 step_rows: list[int] = []
                 for _ in range(phase.accumulation_steps):
-                    waveforms, labels, rows = next(loader)
-                    waveforms, labels = waveforms.to(device), labels.to(device)
+                    waveforms, labels, rows = next(batches)
                     step_rows += rows.tolist()
                     with torch.autocast(device.type, torch.bfloat16, enabled=phase.precision == "bfloat16"):
                         embeddings = model(waveforms)
@@ -139,7 +138,8 @@ def train(
             "learning_rate": rate,
             "margin": target,
             "gradient_norm": float(norm),
-            "seconds": time.perf_counter() - started,
+            "data_seconds": loader.waited_seconds,
+            "step_seconds": time.perf_counter() - started - loader.waited_seconds,
         }
         if epoch <= phase.epochs - phase.averaging.last_epochs:
             finish_epoch(epoch, metrics, tally.mean_embedding())
@@ -156,15 +156,6 @@ def train(
         )
         record(phase.epochs, {f"average.{name}": value for name, value in metrics.items()})
     return LEARNING_CURVE.conform(pd.DataFrame(curve))
-
-
-def _loader(
-    examples: TrainingExamples, batches: list[list[Key]], phase: PhaseSettings
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of waveforms (B, samples), labels (B,) and utterance rows (B,), one per forward pass."""
-    size = phase.batch_size
-    passes = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
-    return iter(DataLoader(examples, batch_sampler=passes, num_workers=phase.num_workers))
 
 
 def _require_finite(
