@@ -81,7 +81,7 @@ class BestCheckpoints:
     """Keeps the best epochs of a running phase in a folder, and forgets the others.
 
     Args:
-        folder: emptied at the start.
+        folder: empty, or as it was when the state that is loaded was taken.
         keep: how many epochs stay.
     """
 
@@ -89,8 +89,21 @@ class BestCheckpoints:
         self.folder = folder
         self.keep = keep
         self.ranking: list[RankedEpoch] = []
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The ranking, as plain values."""
+        return [asdict(ranked) for ranked in self.ranking]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Take a ranking over whose epochs are still in the folder.
+
+        Raises:
+            DataError: one of them is not.
+        """
+        self.ranking = [RankedEpoch(**values) for values in state]
+        gone = [ranked.folder for ranked in self.ranking if not (self.folder / ranked.folder).exists()]
+        if gone:
+            raise DataError(f"'{self.folder}' lacks {', '.join(gone)}, which training had kept there")
 
     def offer(
         self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
