@@ -169,11 +169,17 @@ class TrackingHook:
         known = self._stages.get(stage)
         tags = {"stage": stage, "env": self._env}
         if stage in PHASES and self._catalog is not None:
-            tags["workspace"] = str(workspace_of(stage, self._catalog))
+            workspace = workspace_of(stage, self._catalog)
+            tags["workspace"] = str(workspace)
+            for lost in _runs_in(workspace):
+                if lost.info.status == "RUNNING" and lost.info.run_id != known:
+                    mlflow.MlflowClient().set_terminated(lost.info.run_id, "KILLED")
         run = mlflow.start_run(run_id=known, run_name=stage, nested=True, tags=tags)
         if known is None:
             self._stages[stage] = run.info.run_id
             mlflow.log_params(dict(_flatten(self._stage_parameters(stage))))
+        elif "error" in run.data.tags:
+            mlflow.delete_tag("error")  # what had interrupted it
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -218,17 +224,17 @@ class TrackingHook:
         atexit.unregister(self._close)
 
     def _newest_parent(self) -> str | None:
-        found = _newest_run("tags.stage = 'experiment'")
-        return found.info.run_id if found else None
+        found = _newest_runs("tags.stage = 'experiment'")
+        return found[0].info.run_id if found else None
 
     def _interrupted_runs(self, stages: Collection[str | None]) -> dict[str, Run]:
         """Runs of the phases that will go on."""
-        runs = {}
+        runs: dict[str, Run] = {}
         for phase in PHASES:
             if phase in stages and self._catalog and goes_on(phase, self._catalog, self._parameters):
-                run = _newest_run(f"tags.workspace = '{workspace_of(phase, self._catalog)}'")
-                if run is not None and run.info.status != "FINISHED":
-                    runs[phase] = run
+                found = _runs_in(workspace_of(phase, self._catalog))
+                if found and found[0].info.status != "FINISHED":
+                    runs[phase] = found[0]
         return runs
 
     def _stage_parameters(self, stage: str) -> Mapping[str, Any]:
@@ -238,16 +244,16 @@ class TrackingHook:
         return {name: self._parameters[name] for name in EVALUATION_PARAMETERS}
 
 
-def _newest_run(condition: str) -> Run | None:
+def _newest_runs(condition: str) -> list[Run]:
+    """Runs of the experiment, the newest first."""
     import mlflow
 
-    found = mlflow.search_runs(
-        filter_string=condition,
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    return found[0] if found else None
+    newest_first = ["attributes.start_time DESC"]
+    return mlflow.search_runs(filter_string=condition, order_by=newest_first, output_format="list")
+
+
+def _runs_in(workspace: Path) -> list[Run]:
+    return _newest_runs(f"tags.workspace = '{workspace}'")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
