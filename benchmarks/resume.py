@@ -72,7 +72,8 @@ def _compare(arguments: argparse.Namespace, folder: Path) -> int:
         delay = draw.uniform(0, SPREAD * undisturbed.training_seconds / arguments.kills)
         while_saving = number % 2 == 0
         killed.run(kill_after=delay, while_saving=while_saving)
-        _say(f"kill {number}", f"{delay:.1f} s into training{', then in a save' if while_saving else ''}")
+        where = f"{delay:.1f} s into training{', then in a save' if while_saving else ''}"
+        _say(f"kill {number}", f"{where}; {killed.begun}")
     killed.run()
     alike = True
     ours, theirs = killed.results(), undisturbed.results()
@@ -89,6 +90,7 @@ class Phase:
     def __init__(self, project: Path, arguments: argparse.Namespace) -> None:
         self.project = project
         self.training_seconds = 0.0
+        self.begun = ""  # as the phase told it
         self._arguments = arguments
         globals_file = PROJECT / "conf" / arguments.env / "globals.yml"
         self._models = project / yaml.safe_load(globals_file.read_text())["data_root"] / "06_models"
@@ -127,8 +129,9 @@ class Phase:
             printed = ""
             for line in process.stdout:
                 printed += line
-                if "Running node: train_phase" in line:
+                if re.search(r"epoch 0/|goes on after step", line):
                     began = time.perf_counter()
+                    self.begun = re.split("INFO *", line)[-1].split(":")[0].strip()
                     if kill_after is not None:
                         self._kill(process, kill_after, while_saving)
                         return

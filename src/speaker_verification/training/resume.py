@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import random
@@ -27,6 +28,8 @@ from torch import Tensor
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.training.guards import explaining_failed_writes
 from speaker_verification.whole import written_whole
+
+logger = logging.getLogger(__name__)
 
 # What may change while a phase is interrupted: what has been trained does not depend on it.
 HARMLESS = {"phase.num_workers", "phase.save_every_steps", "phase.resume", "phase.keep_checkpoints"}
@@ -124,6 +127,7 @@ class ResumePoint:
         for name, part in self._parts.items():
             part.load_state_dict(saved["parts"][name])
         _set_random_states(saved["random"])
+        logger.info("%s goes on after step %d", self._phase, progress.step)
         return progress
 
     def save(self, progress: Progress) -> None:
