@@ -22,7 +22,7 @@ from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.training import checkpoints, resume
-from speaker_verification.training.checkpoints import RUN_FILE, BestCheckpoints
+from speaker_verification.training.checkpoints import RUN_FILE
 from speaker_verification.training.examples import TrainingExamples
 from speaker_verification.training.guards import TrainingError
 from speaker_verification.training.loop import train
@@ -214,7 +214,7 @@ def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:
         job, changes={"learning_rate": {"maximum": 2e-2, "minimum": 1e-3}, "num_workers": 1}, seed=4
     )
     message = (
-        r"finetune was interrupted after step 3 .*parameter 'finetune.learning_rate.maximum' was 0.01, is "
+        r"finetune was interrupted after 3 steps .*parameter 'finetune.learning_rate.maximum' was 0.01, is "
         r"0.02\. Undo it, or start anew with --params=finetune.resume=false"
     )
     with pytest.raises(ParameterError, match=message):
@@ -256,7 +256,7 @@ def test_a_full_disk_costs_no_earlier_state_and_says_which(job: Job) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited[1]))
 
     try:
-        with pytest.raises(DataError, match=r"cannot write '.*out.resume': .* holds .* after step 3: make"):
+        with pytest.raises(DataError, match=r"cannot write '.*out.resume': .* holds .* after 3 steps: make"):
             job.train(on_pass=fill_disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
@@ -278,7 +278,7 @@ def test_a_scheduler_s_warning_is_heeded_after_the_step(job: Job) -> None:
 
 def test_a_loss_that_is_not_finite_names_the_last_good_state(job: Job) -> None:
     interrupt(job, after_steps=2)
-    message = r"loss is nan at step 2 \('.*out.resume' holds the phase after step 2\): .* id0000\d/"
+    message = r"loss is nan at step 2 \('.*out.resume' holds the phase after 2 steps\): .* id0000\d/"
     with pytest.raises(TrainingError, match=message):
         job.train(lambda loss: loss * torch.nan)
 
@@ -290,9 +290,3 @@ def test_a_state_that_cannot_be_read_is_named(job: Job) -> None:
         DataError, match=r"out.resume' cannot be read: start anew with --params=finetune.resume=false"
     ):
         job.train()
-
-
-def test_a_ranking_whose_epochs_are_gone_is_refused(tmp_path: Path) -> None:
-    best = BestCheckpoints(tmp_path, keep=2)
-    with pytest.raises(DataError, match="lacks epoch_03, which training had kept there"):
-        best.load_state_dict([{"epoch": 3, "folder": "epoch_03", "eer": 1.0}])

@@ -176,6 +176,7 @@ def train(
                 finish_epoch(epoch, metrics, reestimate_statistics(model, waveforms_of(epoch)))
         tally.clear()
         resume.save(progress)
+        checkpoints.forget_dropped()
     if phase.epochs and phase.average_best > 1:
         checkpoints.load_average(model, head, phase.average_best)
         metrics = validate(model, reestimate_statistics(model, waveforms_of(phase.epochs)))

@@ -127,7 +127,7 @@ class ResumePoint:
         for name, part in self._parts.items():
             part.load_state_dict(saved["parts"][name])
         _set_random_states(saved["random"])
-        logger.info("%s goes on after step %d", self._phase, progress.step)
+        logger.info("%s goes on after %d steps", self._phase, progress.step)
         return progress
 
     def save(self, progress: Progress) -> None:
@@ -151,7 +151,7 @@ class ResumePoint:
         """What has been saved, for messages."""
         if self._saved_step is None:
             return "nothing was saved before"
-        return f"'{self.path}' holds the phase after step {self._saved_step}"
+        return f"'{self.path}' holds the phase after {self._saved_step} steps"
 
     @property
     def _way_out(self) -> str:
@@ -170,8 +170,8 @@ class ResumePoint:
         for kind, changes in ((ParameterError, parameters), (DataError, data)):
             if changes:
                 raise kind(
-                    f"{self._phase} was interrupted after step {step} and cannot go on with what has changed "
-                    f"since: {'; '.join(changes)}. Undo it, or {self._way_out}"
+                    f"{self._phase} was interrupted after {step} steps and cannot go on with what has "
+                    f"changed since: {'; '.join(changes)}. Undo it, or {self._way_out}"
                 )
 
 
