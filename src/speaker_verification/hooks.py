@@ -11,8 +11,8 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from speaker_verification.errors import DataError
-from speaker_verification.tracking import stage_of
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.tracking import CHECKPOINT, goes_on, stage_of, workspace_of
 
 if TYPE_CHECKING:
     from speaker_verification.parameters import Parameters
@@ -56,6 +56,39 @@ class ParametersHook:
 
         if self._parameters is not None:
             refuse_impossible(self._parameters, utterances, trials, self._stages)
+
+
+class InterruptedPhaseHook:
+    """Refuses to make again what an interrupted phase starts from, and clears up behind a finished one."""
+
+    def __init__(self) -> None:
+        self._parameters: dict[str, Any] = {}
+        self._catalog: CatalogProtocol | None = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        self._parameters = context.params
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        self._catalog = catalog
+        made = pipeline.all_outputs() - {"encoder"}
+        for node in pipeline.nodes:
+            phase = stage_of(node)
+            remade = node.name == f"{phase}.train_phase" and made.intersection(node.inputs)
+            if phase and remade and goes_on(phase, catalog, self._parameters):
+                raise ParameterError(
+                    f"{phase} was interrupted: --from-nodes={phase}.train_phase goes on from there, "
+                    f"--params={phase}.resume=false begins all anew"
+                )
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str) -> None:
+        phase, _, name = dataset_name.partition(".")
+        if name == CHECKPOINT and self._catalog is not None:
+            from speaker_verification.training.resume import resume_path
+
+            resume_path(workspace_of(phase, self._catalog) / CHECKPOINT).unlink(missing_ok=True)
 
 
 class InputsHook:

@@ -1,8 +1,9 @@
 """MLflow: one run per training phase and one for the evaluation, under a parent run per experiment.
 
 An experiment begins with pre-training; phases and evaluations that are run later, alone, join the newest
-one. Phases use the same names for the same metrics and parameters, so that MLflow lays them side by side;
-error rates also go to the parent, so that whole experiments compare.
+one, and a phase that goes on where it was interrupted does so in its own run. Phases use the same names for
+the same metrics and parameters, so that MLflow lays them side by side; error rates also go to the parent, so
+that whole experiments compare.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -26,14 +27,19 @@ from kedro.pipeline.node import Node
 
 from speaker_verification.configuration import Settings
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
 logger = logging.getLogger(__name__)
 
 PHASES = ("pretrain", "finetune", "lmft")
+CHECKPOINT = "checkpoint"  # folder of its workspace that a phase fills
 EVALUATION = "evaluate"
 EVALUATION_STEPS = ("embed", "cosine", "as_norm", "qmf", "report")
 EVALUATION_PARAMETERS = ("recipe", "embed", "score")
 PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
 SQLITE = "sqlite:///"
+PARENT_TAG = "mlflow.parentRunId"
 LONGEST_VALUE = 6000  # characters; MLflow refuses longer parameters
 
 
@@ -57,10 +63,17 @@ class TrackingSettings(Settings):
 
 
 def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-    """Log an epoch's metrics to the open MLflow run, if there is one."""
+    """Log an epoch's metrics to the open MLflow run, if there is one; what it has of that epoch stays."""
     mlflow = sys.modules.get("mlflow")
-    if mlflow is not None and mlflow.active_run() is not None:
-        mlflow.log_metrics(dict(metrics), step=epoch)
+    if mlflow is None or (run := mlflow.active_run()) is None:
+        return
+    history_of = mlflow.MlflowClient().get_metric_history
+    new = {
+        name: value
+        for name, value in metrics.items()
+        if all(point.step != epoch for point in history_of(run.info.run_id, name))
+    }
+    mlflow.log_metrics(new, step=epoch)
 
 
 def stage_of(node: Node) -> str | None:
@@ -71,6 +84,18 @@ def stage_of(node: Node) -> str | None:
     if namespace in EVALUATION_STEPS or "evaluation" in node.tags:
         return EVALUATION
     return None
+
+
+def workspace_of(phase: str, catalog: CatalogProtocol) -> Path:
+    """Where a phase works."""
+    return Path(catalog[f"{phase}.workspace"]._filepath)
+
+
+def goes_on(phase: str, catalog: CatalogProtocol, parameters: Mapping[str, Any]) -> bool:
+    """Whether a phase was interrupted and will go on from there."""
+    from speaker_verification.training.resume import is_interrupted
+
+    return parameters[phase]["resume"] and is_interrupted(workspace_of(phase, catalog) / CHECKPOINT)
 
 
 class TrackingHook:
@@ -111,7 +136,12 @@ class TrackingHook:
         if experiment is None:
             mlflow.create_experiment(self._settings.experiment, self._settings.artifact_location)
         mlflow.set_experiment(self._settings.experiment)
-        self._parent = None if PHASES[0] in stages else self._newest_parent()
+        interrupted = self._interrupted_runs(stages)
+        self._stages = {phase: run.info.run_id for phase, run in interrupted.items()}
+        if interrupted:
+            self._parent = next(iter(interrupted.values())).data.tags[PARENT_TAG]
+        elif PHASES[0] not in stages:
+            self._parent = self._newest_parent()
         if self._parent:
             mlflow.start_run(run_id=self._parent)
         else:
@@ -120,7 +150,7 @@ class TrackingHook:
             self._parent = run.info.run_id
             mlflow.log_params(dict(_flatten(self._parameters)))
             mlflow.log_dict(self._parameters, "parameters.yml")
-        self._stages, self._open_stage = {}, None
+        self._open_stage = None
         atexit.register(self._close, "KILLED")  # for Ctrl-C and sys.exit no hook is called
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
@@ -137,12 +167,19 @@ class TrackingHook:
         if stage is None:
             return
         known = self._stages.get(stage)
-        run = mlflow.start_run(
-            run_id=known, run_name=stage, nested=True, tags={"stage": stage, "env": self._env}
-        )
+        tags = {"stage": stage, "env": self._env}
+        if stage in PHASES and self._catalog is not None:
+            workspace = workspace_of(stage, self._catalog)
+            tags["workspace"] = str(workspace)
+            for lost in _runs_in(workspace):
+                if lost.info.status == "RUNNING" and lost.info.run_id != known:
+                    mlflow.MlflowClient().set_terminated(lost.info.run_id, "KILLED")
+        run = mlflow.start_run(run_id=known, run_name=stage, nested=True, tags=tags)
         if known is None:
             self._stages[stage] = run.info.run_id
             mlflow.log_params(dict(_flatten(self._stage_parameters(stage))))
+        elif "error" in run.data.tags:
+            mlflow.delete_tag("error")  # what had interrupted it
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -187,21 +224,36 @@ class TrackingHook:
         atexit.unregister(self._close)
 
     def _newest_parent(self) -> str | None:
-        import mlflow
-
-        found = mlflow.search_runs(
-            filter_string="tags.stage = 'experiment'",
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-            output_format="list",
-        )
+        found = _newest_runs("tags.stage = 'experiment'")
         return found[0].info.run_id if found else None
+
+    def _interrupted_runs(self, stages: Collection[str | None]) -> dict[str, Run]:
+        """Runs of the phases that will go on."""
+        runs: dict[str, Run] = {}
+        for phase in PHASES:
+            if phase in stages and self._catalog and goes_on(phase, self._catalog, self._parameters):
+                found = _runs_in(workspace_of(phase, self._catalog))
+                if found and found[0].info.status != "FINISHED":
+                    runs[phase] = found[0]
+        return runs
 
     def _stage_parameters(self, stage: str) -> Mapping[str, Any]:
         if stage in PHASES:
             shared = {name: self._parameters[name] for name in PHASE_PARAMETERS}
             return {**self._parameters[stage], **shared}
         return {name: self._parameters[name] for name in EVALUATION_PARAMETERS}
+
+
+def _newest_runs(condition: str) -> list[Run]:
+    """Runs of the experiment, the newest first."""
+    import mlflow
+
+    newest_first = ["attributes.start_time DESC"]
+    return mlflow.search_runs(filter_string=condition, order_by=newest_first, output_format="list")
+
+
+def _runs_in(workspace: Path) -> list[Run]:
+    return _newest_runs(f"tags.workspace = '{workspace}'")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from speaker_verification.models.settings import MarginHeadSettings, ModelSettin
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training import checkpoints
 from speaker_verification.training.checkpoints import (
+    RANKING_FILE,
     BestCheckpoints,
     best_checkpoint,
     load_head,
@@ -49,6 +50,24 @@ def test_the_best_stay_and_the_earlier_of_equals_is_ahead(
     assert best_checkpoint(tmp_path / "best", rank=2).name == "epoch_04"
     with pytest.raises(ParameterError, match=r"'choose_top' is 3: .* kept 2 epochs"):
         best_checkpoint(tmp_path / "best", rank=3)
+    kept.forget_dropped()
+    assert {path.name for path in (tmp_path / "best").iterdir()} == {RANKING_FILE, "epoch_02", "epoch_04"}
+
+
+def test_an_earlier_ranking_can_be_gone_back_to_until_what_it_dropped_is_forgotten(
+    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
+) -> None:
+    kept = BestCheckpoints(tmp_path, keep=1)
+    kept.offer(1, 8.0, model, head, RUN)
+    before = kept.state_dict()
+    kept.offer(2, 5.0, model, head, RUN)
+    again = BestCheckpoints(tmp_path, keep=1)
+    again.load_state_dict(before)
+    again.offer(2, 5.0, model, head, RUN)
+    again.forget_dropped()
+    assert best_checkpoint(tmp_path).name == "epoch_02"
+    with pytest.raises(DataError, match="lacks epoch_01, which training had kept there"):
+        again.load_state_dict(before)
 
 
 def test_a_save_that_fails_costs_nothing(

@@ -23,8 +23,10 @@ from speaker_verification.training.checkpoints import (
     load_head,
 )
 from speaker_verification.training.examples import TrainingExamples
-from speaker_verification.training.loop import TrainingError, train
+from speaker_verification.training.guards import TrainingError
+from speaker_verification.training.loop import train
 from speaker_verification.training.phase import PhaseSettings
+from speaker_verification.training.resume import Origin
 from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
 from tests.models.conftest import TINY_WAVLM, tiny_settings
@@ -79,6 +81,7 @@ def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) ->
             run={"speaker_ids": examples.speaker_ids, "head": HEAD.model_dump()},
             seed=seed,
             on_epoch=lambda epoch, metrics: told.append((epoch, dict(metrics))),
+            origin=Origin("phase"),
         )
         assert list(dict.fromkeys(epoch for epoch, _ in told)) == list(range(phase.epochs + 1))
         return tmp_path / name, curve, model
@@ -171,6 +174,7 @@ def test_accumulated_passes_make_the_step_of_one_large_batch(
             {},
             0,
             lambda *_: None,
+            Origin("phase"),
         )
         weights.append(head.weight.detach())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-9)
@@ -268,7 +272,10 @@ def test_a_loss_that_is_not_finite_names_the_utterances(
 ) -> None:
     monkeypatch.setattr(SpeakerModel, "forward", lambda self, waves: torch.full((len(waves), 10), torch.nan))
     monkeypatch.setattr("tests.training.test_loop.validate", lambda *_: {"validation.eer": 50.0})
-    with pytest.raises(TrainingError, match=r"loss is nan at step 0: .* id0000\d/video\d/0000\d.wav, id"):
+    with pytest.raises(
+        TrainingError,
+        match=r"loss is nan at step 0 \(nothing was saved before\): .* id0000\d/video\d/0000\d.wav, id",
+    ):
         run_phase(encoder)
 
 

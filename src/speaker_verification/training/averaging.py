@@ -41,9 +41,17 @@ class MovingAverage:
         """Take the module's present state in."""
         for name, newest in module.state_dict().items():
             if name in self._state and newest.is_floating_point():
-                self._state[name].lerp_(newest, self._newest_weight)
+                self._state[name] = self._state[name].to(newest).lerp(newest, self._newest_weight)
             else:
                 self._state[name] = newest.clone()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average; empty before the first update."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+        self._state = state
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

@@ -81,7 +81,7 @@ class BestCheckpoints:
     """Keeps the best epochs of a running phase in a folder, and forgets the others.
 
     Args:
-        folder: emptied at the start.
+        folder: empty, or as it was when the state that is loaded was taken.
         keep: how many epochs stay.
     """
 
@@ -89,21 +89,43 @@ class BestCheckpoints:
         self.folder = folder
         self.keep = keep
         self.ranking: list[RankedEpoch] = []
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The ranking, as plain values."""
+        return [asdict(ranked) for ranked in self.ranking]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Take a ranking over whose epochs are still in the folder.
+
+        Raises:
+            DataError: one of them is not.
+        """
+        self.ranking = [RankedEpoch(**values) for values in state]
+        gone = [ranked.folder for ranked in self.ranking if not (self.folder / ranked.folder).exists()]
+        if gone:
+            raise DataError(f"'{self.folder}' lacks {', '.join(gone)}, which training had kept there")
+        self.forget_dropped()
 
     def offer(
         self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
     ) -> None:
-        """Save this epoch if it is among the best; of equal error rates the earlier stays ahead."""
+        """Save this epoch if it is among the best; of equal error rates the earlier stays ahead.
+
+        What is not among the best any more lies there until `forget_dropped`.
+        """
         candidate = RankedEpoch(epoch, f"epoch_{epoch:02d}", eer)
         ranking = sorted([*self.ranking, candidate], key=lambda ranked: ranked.eer)
-        kept, dropped = ranking[: self.keep], ranking[self.keep :]
+        kept = ranking[: self.keep]
         if candidate in kept:
             save_checkpoint(self.folder / candidate.folder, model, head, run)
         self._rank(kept)
-        for ranked in dropped:
-            shutil.rmtree(self.folder / ranked.folder, ignore_errors=True)
+
+    def forget_dropped(self) -> None:
+        """Remove all but the best, once no state needs the others that training could go back to."""
+        kept = {ranked.folder for ranked in self.ranking}
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name not in kept:
+                shutil.rmtree(path)
 
     def load_average(self, model: SpeakerModel, head: SubcentreMarginHead, num_best: int) -> None:
         """Give model and head the mean weights of so many of the best epochs, or of as many as there are."""

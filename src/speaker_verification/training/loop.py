@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from speaker_verification.errors import UserError
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.tables import LEARNING_CURVE
 from speaker_verification.training.averaging import MovingAverage, reestimate_statistics
 from speaker_verification.training.checkpoints import BestCheckpoints
 from speaker_verification.training.examples import TrainingExamples
+from speaker_verification.training.guards import (
+    explaining_failed_writes,
+    explaining_short_memory,
+    holding_termination,
+    require_finite,
+)
 from speaker_verification.training.loading import BatchLoader
 from speaker_verification.training.optimiser import (
     choose_trained,
@@ -29,15 +34,12 @@ from speaker_verification.training.optimiser import (
     set_learning_rate,
 )
 from speaker_verification.training.phase import PhaseSettings
+from speaker_verification.training.resume import Origin, ResumePoint
 from speaker_verification.training.sampling import EpochBatches, UtteranceOrder
 from speaker_verification.training.schedules import margin, top_k_penalty
 from speaker_verification.training.tally import EpochTally, Metrics, progress_bar, readable
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingError(UserError):
-    """Training cannot go on."""
 
 
 def train(
@@ -51,8 +53,9 @@ def train(
     run: dict[str, Any],
     seed: int,
     on_epoch: Callable[[int, Metrics], None],
+    origin: Origin,
 ) -> pd.DataFrame:
-    """Train a phase and keep its best epochs.
+    """Train a phase and keep its best epochs; go on from the last save where that was interrupted.
 
     Args:
         phase: settings.
@@ -65,15 +68,19 @@ def train(
         folder: receives the best epochs (see checkpoints.py).
         run: plain values to store in every checkpoint.
         seed: of the order of utterances.
-        on_epoch: told the metrics of every epoch; epoch 0 is the state before the first step.
+        on_epoch: told the metrics of every epoch; epoch 0 is the state before the first step. The epoch in
+            which a phase was interrupted may be told again.
+        origin: what an interrupted phase must find unchanged to go on.
 
     Returns:
         LEARNING_CURVE table.
 
     Raises:
-        TrainingError: the loss or a gradient is not finite; the utterances of the step are named.
+        TrainingError: the loss or a gradient is not finite (the utterances of the step are named), or memory
+            is short.
         ParameterError: the corpus is smaller than one step, or has too few speakers for a batch of
-            different ones.
+            different ones; or parameters have changed since the phase was interrupted.
+        DataError: a checkpoint cannot be written; or data have changed since the phase was interrupted.
     """
     device = model.device
     order = UtteranceOrder(examples.speakers, phase.sampling, phase.batch_size, seed)
@@ -86,13 +93,20 @@ def train(
     both = nn.ModuleDict({"model": model, "head": head})
     average = MovingAverage(phase.averaging.newest_weight)
     checkpoints = BestCheckpoints(folder, phase.keep_checkpoints)
-    curve: list[dict[str, Any]] = []
+    tally = EpochTally(model.embedding_size, device)
+    resume = ResumePoint(
+        folder,
+        origin,
+        {"modules": both, "optimiser": optimiser, "average": average, "best": checkpoints, "tally": tally},
+    )
+    progress = resume.begin(phase.resume)
 
     def waveforms_of(epoch: int) -> Iterator[Tensor]:
         return (batch.waveforms for batch in loader.batches(epoch - 1))
 
     def record(epoch: int, metrics: Metrics) -> None:
-        curve.extend({"epoch": epoch, "metric": name, "value": value} for name, value in metrics.items())
+        rows = ({"epoch": epoch, "metric": name, "value": float(value)} for name, value in metrics.items())
+        progress.curve.extend(rows)
         on_epoch(epoch, metrics)
         logger.info("epoch %d/%d: %s", epoch, phase.epochs, readable(metrics))
 
@@ -100,40 +114,53 @@ def train(
         metrics |= validate(model, mean)
         if epoch or not phase.epochs:
             eer = metrics[f"{phase.rank_by}.eer"]
-            checkpoints.offer(epoch, eer, model, head, {**run, "epoch": epoch, "metrics": metrics})
+            with explaining_failed_writes(folder, resume.last_good):
+                checkpoints.offer(epoch, eer, model, head, {**run, "epoch": epoch, "metrics": metrics})
         record(epoch, metrics)
 
-    finish_epoch(0, {}, None)
-    for epoch in range(1, phase.epochs + 1):
+    if not progress.curve:
+        finish_epoch(0, {}, None)
+    done_epochs, done_steps = divmod(progress.step, steps_per_epoch)
+    for epoch in range(done_epochs + 1, phase.epochs + 1):
         started = time.perf_counter()
         model.train()
         model.frontend.train(phase.frontend_mode == "training")
-        tally = EpochTally(model.embedding_size, device)
-        batches = loader.batches(epoch - 1)
-        with progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch) as advance:
-            for index in range(steps_per_epoch):
-                step = (epoch - 1) * steps_per_epoch + index
+        batches = loader.batches(epoch - 1, done_steps)
+        bar = progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch, done_steps)
+        with holding_termination() as terminated, bar as advance:
+            for index in range(done_steps, steps_per_epoch):
+                step = progress.step
                 rate = phase.learning_rate_at(step, steps_per_epoch)
                 set_learning_rate(optimiser, rate)
                 target = margin(step, steps_per_epoch, phase.margin)
                 margins = Margins(target, phase.margin.top_k, top_k_penalty(target, phase.margin))
                 step_rows: list[int] = []
-                for _ in range(phase.accumulation_steps):
-                    waveforms, labels, rows = next(batches)
-                    step_rows += rows.tolist()
-                    with torch.autocast(device.type, torch.bfloat16, enabled=phase.precision == "bfloat16"):
-                        embeddings = model(waveforms)
-                    output = head(embeddings, labels, margins)
-                    loss = regularise(output.loss)
-                    _require_finite("loss", loss, step, examples, step_rows)
-                    (loss / phase.accumulation_steps).backward()
-                    tally.add(output.loss.detach(), output.predictions, labels, embeddings)
-                scale_gradients(model.frontend.parameters(), phase.frontend_gradient_factor)
-                norm = nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
-                _require_finite("gradient", norm, step, examples, step_rows)
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
+                with explaining_short_memory(phase, step):
+                    for _ in range(phase.accumulation_steps):
+                        waveforms, labels, rows = next(batches)
+                        step_rows += rows.tolist()
+                        with torch.autocast(
+                            device.type, torch.bfloat16, enabled=phase.precision == "bfloat16"
+                        ):
+                            embeddings = model(waveforms)
+                        output = head(embeddings, labels, margins)
+                        loss = regularise(output.loss)
+                        require_finite("loss", loss, step, examples, step_rows, resume.last_good)
+                        (loss / phase.accumulation_steps).backward()
+                        tally.add(output.loss.detach(), output.predictions, labels, embeddings)
+                    scale_gradients(model.frontend.parameters(), phase.frontend_gradient_factor)
+                    norm = nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
+                    require_finite("gradient", norm, step, examples, step_rows, resume.last_good)
+                    optimiser.step()
+                    optimiser.zero_grad(set_to_none=True)
+                progress.step += 1
                 advance(loss=float(output.loss.detach()))
+                due = phase.save_every_steps and progress.step % phase.save_every_steps == 0
+                if index + 1 < steps_per_epoch and (due or terminated()):
+                    resume.save(progress)
+                    if terminated():
+                        break
+        done_steps = 0
         metrics = tally.metrics() | {
             "learning_rate": rate,
             "margin": target,
@@ -147,23 +174,16 @@ def train(
             average.update(both)
             with average.applied(both):
                 finish_epoch(epoch, metrics, reestimate_statistics(model, waveforms_of(epoch)))
+        tally.clear()
+        resume.save(progress)
+        checkpoints.forget_dropped()
     if phase.epochs and phase.average_best > 1:
         checkpoints.load_average(model, head, phase.average_best)
         metrics = validate(model, reestimate_statistics(model, waveforms_of(phase.epochs)))
         eer = metrics[f"{phase.rank_by}.eer"]
-        checkpoints.put_first(
-            phase.epochs, eer, model, head, {**run, "epoch": phase.epochs, "metrics": metrics}
-        )
+        with explaining_failed_writes(folder, resume.last_good):
+            checkpoints.put_first(
+                phase.epochs, eer, model, head, {**run, "epoch": phase.epochs, "metrics": metrics}
+            )
         record(phase.epochs, {f"average.{name}": value for name, value in metrics.items()})
-    return LEARNING_CURVE.conform(pd.DataFrame(curve))
-
-
-def _require_finite(
-    what: str, value: Tensor, step: int, examples: TrainingExamples, rows: Sequence[int]
-) -> None:
-    if not torch.isfinite(value):
-        names = ", ".join(examples.utterance_ids(rows))
-        raise TrainingError(
-            f"the {what} is {float(value.detach())} at step {step}: lower the learning rate or look at these "
-            f"utterances: {names}"
-        )
+    return LEARNING_CURVE.conform(pd.DataFrame(progress.curve))

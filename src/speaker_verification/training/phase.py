@@ -101,6 +101,8 @@ class PhaseSettings(Settings):
     rank_by: str = "validation"
     monitor: tuple[str, ...] = ()
     num_workers: int = Field(0, ge=0)
+    save_every_steps: int | None = Field(1000, ge=1)
+    resume: bool = False
     seed_offset: int = Field(0, ge=0)
 
     @model_validator(mode="before")

@@ -19,10 +19,31 @@ class EpochTally:
     """Sums over the examples of an epoch."""
 
     def __init__(self, embedding_size: int, device: torch.device) -> None:
-        self.loss = 0.0
         self.embeddings = torch.zeros(embedding_size, dtype=torch.float64, device=device)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin an epoch."""
+        self.loss = 0.0
+        self.embeddings.zero_()
         self.labels: list[int] = []
         self.predictions: list[int] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far."""
+        return {
+            "loss": self.loss,
+            "embeddings": self.embeddings,
+            "labels": torch.tensor(self.labels, dtype=torch.int32),
+            "predictions": torch.tensor(self.predictions, dtype=torch.int32),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from sums."""
+        self.loss = state["loss"]
+        self.embeddings.copy_(state["embeddings"])
+        self.labels = state["labels"].tolist()
+        self.predictions = state["predictions"].tolist()
 
     def add(self, loss: Tensor, predictions: Tensor, labels: Tensor, embeddings: Tensor) -> None:
         """Take in a forward pass: its mean loss, and per example the rest."""
@@ -47,7 +68,7 @@ class EpochTally:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
+def progress_bar(description: str, total: int, completed: int) -> Iterator[Callable[..., None]]:
     """A bar for the console; gives a function that is told the loss of every step."""
     columns = (
         TextColumn("{task.description}"),
@@ -57,7 +78,7 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
         TextColumn("loss {task.fields[loss]:.3f}"),
     )
     with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(description, total=total, loss=math.nan)
+        task = progress.add_task(description, total=total, completed=completed, loss=math.nan)
         yield lambda loss: progress.update(task, advance=1, loss=loss)
 
 

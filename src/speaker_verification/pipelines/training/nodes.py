@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from speaker_verification.tracking import log_epoch
+from speaker_verification.tracking import CHECKPOINT, log_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def train_phase(
     augmentation: dict[str, Any],
     seed: int,
     device: str,
-) -> tuple[Path, pd.DataFrame]:
-    """Train a phase from an encoder or from the phase before; give its best epochs and its learning curve."""
+) -> tuple[pd.DataFrame, Path]:
+    """Train a phase from an encoder or from the phase before; give its learning curve and its best epochs."""
     from transformers import set_seed
 
     from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
@@ -52,10 +52,12 @@ def train_phase(
     from speaker_verification.training.loop import train
     from speaker_verification.training.phase import PhaseSettings
     from speaker_verification.training.regularisation import PretrainedDistance
+    from speaker_verification.training.resume import Origin
     from speaker_verification.training.start import start_phase
     from speaker_verification.training.validation import TrialSet, validate
 
     settings = PhaseSettings.parse(phase, "phase")
+    model_settings = ModelSettings.parse(model, "model")
     head_settings = MarginHeadSettings.parse(head, "head")
     augmentation_settings = AugmentationSettings.parse(augmentation, "augmentation")
     augmenter = (
@@ -74,12 +76,19 @@ def train_phase(
     speaker_model, margin_head = start_phase(
         start,
         settings,
-        ModelSettings.parse(model, "model"),
+        model_settings,
         head_settings,
         examples.speaker_ids,
         resolve_device(device),
     )
-    folder = workspace / "checkpoint"
+    parameters = {
+        "phase": settings.model_dump(mode="json"),
+        "model": model_settings.model_dump(mode="json"),
+        "head": head_settings.model_dump(mode="json"),
+        "augmentation": augmentation_settings.model_dump(mode="json"),
+        "seed": seed,
+    }
+    folder = workspace / CHECKPOINT
     curve = train(
         settings,
         speaker_model,
@@ -88,16 +97,23 @@ def train_phase(
         regularise=PretrainedDistance(speaker_model.frontend, encoder, settings.pretrained_distance),
         validate=lambda current, mean: validate(current, heard, mean),
         folder=folder,
-        run={
-            "speaker_ids": examples.speaker_ids,
-            "head": head_settings.model_dump(),
-            "phase": phase,
-            "seed": seed,
-        },
+        run={"speaker_ids": examples.speaker_ids, "start": str(start), **parameters},
         seed=phase_seed,
         on_epoch=log_epoch,
+        origin=Origin(
+            phase=workspace.parent.name,
+            parameters=parameters,
+            start=str(start),
+            tables={
+                "training_utterances": training_utterances[["utterance_id", "num_samples"]],
+                "validation_utterances": heard.utterances[["utterance_id", "num_samples"]],
+                "validation_trials": heard.trials,
+                "noise_clips": noise_clips[["clip_id", "num_samples"]],
+                "room_responses": room_responses[["response_id", "num_samples"]],
+            },
+        ),
     )
-    return folder, curve
+    return curve, folder
 
 
 def draw_schedule(phase: dict[str, Any], learning_curve: pd.DataFrame) -> Figure:

@@ -36,7 +36,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
                 "phase": "params:phase",
                 **{name.removeprefix("params:"): name for name in sorted(SHARED_PARAMETERS)},
             },
-            outputs=["checkpoint", "learning_curve"],
+            outputs=["learning_curve", "checkpoint"],  # until its checkpoint is saved, a phase can go on
             name="train_phase",
         ),
         Node(

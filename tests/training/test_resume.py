@@ -1,0 +1,292 @@
+"""A phase that is interrupted, wherever, ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import set_seed
+
+from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models.frontend import save_encoder
+from speaker_verification.models.settings import MarginHeadSettings
+from speaker_verification.training import checkpoints, resume
+from speaker_verification.training.checkpoints import RUN_FILE
+from speaker_verification.training.examples import TrainingExamples
+from speaker_verification.training.guards import TrainingError
+from speaker_verification.training.loop import train
+from speaker_verification.training.resume import Origin, is_interrupted, resume_path
+from speaker_verification.training.start import start_phase
+from speaker_verification.training.validation import TrialSet, validate
+from tests.models.conftest import TINY_WAVLM, tiny_settings
+from tests.training.test_loop import phase_settings
+
+# Dropouts and layer drop draw from torch, time masks from NumPy.
+DRAWING = {"hidden_dropout": 0.1, "layerdrop": 0.3, "mask_time_prob": 0.4, "mask_time_length": 2}
+MODEL = tiny_settings(TINY_WAVLM | DRAWING)
+HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
+# 24 utterances: three steps of two passes an epoch.
+CHANGES: dict[str, Any] = {
+    "frontend": "trained",
+    "frontend_mode": "training",
+    "epochs": 3,
+    "batch_size": 4,
+    "accumulation_steps": 2,
+    "average_best": 2,
+    "averaging": {"last_epochs": 2},
+    "save_every_steps": 2,
+    "resume": True,
+}
+PASSES_OF_A_STEP = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A phase to train, in this process or in one that will be killed."""
+
+    encoder: Path
+    folder: Path
+    utterances: pd.DataFrame
+    trials: pd.DataFrame
+    changes: dict[str, Any] = field(default_factory=dict)
+    seed: int = 3
+
+    def train(
+        self,
+        regularise: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss,
+        on_pass: Callable[[int], None] = lambda _: None,
+        on_epoch: Callable[[int, Any], None] = lambda *_: None,
+        on_validation: Callable[[], None] = lambda: None,
+    ) -> pd.DataFrame:
+        """Train it; the callbacks are told the number of each pass, and of what follows."""
+        phase = phase_settings(**CHANGES | self.changes)
+        examples = TrainingExamples(self.utterances, None, phase.crop_seconds, phase.speed_factors, self.seed)
+        heard = TrialSet.of(self.trials, self.utterances)
+        set_seed(self.seed)
+        model, head = start_phase(self.encoder, phase, MODEL, HEAD, examples.speaker_ids, torch.device("cpu"))
+        num_passes = 0
+
+        def counted(loss: torch.Tensor) -> torch.Tensor:
+            nonlocal num_passes
+            num_passes += 1
+            on_pass(num_passes)
+            return regularise(loss)
+
+        def validated(current: Any, mean: Any) -> dict[str, float]:
+            on_validation()
+            return validate(current, heard, mean)
+
+        return train(
+            phase,
+            model,
+            head,
+            examples,
+            regularise=counted,
+            validate=validated,
+            folder=self.folder,
+            run={"speaker_ids": examples.speaker_ids, "head": HEAD.model_dump()},
+            seed=self.seed,
+            on_epoch=on_epoch,
+            origin=Origin(
+                "finetune",
+                {"phase": phase.model_dump(mode="json")},
+                str(self.encoder),
+                {"training_utterances": self.utterances[["utterance_id", "num_samples"]]},
+            ),
+        )
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    save_encoder(MODEL.frontend, folder, seed=1)
+    return folder
+
+
+@pytest.fixture
+def job(encoder: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) -> Job:
+    return Job(encoder, tmp_path / "out", utterances, trials)
+
+
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_killed(job: Job, moment: str) -> None:
+    """In a process of its own: train, and die at a moment."""
+    if moment == "in a step after a save":
+        job.train(on_pass=lambda number: die() if number == 2 * PASSES_OF_A_STEP + 2 else None)
+    elif moment == "half of the file written":
+
+        def write_half(saved: Any, path: Path) -> None:
+            torch.save(saved, path)
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+        resume._write_through = write_half
+        job.train()
+    elif moment == "an epoch told but not saved":
+        job.train(on_epoch=die)
+    elif moment == "a model written without its head":
+        checkpoints.save_file = die
+        job.train()
+    elif moment == "validating averaged weights":
+        job.train(on_validation=die)
+    elif moment == "the average of the best told":
+        job.train(on_epoch=lambda _, metrics: die() if "average.validation.eer" in metrics else None)
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Every file of a folder: bytes, or of run.json the values without the timings."""
+    found: dict[str, Any] = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content: Any = file.read_bytes()
+        if file.name == RUN_FILE:
+            content = json.loads(content)
+            for timing in [name for name in content["metrics"] if name.endswith("seconds")]:
+                del content["metrics"][timing]
+        found[str(file.relative_to(folder))] = content
+    return found
+
+
+def without_timings(curve: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return list(curve[~curve["metric"].str.endswith("seconds")].itertuples(index=False, name=None))
+
+
+def test_a_phase_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(job: Job) -> None:
+    undisturbed = replace(job, folder=job.folder.with_name("undisturbed"))
+    expected = undisturbed.train()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    for moment in (
+        "in a step after a save",
+        "half of the file written",
+        "an epoch told but not saved",
+        "a model written without its head",
+        "validating averaged weights",
+        "the average of the best told",
+    ):
+        process = context.Process(target=train_until_killed, args=(job, moment))
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL, moment
+        assert is_interrupted(job.folder)
+    # Neither workers nor how often it is saved make a difference.
+    curve = replace(job, changes={"num_workers": 1, "save_every_steps": None}).train()
+    assert without_timings(curve) == without_timings(expected)
+    assert contents(job.folder) == contents(undisturbed.folder)
+
+
+def interrupt(job: Job, after_steps: int) -> None:
+    """Stop a phase in the step that follows."""
+
+    def stop(number: int) -> None:
+        if number == after_steps * PASSES_OF_A_STEP + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job.train(on_pass=stop)
+
+
+def test_only_the_steps_after_the_save_are_taken_again(job: Job) -> None:
+    interrupt(job, after_steps=5)  # saved after steps 2, 3 (an epoch) and 4
+    passes: list[int] = []
+    epochs: list[int] = []
+    job.train(on_pass=passes.append, on_epoch=lambda epoch, _: epochs.append(epoch))
+    assert len(passes) == (9 - 4) * PASSES_OF_A_STEP
+    assert epochs == [2, 3, 3]  # the average of the best is told with the last one
+
+
+def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:
+    interrupt(job, after_steps=3)
+    changed = replace(
+        job, changes={"learning_rate": {"maximum": 2e-2, "minimum": 1e-3}, "num_workers": 1}, seed=4
+    )
+    message = (
+        r"finetune was interrupted after 3 steps .*parameter 'finetune.learning_rate.maximum' was 0.01, is "
+        r"0.02\. Undo it, or start anew with --params=finetune.resume=false"
+    )
+    with pytest.raises(ParameterError, match=message):
+        changed.train()
+    fewer = replace(job, utterances=job.utterances.drop(index=[2, 5]).reset_index(drop=True))
+    message = r"'training_utterances': 2 rows removed \(id00000/video0/00002.wav,6000 id00001/video1/"
+    with pytest.raises(DataError, match=message):
+        fewer.train()
+    shorter = replace(
+        job, utterances=job.utterances.assign(num_samples=[5000, *job.utterances["num_samples"][1:]])
+    )
+    with pytest.raises(DataError, match=r"1 rows removed \(\S+,6000\), 1 rows added \(\S+,5000\)"):
+        shorter.train()
+    reversed_rows = replace(job, utterances=job.utterances[::-1].reset_index(drop=True))
+    with pytest.raises(DataError, match="rows stand in another order"):
+        reversed_rows.train()
+    with pytest.raises(DataError, match=r"other weights to start from: .*encoder.* then, .*encoder.* now"):
+        replace(job, seed=4).train()
+    assert replace(changed, changes=changed.changes | {"resume": False}, seed=3).train()["epoch"].max() == 3
+
+
+def test_a_finished_phase_is_not_gone_on_with(job: Job) -> None:
+    job.train()
+    assert is_interrupted(job.folder)  # until its folder is handed on
+    job.folder.rename(job.folder.with_name("handed on"))
+    assert not is_interrupted(job.folder)
+    passes: list[int] = []
+    job.train(on_pass=passes.append)
+    assert len(passes) == 9 * PASSES_OF_A_STEP
+
+
+def test_a_full_disk_costs_no_earlier_state_and_says_which(job: Job) -> None:
+    undisturbed = replace(job, folder=job.folder.with_name("undisturbed"))
+    undisturbed.train()
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(number: int) -> None:
+        if number == 3 * PASSES_OF_A_STEP + 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited[1]))
+
+    try:
+        with pytest.raises(DataError, match=r"cannot write '.*out.resume': .* holds .* after 3 steps: make"):
+            job.train(on_pass=fill_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    job.train()
+    assert contents(job.folder) == contents(undisturbed.folder)
+
+
+def test_a_scheduler_s_warning_is_heeded_after_the_step(job: Job) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with pytest.raises(SystemExit):
+            job.train(on_pass=lambda number: signal.raise_signal(signal.SIGTERM) if number == 9 else None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    passes: list[int] = []
+    job.train(on_pass=passes.append)
+    assert len(passes) == (9 - 5) * PASSES_OF_A_STEP
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_state(job: Job) -> None:
+    interrupt(job, after_steps=2)
+    message = r"loss is nan at step 2 \('.*out.resume' holds the phase after 2 steps\): .* id0000\d/"
+    with pytest.raises(TrainingError, match=message):
+        job.train(lambda loss: loss * torch.nan)
+
+
+def test_a_state_that_cannot_be_read_is_named(job: Job) -> None:
+    interrupt(job, after_steps=2)
+    resume_path(job.folder).write_bytes(b"not a state")
+    with pytest.raises(
+        DataError, match=r"out.resume' cannot be read: start anew with --params=finetune.resume=false"
+    ):
+        job.train()
