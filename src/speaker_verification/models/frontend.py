@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -207,8 +206,3 @@ def _fill_dropped(inputs: dict[int, Tensor], output: Tensor, num_blocks: int) ->
         following = inputs.get(index, following)
         states.append(following)
     return tuple(reversed(states))
-
-
-def stack_states(states: Sequence[Tensor]) -> Tensor:
-    """Put L+1 states of shape (B, T, D) into one tensor (B, T, L+1, D)."""
-    return torch.stack(tuple(states), dim=2)
