@@ -117,27 +117,29 @@ class LayerAttentivePooling(nn.Module):
         return weights.unflatten(1, states[0].shape[:2]).transpose(0, 1)
 
     def _learnt(self) -> LapParameters:
-        weight, bias = self.in_norm.weight, self.in_norm.bias
-        if isinstance(self.in_projection, nn.Linear):
-            projection = (self.in_projection.weight, self.in_projection.bias)
-        else:
-            projection = (torch.eye(len(weight)).to(weight), torch.zeros_like(bias))
+        norm, projection = self.in_norm, self.in_projection
+        matrix, offset = torch.eye(len(norm.weight)).to(norm.weight), torch.zeros_like(norm.bias)
+        if isinstance(projection, nn.Linear):
+            matrix, offset = projection.weight, projection.bias
         excitation = (self.squeeze_weight, self.squeeze_bias, self.excite_weight, self.excite_bias)
-        return LapParameters(weight, bias, *projection, *excitation)
+        return LapParameters(norm.weight, norm.bias, matrix, offset, *excitation)
 
     def _standardisation(self, vectors: Sequence[Tensor]) -> Standardisation:
-        """As BatchNorm does it: by the states' own statistics in training, which it follows, else by those."""
+        """By the states' own statistics in training, which the running ones follow, else by the latter."""
         norm = self.in_norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
         if not norm.training:
             return Standardisation(norm.running_mean, (norm.running_var + norm.eps).rsqrt(), 0)
         with torch.no_grad():
             mean, variance = moments(vectors)
             count = len(vectors) * len(vectors[0])
             norm.num_batches_tracked += 1
-            newest = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked
+            newest = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
             norm.running_mean.lerp_(mean, newest)
             norm.running_var.lerp_(variance * count / (count - 1), newest)
-            return Standardisation(mean, (variance + norm.eps).rsqrt(), count)
+        return Standardisation(mean, (variance + norm.eps).rsqrt(), count)
 
 
 LayerAggregation = WeightedSum | LayerAttentivePooling

@@ -1,9 +1,9 @@
 """Layer attentive pooling as one differentiable operation that never holds all projected states.
 
-Behind the statistics of its BatchNorm the pooling of a frame depends on that frame alone. So it runs over blocks
-of frames that stay in the processor's cache, with one matrix product for all states of a block, and keeps for
-the gradient what is small: which state and which channel were the largest, and the weights. The backward pass
-needs no second projection.
+Behind the statistics of its BatchNorm the pooling of a frame depends on that frame alone. So it runs over
+blocks of frames that stay in the processor's cache, with one matrix product for all states of a block, and
+keeps for the gradient what is small: which state and which channel were the largest, and the weights. The
+backward pass needs no second projection.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NUM_PARAMETERS, KEPT_OF_A_BLOCK = 8, 6
 class Standardisation(NamedTuple):
     """How states become zero mean and unit variance: mean and 1 / deviation of every channel, (D,) each.
 
-    `count` is the number of vectors that they were taken from, and 0 where the states at hand had no part in it.
+    `num_vectors` is how many vectors they come from; 0 where the states at hand had no part in them.
     """
 
     mean: Tensor
     inverse_deviation: Tensor
-    count: int
+    num_vectors: int
 
 
 class LapParameters(NamedTuple):
@@ -45,6 +45,10 @@ class LapParameters(NamedTuple):
     squeeze_bias: Tensor  # (h, 1, Q)
     excite_weight: Tensor  # (h, Q, L+1)
     excite_bias: Tensor  # (h, 1, L+1)
+
+    @property
+    def excitation(self) -> tuple[Tensor, ...]:
+        return self[4:]
 
 
 def moments(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -105,7 +109,7 @@ def state_weights(
     for rows in _blocks(states):
         projected = _project(_centred(states, rows, standardisation.mean, dtype), folded, parameters)
         summaries = [_heads_first(x, parameters) for x in (projected.mean(dim=3), projected.amax(dim=3))]
-        blocks.append(_excite(*summaries, *parameters[4:]).sigmoid())
+        blocks.append(_excite(*summaries, *parameters.excitation).sigmoid())
     return torch.cat(blocks, dim=1)
 
 
@@ -123,7 +127,7 @@ class _PooledStates(torch.autograd.Function):
             projected = _project(_centred(states, rows, standardisation.mean, dtype), folded, parameters)
             largest, channel = projected.max(dim=3)  # (L+1, n, h)
             summaries = [_heads_first(x, parameters) for x in (projected.mean(dim=3), largest)]
-            sure = _excite(*summaries, *parameters[4:]).sigmoid()  # (h, n, L+1)
+            sure = _excite(*summaries, *parameters.excitation).sigmoid()  # (h, n, L+1)
             weights = functional.dropout(sure, dropout)
             winner, state = projected.mul_(_states_first(weights, dtype)).max(dim=0)  # (n, h, d)
             pooled.append(winner)
@@ -140,12 +144,15 @@ class _PooledStates(torch.autograd.Function):
         first_kept = NUM_PARAMETERS + ctx.num_states
         states, kept = tensors[NUM_PARAMETERS:first_kept], tensors[first_kept:]
         parameters = LapParameters(*tensors[:NUM_PARAMETERS])
-        mean, inverse_deviation, count = ctx.standardisation
+        mean, inverse_deviation, num_vectors = ctx.standardisation
         weight, norm_bias = parameters.projection_weight, parameters.norm_bias
         matrix, _ = _fold(ctx.standardisation, parameters, output.dtype)
         wanted = any(ctx.needs_input_grad[-ctx.num_states :])
-        to_states = [torch.empty_like(state) for state in states] if wanted else [None] * ctx.num_states
-        to_bias, to_excitation = torch.zeros_like(norm_bias), [torch.zeros_like(p) for p in parameters[4:]]
+        to_states = [torch.empty_like(state) for state in states if wanted]
+        to_bias, to_excitation = (
+            torch.zeros_like(norm_bias),
+            [torch.zeros_like(p) for p in parameters.excitation],
+        )
         outer = torch.zeros_like(weight)  # projected states' gradients x centred states, summed
         for index, rows in enumerate(_blocks(states)):
             state, channel, *summaries, sure, weights = kept[KEPT_OF_A_BLOCK * index :][:KEPT_OF_A_BLOCK]
@@ -155,7 +162,7 @@ class _PooledStates(torch.autograd.Function):
             # dropout and the slope of the sigmoid, weight / sure x sure (1 - sure), the weight cancels out.
             slopes = torch.zeros_like(sure)  # (h, n, L+1)
             slopes.transpose(0, 1).scatter_add_(2, state, (won * output[rows].view_as(state)).to(sure.dtype))
-            _, pull = torch.func.vjp(_excite, *summaries, *parameters[4:])
+            pull = torch.func.vjp(_excite, *summaries, *parameters.excitation)[1]
             to_means, to_largest, *parts = pull(slopes * (1 - sure))
             for total, part in zip(to_excitation, parts, strict=True):
                 total += part
@@ -172,13 +179,15 @@ class _PooledStates(torch.autograd.Function):
         to_norm_bias = to_bias @ weight
         to_norm_weight = (weight * outer).sum(dim=0) * inverse_deviation
         scale = parameters.norm_weight * inverse_deviation
-        if wanted and count:  # the states' part in their own statistics
+        if to_states and num_vectors:  # the states' part in their own statistics
             for state, whole in zip(states, to_states, strict=True):
                 for rows in _blocks(states):
                     standard = (state[rows] - mean) * inverse_deviation
-                    whole[rows] -= scale / count * (to_norm_bias + to_norm_weight * standard)
+                    whole[rows] -= scale / num_vectors * (to_norm_bias + to_norm_weight * standard)
         to_weight = outer * scale + torch.outer(to_bias, norm_bias)
-        return None, None, None, to_norm_weight, to_norm_bias, to_weight, to_bias, *to_excitation, *to_states
+        learnt = (to_norm_weight, to_norm_bias, to_weight, to_bias, *to_excitation)
+        nothing: tuple[None, ...] = (None,) * ctx.num_states
+        return None, None, None, *learnt, *(to_states or nothing)
 
 
 def _blocks(states: Sequence[Tensor]) -> Iterator[slice]:
@@ -218,12 +227,11 @@ def _project(centred: Tensor, folded: tuple[Tensor, Tensor], parameters: LapPara
     return torch.addmm(offset, centred, matrix.T).view(num_states, -1, num_heads, len(offset) // num_heads)
 
 
-def _excite(
-    means: Tensor, largest: Tensor, squeeze: Tensor, squeeze_bias: Tensor, excite: Tensor, excite_bias: Tensor
-) -> Tensor:
-    """Both summaries through the squeeze-excite pair, summed: (h, n, L+1) each, and so the result."""
-    squeezed = sum(torch.baddbmm(squeeze_bias, x, squeeze).relu() for x in (means, largest))
-    return torch.baddbmm(2 * excite_bias, squeezed, excite)
+def _excite(means: Tensor, largest: Tensor, *excitation: Tensor) -> Tensor:
+    """Both summaries through the squeeze-excite pair, summed; all of shape (h, n, L+1)."""
+    squeeze, squeeze_bias, excite, excite_bias = excitation
+    squeezed = [torch.baddbmm(squeeze_bias, x, squeeze).relu() for x in (means, largest)]
+    return torch.baddbmm(2 * excite_bias, squeezed[0] + squeezed[1], excite)
 
 
 def _heads_first(x: Tensor, parameters: LapParameters) -> Tensor:
