@@ -170,9 +170,7 @@ def test_autocast_changes_lap_by_no_more_than_the_direct_formula() -> None:
     exact = gradients(lap, lap, states)
     with torch.autocast("cpu", torch.bfloat16):
         ours, direct = gradients(lap, lap, states), gradients(reference, reference.lap, states)
-    floor = 0.01 * max(
-        float(expected.norm()) for expected in exact
-    )  # a bias before a norm has rounding alone
+    floor = 0.01 * max(float(expected.norm()) for expected in exact)  # under a norm: rounding
     for own, other, expected in zip(ours, direct, exact, strict=True):
         assert own.dtype == other.dtype
         error, allowed = (float((x.float() - expected).norm()) for x in (own, other))

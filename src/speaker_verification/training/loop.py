@@ -73,13 +73,15 @@ def train(
     Raises:
         TrainingError: the loss or a gradient is not finite; the utterances of the step are named.
         ParameterError: the corpus is smaller than one step, or has too few speakers for a batch of
-            different ones.
+            different ones; or the phase is to be compiled, and nothing can be.
     """
     device = model.device
     order = UtteranceOrder(examples.speakers, phase.sampling, phase.batch_size, seed)
     steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
     steps_per_epoch = len(steps)
     choose_trained(model.frontend, phase.frontend)
+    if phase.compile:
+        model.frontend.compile_blocks()
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = make_optimiser(parameter_groups(model, head, phase.rate_factors), phase.optimiser)
     both = nn.ModuleDict({"model": model, "head": head})
