@@ -24,10 +24,10 @@ def interleaved_seconds(
     for index in range(rounds + 1):
         for name, steps in ways.items():
             for place, step in enumerate(steps):
-                _wait(device)
+                wait(device)
                 started = time.perf_counter()
                 step()
-                _wait(device)
+                wait(device)
                 if index:
                     seconds[name][place].append(time.perf_counter() - started)
     return {name: [statistics.median(step) for step in steps] for name, steps in seconds.items()}
@@ -39,7 +39,7 @@ def peak_bytes(work: Way, device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
-        _wait(device)
+        wait(device)
         return torch.cuda.max_memory_allocated(device) - before
     with _StorageWatch() as watch:
         work()
@@ -80,11 +80,13 @@ def _address(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until all that was asked of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def say(line: str = "") -> None:
+    """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
