@@ -79,7 +79,8 @@ def main() -> None:
     device = torch.device(arguments.device)
     say(
         f"WavLM-{'Large' if arguments.large else 'Base'}, "
-        f"encoder {'trained' if arguments.joint else 'frozen'}, {arguments.batch} crops of {arguments.seconds} s, {device}, {arguments.threads} threads, "
+        f"encoder {'trained' if arguments.joint else 'frozen'}, "
+        f"{arguments.batch} crops of {arguments.seconds} s, {device}, {arguments.threads} threads, "
         f"{arguments.precision}; median of {arguments.rounds}"
     )
     ways = {"direct": Step(arguments, direct=True), "ours": Step(arguments, direct=False)}
