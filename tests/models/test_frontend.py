@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -223,3 +225,104 @@ def test_an_encoder_that_cannot_be_used_is_named(tmp_path: Path, encoder_folder:
 def test_exactly_one_source_of_an_encoder() -> None:
     with pytest.raises(ParameterError, match="not both"):
         FrontendSettings.parse({"checkpoint": None, "architecture": None}, "model.frontend")
+
+
+QUIET = dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"), 0.0)
+QUIET |= {"layerdrop": 0.0}
+
+
+def states_and_gradients(frontend: Frontend, waveforms: torch.Tensor, seed: int = 5) -> list[torch.Tensor]:
+    """Of all parameters, through all states unevenly."""
+    torch.manual_seed(seed)
+    states = frontend(waveforms)
+    loss = sum((state * (index + 1)).sin().sum() for index, state in enumerate(states))
+    learning = [parameter for parameter in frontend.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, learning, allow_unused=True)  # type: ignore[arg-type]
+    return [*states, *(gradient for gradient in gradients if gradient is not None)]
+
+
+def assert_same(own: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert len(own) == len(expected) > 20
+    for one, other in zip(own, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("architecture", [TINY_WAVLM, TINY_LARGE], ids=["base", "large"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_fused_attention_is_the_original_with_all_its_gradients(
+    model_type: str, architecture: dict[str, Any], training: bool, waveforms: torch.Tensor
+) -> None:
+    options = architecture | QUIET | {"model_type": model_type}
+    fused = frontend_of(options).double().train(training)
+    original = frontend_of(options, attention="original").double().train(training)
+    assert fused.state_dict().keys() == original.state_dict().keys()
+    assert_same(
+        states_and_gradients(fused, waveforms.double()), states_and_gradients(original, waveforms.double())
+    )
+
+
+def test_fused_attention_overlooks_padding_as_the_original_does(waveforms: torch.Tensor) -> None:
+    mask = torch.ones(2, 4000, dtype=torch.long)
+    mask[1, 2500:] = 0
+    outputs = []
+    for attention in ("sdpa", "original"):
+        frontend = frontend_of(TINY_LARGE, attention=attention).eval()
+        with torch.no_grad():
+            outputs.append(frontend.encoder(waveforms, attention_mask=mask).last_hidden_state)
+            unmasked = frontend.encoder(waveforms).last_hidden_state
+    torch.testing.assert_close(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[1][1, :7], unmasked[1, :7], rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", [TINY_WAVLM, TINY_LARGE], ids=["base", "large"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_checkpointed_blocks_give_the_same_gradients_though_dropout_draws(
+    model_type: str, architecture: dict[str, Any], waveforms: torch.Tensor
+) -> None:
+    options = architecture | {"model_type": model_type, "layerdrop": 0.3, "hidden_dropout": 0.2}
+    plain = frontend_of(options).train()
+    checkpointed = frontend_of(options, checkpoint_activations=True).train()
+    for seed in range(3):  # of the dropouts and the dropped blocks
+        assert_same(
+            states_and_gradients(checkpointed, waveforms, seed), states_and_gradients(plain, waveforms, seed)
+        )
+
+
+def test_checkpointed_blocks_keep_less_for_the_backward_pass(waveforms: torch.Tensor) -> None:
+    kept = []
+    for checkpoint_activations in (False, True):
+        frontend = frontend_of(TINY_WAVLM, checkpoint_activations=checkpoint_activations).train()
+        sizes: dict[int, int] = {}
+
+        def remember(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            states = frontend(waveforms)
+        assert states[-1].requires_grad
+        kept.append(sum(sizes.values()))
+    assert kept[1] < 0.8 * kept[0]
+
+
+def test_a_compiled_encoder_gives_the_same_states(
+    waveforms: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and guarded as ever, but run as traced: the machine's compiler takes minutes."""
+    plain, compiled = frontend_of(TINY_WAVLM).eval(), frontend_of(TINY_WAVLM).eval()
+    graphs = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
+    compiled.compile_blocks()
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    assert_same(states_and_gradients(compiled, waveforms), states_and_gradients(plain, waveforms))
+    assert 2 < graphs.frame_count < 8  # blocks share what is compiled
+
+
+def test_where_nothing_can_be_compiled_the_parameter_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no compiler found\n at /somewhere")
+
+    monkeypatch.setattr(torch, "compile", lambda _: fail)
+    with pytest.raises(ParameterError, match=r"'compile' is true, .* \(no compiler found\): install"):
+        frontend_of(TINY_WAVLM).compile_blocks()

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit
+from torch import Tensor
 
 from speaker_verification.errors import ParameterError
+from speaker_verification.models import layer_pooling
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAttentivePooling, WeightedSum
+from tests.models.direct_way import DirectLap
 
 
 def by_hand(module: LayerAttentivePooling, states: list[torch.Tensor]) -> np.ndarray:
@@ -42,12 +46,18 @@ def by_hand(module: LayerAttentivePooling, states: list[torch.Tensor]) -> np.nda
     return (out * weights["out_norm.weight"] + weights["out_norm.bias"]).transpose(0, 2, 1)
 
 
-@pytest.mark.parametrize("num_heads", [1, 4])
-def test_lap_follows_its_formulas(num_heads: int) -> None:
+def drawn_lap(num_heads: int = 4, dropout: float = 0.0) -> LayerAttentivePooling:
+    """Five states of eight channels, in float64, with weights that leave nothing near zero."""
     torch.manual_seed(7)
-    module = LayerAttentivePooling(5, 8, 6, num_heads, dropout=0.0).double().train()
+    module = LayerAttentivePooling(5, 8, 6, num_heads, dropout).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
+    return module
+
+
+@pytest.mark.parametrize("num_heads", [1, 4])
+def test_lap_follows_its_formulas(num_heads: int) -> None:
+    module = drawn_lap(num_heads)
     states = [torch.randn(3, 9, 8, dtype=torch.float64) for _ in range(5)]
     with torch.no_grad():
         out = module(states)
@@ -96,3 +106,89 @@ def test_three_dimensional_weights_keep_torch_s_fans() -> None:
         assert bound * 0.99 < float(weight.detach().abs().max()) <= bound
     assert not module.squeeze_bias.any()
     assert not module.in_projection.bias.any()
+
+
+def gradients(module: torch.nn.Module, lap: LayerAttentivePooling, states: list[Tensor]) -> list[Tensor]:
+    output = module(states)
+    slopes = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    learning = [*lap.parameters(), *(state for state in states if state.requires_grad)]
+    wanted = torch.autograd.grad(output, learning, slopes, allow_unused=True)
+    return [output.detach(), *(w for w in wanted if w is not None)]
+
+
+@pytest.mark.parametrize("to_states", [False, True], ids=["frozen", "joint"])
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("block_frames", [1000, 10])
+def test_lap_in_blocks_is_the_direct_formula_with_all_its_gradients(
+    block_frames: int, training: bool, to_states: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(layer_pooling.BLOCK_ELEMENTS, "cpu", block_frames * 5 * 8)
+    lap = drawn_lap().train(training)
+    reference = DirectLap(copy.deepcopy(lap))
+    states = [torch.randn(3, 9, 8, dtype=torch.float64) + index for index in range(5)]
+    for state in states:
+        state.requires_grad_(to_states)
+    ours, direct = gradients(lap, lap, states), gradients(reference, reference.lap, states)
+    assert len(ours) == len(direct) == 1 + 12 + (5 if to_states else 0)
+    largest = max(float(gradient.abs().max()) for gradient in direct)
+    for own, expected in zip(ours, direct, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-12 * largest)
+    for own, expected in zip(lap.buffers(), reference.lap.buffers(), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_dropped_weight_drops_its_state_and_its_gradient() -> None:
+    """As the direct formula does with the same weights dropped; one block, so both draw them alike."""
+    lap = drawn_lap(dropout=0.5).train()
+    reference = DirectLap(copy.deepcopy(lap))
+    states = [torch.randn(3, 9, 8, dtype=torch.float64, requires_grad=True) for _ in range(5)]
+    kept = (torch.rand(4, 27, 5, dtype=torch.float64) < 0.5).double() * 2  # (h, B*T, L+1)
+    reference.lap.dropout = torch.nn.Module()  # type: ignore[assignment]
+    reference.lap.dropout.forward = lambda weights: weights * kept.permute(1, 0, 2).unsqueeze(2)  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_pooling.functional, "dropout", lambda weights, _: weights * kept)
+        ours = gradients(lap, lap, states)
+    for own, expected in zip(ours, gradients(reference, reference.lap, states), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-9)
+
+
+def test_lap_keeps_float32_accurate_where_means_dwarf_deviations() -> None:
+    """Encoders have channels of a large constant offset, which would cancel in a norm folded whole."""
+    lap = drawn_lap()
+    reference = DirectLap(copy.deepcopy(lap))
+    states = [(torch.randn(4, 25, 8) + 100).float() for _ in range(5)]
+    with torch.no_grad():
+        exact = reference([state.double() for state in states])
+        rounded = lap.float()(states).double()
+    assert float((rounded - exact).abs().max()) < 1e-5 * float(exact.abs().max())
+
+
+def test_autocast_changes_lap_by_no_more_than_the_direct_formula() -> None:
+    lap = drawn_lap().float()
+    reference = DirectLap(copy.deepcopy(lap))
+    states = [torch.randn(4, 25, 8) for _ in range(5)]
+    exact = gradients(lap, lap, states)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, direct = gradients(lap, lap, states), gradients(reference, reference.lap, states)
+    floor = 0.01 * max(float(expected.norm()) for expected in exact)  # under a norm: rounding
+    for own, other, expected in zip(ours, direct, exact, strict=True):
+        assert own.dtype == other.dtype
+        error, allowed = (float((x.float() - expected).norm()) for x in (own, other))
+        assert error < 1.5 * allowed + floor
+
+
+def test_lap_keeps_little_beside_the_states_for_its_gradient() -> None:
+    lap = LayerAttentivePooling(13, 32, 16, 2, dropout=0.1)
+    states = [torch.randn(8, 50, 32) for _ in range(13)]
+    kept: dict[int, int] = {}
+
+    def remember(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    given = {tensor.untyped_storage().data_ptr() for tensor in [*states, *lap.parameters(), *lap.buffers()]}
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        output = lap(states)
+    assert output.requires_grad
+    beyond = sum(size for address, size in kept.items() if address not in given)
+    assert 0 < beyond < 0.6 * sum(state.nbytes for state in states)

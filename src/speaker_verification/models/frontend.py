@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models.settings import SUPPORTED_ENCODERS, FrontendSettings, RegularisationSettings
+from speaker_verification.models.wavlm_attention import FusedWavLMAttention
 
 # Only used while training with time masks; published checkpoints may lack it.
 OPTIONAL_WEIGHTS = {"masked_spec_embed"}
@@ -119,6 +119,9 @@ class Frontend(nn.Module):
             stable-layer-norm (Large) encoder; the same thing in the others.
         waveform_normalisation: give every waveform zero mean and unit variance `always`, or where the
             `checkpoint` says so.
+        attention: through torch's fused product (`sdpa`) or step by step, as the `original` does.
+        checkpoint_activations: keep the input of every block alone and compute the block again in the
+            backward pass; in training mode.
 
     Raises:
         ParameterError: the checkpoint does not say.
@@ -129,6 +132,8 @@ class Frontend(nn.Module):
         encoder: PreTrainedModel,
         last_state: Literal["after", "before"] = "after",
         waveform_normalisation: Literal["none", "checkpoint", "always"] = "none",
+        attention: Literal["sdpa", "original"] = "sdpa",
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if waveform_normalisation == "checkpoint" and not hasattr(encoder.config, "do_normalize"):
@@ -142,6 +147,12 @@ class Frontend(nn.Module):
         )
         self.last_state = last_state
         self._block_inputs: dict[int, Tensor] = {}
+        _choose_attention(encoder, attention)
+        if checkpoint_activations:
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        # In training mode transformers else asks for the waveform's gradient, and so keeps the whole graph.
+        convolutions: Any = encoder.feature_extractor
+        convolutions._requires_grad = False
         blocks: Any = encoder.encoder
         for index, block in enumerate(blocks.layers):
             block.register_forward_pre_hook(self._remember(index), with_kwargs=True)
@@ -173,6 +184,25 @@ class Frontend(nn.Module):
         for stride, kernel in reversed(list(strides_and_kernels)):
             length = (length - 1) * stride + kernel
         return length
+
+    def compile_blocks(self) -> None:
+        """Compile attention and feed-forward network of every block, which share what is compiled.
+
+        Raises:
+            ParameterError: nothing can be compiled here.
+        """
+        try:
+            torch.compile(torch.sin)(torch.ones(2, device=self.encoder.device))
+        except Exception as error:  # dynamo, inductor and their compilers each raise their own
+            reason = str(error).strip().splitlines()[0]
+            raise ParameterError(
+                f"parameter 'compile' is true, but torch.compile fails here ({reason}): "
+                "install a C++ compiler or set it to false"
+            ) from error
+        blocks: Any = self.encoder.encoder
+        for block in blocks.layers:
+            block.attention.compile()
+            block.feed_forward.compile()
 
     def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
         """Encode waveforms of equal length.
@@ -209,6 +239,11 @@ def _fill_dropped(inputs: dict[int, Tensor], output: Tensor, num_blocks: int) ->
     return tuple(reversed(states))
 
 
-def stack_states(states: Sequence[Tensor]) -> Tensor:
-    """Put L+1 states of shape (B, T, D) into one tensor (B, T, L+1, D)."""
-    return torch.stack(tuple(states), dim=2)
+def _choose_attention(encoder: PreTrainedModel, attention: Literal["sdpa", "original"]) -> None:
+    """transformers knows a fused attention of HuBERT and wav2vec 2.0, but not of WavLM."""
+    if encoder.config.model_type != "wavlm":
+        encoder.set_attn_implementation("sdpa" if attention == "sdpa" else "eager")
+    elif attention == "sdpa":
+        blocks: Any = encoder.encoder
+        for block in blocks.layers:
+            block.attention.__class__ = FusedWavLMAttention  # the same parameters in the same places

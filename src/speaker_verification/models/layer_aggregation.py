@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from speaker_verification.errors import ParameterError
-from speaker_verification.models.frontend import stack_states
+from speaker_verification.models.layer_pooling import (
+    LapParameters,
+    Standardisation,
+    moments,
+    pool_states,
+    state_weights,
+)
 from speaker_verification.models.settings import LayerAggregationSettings
 
 
@@ -97,34 +103,43 @@ class LayerAttentivePooling(nn.Module):
         Returns:
             (B, D', T).
         """
-        batch, frames, width = states[0].shape
-        x = self._project(states)  # (B*T, L+1, h, d)
-        weights = self.dropout(self._weigh(x))  # (B*T, L+1, h)
-        x = (x * weights.unsqueeze(-1)).amax(dim=1)  # (B*T, h, d)
-        x = self.out_norm(self.out_projection(x.reshape(batch * frames, width)))  # (B*T, D')
+        batch, frames, _ = states[0].shape
+        vectors = [state.flatten(end_dim=1) for state in states]  # L+1 x (B*T, D)
+        dropout = self.dropout.p if self.training else 0.0
+        x = pool_states(vectors, self._standardisation(vectors), self._learnt(), dropout)  # (B*T, D)
+        x = self.out_norm(self.out_projection(x))  # (B*T, D')
         return x.view(batch, frames, -1).transpose(1, 2)  # (B, D', T)
 
     def attention_weights(self, states: Sequence[Tensor]) -> Tensor:
-        """Weight of every state for every head and frame, (B, h, T, L+1), each in 0..1."""
-        batch, frames, _ = states[0].shape
-        weights = self._weigh(self._project(states))  # (B*T, L+1, h)
-        return weights.view(batch, frames, *weights.shape[1:]).permute(0, 3, 1, 2)
+        """Weight of every state for every head and frame, (B, h, T, L+1), each in 0..1; no gradient."""
+        vectors = [state.flatten(end_dim=1) for state in states]
+        weights = state_weights(vectors, self._standardisation(vectors), self._learnt())  # (h, B*T, L+1)
+        return weights.unflatten(1, states[0].shape[:2]).transpose(0, 1)
 
-    def _project(self, states: Sequence[Tensor]) -> Tensor:
-        """Normed and projected states, split into heads: L+1 x (B, T, D) -> (B*T, L+1, h, d)."""
-        x = stack_states(states)  # (B, T, L+1, D)
-        x = self.in_projection(self.in_norm(x.reshape(-1, x.shape[3])))  # (B*T*(L+1), D)
-        return x.view(-1, len(states), self.num_heads, x.shape[1] // self.num_heads)
+    def _learnt(self) -> LapParameters:
+        norm, projection = self.in_norm, self.in_projection
+        matrix, offset = torch.eye(len(norm.weight)).to(norm.weight), torch.zeros_like(norm.bias)
+        if isinstance(projection, nn.Linear):
+            matrix, offset = projection.weight, projection.bias
+        excitation = (self.squeeze_weight, self.squeeze_bias, self.excite_weight, self.excite_bias)
+        return LapParameters(norm.weight, norm.bias, matrix, offset, *excitation)
 
-    def _weigh(self, x: Tensor) -> Tensor:
-        """(B*T, L+1, h, d) -> (B*T, L+1, h)."""
-        return (self._excite(x.mean(dim=-1)) + self._excite(x.amax(dim=-1))).sigmoid()
-
-    def _excite(self, summary: Tensor) -> Tensor:
-        """One logit per state from one number per state: (B*T, L+1, h) -> (B*T, L+1, h)."""
-        heads_first = summary.permute(2, 0, 1)  # (h, B*T, L+1)
-        squeezed = torch.relu(torch.baddbmm(self.squeeze_bias, heads_first, self.squeeze_weight))
-        return torch.baddbmm(self.excite_bias, squeezed, self.excite_weight).permute(1, 2, 0)
+    def _standardisation(self, vectors: Sequence[Tensor]) -> Standardisation:
+        """By the states' own statistics in training, which the running ones follow, else by the latter."""
+        norm = self.in_norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        if not norm.training:
+            return Standardisation(norm.running_mean, (norm.running_var + norm.eps).rsqrt(), 0)
+        with torch.no_grad():
+            mean, variance = moments(vectors)
+            count = len(vectors) * len(vectors[0])
+            norm.num_batches_tracked += 1
+            newest = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, newest)
+            norm.running_var.lerp_(variance * count / (count - 1), newest)
+        return Standardisation(mean, (variance + norm.eps).rsqrt(), count)
 
 
 LayerAggregation = WeightedSum | LayerAttentivePooling

@@ -53,6 +53,8 @@ class FrontendSettings(Settings):
     architecture: dict[str, Any] | None = None
     last_state: Literal["after", "before"] = "after"
     waveform_normalisation: Literal["none", "checkpoint", "always"] = "none"
+    attention: Literal["sdpa", "original"] = "sdpa"
+    checkpoint_activations: bool = False
     regularisation: RegularisationSettings = RegularisationSettings()
 
     @model_validator(mode="after")

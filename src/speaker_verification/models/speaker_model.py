@@ -40,7 +40,11 @@ class SpeakerModel(nn.Module):
         super().__init__()
         self.settings = settings
         self.frontend = Frontend(
-            encoder, settings.frontend.last_state, settings.frontend.waveform_normalisation
+            encoder,
+            settings.frontend.last_state,
+            settings.frontend.waveform_normalisation,
+            settings.frontend.attention,
+            settings.frontend.checkpoint_activations,
         )
         aggregation = settings.layer_aggregation
         self.speaker_network = build_speaker_network(

@@ -79,7 +79,8 @@ def train(
         TrainingError: the loss or a gradient is not finite (the utterances of the step are named), or memory
             is short.
         ParameterError: the corpus is smaller than one step, or has too few speakers for a batch of
-            different ones; or parameters have changed since the phase was interrupted.
+            different ones; or parameters have changed since the phase was interrupted; or the phase is to be
+            compiled, and nothing can be.
         DataError: a checkpoint cannot be written; or data have changed since the phase was interrupted.
     """
     device = model.device
@@ -88,6 +89,8 @@ def train(
     steps_per_epoch = len(steps)
     loader = BatchLoader(examples, steps, phase.batch_size, phase.num_workers, device)
     choose_trained(model.frontend, phase.frontend)
+    if phase.compile:
+        model.frontend.compile_blocks()
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = make_optimiser(parameter_groups(model, head, phase.rate_factors), phase.optimiser)
     both = nn.ModuleDict({"model": model, "head": head})

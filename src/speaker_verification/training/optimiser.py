@@ -27,9 +27,8 @@ def choose_trained(
     frontend.requires_grad_(which in ("no_convolutions", "trained"))
     if which == "blocks":
         encoder.encoder.layers.requires_grad_(True)
-    if which != "trained":
-        # In training mode transformers else asks for the waveform's gradient, and so keeps the whole graph.
-        encoder.feature_extractor._freeze_parameters()
+    if which == "no_convolutions":
+        encoder.feature_extractor.requires_grad_(False)
 
 
 def parameter_groups(model: SpeakerModel, head: nn.Module, factors: RateFactors) -> list[dict[str, Any]]:

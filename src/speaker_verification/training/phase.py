@@ -95,6 +95,7 @@ class PhaseSettings(Settings):
     speed_factors: tuple[float, ...] = (1.0,)
     gradient_clip_norm: float | None = Field(None, gt=0)
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    compile: bool = False
     keep_checkpoints: int = Field(2, ge=1)
     average_best: int = Field(1, ge=1)
     choose_top: int = Field(1, ge=1)

@@ -32,7 +32,13 @@ from speaker_verification.whole import written_whole
 logger = logging.getLogger(__name__)
 
 # What may change while a phase is interrupted: what has been trained does not depend on it.
-HARMLESS = {"phase.num_workers", "phase.save_every_steps", "phase.resume", "phase.keep_checkpoints"}
+HARMLESS = {
+    "augmentation.cache_megabytes",
+    "phase.keep_checkpoints",
+    "phase.num_workers",
+    "phase.resume",
+    "phase.save_every_steps",
+}
 NUM_NAMED = 3  # changed rows that a message shows
 
 

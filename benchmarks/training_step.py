@@ -1,0 +1,148 @@
+"""A step of phase 1 (frozen encoder) beside the direct way, and where its time goes.
+
+    python benchmarks/training_step.py [--batch 8] [--seconds 2] [--large] [--joint] [--device cuda]
+
+Random weights of WavLM's size. The direct way has transformers' own attention and the direct formula of layer
+attentive pooling; all else is the same. Both ways take turns in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import WavLMConfig, WavLMModel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.timing import interleaved_seconds, peak_bytes, say, wait
+from tests.models.direct_way import DirectLap
+
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
+from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.training.optimiser import choose_trained
+
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "do_stable_layer_norm": True,
+    "feat_extract_norm": "layer",
+    "conv_bias": True,
+}
+NUM_CLASSES = 5994 * 3  # speakers of VoxCeleb2 at three speeds
+MARGINS = Margins(target=0.3, top_k=5, top_k_penalty=0.06)
+
+
+class Step:
+    """Model, head and optimiser; called, a training step on one batch of noise."""
+
+    def __init__(self, arguments: argparse.Namespace, direct: bool) -> None:
+        torch.manual_seed(1)
+        encoder = WavLMModel(WavLMConfig(**(LARGE if arguments.large else {})))
+        attention = "original" if direct else "sdpa"
+        settings = ModelSettings.parse({"frontend": {"attention": attention}}, "model")
+        self.model = SpeakerModel(encoder, settings).to(arguments.device).train()
+        self.head = SubcentreMarginHead(self.model.embedding_size, NUM_CLASSES, MarginHeadSettings())
+        self.head.to(arguments.device)
+        choose_trained(self.model.frontend, "trained" if arguments.joint else "frozen")
+        self.model.frontend.train(arguments.joint)
+        if direct:
+            self.model.layer_aggregation["frames"] = DirectLap(self.model.layer_aggregation["frames"])
+        learning = [p for part in (self.model, self.head) for p in part.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(learning, lr=1e-5, weight_decay=5e-5)
+        samples = round(arguments.seconds * SAMPLE_RATE)
+        self.waveforms = torch.randn(arguments.batch, samples, device=arguments.device)
+        self.labels = torch.randint(NUM_CLASSES, (arguments.batch,), device=arguments.device)
+        self.bfloat16 = arguments.precision == "bfloat16"
+
+    def __call__(self) -> None:
+        with torch.autocast(self.waveforms.device.type, torch.bfloat16, enabled=self.bfloat16):
+            embeddings = self.model(self.waveforms)
+        self.head(embeddings, self.labels, MARGINS).loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+
+def main() -> None:
+    arguments = _parse()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    say(
+        f"WavLM-{'Large' if arguments.large else 'Base'}, "
+        f"encoder {'trained' if arguments.joint else 'frozen'}, "
+        f"{arguments.batch} crops of {arguments.seconds} s, {device}, {arguments.threads} threads, "
+        f"{arguments.precision}; median of {arguments.rounds}"
+    )
+    ways = {"direct": Step(arguments, direct=True), "ours": Step(arguments, direct=False)}
+    peaks = {name: peak_bytes(step, device) / 1e6 for name, step in ways.items()}
+    seconds = interleaved_seconds({name: (step,) for name, step in ways.items()}, arguments.rounds, device)
+    theirs, own = seconds["direct"][0], seconds["ours"][0]
+    say(f"step, s     direct {theirs:8.3f}   ours {own:8.3f}   {theirs / own:.2f} x faster")
+    say(f"peak, MB    direct {peaks['direct']:8.0f}   ours {peaks['ours']:8.0f}")
+    for name, step in ways.items():
+        parts = _seconds_of_parts(step, device)
+        total = sum(parts.values())
+        shares = ", ".join(f"{part} {spent / total:.0%}" for part, spent in parts.items())
+        say(f"{name}: {shares}")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--joint", action="store_true", help="train the encoder too, as phase 2 does")
+    return parser.parse_args()
+
+
+def _seconds_of_parts(step: Step, device: torch.device) -> dict[str, float]:
+    """One step, its forward passes by part, then what is left: the backward pass and the optimiser."""
+    encoder: Any = step.model.frontend.encoder
+    named: dict[str, nn.Module] = {
+        "convolutions": encoder.feature_extractor,
+        "blocks": encoder.encoder,
+        "LAP": step.model.layer_aggregation["frames"],
+        "ASTP": step.model.speaker_network,
+        "head": step.head,
+    }
+    spent: dict[str, float] = defaultdict(float)
+    handles = [hook for name, part in named.items() for hook in _time_calls(name, part, spent, device)]
+    started = _now(device)
+    step()
+    whole = _now(device) - started
+    for handle in handles:
+        handle.remove()
+    return {**spent, "backward, optimiser and rest": whole - sum(spent.values())}
+
+
+def _time_calls(name: str, part: nn.Module, spent: dict[str, float], device: torch.device) -> list[Any]:
+    def start(*_: object) -> None:
+        spent[name] -= _now(device)
+
+    def stop(*_: object) -> None:
+        spent[name] += _now(device)
+
+    return [part.register_forward_pre_hook(start), part.register_forward_hook(stop)]
+
+
+def _now(device: torch.device) -> float:
+    wait(device)
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()

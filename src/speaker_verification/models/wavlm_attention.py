@@ -1,0 +1,61 @@
+"""WavLM's attention without the weights that nobody reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+
+class FusedWavLMAttention(WavLMAttention):
+    """Self-attention with a gated relative position bias, through torch's fused product.
+
+    The parameters of its parent and, to rounding, its numbers; but the parent repeats the bias for every
+    utterance, keeps every head's weights, averages them over the heads and hands that on.
+
+    Source: S. Chen et al., WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech Processing,
+    IEEE JSTSP 2022, section III-B.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        index: int = 0,
+        **_: Any,
+    ) -> tuple[Tensor, None, Any]:
+        """Attend over frames.
+
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: (B, T), 1 for a frame and 0 for padding; None: no padding.
+            position_bias: (h, T, T) as the first block gave it; None in the first block.
+            index: of the block; unused, as in the parent.
+
+        Returns:
+            (B, T, D), no weights, and the position bias for the next block.
+        """
+        if position_bias is None:
+            num_frames = hidden_states.shape[1]
+            position_bias = self.compute_bias(num_frames, num_frames)
+        gates = self.gru_rel_pos_linear(self._split(hidden_states))  # (B, h, T, 8)
+        update, reset = gates.unflatten(3, (2, 4)).sum(dim=4).sigmoid().split(1, dim=3)
+        bias = (update * (reset * self.gru_rel_pos_const - 1) + 2) * position_bias  # (B, h, T, T)
+        if attention_mask is not None:
+            bias = bias.masked_fill(attention_mask.ne(1)[:, None, None, :], -torch.inf)
+        query, key, value = (
+            self._split(projection(hidden_states)) for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout
+        )
+        return self.out_proj(mixed.transpose(1, 2).flatten(start_dim=2)), None, position_bias
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, h, T, d)."""
+        return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
