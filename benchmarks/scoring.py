@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from speaker_verification.pipelines.score.nodes import (
@@ -35,13 +34,15 @@ from speaker_verification.pipelines.score.nodes import (
     score_trials,
     summarise_cohort,
 )
-from speaker_verification.scoring import EmbeddingStore, cohort_statistics
+from speaker_verification.scoring import Calibration, EmbeddingStore, cohort_statistics
 from speaker_verification.scoring.blocks import row_blocks
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.cosine import centre_and_normalise
-from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
+from speaker_verification.scoring.metrics import sort_trials
 from speaker_verification.scoring.normalisation import Cohort
 from speaker_verification.scoring.settings import ScoreSettings
+from speaker_verification.scoring.summary import measure
+from speaker_verification.tables import UTTERANCES
 
 VOX1_SPEAKERS, VOX1_UTTERANCES = 1251, 153_516
 VOX1_TEST_SPEAKERS, VOX1_TEST_UTTERANCES = 40, 4_874
@@ -55,7 +56,7 @@ SAMPLED_TRIALS = 500
 SORTED_UTTERANCES = 10_000
 NOISE = 1.6  # of an utterance, where speakers have deviation 1: error rates of some per cent
 
-Array = NDArray[Any]
+NO_VALIDATION = UTTERANCES.empty()  # calibrations are fitted on the cohort's speakers
 
 
 def main() -> None:
@@ -156,10 +157,12 @@ def measure_chain(
         start = time.perf_counter()
         scored = timed("cosine", score_trials, trials, store, cohort, {})
         normalised = timed("AS-norm", normalise_scores, scored, store, cohort, {}, device)
-        calibration = timed("QMF fitted", fit_score_calibration, cohort_store, cohort, {}, 0, device)
+        calibration = timed(
+            "QMF fitted", fit_score_calibration, cohort_store, cohort, NO_VALIDATION, {}, 0, device
+        )
         scores = timed("QMF", calibrate_scores, normalised, store, calibration, {})
         del scored, normalised
-        rates = timed("metrics", measure_rates, scores)
+        rates = timed("metrics", measure_rates, scores, calibration)
         seconds = time.perf_counter() - start
     for name, row in rates.items():
         say(f"    {name:10} EER % " + ", ".join(f"{scoring} {eer:.3f}" for scoring, eer in row.items()))
@@ -167,17 +170,14 @@ def measure_chain(
     return scores, seconds
 
 
-def measure_rates(scores: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Error rates and costs of every list and scoring; the error rates are returned."""
-    rates: dict[str, dict[str, float]] = {}
-    for name, rows in scores.groupby("trial_list", sort=False, observed=True).indices.items():
-        labels = scores["label"].to_numpy()[rows]
-        for scoring in SCORINGS:
-            values = scores[scoring].to_numpy()[rows]
-            rates.setdefault(str(name), {})[scoring] = equal_error_rate(values, labels)[0]
-            for p_target in (0.01, 0.05):
-                min_detection_cost(values, labels, p_target)
-    return rates
+def measure_rates(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Error rates, costs and calibration of every list and scoring; the error rates are returned."""
+    without_intervals = ScoreSettings(bootstrap_resamples=0)
+    metrics = measure(scores, Calibration.from_dict(calibration), without_intervals)
+    return {
+        name: {scoring: values["eer"] for scoring, values in scorings.items()}
+        for name, scorings in metrics.items()
+    }
 
 
 def compare_one_by_one(
@@ -221,9 +221,8 @@ def measure_bootstrap(scores: pd.DataFrame) -> None:
         for _, rows in scores.groupby("trial_list", sort=False, observed=True):
             speakers = [rows[side].astype(str).str[2:7].astype(int) for side in ("enroll_id", "test_id")]
             for scoring in SCORINGS:
-                equal_error_rate_interval(
-                    rows[scoring], rows["label"], *(side.to_numpy() for side in speakers)
-                )
+                in_order = sort_trials(rows[scoring], rows["label"])
+                equal_error_rate_interval(in_order, *(side.to_numpy() for side in speakers))
 
     timed("bootstrap", bootstrap)
 
@@ -234,7 +233,7 @@ def measure_large(folder: Path, width: int, device: str) -> None:
         folder / "cohort", spread(LARGE_COHORT_UTTERANCES, VOX2_SPEAKERS), width, seed=2
     )
     cohort = summarise_cohort(cohort_store, {})
-    calibration = fit_score_calibration(cohort_store, cohort, {}, 0, device)
+    calibration = fit_score_calibration(cohort_store, cohort, NO_VALIDATION, {}, 0, device)
     for num_utterances, num_trials in LARGE:
         say(f"\nwidth {width}: {num_trials:,} trials of {num_utterances:,} utterances")
         make_store(folder / "store", spread(num_utterances, num_utterances // 100), width, seed=1)
@@ -247,7 +246,7 @@ def measure_large(folder: Path, width: int, device: str) -> None:
             trials = timed("QMF", calibrate_scores, trials, store, calibration, {})
         scored = time.perf_counter() - start
         with peak_memory() as metrics_peak:
-            timed("metrics", measure_rates, trials)
+            timed("metrics", measure_rates, trials, calibration)
         measured = time.perf_counter() - start - scored
         for name, seconds, peak in (("scores", scored, scoring_peak), ("metrics", measured, metrics_peak)):
             per_million = 1e6 * seconds / num_trials

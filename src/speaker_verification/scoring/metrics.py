@@ -110,8 +110,11 @@ class SortedTrials:
         """As the function of this name."""
         from sklearn.isotonic import isotonic_regression
 
-        num_tied = np.diff(self.num_below)
-        targets = np.diff(self.misses)  # of the trials that share each score
+        num_tied, targets = np.diff(self.num_below), np.diff(self.misses)  # of the trials of each score
+        # Scores beside each other that only one class reaches get one value: they are taken together.
+        alone = np.where(targets == 0, -1, np.where(targets == num_tied, 1, 0))
+        firsts = np.flatnonzero(np.diff(alone, prepend=2) | (alone == 0))
+        num_tied, targets = (np.add.reduceat(counts, firsts) for counts in (num_tied, targets))
         # Pool adjacent violators: the share of targets that rises with the score and fits best.
         share = isotonic_regression(targets / num_tied, sample_weight=num_tied)
         odds_of_lists = self.num_target / self.num_nontarget

@@ -36,7 +36,10 @@ def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSetti
         DataError: a trial list holds one class only or a score that is not finite.
     """
     metrics: Metrics = {}
-    for trial_list, rows in scores.groupby("trial_list", sort=False, observed=True):
+    lists = scores["trial_list"]
+    for trial_list in lists.unique():
+        in_list = (lists == trial_list).to_numpy()
+        rows = scores if in_list.all() else scores[in_list]  # one list alone may fill half of the memory
         llrs = calibration.log_likelihood_ratios(rows)
         measured = measure_trials(rows, calibration.decision_scores(rows), llrs, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
@@ -114,11 +117,15 @@ def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
 
 def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
     """Speaker of each trial's two sides (trials,) as numbers from 0, and how many there are."""
-    sides = pa.chunked_array([pa.array(scores[side], pa.large_string()) for side in ("enroll_id", "test_id")])
-    speaker_ids = pc.list_element(pc.split_pattern(sides.combine_chunks(), "/", max_splits=1), 0)
-    speakers = speaker_ids.dictionary_encode()
-    enroll_speakers, test_speakers = np.split(speakers.indices.to_numpy(), 2)
-    return enroll_speakers, test_speakers, len(speakers.dictionary)
+    sides = [scores[side].astype("category").cat for side in ("enroll_id", "test_id")]
+    ids = pa.concat_arrays([pa.array(side.categories, pa.large_string()) for side in sides])
+    speakers = pc.list_element(pc.split_pattern(ids, "/", max_splits=1), 0).dictionary_encode()
+    of_id = np.split(speakers.indices.to_numpy(), [len(sides[0].categories)])
+    enroll, test = (of[side.codes] for of, side in zip(of_id, sides, strict=True))  # (trials,)
+    in_list = np.zeros(len(speakers.dictionary), dtype=bool)
+    in_list[enroll] = in_list[test] = True
+    number = np.cumsum(in_list, dtype=np.int32) - 1
+    return number[enroll], number[test], int(in_list.sum())
 
 
 def format_table(
