@@ -116,7 +116,7 @@ def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
-    """Speaker of each trial's two sides (trials,) as numbers from 0, and how many there are."""
+    """Speaker of each trial's two sides (trials,), numbered by name from 0, and how many there are."""
     sides = [scores[side].astype("category").cat for side in ("enroll_id", "test_id")]
     ids = pa.concat_arrays([pa.array(side.categories, pa.large_string()) for side in sides])
     speakers = pc.list_element(pc.split_pattern(ids, "/", max_splits=1), 0).dictionary_encode()
@@ -124,7 +124,9 @@ def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
     enroll, test = (of[side.codes] for of, side in zip(of_id, sides, strict=True))  # (trials,)
     in_list = np.zeros(len(speakers.dictionary), dtype=bool)
     in_list[enroll] = in_list[test] = True
-    number = np.cumsum(in_list, dtype=np.int32) - 1
+    by_name = pc.sort_indices(speakers.dictionary).to_numpy()
+    number = np.empty(len(by_name), dtype=np.int32)
+    number[by_name] = np.cumsum(in_list[by_name]) - 1
     return number[enroll], number[test], int(in_list.sum())
 
 
