@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speaker_verification.models.layer_aggregation import LayerAttentivePooling
+from speaker_verification.models.margin_head import SubcentreMarginHead
 
 
 class DirectLap(nn.Module):
@@ -46,3 +47,11 @@ class DirectLap(nn.Module):
         """(B*T, h, 1, L+1) -> (B*T, h, 1, L+1)."""
         squeezed = functional.relu(summary @ self.lap.squeeze_weight + self.lap.squeeze_bias)
         return squeezed @ self.lap.excite_weight + self.lap.excite_bias
+
+
+class DirectHead(SubcentreMarginHead):
+    """The margin head with every centre brought to length 1 before the product."""
+
+    def _class_cosines(self, embeddings: Tensor) -> Tensor:
+        centres = functional.normalize(self.weight, dim=1)  # (K, E, C)
+        return (functional.normalize(embeddings, dim=1) @ centres).amax(dim=0)  # (B, C)

@@ -10,6 +10,7 @@ import torch
 from speaker_verification.errors import ParameterError
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
+from tests.models.direct_way import DirectHead
 
 
 def head_with(
@@ -115,3 +116,17 @@ def test_past_pi_the_target_s_logit_goes_on_as_either_system_has_it() -> None:
         output = head_with(weight, 2.0, continuation)(embedding, label, Margins(0.5, 0, 0.0))
         expected = math.log(math.exp(2 * target) + 1) - 2 * target
         assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_loss_and_gradients_are_those_of_centres_brought_to_length_one() -> None:
+    torch.manual_seed(0)
+    heads = [kind(6, 8, MarginHeadSettings()).double() for kind in (SubcentreMarginHead, DirectHead)]
+    heads[1].load_state_dict(heads[0].state_dict())
+    labels, results = torch.tensor([0, 3, 7, 3]), []
+    for head in heads:
+        torch.manual_seed(1)
+        embeddings = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+        loss = head(embeddings, labels, Margins(0.3, 2, 0.06)).loss
+        results.append([loss.detach(), *torch.autograd.grad(loss, [embeddings, head.weight])])
+    for own, direct in zip(*results, strict=True):
+        torch.testing.assert_close(own, direct, rtol=1e-12, atol=1e-14)

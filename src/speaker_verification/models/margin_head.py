@@ -96,8 +96,11 @@ class SubcentreMarginHead(nn.Module):
 
     def _class_cosines(self, embeddings: Tensor) -> Tensor:
         """Cosine to the nearest centre of every class, (B, C)."""
-        centres = functional.normalize(self.weight, dim=1)  # (K, E, C)
-        return (functional.normalize(embeddings, dim=1) @ centres).amax(dim=0)
+        # Dividing the products, not the centres, leaves out copies of them: they are most of the head.
+        lengths = torch.linalg.vector_norm(self.weight, dim=1, keepdim=True).clamp_min(1e-12)  # (K, 1, C)
+        directions = functional.normalize(embeddings, dim=1).expand(len(self.weight), -1, -1)
+        products = torch.bmm(directions, self.weight)  # (K, B, C)
+        return (products / lengths).amax(dim=0)
 
     def _add_margin(self, cosine: Tensor, sine: Tensor, margin: float) -> Tensor:
         """cos(theta + margin), continued where the angle passes pi; any shape."""

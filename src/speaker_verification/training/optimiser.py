@@ -83,9 +83,10 @@ def make_optimiser(groups: list[dict[str, Any]], settings: OptimiserSettings) ->
             weight_decay=settings.weight_decay,
             momentum=settings.sgd.momentum,
             nesterov=settings.sgd.nesterov,
+            fused=True,
         )
     rule = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
-    return rule(groups, lr=0.0, weight_decay=settings.weight_decay)
+    return rule(groups, lr=0.0, weight_decay=settings.weight_decay, fused=True)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
