@@ -266,6 +266,7 @@ def measure_large(folder: Path, width: int, device: str) -> None:
             trials = timed("AS-norm", normalise_scores, trials, store, cohort, {}, device)
             trials = timed("QMF", calibrate_scores, trials, store, calibration, {})
         scored = time.perf_counter() - start
+        del store  # measuring reads scores alone
         with peak_memory() as metrics_peak:
             timed("metrics", measure_rates, trials, calibration)
         measured = time.perf_counter() - start - scored

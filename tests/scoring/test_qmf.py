@@ -89,7 +89,7 @@ def test_calibration_features_equal_one_trial_at_a_time(
     store = make_store([3, 1, 4, 2, 5, 2, 3])
     trials = draw_calibration_trials(store.utterances["speaker_id"], 60, seed=4)
     cohort = Cohort.of(store, settings.cohort, settings.centre)
-    features = calibration_features(store, trials, cohort, settings)
+    cosine, features = calibration_features(store, trials, cohort, settings)
     raw, speakers = store.embeddings, store.utterances["speaker_id"].tolist()
     seconds = store.utterances["duration_seconds"].tolist()
     plain = ReferenceCohort.of(raw, speakers, settings.cohort, settings.centre)
@@ -100,6 +100,8 @@ def test_calibration_features_equal_one_trial_at_a_time(
         score = reference.as_norm(raw[e], raw[t], others, settings.cohort_size, biased)
         expected.append(reference.nine_features(score, raw[e], raw[t], seconds[e], seconds[t]))
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
+    sides = zip(raw[trials.enroll_rows] - plain.centre, raw[trials.test_rows] - plain.centre, strict=True)
+    np.testing.assert_allclose(cosine, [reference.cosine(*both) for both in sides], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -114,14 +114,17 @@ class Calibration:
         columns = {"cosine": scores["cosine"], "as_norm": scores["as_norm"], "qmf": of_qmf}
         return {scoring: column.to_numpy() for scoring, column in columns.items()}
 
+    def log_likelihood_ratio(self, scoring: str, decision_scores: np.ndarray) -> np.ndarray:
+        """Natural log-likelihood ratios (trials,) of one scoring's decision scores."""
+        if scoring == "qmf":
+            return decision_scores
+        affine = {"cosine": self.cosine, "as_norm": self.as_norm}[scoring]
+        return affine.log_likelihood_ratio(decision_scores)
+
     def log_likelihood_ratios(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
         """Natural log-likelihood ratios (trials,) of a table of the SCORES schema, by scoring."""
-        values = self.decision_scores(scores)
-        return {
-            "cosine": self.cosine.log_likelihood_ratio(values["cosine"]),
-            "as_norm": self.as_norm.log_likelihood_ratio(values["as_norm"]),
-            "qmf": values["qmf"],
-        }
+        decided_on = self.decision_scores(scores).items()
+        return {scoring: self.log_likelihood_ratio(scoring, values) for scoring, values in decided_on}
 
     def compare(self, enroll: npt.ArrayLike, test: npt.ArrayLike) -> np.ndarray:
         """Log-likelihood ratio of each pair of embeddings by their cosine, float64 (pairs,).

@@ -73,7 +73,7 @@ def _det_points(trials: SortedTrials) -> tuple[np.ndarray, np.ndarray]:
     """False positive and false negative rates, both above 0 and below 1, evenly spaced along the curve."""
     from scipy.special import ndtri
 
-    fnr, fpr = trials.rates
+    fnr, fpr = trials.rates()
     drawn = (fnr > 0) & (fnr < 1) & (fpr > 0) & (fpr < 1)
     fnr, fpr = fnr[drawn], fpr[drawn]
     if not len(fnr):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.scoring.blocks import row_blocks
+
+_THRESHOLDS_PER_BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,12 @@ class SortedTrials:
 
     @cached_property
     def misses(self) -> np.ndarray:
-        """Targets below each threshold, int64 (K,)."""
-        return np.concatenate([[0], np.cumsum(self.is_target)])[self.num_below]
+        """Targets below each threshold, int32 (K,)."""
+        counts = np.zeros(len(self.is_target) + 1, dtype=np.int32)
+        np.cumsum(self.is_target, out=counts[1:])
+        return counts[self.num_below]
 
-    @property
+    @cached_property
     def num_target(self) -> int:
         return int(self.misses[-1])
 
@@ -80,31 +86,40 @@ class SortedTrials:
     def num_nontarget(self) -> int:
         return len(self.order) - self.num_target
 
-    @cached_property
-    def false_acceptances(self) -> np.ndarray:
-        """Non-targets at or above each threshold, int64 (K,)."""
-        return self.num_nontarget - (self.num_below - self.misses)
-
-    @cached_property
-    def rates(self) -> tuple[np.ndarray, np.ndarray]:
-        """False negative and false positive rate at each threshold, (K,) each."""
-        return self.misses / self.num_target, self.false_acceptances / self.num_nontarget
+    def rates(self, at: slice | int = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """False negative and false positive rate at some of the thresholds, or at all of them, (K,) each."""
+        misses = self.misses[at]
+        false_acceptances = self.num_nontarget - (self.num_below[at] - misses)
+        return misses / self.num_target, false_acceptances / self.num_nontarget
 
     def equal_error_rate(self) -> tuple[float, float]:
         """As the function of this name."""
-        # Whole numbers, the rates times both totals: equal gaps are then equal to the last digit.
-        fnr, fpr = self.misses * self.num_nontarget, self.false_acceptances * self.num_target
-        gap, larger = np.abs(fnr - fpr), np.maximum(fnr, fpr)
-        least = np.flatnonzero(gap == gap.min())
-        best = least[larger[least].argmin()]
-        eer_percent = 100 * float(larger[best]) / (self.num_target * self.num_nontarget)
+
+        def both(place: int) -> tuple[int, int]:
+            """Both rates times both totals: whole numbers, so that equal gaps are equal to the last digit."""
+            misses = int(self.misses[place])
+            false_acceptances = self.num_nontarget - (int(self.num_below[place]) - misses)
+            return misses * self.num_nontarget, false_acceptances * self.num_target
+
+        def rise(place: int) -> int:
+            fnr, fpr = both(place)
+            return fnr - fpr
+
+        # FNR - FPR rises with every threshold, so the least gap lies on one of the two sides of its zero.
+        zero = bisect_left(range(len(self.thresholds)), 0, key=rise)
+        best = min((zero, zero - 1), key=lambda place: (abs(rise(place)), max(both(place))))
+        eer_percent = 100 * max(both(best)) / (self.num_target * self.num_nontarget)
         return eer_percent, float(self.thresholds[best])
 
     def min_detection_cost(self, point: OperatingPoint) -> tuple[float, float]:
         """As the function of this name."""
-        cost = point.cost(*self.rates)
-        best = int(cost.argmin())
-        return float(cost[best]), float(self.thresholds[best])
+        least, best = math.inf, 0
+        for block in row_blocks(len(self.thresholds), _THRESHOLDS_PER_BLOCK):
+            cost = point.cost(*self.rates(block))
+            place = int(cost.argmin())
+            if cost[place] < least:
+                least, best = float(cost[place]), block.start + place
+        return least, float(self.thresholds[best])
 
     def min_cllr(self) -> float:
         """As the function of this name."""
@@ -112,9 +127,11 @@ class SortedTrials:
 
         num_tied, targets = np.diff(self.num_below), np.diff(self.misses)  # of the trials of each score
         # Scores beside each other that only one class reaches get one value: they are taken together.
-        alone = np.where(targets == 0, -1, np.where(targets == num_tied, 1, 0))
-        firsts = np.flatnonzero(np.diff(alone, prepend=2) | (alone == 0))
-        num_tied, targets = (np.add.reduceat(counts, firsts) for counts in (num_tied, targets))
+        only_targets, only_nontargets = targets == num_tied, targets == 0
+        first = ~(only_targets | only_nontargets)
+        first[1:] |= (only_targets[1:] != only_targets[:-1]) | (only_nontargets[1:] != only_nontargets[:-1])
+        first[0] = True
+        num_tied, targets = (np.add.reduceat(counts, np.flatnonzero(first)) for counts in (num_tied, targets))
         # Pool adjacent violators: the share of targets that rises with the score and fits best.
         share = isotonic_regression(targets / num_tied, sample_weight=num_tied)
         odds_of_lists = self.num_target / self.num_nontarget
@@ -160,14 +177,12 @@ def sort_trials(scores: npt.ArrayLike, labels: npt.ArrayLike) -> SortedTrials:
     """
     values, is_target = _checked(scores, labels)
     order = np.argsort(values, kind="stable")
-    values = values[order]
-    firsts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
-    return SortedTrials(
-        order,
-        is_target[order],
-        num_below=np.append(firsts, len(values)),
-        thresholds=np.append(values[firsts], np.nextafter(values[-1], np.inf)),
-    )
+    values = np.append(values[order], np.inf)
+    values[-1] = np.nextafter(values[-2], np.inf)
+    is_new = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=is_new[1:])
+    num_below = np.flatnonzero(is_new)
+    return SortedTrials(order, is_target[order], num_below, values[num_below])
 
 
 def error_rates(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -177,7 +192,7 @@ def error_rates(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarra
         DataError: as `sort_trials`.
     """
     trials = sort_trials(scores, labels)
-    return *trials.rates, trials.thresholds
+    return *trials.rates(), trials.thresholds
 
 
 def equal_error_rate(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:

@@ -184,8 +184,8 @@ def calibration_features(
     cohort: Cohort,
     settings: ScoreSettings,
     workspace: Workspace | None = None,
-) -> np.ndarray:
-    """The nine numbers of each calibration trial, float64 (trials, 9).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine (trials,) and the nine numbers (trials, 9) of each calibration trial, float64.
 
     The speakers of a trial are left out of its cohort.
 
@@ -220,7 +220,7 @@ def calibration_features(
     scores = as_norm_of_trials(cosine, statistics, enroll_side, test_side, workspace)
     durations = store.utterances["duration_seconds"].to_numpy()[drawn]
     quality = quality_measures(embeddings, durations, workspace)
-    return qmf_features(scores, quality[enroll], quality[test])
+    return cosine, qmf_features(scores, quality[enroll], quality[test])
 
 
 def calibrated_ratios(

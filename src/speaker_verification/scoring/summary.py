@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,8 +40,8 @@ def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSetti
     for trial_list in lists.unique():
         in_list = (lists == trial_list).to_numpy()
         rows = scores if in_list.all() else scores[in_list]  # one list alone may fill half of the memory
-        llrs = calibration.log_likelihood_ratios(rows)
-        measured = measure_trials(rows, calibration.decision_scores(rows), llrs, settings)
+        decided_on = calibration.decision_scores(rows)
+        measured = measure_trials(rows, decided_on, calibration.log_likelihood_ratio, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
         metrics[str(trial_list)] = measured
     return metrics
@@ -50,7 +50,7 @@ def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSetti
 def measure_trials(
     trials: pd.DataFrame,
     scores: Mapping[str, np.ndarray],
-    llrs: Mapping[str, np.ndarray],
+    llrs_of: Callable[[str, np.ndarray], np.ndarray] | None,
     settings: ScoreSettings,
 ) -> dict[str, dict[str, Any]]:
     """Error rates and costs of the scorings of one trial list.
@@ -58,8 +58,8 @@ def measure_trials(
     Args:
         trials: columns enroll_id, test_id and label; ids begin with the speaker, before the first slash.
         scores: (trials,) by scoring.
-        llrs: (trials,) natural log-likelihood ratios that the scores stand for, of the scorings that
-            have them.
+        llrs_of: gives, for a scoring and its scores, the natural log-likelihood ratios (trials,) that these
+            stand for; None where they stand for none.
         settings: operating points and the number of resamples.
 
     Returns:
@@ -73,31 +73,37 @@ def measure_trials(
         DataError: there is one class only or a score that is not finite.
     """
     labels = trials["label"].to_numpy()
-    enroll_speakers, test_speakers, num_speakers = _speakers_of(trials)
+    speakers = _speakers_of(trials)
     metrics = {}
     for scoring, values in scores.items():
-        in_order = sort_trials(values, labels)
-        eer, threshold_eer = in_order.equal_error_rate()
-        measured: dict[str, Any] = {"eer": eer}
-        if settings.bootstrap_resamples:
-            measured["eer_interval"] = list(
-                equal_error_rate_interval(
-                    in_order, enroll_speakers, test_speakers, num_resamples=settings.bootstrap_resamples
-                )
-            )
-        measured |= {"threshold_eer": threshold_eer, "min_cllr": in_order.min_cllr()}
-        for point in settings.operating_points:
-            cost, threshold = in_order.min_detection_cost(point)
-            measured |= {f"min_dcf_{point.name}": cost, f"threshold_{point.name}": threshold}
-        if scoring in llrs:
-            measured |= _measure_llrs(llrs[scoring], labels, settings.operating_points)
-        metrics[scoring] = {
-            **measured,
-            "num_target": in_order.num_target,
-            "num_nontarget": in_order.num_nontarget,
-            "num_speakers": num_speakers,
-        }
+        metrics[scoring] = _measure_scores(values, labels, speakers, settings)
+        if llrs_of is not None:
+            metrics[scoring] |= _measure_llrs(llrs_of(scoring, values), labels, settings.operating_points)
     return metrics
+
+
+def _measure_scores(
+    values: np.ndarray, labels: np.ndarray, speakers: Speakers, settings: ScoreSettings
+) -> dict[str, Any]:
+    in_order = sort_trials(values, labels)
+    eer, threshold_eer = in_order.equal_error_rate()
+    measured: dict[str, Any] = {"eer": eer}
+    if settings.bootstrap_resamples:
+        resamples = settings.bootstrap_resamples
+        interval = equal_error_rate_interval(
+            in_order, speakers.enroll, speakers.test, num_resamples=resamples
+        )
+        measured["eer_interval"] = list(interval)
+    measured |= {"threshold_eer": threshold_eer, "min_cllr": in_order.min_cllr()}
+    for point in settings.operating_points:
+        cost, threshold = in_order.min_detection_cost(point)
+        measured |= {f"min_dcf_{point.name}": cost, f"threshold_{point.name}": threshold}
+    return {
+        **measured,
+        "num_target": in_order.num_target,
+        "num_nontarget": in_order.num_nontarget,
+        "num_speakers": speakers.number,
+    }
 
 
 def _measure_llrs(llrs: np.ndarray, labels: np.ndarray, points: Sequence[OperatingPoint]) -> dict[str, float]:
@@ -115,9 +121,16 @@ def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(expit(value)) for name, value in measured.items() if name.startswith("threshold_")}
 
 
-def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
+class Speakers(NamedTuple):
     """Speaker of each trial's two sides (trials,), numbered by name from 0, and how many there are."""
-    sides = [scores[side].astype("category").cat for side in ("enroll_id", "test_id")]
+
+    enroll: np.ndarray
+    test: np.ndarray
+    number: int
+
+
+def _speakers_of(trials: pd.DataFrame) -> Speakers:
+    sides = [trials[side].astype("category").cat for side in ("enroll_id", "test_id")]
     ids = pa.concat_arrays([pa.array(side.categories, pa.large_string()) for side in sides])
     speakers = pc.list_element(pc.split_pattern(ids, "/", max_splits=1), 0).dictionary_encode()
     of_id = np.split(speakers.indices.to_numpy(), [len(sides[0].categories)])
@@ -127,7 +140,7 @@ def _speakers_of(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
     by_name = pc.sort_indices(speakers.dictionary).to_numpy()
     number = np.empty(len(by_name), dtype=np.int32)
     number[by_name] = np.cumsum(in_list[by_name]) - 1
-    return number[enroll], number[test], int(in_list.sum())
+    return Speakers(number[enroll], number[test], int(in_list.sum()))
 
 
 def format_table(

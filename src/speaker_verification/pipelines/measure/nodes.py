@@ -37,7 +37,7 @@ def measure_score_file(measure: Mapping[str, Any], score: Mapping[str, Any]) -> 
     if "label" not in trials:
         raise DataError(f"{file}, line 1: no label; end each line with target or nontarget")
     scores = {"score": trials["score"].to_numpy()}
-    llrs = scores if settings.calibrated else {}
-    metrics = {file.stem: measure_trials(trials, scores, llrs, ScoreSettings.parse(score, "score"))}
+    llrs_of = (lambda _, values: values) if settings.calibrated else None
+    metrics = {file.stem: measure_trials(trials, scores, llrs_of, ScoreSettings.parse(score, "score"))}
     logger.info("Results\n%s", format_table(metrics))
     return metrics

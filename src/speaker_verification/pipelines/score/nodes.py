@@ -79,9 +79,7 @@ def fit_score_calibration(
     settings = ScoreSettings.parse(score, "score")
     workspace = settings.workspace(device)
     trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, settings, seed)
-    features = calibration_features(cohort_embeddings, trials, cohort, settings, workspace)
-    rows = trials.enroll_rows, trials.test_rows
-    cosine = trial_scores(cohort_embeddings, cohort.centre, *rows, workspace)
+    cosine, features = calibration_features(cohort_embeddings, trials, cohort, settings, workspace)
     return fit_calibration(cosine, features, trials.labels, cohort.centre, settings).to_dict()
 
 
