@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,13 +69,13 @@ class SortedTrials:
 
     order: np.ndarray  # (trials,), rows of the trials by rising score
     is_target: np.ndarray  # bool (trials,), in that order
-    num_below: np.ndarray  # int64 (K,), trials below each threshold
+    num_below: np.ndarray  # whole numbers (K,), trials below each threshold
     thresholds: np.ndarray  # float64 (K,), rising
 
     @cached_property
     def misses(self) -> np.ndarray:
-        """Targets below each threshold, int32 (K,)."""
-        counts = np.zeros(len(self.is_target) + 1, dtype=np.int32)
+        """Targets below each threshold, whole numbers (K,)."""
+        counts = np.zeros(len(self.is_target) + 1, dtype=self.num_below.dtype)
         np.cumsum(self.is_target, out=counts[1:])
         return counts[self.num_below]
 
@@ -176,13 +177,17 @@ def sort_trials(scores: npt.ArrayLike, labels: npt.ArrayLike) -> SortedTrials:
             class is there.
     """
     values, is_target = _checked(scores, labels)
-    order = np.argsort(values, kind="stable")
-    values = np.append(values[order], np.inf)
-    values[-1] = np.nextafter(values[-2], np.inf)
-    is_new = np.ones(len(values), dtype=bool)
-    np.not_equal(values[1:], values[:-1], out=is_new[1:])
-    num_below = np.flatnonzero(is_new)
-    return SortedTrials(order, is_target[order], num_below, values[num_below])
+    row_type: type[np.integer[Any]] = (
+        np.int32 if len(values) < 2**31 else np.int64
+    )  # tens of millions of trials are to fit
+    order = np.argsort(values, kind="stable").astype(row_type)
+    rising = np.empty(len(values) + 1)
+    np.take(values, order, out=rising[:-1])
+    rising[-1] = np.nextafter(rising[-2], np.inf)
+    is_new = np.ones(len(rising), dtype=bool)
+    np.not_equal(rising[1:], rising[:-1], out=is_new[1:])
+    num_below = np.flatnonzero(is_new).astype(row_type)
+    return SortedTrials(order, is_target[order], num_below, rising[num_below])
 
 
 def error_rates(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
