@@ -31,7 +31,7 @@ import soundfile
 
 from speaker_verification.corpora.archives import read_members
 from speaker_verification.corpora.mirror import ARCHIVES, Mirror
-from speaker_verification.corpora.voxceleb import convert_subset, utterance_id_of
+from speaker_verification.corpora.utterances import convert_subset, utterance_id_of
 
 SUBSET = "vox2-dev"
 LIBRARIES = ("libavcodec", "libavformat", "libswresample")

@@ -22,7 +22,7 @@ import numpy as np
 
 from speaker_verification.audio.files import encode_audio
 from speaker_verification.corpora.conversion import ConvertedFolder
-from speaker_verification.corpora.voxceleb import convert_subset
+from speaker_verification.corpora.utterances import convert_subset
 
 SUBSET = "vox2-dev"
 FILES_OF_A_SPEAKER = 200

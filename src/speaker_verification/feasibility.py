@@ -13,8 +13,8 @@ from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.speakers import known_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 from speaker_verification.corpora.trials import gather_trials
+from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import hold_out_speakers
-from speaker_verification.corpora.voxceleb import list_subset
 from speaker_verification.errors import ParameterError
 from speaker_verification.parameters import Parameters
 from speaker_verification.scoring.normalisation import check_cohort_size

@@ -25,9 +25,9 @@ import pytest
 import soundfile
 
 from speaker_verification.audio.files import read_audio
-from speaker_verification.corpora import archives, conversion, storing, voxceleb
+from speaker_verification.corpora import archives, conversion, storing
 from speaker_verification.corpora.augmentation import extract_musan
-from speaker_verification.corpora.voxceleb import convert_subset, list_subset
+from speaker_verification.corpora.utterances import PUBLISHED_COUNTS, convert_subset, list_subset
 from speaker_verification.errors import DataError
 from tests.corpora.builders import flac, m4a, noise, tarred, wav, write_parts, zipped
 
@@ -177,13 +177,13 @@ def test_a_corpus_that_is_nearly_the_published_one_is_compared_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     archive = write_archive(tmp_path)
-    monkeypatch.setitem(voxceleb.PUBLISHED_COUNTS, "vox1-dev", (4, 15))
+    monkeypatch.setitem(PUBLISHED_COUNTS, "vox1-dev", (4, 15))
     convert(archive, tmp_path / "audio")
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "vox1-dev: 13 utterances, published are 15: difference -2"
     ]
     caplog.clear()
-    monkeypatch.setitem(voxceleb.PUBLISHED_COUNTS, "vox1-dev", (40, 150))
+    monkeypatch.setitem(PUBLISHED_COUNTS, "vox1-dev", (40, 150))
     convert(archive, tmp_path / "audio")
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
@@ -362,7 +362,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file_and_the_next_run_goes_on(
 CONVERT = """
 import sys
 from pathlib import Path
-from speaker_verification.corpora.voxceleb import convert_subset
+from speaker_verification.corpora.utterances import convert_subset
 if __name__ == "__main__":
     convert_subset("vox2-dev", sorted(Path(sys.argv[1]).iterdir()), Path(sys.argv[2]), 0.1, 0.0, 2)
 """
@@ -417,7 +417,7 @@ def end_at_once(source: bytes, path: Path) -> None:
 
 
 def test_a_process_that_dies_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voxceleb, "store_speech", end_at_once)
+    monkeypatch.setattr("speaker_verification.corpora.utterances.store_speech", end_at_once)
     with pytest.raises(
         DataError, match=r"was killed, perhaps for want of memory: lower prepare\.num_workers"
     ):

@@ -25,8 +25,8 @@ from speaker_verification.corpora.sounds import chord_music, coloured_noise, roo
 from speaker_verification.corpora.synthetic import is_synthetic_mirror, write_synthetic_mirror
 from speaker_verification.corpora.trial_lists import TRIAL_SUBSETS
 from speaker_verification.corpora.trials import read_trials
+from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.corpora.voices import FEMALE_VARIANTS, MALE_VARIANTS, draw_voices
-from speaker_verification.corpora.voxceleb import convert_subset
 from speaker_verification.errors import DataError, ParameterError
 from tests.corpora.builders import TINY
 

@@ -177,9 +177,8 @@ def sort_trials(scores: npt.ArrayLike, labels: npt.ArrayLike) -> SortedTrials:
             class is there.
     """
     values, is_target = _checked(scores, labels)
-    row_type: type[np.integer[Any]] = (
-        np.int32 if len(values) < 2**31 else np.int64
-    )  # tens of millions of trials are to fit
+    # Tens of millions of trials are to fit into memory.
+    row_type: type[np.integer[Any]] = np.int32 if len(values) < 2**31 else np.int64
     order = np.argsort(values, kind="stable").astype(row_type)
     rising = np.empty(len(values) + 1)
     np.take(values, order, out=rising[:-1])

@@ -23,8 +23,8 @@ from speaker_verification.corpora.speakers import known_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 from speaker_verification.corpora.trial_lists import describe_lists
 from speaker_verification.corpora.trials import gather_trials
+from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
-from speaker_verification.corpora.voxceleb import convert_subset
 from speaker_verification.errors import ParameterError
 
 

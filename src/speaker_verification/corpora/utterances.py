@@ -26,6 +26,9 @@ PUBLISHED_COUNTS = {  # speakers and utterances
     "vox1-test": (40, 4_874),
     "vox2-dev": (5_994, 1_092_009),
     "vox2-test": (118, 36_237),
+    "librispeech-train-clean-100": (251, 28_539),
+    "librispeech-dev-clean": (40, 2_703),
+    "librispeech-test-clean": (40, 2_620),
 }
 _EXTENSIONS = ("wav", "m4a", "flac")
 # Bytes of 16 kHz 16-bit WAV for every packed byte: VoxCeleb2's AAC has about 68 kbit/s, FLAC halves speech.
