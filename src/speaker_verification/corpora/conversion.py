@@ -36,7 +36,7 @@ RECORDINGS = TableSchema(
     ),
 )
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def convert_archive(
 
     known, is_all = converted.load_record()
     if is_all:
-        _LOGGER.info("%s: nothing to convert, all %d recordings are done", corpus.name, len(known))
+        logger.info("%s: nothing to convert, all %d recordings are done", corpus.name, len(known))
         return known
     num_before = len(converted)
     members = read_members(archive_files)
@@ -181,7 +181,7 @@ def convert_archive(
     table = pd.concat([known, table]).sort_values(["file_id", "reason"], ignore_index=True)
     converted.save_record(table)
     num_refused = int((table["reason"] != "").sum())
-    _LOGGER.info(
+    logger.info(
         "%s: %d recordings, %d of them done by an earlier run, %d refused",
         *(corpus.name, len(table), num_before, num_refused),
     )

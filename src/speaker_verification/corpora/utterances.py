@@ -34,7 +34,7 @@ _EXTENSIONS = ("wav", "m4a", "flac")
 # Bytes of 16 kHz 16-bit WAV for every packed byte: VoxCeleb2's AAC has about 68 kbit/s, FLAC halves speech.
 _GROWTH = {".wav": 1.0, ".m4a": 4.0, ".flac": 2.0, ".tar": 2.0}
 _FLAC_SHARE = 0.6  # bytes of FLAC for every byte of WAV
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def utterance_id_of(member: str) -> str | None:
@@ -136,7 +136,7 @@ def _compare_with_published(subset: str, file_ids: pd.Series) -> None:
         ("speakers", "utterances"), found, PUBLISHED_COUNTS[subset], strict=True
     ):
         if count != published:
-            _LOGGER.warning(
+            logger.warning(
                 "%s: %d %s, published are %d: difference %+d",
                 subset,
                 count,
