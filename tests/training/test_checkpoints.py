@@ -54,6 +54,15 @@ def test_the_best_stay_and_the_earlier_of_equals_is_ahead(
     assert {path.name for path in (tmp_path / "best").iterdir()} == {RANKING_FILE, "epoch_02", "epoch_04"}
 
 
+def test_the_last_stay_where_the_newest_come_first(
+    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
+) -> None:
+    kept = BestCheckpoints(tmp_path / "last", keep=2, newest_first=True)
+    for epoch, eer in ((1, 5.0), (2, 8.0), (3, 9.0)):
+        kept.offer(epoch, eer, model, head, RUN)
+    assert [(ranked.epoch, ranked.eer) for ranked in kept.ranking] == [(3, 9.0), (2, 8.0)]
+
+
 def test_an_earlier_ranking_can_be_gone_back_to_until_what_it_dropped_is_forgotten(
     model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
 ) -> None:

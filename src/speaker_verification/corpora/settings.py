@@ -130,7 +130,7 @@ class PrepareSettings(Settings):
     @field_validator("other_trial_lists")
     @classmethod
     def _unlike_the_known(cls, files: dict[str, str]) -> dict[str, str]:
-        taken = [name for name in files if name in TRIAL_SUBSETS or name == "validation"]
+        taken = [name for name in files if name in TRIAL_SUBSETS or name in ("validation", "last")]
         if taken:
             raise ValueError(f"{', '.join(taken)} has a meaning of its own: give the list another name")
         return files

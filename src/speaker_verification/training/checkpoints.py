@@ -83,11 +83,13 @@ class BestCheckpoints:
     Args:
         folder: empty, or as it was when the state that is loaded was taken.
         keep: how many epochs stay.
+        newest_first: the last epochs stay, whatever their error rates.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, newest_first: bool = False) -> None:
         self.folder = folder
         self.keep = keep
+        self._newest_first = newest_first
         self.ranking: list[RankedEpoch] = []
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -114,7 +116,10 @@ class BestCheckpoints:
         What is not among the best any more lies there until `forget_dropped`.
         """
         candidate = RankedEpoch(epoch, f"epoch_{epoch:02d}", eer)
-        ranking = sorted([*self.ranking, candidate], key=lambda ranked: ranked.eer)
+        ranking = sorted(
+            [*self.ranking, candidate],
+            key=lambda ranked: -ranked.epoch if self._newest_first else ranked.eer,
+        )
         kept = ranking[: self.keep]
         if candidate in kept:
             save_checkpoint(self.folder / candidate.folder, model, head, run)

@@ -33,7 +33,7 @@ from speaker_verification.training.optimiser import (
     scale_gradients,
     set_learning_rate,
 )
-from speaker_verification.training.phase import PhaseSettings
+from speaker_verification.training.phase import NEWEST_FIRST, PhaseSettings
 from speaker_verification.training.resume import Origin, ResumePoint
 from speaker_verification.training.sampling import EpochBatches, UtteranceOrder
 from speaker_verification.training.schedules import margin, top_k_penalty
@@ -64,7 +64,7 @@ def train(
         examples: what an epoch draws from.
         regularise: gives the loss to descend for the margin head's (see regularisation.py).
         validate: takes the model and the mean embedding (E,) of the epoch's training steps (None before the
-            first) and gives error rates; `{phase.rank_by}.eer` among them ranks the epoch.
+            first) and gives error rates; `{phase.ranking_metric}` among them ranks the epoch.
         folder: receives the best epochs (see checkpoints.py).
         run: plain values to store in every checkpoint.
         seed: of the order of utterances.
@@ -95,7 +95,7 @@ def train(
     optimiser = make_optimiser(parameter_groups(model, head, phase.rate_factors), phase.optimiser)
     both = nn.ModuleDict({"model": model, "head": head})
     average = MovingAverage(phase.averaging.newest_weight)
-    checkpoints = BestCheckpoints(folder, phase.keep_checkpoints)
+    checkpoints = BestCheckpoints(folder, phase.keep_checkpoints, phase.rank_by == NEWEST_FIRST)
     tally = EpochTally(model.embedding_size, device)
     resume = ResumePoint(
         folder,
@@ -116,7 +116,7 @@ def train(
     def finish_epoch(epoch: int, metrics: Metrics, mean: Any) -> None:
         metrics |= validate(model, mean)
         if epoch or not phase.epochs:
-            eer = metrics[f"{phase.rank_by}.eer"]
+            eer = metrics[phase.ranking_metric]
             with explaining_failed_writes(folder, resume.last_good):
                 checkpoints.offer(epoch, eer, model, head, {**run, "epoch": epoch, "metrics": metrics})
         record(epoch, metrics)
@@ -183,7 +183,7 @@ def train(
     if phase.epochs and phase.average_best > 1:
         checkpoints.load_average(model, head, phase.average_best)
         metrics = validate(model, reestimate_statistics(model, waveforms_of(phase.epochs)))
-        eer = metrics[f"{phase.rank_by}.eer"]
+        eer = metrics[phase.ranking_metric]
         with explaining_failed_writes(folder, resume.last_good):
             checkpoints.put_first(
                 phase.epochs, eer, model, head, {**run, "epoch": phase.epochs, "metrics": metrics}

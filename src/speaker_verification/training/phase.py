@@ -14,6 +14,8 @@ from speaker_verification.training.schedules import (
     learning_rate,
 )
 
+NEWEST_FIRST = "last"  # a ranking by no error rate
+
 
 class SgdSettings(Settings):
     """What stochastic gradient descent alone needs."""
@@ -116,7 +118,7 @@ class PhaseSettings(Settings):
     def _possible(self) -> PhaseSettings:
         if 1.0 not in self.speed_factors or min(self.speed_factors) <= 0:
             raise ValueError(f"speed_factors {list(self.speed_factors)} must be positive and hold 1.0")
-        known = ("validation", *self.monitor)
+        known = ("validation", NEWEST_FIRST, *self.monitor)
         if self.rank_by not in known:
             raise ValueError(f"rank_by '{self.rank_by}' must be one of: {', '.join(known)}")
         if self.average_best > self.keep_checkpoints:
@@ -124,6 +126,11 @@ class PhaseSettings(Settings):
                 f"average_best {self.average_best} is more than keep_checkpoints {self.keep_checkpoints}"
             )
         return self
+
+    @property
+    def ranking_metric(self) -> str:
+        """The error rate that checkpoints are ranked by, or carry where the newest ones come first."""
+        return f"{'validation' if self.rank_by == NEWEST_FIRST else self.rank_by}.eer"
 
     @property
     def examples_per_step(self) -> int:
