@@ -5,6 +5,7 @@ All that comes after the embeddings works from these tables alone, without audio
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -66,6 +67,11 @@ class TableSchema:
             return pa.array(column, type=field.type, from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise DataError(f"{origin}: column '{field.name}' is not {field.type}: {error}") from error
+
+    def concat(self, tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+        """The rows of several such tables, one table after the other."""
+        filled = [table for table in tables if len(table)]
+        return self.conform(pd.concat(filled, ignore_index=True)) if filled else self.empty()
 
     def empty(self) -> pd.DataFrame:
         """A table of these columns without rows."""

@@ -81,7 +81,7 @@ def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFr
         The trial_lists table.
     """
     rows = []
-    for name, of_list in trials.groupby("trial_list", sort=False):
+    for name, of_list in trials.groupby("trial_list", sort=False, observed=True):
         path = files.get(str(name))
         text = path.read_bytes() if path else _as_text(of_list)
         unix = text.replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"  # copies differ in how their lines end

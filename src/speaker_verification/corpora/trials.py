@@ -61,7 +61,7 @@ def gather_trials(
                 "and 2 utterances of a speaker are needed"
             )
         tables.append(trials)
-    return pd.concat(tables, ignore_index=True)
+    return TRIALS.concat(tables)
 
 
 def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
@@ -132,8 +132,7 @@ def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataF
         DataError: a malformed line, or utterances that the manifest lacks, with their count and the first
             ten.
     """
-    tables = [read_trial_list(path, name) for name, path in files.items()]
-    trials = pd.concat([TRIALS.empty(), *tables], ignore_index=True)
+    trials = TRIALS.concat(read_trial_list(path, name) for name, path in files.items())
     sides = trials.melt("trial_list", ["enroll_id", "test_id"], value_name="utterance_id")
     absent = sides[~sides["utterance_id"].isin(utterances["utterance_id"])]
     if len(absent):

@@ -92,7 +92,7 @@ def _groups_of(
     shorter = np.minimum(*(seconds[rows] for rows in sides))
     groups = {"duration": (names, np.digitize(shorter, edges))}
     for by in ("gender", "nationality"):
-        known = speakers.set_index("speaker_id")[by].replace(UNKNOWN, np.nan)
+        known = speakers.set_index("speaker_id")[by].where(lambda values: values != UNKNOWN)
         value, values = pd.factorize(utterances["speaker_id"].map(known), sort=True)  # -1: not known
         if len(values):
             enroll, test = (value[rows] for rows in sides)
