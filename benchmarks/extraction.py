@@ -22,7 +22,7 @@ from transformers import WavLMConfig, WavLMModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.timing import interleaved_seconds, peak_bytes, say
+from benchmarks.timing import interleaved_seconds, parser_of, peak_bytes, say
 from benchmarks.training_step import LARGE
 
 from speaker_verification.audio.format import SAMPLE_RATE
@@ -49,7 +49,7 @@ def main() -> None:
             ).embeddings
 
         ways = {"alone": (lambda: embed(0.0),), "batches": (lambda: embed(arguments.seconds),)}
-        peaks = {name: peak_bytes(way, device) / 1e6 for name, (way,) in ways.items()}
+        peaks = {name: peak_bytes(way, device) / 1e6 for name, way in ways.items()}
         seconds = interleaved_seconds(ways, arguments.rounds, device)
         alone, together = embed(0.0), embed(arguments.seconds)
     audio = utterances["duration_seconds"].sum()
@@ -66,13 +66,9 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = parser_of(__doc__, rounds=3, larger="WavLM-Large instead of Base")
     parser.add_argument("--utterances", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300.0, help="of audio in a batch")
-    parser.add_argument("--large", action="store_true")
     return parser.parse_args()
 
 

@@ -98,7 +98,7 @@ def _start(project: Path, pipeline: str, host: Host) -> subprocess.Popen[str]:
 def _finish(running: subprocess.Popen[str]) -> None:
     printed, _ = running.communicate()
     if running.returncode:
-        raise SystemExit(f"{' '.join(map(str, running.args))}\n{printed}")  # type: ignore[arg-type]
+        raise SystemExit(f"{running.args}\n{printed}")
 
 
 def _tree(folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.timing import interleaved_seconds, peak_bytes, say
+from benchmarks.timing import interleaved_seconds, parser_of, peak_bytes, say
 from tests.models.direct_way import DirectLap
 
 from speaker_verification.models.layer_aggregation import LayerAttentivePooling
@@ -55,14 +55,10 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_of(__doc__, rounds=5, larger="25 states of 1024 instead of 13 of 768")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--frames", type=int, default=99)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--large", action="store_true", help="25 states of 1024 instead of 13 of 768")
     return parser.parse_args()
 
 
@@ -70,9 +66,8 @@ def _compare(ours: nn.Module, direct: nn.Module, states: list[Tensor], arguments
     device = states[0].device
     steps, peaks = {}, {}
     for name, module in (("direct", direct), ("ours", ours)):
-        forward, backward = _passes(module, states, arguments.precision)
-        peaks[name] = peak_bytes(lambda f=forward, b=backward: (f(), b()), device)  # type: ignore[misc]
-        steps[name] = (forward, backward)
+        steps[name] = _passes(module, states, arguments.precision)
+        peaks[name] = peak_bytes(steps[name], device)
     seconds = interleaved_seconds(steps, arguments.rounds, device)
     trained = "gradients to the states" if states[0].requires_grad else "encoder frozen"
     rows = [("forward, s", *(seconds[n][0] for n in steps)), ("backward, s", *(seconds[n][1] for n in steps))]

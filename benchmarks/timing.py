@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -14,6 +15,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Way = Callable[[], object]
+
+
+def parser_of(description: str | None, rounds: int, larger: str) -> argparse.ArgumentParser:
+    """What all of them take: where and how often, and whether at the larger size.
+
+    Args:
+        description: the script's.
+        rounds: by default.
+        larger: what the larger size is.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--large", action="store_true", help=larger)
+    return parser
 
 
 def interleaved_seconds(
@@ -33,16 +50,18 @@ def interleaved_seconds(
     return {name: [statistics.median(step) for step in steps] for name, steps in seconds.items()}
 
 
-def peak_bytes(work: Way, device: torch.device) -> int:
-    """Most memory of tensors alive at once that `work` makes."""
+def peak_bytes(steps: tuple[Way, ...], device: torch.device) -> int:
+    """Most memory of tensors alive at once that a way's steps make, one after the other."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        work()
+        for step in steps:
+            step()
         wait(device)
         return torch.cuda.max_memory_allocated(device) - before
     with _StorageWatch() as watch:
-        work()
+        for step in steps:
+            step()
     return watch.peak
 
 

@@ -22,7 +22,7 @@ from transformers import WavLMConfig, WavLMModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.timing import interleaved_seconds, peak_bytes, say, wait
+from benchmarks.timing import interleaved_seconds, parser_of, peak_bytes, say, wait
 from tests.models.direct_way import DirectHead, DirectLap
 
 from speaker_verification.audio.format import SAMPLE_RATE
@@ -86,8 +86,9 @@ def main() -> None:
         f"{arguments.precision}; median of {arguments.rounds}"
     )
     ways = {"direct": Step(arguments, direct=True), "ours": Step(arguments, direct=False)}
-    peaks = {name: peak_bytes(step, device) / 1e6 for name, step in ways.items()}
-    seconds = interleaved_seconds({name: (step,) for name, step in ways.items()}, arguments.rounds, device)
+    steps = {name: (step,) for name, step in ways.items()}
+    peaks = {name: peak_bytes(way, device) / 1e6 for name, way in steps.items()}
+    seconds = interleaved_seconds(steps, arguments.rounds, device)
     theirs, own = seconds["direct"][0], seconds["ours"][0]
     say(f"step, s     direct {theirs:8.3f}   ours {own:8.3f}   {theirs / own:.2f} x faster")
     say(f"peak, MB    direct {peaks['direct']:8.0f}   ours {peaks['ours']:8.0f}")
@@ -99,14 +100,10 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_of(__doc__, rounds=5, larger="WavLM-Large instead of Base")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--large", action="store_true")
     parser.add_argument("--joint", action="store_true", help="train the encoder too, as phase 2 does")
     return parser.parse_args()
 

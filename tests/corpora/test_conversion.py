@@ -25,6 +25,7 @@ import pytest
 import soundfile
 
 from speaker_verification.audio.files import read_audio
+from speaker_verification.audio.format import AudioFormat
 from speaker_verification.corpora import archives, conversion, storing
 from speaker_verification.corpora.augmentation import extract_musan
 from speaker_verification.corpora.utterances import PUBLISHED_COUNTS, convert_subset, list_subset
@@ -35,9 +36,9 @@ NAMES = [f"id{speaker}/s/{number}" for speaker in range(3) for number in range(4
 
 
 def convert(
-    archive: Path, folder: Path, audio_format: str = "wav", num_workers: int = 0
+    archive: Path, folder: Path, audio_format: AudioFormat = "wav", num_workers: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return convert_subset("vox1-dev", [archive], folder, 0.5, 1.0, num_workers, audio_format)  # type: ignore[arg-type]
+    return convert_subset("vox1-dev", [archive], folder, 0.5, 1.0, num_workers, audio_format)
 
 
 def write_archive(folder: Path) -> Path:

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -77,7 +78,7 @@ class JoinedFiles(io.RawIOBase):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Member(ABC):
     """A file in an archive, which any process can read.
 
     Attributes:
@@ -90,13 +91,13 @@ class Member:
     size: int
     refused: str
 
+    @abstractmethod
     def read(self) -> bytes:
         """Unpack it, into no more memory than it declares.
 
         Raises:
             DamagedMember: its bytes are not what the archive says.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

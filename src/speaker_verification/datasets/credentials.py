@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
 
 
 class CredentialsDataset(AbstractDataset[None, Mapping[str, Any]]):
@@ -26,7 +26,7 @@ class CredentialsDataset(AbstractDataset[None, Mapping[str, Any]]):
         return self._credentials
 
     def save(self, data: None) -> None:
-        raise NotImplementedError("credentials are written by hand")
+        raise DatasetError("credentials are written by hand")
 
     def _exists(self) -> bool:
         return True

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.scoring.calibration import Calibration
-from speaker_verification.scoring.embeddings import missing_utterances
+from speaker_verification.scoring.embeddings import rows_of_ids
 from speaker_verification.scoring.metrics import equal_error_rate
 from speaker_verification.scoring.settings import ReportSettings
 
@@ -77,14 +77,9 @@ def _groups_of(
     trials: pd.DataFrame, utterances: pd.DataFrame, speakers: pd.DataFrame, edges: tuple[float, ...]
 ) -> dict[str, tuple[list[str], np.ndarray]]:
     """By what makes the groups: their names, and each trial's place among them (trials,)."""
-    index = pd.Index(utterances["utterance_id"])
-    sides = [index.get_indexer(pd.Index(trials[side])) for side in ("enroll_id", "test_id")]
-    absent = np.minimum(*sides) < 0
-    if absent.any():
-        raise missing_utterances(
-            pd.concat([trials["enroll_id"], trials["test_id"]])[np.concatenate(sides) < 0],
-            "of the trials are not in the table of utterances: prepare them first",
-        )
+    both = pd.concat([trials["enroll_id"], trials["test_id"]], ignore_index=True)
+    what = "of the trials are not in the table of utterances: prepare them first"
+    sides = np.split(rows_of_ids(both, utterances, what), 2)
     seconds = utterances["duration_seconds"].to_numpy()
     names = [f"under {edges[0]:g} s"]
     names += [f"{low:g} to {high:g} s" for low, high in pairwise(edges)]

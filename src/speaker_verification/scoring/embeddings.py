@@ -64,24 +64,8 @@ class EmbeddingStore:
                 )
 
     def rows_of(self, utterance_ids: Sequence[str] | pd.Series) -> np.ndarray:
-        """Rows of the given utterances, int32, one for each id.
-
-        Each distinct id is looked up once; categorical ids, as tables of trials hold, are not gone through.
-
-        Raises:
-            DataError: with the number of utterances that have no embedding and the first ten of them.
-        """
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        asked = pd.Series(utterance_ids).astype("category").cat
-        stored = pa.array(self.utterances["utterance_id"], pa.large_string())
-        distinct = pa.array(asked.categories, pa.large_string())
-        rows = pc.index_in(distinct, stored).fill_null(-1).to_numpy()[asked.codes]
-        if (rows < 0).any():
-            missing = pd.Series(utterance_ids)[rows < 0].astype(str)
-            raise missing_utterances(missing, "have no embedding: embed them first")
-        return rows
+        """Rows of the given utterances, as `rows_of_ids`."""
+        return rows_of_ids(utterance_ids, self.utterances, "have no embedding: embed them first")
 
     def write(self, folder: Path) -> None:
         """Write `embeddings.npy`, `utterances.parquet` and, where there are crops, `crop_embeddings.npy`.
@@ -111,6 +95,31 @@ class EmbeddingStore:
             utterances,
             np.load(crops, mmap_mode="r") if crops.is_file() else None,
         )
+
+
+def rows_of_ids(utterance_ids: Sequence[str] | pd.Series, utterances: pd.DataFrame, what: str) -> np.ndarray:
+    """Rows of the given utterances in a table, int32, one for each id.
+
+    Each distinct id is looked up once; categorical ids, as tables of trials hold, are not gone through.
+
+    Args:
+        utterance_ids: what is looked up.
+        utterances: with a column utterance_id.
+        what: of those that the table lacks, for the message.
+
+    Raises:
+        DataError: with the number of utterances that the table lacks and the first ten of them.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    asked = pd.Series(utterance_ids).astype("category").cat
+    stored = pa.array(utterances["utterance_id"], pa.large_string())
+    distinct = pa.array(asked.categories, pa.large_string())
+    rows = pc.index_in(distinct, stored).fill_null(-1).to_numpy()[asked.codes]
+    if (rows < 0).any():
+        raise missing_utterances(pd.Series(utterance_ids)[rows < 0].astype(str), what)
+    return rows
 
 
 def missing_utterances(utterance_ids: pd.Series, what: str) -> DataError:
