@@ -128,6 +128,16 @@ def learning_curve() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["epoch", "metric", "value"])
 
 
+def trial_lists() -> pd.DataFrame:
+    """The record of one list that is the published one and of one that is not."""
+    counts = dict.fromkeys(("num_target", "num_nontarget", "num_repeated", "num_self", "num_mislabelled"), 1)
+    records = [
+        {"trial_list": name, "file": f"{name}.txt", "md5": "29fc", "official": name == "vox1_o", **counts}
+        for name in ("vox1_o", "vox1_o_original")
+    ]
+    return TRIAL_LISTS.conform(pd.DataFrame(records))
+
+
 def speakers() -> pd.DataFrame:
     """What is known of the first two speakers."""
     known = pd.DataFrame({"speaker_id": ["id00", "id01"], "gender": ["f", "m"], "nationality": "unknown"})
@@ -149,7 +159,7 @@ def evaluate(
         "params:seed": seed,
         "validation_utterances": utterances[utterances["speaker_id"].isin(VALIDATION_SPEAKERS)],
         "speakers": speakers(),
-        "trial_lists": TRIAL_LISTS.empty(),
+        "trial_lists": trial_lists(),
         "params:device": "cpu",
         **{f"{phase}.learning_curve": learning_curve() for phase in ("pretrain", "finetune", "lmft")},
     }
@@ -184,7 +194,10 @@ def test_from_utterances_to_a_table_of_error_rates(
     for scorings in left["metrics"].values():
         assert all(values["eer"] < 25 for values in scorings.values())  # chance is 50
     table = left["results_table"]
-    assert len(table.splitlines()) == 2 + 2 * 3 + 1
+    assert len(table.splitlines()) == 2 + 2 * 3 + 1 + 1
+    assert table.splitlines()[-1] == (
+        "* vox1_o_original: not a published list (vox1_o_original.txt, MD5 29fc)"
+    )
     assert [record.getMessage() for record in caplog.records if table in record.getMessage()]
     assert sum("EER on vox1_o" in record.getMessage() for record in caplog.records) == 2
     assert len(left["det_curves"].data) == 2 * 3
@@ -237,7 +250,8 @@ def test_ratios_are_those_of_the_chosen_scoring_and_qmf_keeps_its_own(
     for trial_list, scorings in left["metrics"].items():
         for scoring, values in scorings.items():
             before = published["metrics"][trial_list][scoring]
-            assert values.pop("eer_interval") == before.pop("eer_interval")
+            for exact in ("eer_interval", "list_file", "list_md5", "list_official"):
+                assert values.pop(exact) == before.pop(exact)
             assert values == pytest.approx(before, rel=1e-6)
 
 
@@ -259,21 +273,24 @@ def test_exported_scores_are_measured_to_the_same_error_rates(
 ) -> None:
     left = evaluate(lmft_checkpoint, utterances, trials)
     entries = yaml.safe_load((CONF / "catalog_evaluation.yml").read_text())
-    text = {**entries["scores_text"], "path": str(tmp_path / "scores_text")}
+    text = {**entries["scores_text"], "filepath": str(tmp_path / "scores_text")}
     catalog = DataCatalog.from_config({"scores_text": text})
+    earlier = tmp_path / "scores_text" / "of_another_list.cosine.txt"
+    earlier.parent.mkdir()
+    earlier.write_text("a b 0.5 target\n")
     catalog["scores"] = MemoryDataset(left["scores"])
     SequentialRunner().run(export.create_pipeline(), catalog)
     names = {path.name for path in (tmp_path / "scores_text").iterdir()}
     assert {"vox1_o.cosine.txt", "vox1_o_original.qmf.txt"} < names
-    assert len(names) == 2 * 4
+    assert len(names) == 2 * 4  # without the earlier evaluation's
     file = tmp_path / "scores_text" / "vox1_o.llr.txt"
     assert set(read_score_file(file)["enroll_id"]) <= set(utterances["utterance_id"])
 
     found = measure_score_file({"score_file": str(file), "calibrated": True}, SCORE)["vox1_o.llr"]["score"]
     expected = left["metrics"]["vox1_o"]["qmf"]
-    unit = {name for name in expected if name.startswith("threshold_")}  # here ratios, there probabilities
-    assert {name: found[name] for name in expected if name not in unit} == {
-        name: value for name, value in expected.items() if name not in unit
+    other = ("threshold_", "list_")  # ratios here, probabilities there; the file does not name its list
+    assert {name: found[name] for name in expected if not name.startswith(other)} == {
+        name: value for name, value in expected.items() if not name.startswith(other)
     }
 
 
@@ -344,6 +361,7 @@ def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:
     }
     assert score.create_pipeline().inputs() == {
         "trials",
+        "trial_lists",
         "embeddings",
         "cohort_embeddings",
         "validation_utterances",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -124,6 +125,22 @@ def test_scoring_alone_touches_no_audio_and_joins_the_experiment(finished_copy: 
     assert len([run for run in runs if run.data.tags["stage"] == "evaluate"]) == 2
 
 
+def test_a_saved_model_is_evaluated_and_reported_without_a_trained_phase(
+    finished: Finished, project: Path, kedro: Kedro
+) -> None:
+    trained = newest(finished[0], "06_models/lmft/checkpoint/*/checkpoint")
+    model = trained / json.loads((trained / "ranking.json").read_text())[0]["folder"]
+    elsewhere = project / "saved"
+    shutil.copytree(model, elsewhere)
+    assert kedro("run", "--pipeline=prepare").returncode == 0
+    for pipeline in ("evaluate", "report"):
+        run = kedro("run", f"--pipeline={pipeline}", f"--params=embed.model={elsewhere}")
+        assert run.returncode == 0, run.stdout
+    assert metrics_of(project) == metrics_of(finished[0])
+    assert not list(project.glob("data/tiny/06_models/*/checkpoint"))
+    assert (project / "data/tiny/08_reporting/learning_curves.json").exists()
+
+
 def test_a_phase_alone_takes_the_newest_checkpoint_of_the_one_before_or_the_one_asked_for(
     finished_copy: tuple[Path, Kedro],
 ) -> None:
@@ -165,6 +182,7 @@ def test_a_second_run_gives_the_same_figures_and_another_seed_does_not(
     ("arguments", "message"),
     [
         (["--pipeline=finetune"], r"Error: not there yet: .*pretrain.checkpoint.*run --pipeline=pretrain"),
+        (["--pipeline=embed"], r"Error: not there yet: lmft.checkpoint.* saved model by embed.model"),
         (["--pipeline=score"], r"Error: not there yet: .*embeddings.*run --pipeline=embed"),
         (["--params=prepare.miror=/x"], r"Error: unknown parameter 'prepare.miror': did you mean 'mirror'\?"),
         (["--params=prepare.mirror=/nowhere"], "mirror /nowhere: no such folder"),
@@ -182,6 +200,7 @@ def test_a_second_run_gives_the_same_figures_and_another_seed_does_not(
     ],
     ids=[
         "no start",
+        "no model",
         "no embeddings",
         "unknown parameter",
         "no mirror",

@@ -13,6 +13,7 @@ from speaker_verification.scoring.figures import (
     learning_curve_figure,
     reliability_figure,
 )
+from speaker_verification.tables import LEARNING_CURVE
 from tests.scoring.builders import calibration, scores_of
 
 
@@ -90,6 +91,12 @@ def test_phases_follow_each_other_along_the_epochs() -> None:
     ]
     assert [note.text for note in figure.layout.annotations] == ["pretrain", "finetune"]
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(0, 2), (2, 3)]
+
+
+def test_phases_that_were_never_run_are_left_out() -> None:
+    curves = {"pretrain": LEARNING_CURVE.empty(), "finetune": curve_of([7.0], [40.0, 5.0])}
+    assert [trace.name for trace in learning_curve_figure(curves).data] == ["finetune", "finetune"]
+    assert not learning_curve_figure({"pretrain": LEARNING_CURVE.empty()}).data
 
 
 def test_phase_of_no_epochs_takes_no_room() -> None:

@@ -71,7 +71,7 @@ def test_batch_statistics_are_measured_again(model: SpeakerModel) -> None:
     for other in (module for module in model.modules() if isinstance(module, nn.BatchNorm1d)):
         other.running_mean.fill_(99.0)
         other.running_var.fill_(99.0)
-    mean = reestimate_statistics(model, waveforms)
+    reestimate_statistics(model, waveforms)
 
     means, variances = [], []
     with torch.no_grad():
@@ -83,6 +83,3 @@ def test_batch_statistics_are_measured_again(model: SpeakerModel) -> None:
     np.testing.assert_allclose(norm.running_var.numpy(), np.mean(variances, axis=0), rtol=1e-4)
     assert norm.momentum == 0.1
     assert not any(module.training for module in model.modules())
-    # Embeddings leave a BatchNorm centred on its bias, which is zero: so is their mean.
-    assert mean.shape == (10,)
-    assert np.abs(mean).max() < 1e-5

@@ -83,9 +83,9 @@ class Job:
             on_pass(num_passes)
             return regularise(loss)
 
-        def validated(current: Any, mean: Any) -> dict[str, float]:
+        def validated(current: Any) -> dict[str, float]:
             on_validation()
-            return validate(current, heard, mean)
+            return validate(current, heard, TrialSet.of(self.trials.head(0), self.utterances))
 
         return train(
             phase,

@@ -4,7 +4,7 @@ from speaker_verification.datasets.credentials import CredentialsDataset
 from speaker_verification.datasets.embedding_store import EmbeddingStoreDataset
 from speaker_verification.datasets.folder import FolderDataset
 from speaker_verification.datasets.json_file import JsonDataset
-from speaker_verification.datasets.score_file import ScoreFileDataset
+from speaker_verification.datasets.score_files import ScoreFilesDataset
 from speaker_verification.datasets.table import TableDataset
 
 __all__ = [
@@ -12,6 +12,6 @@ __all__ = [
     "EmbeddingStoreDataset",
     "FolderDataset",
     "JsonDataset",
-    "ScoreFileDataset",
+    "ScoreFilesDataset",
     "TableDataset",
 ]

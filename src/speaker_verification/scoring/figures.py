@@ -165,7 +165,7 @@ def reliability_figure(reliability: pd.DataFrame) -> go.Figure:
 def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Loss and validation EER over the epochs of all phases, one phase after the other.
 
-    A phase of no epochs has an error rate but no loss.
+    A phase of no epochs has an error rate but no loss; a phase with an empty table is left out.
 
     Args:
         curves: phase name to table of the LEARNING_CURVE schema, in the order of training.
@@ -176,6 +176,8 @@ def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.06)
     first_epoch = 0
     for place, (phase, curve) in enumerate(curves.items()):
+        if curve.empty:
+            continue
         last_epoch = first_epoch + int(curve["epoch"].max())
         for row, (metric, title) in enumerate(panels.items(), start=1):
             points = curve[curve["metric"] == metric].sort_values("epoch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,22 +20,29 @@ Metrics = dict[str, dict[str, dict[str, Any]]]
 SCORINGS: tuple[Scoring, ...] = ("cosine", "as_norm", "qmf")
 
 
-def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSettings) -> Metrics:
+def measure(
+    scores: pd.DataFrame,
+    calibration: Calibration,
+    settings: ScoreSettings,
+    trial_lists: pd.DataFrame | None = None,
+) -> Metrics:
     """Error rates, costs and calibration by trial list and scoring.
 
     Args:
         scores: table of the SCORES schema.
         calibration: that the scores were calibrated by.
         settings: operating points and the number of resamples.
+        trial_lists: table of the TRIAL_LISTS schema; lists that it does not hold get no record.
 
     Returns:
-        {trial_list: what `measure_trials` returns}, log-likelihood ratios included. QMF's thresholds are
-        probabilities.
+        {trial_list: what `measure_trials` returns}, log-likelihood ratios included, and for each scoring the
+        list's record: "list_file", "list_md5", "list_official". QMF's thresholds are probabilities.
 
     Raises:
         DataError: a trial list holds one class only or a score that is not finite.
     """
     metrics: Metrics = {}
+    records = {} if trial_lists is None else _list_records(trial_lists)
     lists = scores["trial_list"]
     for trial_list in lists.unique():
         in_list = (lists == trial_list).to_numpy()
@@ -43,8 +50,21 @@ def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSetti
         decided_on = calibration.decision_scores(rows)
         measured = measure_trials(rows, decided_on, calibration.log_likelihood_ratio, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
-        metrics[str(trial_list)] = measured
+        record = records.get(str(trial_list), {})
+        metrics[str(trial_list)] = {scoring: values | record for scoring, values in measured.items()}
     return metrics
+
+
+def _list_records(trial_lists: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """By trial list: the file, its MD5 and whether it is the published list of that name."""
+    return {
+        str(row.trial_list): {
+            "list_file": row.file,
+            "list_md5": row.md5,
+            "list_official": bool(row.official),
+        }
+        for row in trial_lists.itertuples()
+    }
 
 
 def measure_trials(
@@ -143,16 +163,14 @@ def _speakers_of(trials: pd.DataFrame) -> Speakers:
     return Speakers(number[enroll], number[test], int(in_list.sum()))
 
 
-def format_table(
-    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], trial_lists: pd.DataFrame | None = None
-) -> str:
+def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """The metrics as lines of text, one for each trial list and scoring, narrow enough for a logged terminal.
 
     Args:
-        metrics: by trial list and scoring, as `measure` returns them.
-        trial_lists: table of the TRIAL_LISTS schema; lists that are not the published ones are marked.
+        metrics: by trial list and scoring, as `measure` returns them; lists whose record says that they are
+            not the published ones are marked.
     """
-    notes = _notes(trial_lists, metrics)
+    notes = _notes(metrics)
     costs = {
         f"DCF 0.{name.removeprefix('min_dcf_p')}": name.removeprefix("min_")
         for scorings in metrics.values()
@@ -195,12 +213,11 @@ def _least_and_actual(values: Mapping[str, Any], name: str) -> str:
     return f"{values[least]:.4f}" + (f" {values[actual]:.4f}" if actual in values else "")
 
 
-def _notes(trial_lists: pd.DataFrame | None, measured: Collection[str]) -> dict[str, str]:
+def _notes(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
     """A line on each measured list that is not the published one of its name."""
-    if trial_lists is None:
-        return {}
+    records = {trial_list: next(iter(scorings.values())) for trial_list, scorings in metrics.items()}
     return {
-        str(row.trial_list): f"* {row.trial_list}: not a published list ({row.file}, MD5 {row.md5})"
-        for row in trial_lists.itertuples()
-        if row.trial_list in measured and not row.official
+        name: f"* {name}: not a published list ({record['list_file']}, MD5 {record['list_md5']})"
+        for name, record in records.items()
+        if not record.get("list_official", True)
     }

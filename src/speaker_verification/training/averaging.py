@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +64,7 @@ class MovingAverage:
 
 
 @torch.no_grad()
-def reestimate_statistics(model: SpeakerModel, waveforms: Iterable[Tensor]) -> Any:
+def reestimate_statistics(model: SpeakerModel, waveforms: Iterable[Tensor]) -> None:
     """Measure again what batch normalisation knows of the data, after weights were averaged.
 
     Everything else is in evaluation mode, so that the statistics are of what evaluation will see. Means and
@@ -75,9 +74,6 @@ def reestimate_statistics(model: SpeakerModel, waveforms: Iterable[Tensor]) -> A
     Args:
         model: changed in place; left in evaluation mode.
         waveforms: batches (B, samples), made as they are asked for.
-
-    Returns:
-        Mean embedding (E,) over the waveforms, as a NumPy array.
     """
     model.eval()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -86,12 +82,9 @@ def reestimate_statistics(model: SpeakerModel, waveforms: Iterable[Tensor]) -> A
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over batches
         norm.train()
-    total, count = torch.zeros(model.embedding_size, dtype=torch.float64, device=model.device), 0
     with torch.random.fork_rng(devices=[]):
         for batch in waveforms:
-            total += model(batch.to(model.device)).double().sum(dim=0)
-            count += len(batch)
+            model(batch.to(model.device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
-    return (total / count).cpu().numpy()

@@ -48,7 +48,7 @@ def train(
     head: SubcentreMarginHead,
     examples: TrainingExamples,
     regularise: Callable[[Tensor], Tensor],
-    validate: Callable[[SpeakerModel, Any], Metrics],
+    validate: Callable[[SpeakerModel], Metrics],
     folder: Path,
     run: dict[str, Any],
     seed: int,
@@ -63,8 +63,7 @@ def train(
         head: trained in place, on the same device.
         examples: what an epoch draws from.
         regularise: gives the loss to descend for the margin head's (see regularisation.py).
-        validate: takes the model and the mean embedding (E,) of the epoch's training steps (None before the
-            first) and gives error rates; `{phase.ranking_metric}` among them ranks the epoch.
+        validate: gives the error rates of the model; `{phase.ranking_metric}` among them ranks the epoch.
         folder: receives the best epochs (see checkpoints.py).
         run: plain values to store in every checkpoint.
         seed: of the order of utterances.
@@ -96,7 +95,7 @@ def train(
     both = nn.ModuleDict({"model": model, "head": head})
     average = MovingAverage(phase.averaging.newest_weight)
     checkpoints = BestCheckpoints(folder, phase.keep_checkpoints, phase.rank_by == NEWEST_FIRST)
-    tally = EpochTally(model.embedding_size, device)
+    tally = EpochTally()
     resume = ResumePoint(
         folder,
         origin,
@@ -113,8 +112,8 @@ def train(
         on_epoch(epoch, metrics)
         logger.info("epoch %d/%d: %s", epoch, phase.epochs, readable(metrics))
 
-    def finish_epoch(epoch: int, metrics: Metrics, mean: Any) -> None:
-        metrics |= validate(model, mean)
+    def finish_epoch(epoch: int, metrics: Metrics) -> None:
+        metrics |= validate(model)
         if epoch or not phase.epochs:
             eer = metrics[phase.ranking_metric]
             with explaining_failed_writes(folder, resume.last_good):
@@ -122,7 +121,7 @@ def train(
         record(epoch, metrics)
 
     if not progress.curve:
-        finish_epoch(0, {}, None)
+        finish_epoch(0, {})
     done_epochs, done_steps = divmod(progress.step, steps_per_epoch)
     for epoch in range(done_epochs + 1, phase.epochs + 1):
         started = time.perf_counter()
@@ -150,7 +149,7 @@ def train(
                         loss = regularise(output.loss)
                         require_finite("loss", loss, step, examples, step_rows, resume.last_good)
                         (loss / phase.accumulation_steps).backward()
-                        tally.add(output.loss.detach(), output.predictions, labels, embeddings)
+                        tally.add(output.loss.detach(), output.predictions, labels)
                     scale_gradients(model.frontend.parameters(), phase.frontend_gradient_factor)
                     norm = nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
                     require_finite("gradient", norm, step, examples, step_rows, resume.last_good)
@@ -172,17 +171,19 @@ def train(
             "step_seconds": time.perf_counter() - started - loader.waited_seconds,
         }
         if epoch <= phase.epochs - phase.averaging.last_epochs:
-            finish_epoch(epoch, metrics, tally.mean_embedding())
+            finish_epoch(epoch, metrics)
         else:
             average.update(both)
             with average.applied(both):
-                finish_epoch(epoch, metrics, reestimate_statistics(model, waveforms_of(epoch)))
+                reestimate_statistics(model, waveforms_of(epoch))
+                finish_epoch(epoch, metrics)
         tally.clear()
         resume.save(progress)
         checkpoints.forget_dropped()
     if phase.epochs and phase.average_best > 1:
         checkpoints.load_average(model, head, phase.average_best)
-        metrics = validate(model, reestimate_statistics(model, waveforms_of(phase.epochs)))
+        reestimate_statistics(model, waveforms_of(phase.epochs))
+        metrics = validate(model)
         eer = metrics[phase.ranking_metric]
         with explaining_failed_writes(folder, resume.last_good):
             checkpoints.put_first(

@@ -18,14 +18,12 @@ Metrics = dict[str, float]
 class EpochTally:
     """Sums over the examples of an epoch."""
 
-    def __init__(self, embedding_size: int, device: torch.device) -> None:
-        self.embeddings = torch.zeros(embedding_size, dtype=torch.float64, device=device)
+    def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         """Begin an epoch."""
         self.loss = 0.0
-        self.embeddings.zero_()
         self.labels: list[int] = []
         self.predictions: list[int] = []
 
@@ -33,7 +31,6 @@ class EpochTally:
         """The sums so far."""
         return {
             "loss": self.loss,
-            "embeddings": self.embeddings,
             "labels": torch.tensor(self.labels, dtype=torch.int32),
             "predictions": torch.tensor(self.predictions, dtype=torch.int32),
         }
@@ -41,14 +38,12 @@ class EpochTally:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from sums."""
         self.loss = state["loss"]
-        self.embeddings.copy_(state["embeddings"])
         self.labels = state["labels"].tolist()
         self.predictions = state["predictions"].tolist()
 
-    def add(self, loss: Tensor, predictions: Tensor, labels: Tensor, embeddings: Tensor) -> None:
+    def add(self, loss: Tensor, predictions: Tensor, labels: Tensor) -> None:
         """Take in a forward pass: its mean loss, and per example the rest."""
         self.loss += float(loss) * len(labels)
-        self.embeddings += embeddings.detach().double().sum(dim=0)
         self.labels += labels.tolist()
         self.predictions += predictions.tolist()
 
@@ -61,10 +56,6 @@ class EpochTally:
             "accuracy": 100 * hits / count,
             "macro_f1": 100 * float(f1_score(self.labels, self.predictions, average="macro")),
         }
-
-    def mean_embedding(self) -> Any:
-        """Mean over the examples, (E,), as a NumPy array."""
-        return (self.embeddings / len(self.labels)).cpu().numpy()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.scoring.extraction import extract_embeddings, utterances_in_trials
@@ -35,20 +34,24 @@ class TrialSet:
         )
 
 
-def validate(model: SpeakerModel, heard: TrialSet, mean: NDArray[np.floating] | None) -> dict[str, float]:
-    """Cosine error rates per trial list.
+def validate(model: SpeakerModel, held_out: TrialSet, monitored: TrialSet) -> dict[str, float]:
+    """Cosine error rates per trial list, centred on the held-out training speakers.
+
+    The centre depends on the model and these utterances alone, so that the same weights have the same error
+    rates in whichever epoch or phase they are measured.
 
     Args:
         model: in any mode; embeddings are taken in evaluation mode.
-        heard: trials to score.
-        mean: mean training embedding (E,) to subtract; None takes the mean over these utterances.
+        held_out: validation trials; the mean embedding of their utterances is subtracted from all.
+        monitored: trials of test lists to score beside them.
 
     Returns:
         `LIST.eer` in % and `LIST.min_dcf_p01` for every trial list.
     """
+    heard = held_out.joined(monitored)
     store = extract_embeddings(model, heard.utterances, batch_seconds=BATCH_SECONDS, progress=False)
     vectors = np.asarray(store.embeddings, dtype=np.float64)
-    vectors = vectors - (vectors.mean(axis=0) if mean is None else mean)
+    vectors = vectors - vectors[store.rows_of(held_out.utterances["utterance_id"])].mean(axis=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rates: dict[str, float] = {}
     for name, trials in heard.trials.groupby("trial_list", sort=True, observed=True):

@@ -23,9 +23,9 @@ from speaker_verification.scoring.summary import Metrics, format_table
 logger = logging.getLogger(__name__)
 
 
-def tabulate_results(metrics: Metrics, trial_lists: pd.DataFrame) -> str:
+def tabulate_results(metrics: Metrics) -> str:
     """Lay the error rates out as a table, and log it."""
-    table = format_table(metrics, trial_lists)
+    table = format_table(metrics)
     logger.info("Results\n%s", table)
     return table
 

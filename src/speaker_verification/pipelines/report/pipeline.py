@@ -25,7 +25,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     }
     scores = ["scores", "calibration"]
     nodes = [
-        Node(tabulate_results, ["metrics", "trial_lists"], "results_table", name="tabulate_results"),
+        Node(tabulate_results, "metrics", "results_table", name="tabulate_results"),
         Node(draw_det_curves, scores, "det_curves", name="draw_det_curves"),
         Node(draw_score_histograms, scores, "score_histograms", name="draw_score_histograms"),
         Node(tabulate_reliability, scores, "reliability", name="tabulate_reliability"),

@@ -69,9 +69,9 @@ def train_phase(
     examples = TrainingExamples(
         training_utterances, augmenter, settings.crop_seconds, settings.speed_factors, phase_seed
     )
-    heard = TrialSet.of(validation_trials, validation_utterances).joined(
-        TrialSet.of(trials[trials["trial_list"].isin(settings.monitor)], utterances)
-    )
+    held_out = TrialSet.of(validation_trials, validation_utterances)
+    monitored = TrialSet.of(trials[trials["trial_list"].isin(settings.monitor)], utterances)
+    heard = held_out.joined(monitored)
     set_seed(phase_seed)
     speaker_model, margin_head = start_phase(
         start,
@@ -95,7 +95,7 @@ def train_phase(
         margin_head,
         examples,
         regularise=PretrainedDistance(speaker_model.frontend, encoder, settings.pretrained_distance),
-        validate=lambda current, mean: validate(current, heard, mean),
+        validate=lambda current: validate(current, held_out, monitored),
         folder=folder,
         run={"speaker_ids": examples.speaker_ids, "start": str(start), **parameters},
         seed=phase_seed,

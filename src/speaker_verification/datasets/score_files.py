@@ -1,0 +1,26 @@
+"""A folder of scores in the field's text format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from speaker_verification.datasets.versioned import AtomicDataset
+from speaker_verification.scoring.score_files import read_score_file, write_score_file
+
+
+class ScoreFilesDataset(AtomicDataset[Mapping[str, pd.DataFrame]]):
+    """Folder of text files by name, a trial on each line: `ENROLL_ID TEST_ID SCORE [target|nontarget]`.
+
+    A save replaces the whole folder, so that all its files are of one evaluation.
+    """
+
+    def _write(self, path: Path, data: Mapping[str, pd.DataFrame]) -> None:
+        path.mkdir()
+        for name, scores in data.items():
+            write_score_file(path / f"{name}.txt", scores)
+
+    def _read(self, path: Path) -> Mapping[str, pd.DataFrame]:
+        return {file.stem: read_score_file(file) for file in sorted(path.glob("*.txt"))}
