@@ -46,3 +46,9 @@ def scores_of(
             }
         )
     )
+
+
+def utterances_of(trials: pd.DataFrame) -> pd.DataFrame:
+    """The utterances of trials between VoxCeleb's ids, with their speakers."""
+    ids = pd.concat([trials["enroll_id"], trials["test_id"]]).astype(str).unique()
+    return pd.DataFrame({"utterance_id": ids, "speaker_id": [name.split("/")[0] for name in ids]})

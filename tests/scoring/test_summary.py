@@ -15,10 +15,10 @@ from speaker_verification.scoring import (
     min_detection_cost,
 )
 from speaker_verification.scoring.settings import ScoreSettings
-from speaker_verification.scoring.summary import SCORINGS, Metrics, format_table
+from speaker_verification.scoring.summary import SCORINGS, Metrics, format_table, measure_trials
 from speaker_verification.scoring.summary import measure as measure_scores
 from speaker_verification.tables import SCORES, TRIAL_LISTS
-from tests.scoring.builders import calibration, scores_of
+from tests.scoring.builders import calibration, scores_of, utterances_of
 
 
 def scores_table(num_trials: int = 400, names: tuple[str, ...] = ("vox1_o", "vox1_e")) -> pd.DataFrame:
@@ -44,7 +44,8 @@ def scores_table(num_trials: int = 400, names: tuple[str, ...] = ("vox1_o", "vox
 
 
 def measure(scores: pd.DataFrame, **settings: object) -> Metrics:
-    return measure_scores(scores, calibration(), ScoreSettings.parse(settings, "score"))
+    utterances = utterances_of(scores)
+    return measure_scores(scores, calibration(), utterances, ScoreSettings.parse(settings, "score"))
 
 
 def test_every_list_and_scoring_is_measured_on_its_own_trials() -> None:
@@ -161,9 +162,24 @@ def test_lists_other_than_the_published_ones_are_marked() -> None:
     assert lines[5:] == ["* vox1_e: not a published list (vox1_e.txt, MD5 29fc)"]
 
 
-def test_speakers_are_told_by_the_first_part_of_the_id() -> None:
-    rows = scores_table(num_trials=4, names=("vox1_o",)).assign(
-        enroll_id=["a/s/1.wav", "a/t/2.wav", "b/s/1.wav", "b/s/1.wav"],
-        test_id=["a/t/2.wav", "b/s/1.wav", "b/t/2.wav", "c/s/1.wav"],
+def test_speakers_are_those_of_the_table_whatever_the_ids_begin_with() -> None:
+    scores = scores_table()
+    moved = scores.assign(**{side: "corpus/" + scores[side].astype(str) for side in ("enroll_id", "test_id")})
+    utterances = utterances_of(scores)
+    moved_utterances = utterances.assign(utterance_id="corpus/" + utterances["utterance_id"])
+    expected = measure_scores(scores, calibration(), utterances, ScoreSettings())
+    assert measure_scores(moved, calibration(), moved_utterances, ScoreSettings()) == expected
+    with pytest.raises(DataError, match=r"12 utterances of the trials are not in the table of speakers"):
+        measure_scores(scores, calibration(), moved_utterances, ScoreSettings())
+
+
+def test_list_without_speakers_has_no_interval_and_the_table_says_why() -> None:
+    scores = scores_table(names=("theirs",))
+    values = measure_trials(
+        scores["label"].to_numpy(), None, {"score": scores["llr"].to_numpy()}, None, ScoreSettings()
     )
-    assert measure(rows)["vox1_o"]["cosine"]["num_speakers"] == 3
+    assert not {"eer_interval", "num_speakers"} & set(values["score"])
+    known = measure(scores)["theirs"]["qmf"]
+    assert {name: known[name] for name in ("eer", "min_cllr")}.items() <= values["score"].items()
+    values["score"]["no_interval"] = "the ids do not tell"
+    assert format_table({"theirs": values}).splitlines()[-1] == "theirs: no interval: the ids do not tell"

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.metrics import OperatingPoint, actual_detection_cost, cllr, sort_trials
 from speaker_verification.scoring.settings import ScoreSettings, Scoring
+from speaker_verification.scoring.trial_speakers import TrialSpeakers, speakers_of_trials
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
 
 SCORINGS: tuple[Scoring, ...] = ("cosine", "as_norm", "qmf")
 
 
-def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSettings) -> Metrics:
+def measure(
+    scores: pd.DataFrame, calibration: Calibration, utterances: pd.DataFrame, settings: ScoreSettings
+) -> Metrics:
     """Error rates, costs and calibration by trial list and scoring.
 
     Args:
         scores: table of the SCORES schema.
         calibration: that the scores were calibrated by.
+        utterances: columns utterance_id and speaker_id, of all utterances of the trials.
         settings: operating points and the number of resamples.
 
     Returns:
@@ -33,7 +35,7 @@ def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSetti
         probabilities.
 
     Raises:
-        DataError: a trial list holds one class only or a score that is not finite.
+        DataError: a trial list holds one class only, a score that is not finite, or an unknown utterance.
     """
     metrics: Metrics = {}
     lists = scores["trial_list"]
@@ -41,14 +43,17 @@ def measure(scores: pd.DataFrame, calibration: Calibration, settings: ScoreSetti
         in_list = (lists == trial_list).to_numpy()
         rows = scores if in_list.all() else scores[in_list]  # one list alone may fill half of the memory
         decided_on = calibration.decision_scores(rows)
-        measured = measure_trials(rows, decided_on, calibration.log_likelihood_ratio, settings)
+        speakers = speakers_of_trials(rows, utterances)
+        labels = rows["label"].to_numpy()
+        measured = measure_trials(labels, speakers, decided_on, calibration.log_likelihood_ratio, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
         metrics[str(trial_list)] = measured
     return metrics
 
 
 def measure_trials(
-    trials: pd.DataFrame,
+    labels: np.ndarray,
+    speakers: TrialSpeakers | None,
     scores: Mapping[str, np.ndarray],
     llrs_of: Callable[[str, np.ndarray], np.ndarray] | None,
     settings: ScoreSettings,
@@ -56,7 +61,8 @@ def measure_trials(
     """Error rates and costs of the scorings of one trial list.
 
     Args:
-        trials: columns enroll_id, test_id and label; ids begin with the speaker, before the first slash.
+        labels: (trials,), 1 target, 0 non-target.
+        speakers: of the trials, or None where they are not known.
         scores: (trials,) by scoring.
         llrs_of: gives, for a scoring and its scores, the natural log-likelihood ratios (trials,) that these
             stand for; None where they stand for none.
@@ -67,13 +73,11 @@ def measure_trials(
         "min_dcf_p01": cost, "threshold_p01": score, the same for every other operating point,
         "num_target": n, "num_nontarget": n, "num_speakers": n}}, plain Python numbers. With log-likelihood
         ratios also "cllr": bits and "act_dcf_p01": cost of the decisions that they lead to, likewise for the
-        others; without resamples no interval.
+        others. Without resamples there is no interval, without speakers neither it nor their number.
 
     Raises:
         DataError: there is one class only or a score that is not finite.
     """
-    labels = trials["label"].to_numpy()
-    speakers = _speakers_of(trials)
     metrics = {}
     for scoring, values in scores.items():
         metrics[scoring] = _measure_scores(values, labels, speakers, settings)
@@ -83,12 +87,12 @@ def measure_trials(
 
 
 def _measure_scores(
-    values: np.ndarray, labels: np.ndarray, speakers: Speakers, settings: ScoreSettings
+    values: np.ndarray, labels: np.ndarray, speakers: TrialSpeakers | None, settings: ScoreSettings
 ) -> dict[str, Any]:
     in_order = sort_trials(values, labels)
     eer, threshold_eer = in_order.equal_error_rate()
     measured: dict[str, Any] = {"eer": eer}
-    if settings.bootstrap_resamples:
+    if settings.bootstrap_resamples and speakers is not None:
         resamples = settings.bootstrap_resamples
         interval = equal_error_rate_interval(
             in_order, speakers.enroll, speakers.test, num_resamples=resamples
@@ -102,7 +106,7 @@ def _measure_scores(
         **measured,
         "num_target": in_order.num_target,
         "num_nontarget": in_order.num_nontarget,
-        "num_speakers": speakers.number,
+        **({} if speakers is None else {"num_speakers": speakers.number}),
     }
 
 
@@ -119,28 +123,6 @@ def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
     from scipy.special import expit
 
     return {name: float(expit(value)) for name, value in measured.items() if name.startswith("threshold_")}
-
-
-class Speakers(NamedTuple):
-    """Speaker of each trial's two sides (trials,), numbered by name from 0, and how many there are."""
-
-    enroll: np.ndarray
-    test: np.ndarray
-    number: int
-
-
-def _speakers_of(trials: pd.DataFrame) -> Speakers:
-    sides = [trials[side].astype("category").cat for side in ("enroll_id", "test_id")]
-    ids = pa.concat_arrays([pa.array(side.categories, pa.large_string()) for side in sides])
-    speakers = pc.list_element(pc.split_pattern(ids, "/", max_splits=1), 0).dictionary_encode()
-    of_id = np.split(speakers.indices.to_numpy(), [len(sides[0].categories)])
-    enroll, test = (of[side.codes] for of, side in zip(of_id, sides, strict=True))  # (trials,)
-    in_list = np.zeros(len(speakers.dictionary), dtype=bool)
-    in_list[enroll] = in_list[test] = True
-    by_name = pc.sort_indices(speakers.dictionary).to_numpy()
-    number = np.empty(len(by_name), dtype=np.int32)
-    number[by_name] = np.cumsum(in_list[by_name]) - 1
-    return Speakers(number[enroll], number[test], int(in_list.sum()))
 
 
 def format_table(
@@ -184,7 +166,19 @@ def format_table(
 
     rule = "  ".join("-" * width for width in widths)
     legend = "DCF and Cllr: the least over all thresholds, then that of the calibrated scores"
-    return "\n".join([aligned(header), rule, *map(aligned, lines), legend, *notes.values()]) + "\n"
+    remarks = [*_missing_intervals(metrics), *notes.values()]
+    return "\n".join([aligned(header), rule, *map(aligned, lines), legend, *remarks]) + "\n"
+
+
+def _missing_intervals(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """A line on each trial list without an interval that says why."""
+    reasons = {
+        (trial_list, values["no_interval"])
+        for trial_list, scorings in metrics.items()
+        for values in scorings.values()
+        if "no_interval" in values
+    }
+    return [f"{trial_list}: no interval: {reason}" for trial_list, reason in sorted(reasons)]
 
 
 def _least_and_actual(values: Mapping[str, Any], name: str) -> str:

@@ -103,11 +103,11 @@ def calibrate_scores(
 
 
 def measure_error_rates(
-    scores: pd.DataFrame, calibration: Mapping[str, Any], score: Mapping[str, Any]
+    scores: pd.DataFrame, calibration: Mapping[str, Any], embeddings: EmbeddingStore, score: Mapping[str, Any]
 ) -> Metrics:
     """Measure every trial list under every scoring."""
     settings = ScoreSettings.parse(score, "score")
-    metrics = measure(scores, Calibration.from_dict(calibration), settings)
+    metrics = measure(scores, Calibration.from_dict(calibration), embeddings.utterances, settings)
     for trial_list, scorings in metrics.items():
         error_rates = ", ".join(f"{scoring} {values['eer']:.3f} %" for scoring, values in scorings.items())
         logger.info("EER on %s: %s", trial_list, error_rates)

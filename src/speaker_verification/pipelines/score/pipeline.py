@@ -61,7 +61,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     measure = [
         Node(
             measure_error_rates,
-            ["scores", "calibration", "params:score"],
+            ["scores", "calibration", "embeddings", "params:score"],
             "metrics",
             name="measure_error_rates",
             tags="evaluation",
