@@ -67,7 +67,9 @@ def test_notebook_runs_on_the_results_of_a_run() -> None:
             exec(compile(ast.Module([last], []), "cell", "exec"), names)
     tables = [value for value in shown if isinstance(value, pd.DataFrame)]
     assert tables[0].index.tolist() == [("vox1_o", scoring) for scoring in ("cosine", "as_norm", "qmf")]
-    assert tables[1]["p_target"].tolist() == [0.01, 0.05]
+    assert tables[1]["p_target"].tolist() == [0.01] * 3 + [0.05] * 3
+    assert tables[1]["reachable"].all()
+    assert tables[1]["misses"].tolist() == [40, 30, 20, 12, 6, 3]
     assert tables[2][["num_target", "num_nontarget"]].to_numpy().tolist() == [[60, 60]]
     scores = left["scores"]
     assert tables[3]["llr"].iloc[0] == scores.loc[scores["label"] == 1, "llr"].min()

@@ -185,7 +185,7 @@ def test_from_utterances_to_a_table_of_error_rates(
     for scorings in left["metrics"].values():
         assert all(values["eer"] < 25 for values in scorings.values())  # chance is 50
     table = left["results_table"]
-    assert len(table.splitlines()) == 2 + 2 * 3 + 1
+    assert len(table.splitlines()) >= 2 * (2 + 2 * 3 + 1) + 1
     assert [record.getMessage() for record in caplog.records if table in record.getMessage()]
     assert sum("EER on vox1_o" in record.getMessage() for record in caplog.records) == 2
     assert len(left["det_curves"].data) == 2 * 3
@@ -209,6 +209,34 @@ def test_crops_of_the_trials_give_cosine_a_second_view_and_as_norm_keeps_the_fir
     assert two_views["cohort_embeddings"].crops is None
     assert (two_views["scores"]["cosine"] != one_view["scores"]["cosine"]).any()
     pd.testing.assert_series_equal(two_views["scores"]["as_norm"], one_view["scores"]["as_norm"])
+
+
+@pytest.mark.usefixtures("loaded")
+def test_operating_point_out_of_reach_is_named_where_it_is_fitted_and_where_it_is_used(
+    lmft_checkpoint: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(SCORE, "p_targets", [0.999999, 1e-12])  # ratios of 0 and of 41.4 are needed
+    monkeypatch.setitem(SCORE, "c_fa", 1e6)
+    left = evaluate(lmft_checkpoint, utterances, trials)
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    beyond = [message for message in warned if "p_target 1e-12, c_miss 1, c_fa 1e+06" in message]
+    assert [message.split()[0] for message in beyond] == ["cosine", "as_norm", "qmf"]
+    assert "cosine cannot reach" in beyond[0]
+    near, far = left["calibration"]["operating_points"]
+    assert near["reachable"] == {"cosine": True, "as_norm": True, "qmf": True}
+    assert (near["remarks"], far["remarks"]) == ([], beyond)
+    assert far["errors_on_calibration_trials"]["cosine"]["misses"] == SCORE["calibration_trials"] / 2
+    for scorings in left["metrics"].values():
+        for values, remark in zip(scorings.values(), beyond, strict=True):
+            assert values["remark_p000000000001"] == remark
+            assert (values["act_fnr_p000000000001"], values["act_fpr_p000000000001"]) == (100.0, 0.0)
+            assert "remark_p999999" not in values
+            assert 0 <= values["act_fnr_p999999"] < 50 > values["act_fpr_p999999"] >= 0
+    assert all(left["results_table"].count(remark) == 1 for remark in beyond)
 
 
 @pytest.mark.usefixtures("loaded")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,9 @@ def test_every_list_and_scoring_is_measured_on_its_own_trials() -> None:
                 assert values[f"min_dcf_{name}"] == cost
                 assert values[f"act_dcf_{name}"] == actual_detection_cost(llrs, rows["label"], p_target)
                 assert values[f"threshold_{name}"] == pytest.approx(threshold, rel=1e-12)
+                refused = llrs < math.log((1 - p_target) / p_target)
+                assert values[f"act_fnr_{name}"] == pytest.approx(100 * refused[rows["label"] == 1].mean())
+                assert values[f"act_fpr_{name}"] == pytest.approx(100 * (~refused)[rows["label"] == 0].mean())
             assert values["num_target"] == (rows["label"] == 1).sum()
             assert values["num_nontarget"] == (rows["label"] == 0).sum()
             assert values["num_speakers"] == 12
@@ -132,6 +136,24 @@ def test_table_has_a_line_for_each_list_and_scoring_in_straight_columns() -> Non
         "vox1_o           37,611  qmf      12.500   2.00-4.50  0.2500 1.5000  0.1000 0.1235",
         "vox1_e_original  37,611  cosine    3.142   2.00-4.50  0.2500 1.5000  0.1000 0.1235",
         "DCF and Cllr: the least over all thresholds, then that of the calibrated scores",
+    ]
+
+
+def test_rates_of_the_calibrated_decisions_and_remarks_stand_below_the_table() -> None:
+    rates = {"act_fnr_p01": 31.25, "act_fpr_p01": 0.0125}
+    cosine = {**VALUES, "act_fnr_p01": 100.0, "act_fpr_p01": 0.0, "remark_p01": "cosine cannot reach"}
+    scorings = {"cosine": cosine, "qmf": {**VALUES, **rates}}
+    lines = format_table({"vox1_o": scorings, "vox1_e": scorings}).splitlines()
+    assert lines[7:] == [
+        "",
+        "trial list  scoring  miss, FA % at 0.01",
+        "----------  -------  ------------------",
+        "vox1_o      cosine        100.00  0.000",
+        "vox1_o      qmf            31.25  0.013",
+        "vox1_e      cosine        100.00  0.000",
+        "vox1_e      qmf            31.25  0.013",
+        "miss, FA: of the decisions at the calibrated threshold for this probability of a target trial",
+        "cosine cannot reach",
     ]
 
 

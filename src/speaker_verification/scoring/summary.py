@@ -10,7 +10,7 @@ import pandas as pd
 
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.calibration import Calibration
-from speaker_verification.scoring.metrics import OperatingPoint, actual_detection_cost, cllr, sort_trials
+from speaker_verification.scoring.metrics import OperatingPoint, cllr, decision_errors, sort_trials
 from speaker_verification.scoring.settings import ScoreSettings, Scoring
 from speaker_verification.scoring.trial_speakers import TrialSpeakers, speakers_of_trials
 
@@ -32,7 +32,8 @@ def measure(
 
     Returns:
         {trial_list: what `measure_trials` returns}, log-likelihood ratios included. QMF's thresholds are
-        probabilities.
+        probabilities. Where the calibration does not reach an operating point or has seen no such ratio,
+        "remark_p01" (likewise for the others) says so.
 
     Raises:
         DataError: a trial list holds one class only, a score that is not finite, or an unknown utterance.
@@ -47,6 +48,9 @@ def measure(
         labels = rows["label"].to_numpy()
         measured = measure_trials(labels, speakers, decided_on, calibration.log_likelihood_ratio, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
+        for point in settings.operating_points:
+            for scoring, remark in calibration.remarks(point).items():
+                measured[scoring][f"remark_{point.name}"] = remark
         metrics[str(trial_list)] = measured
     return metrics
 
@@ -72,8 +76,9 @@ def measure_trials(
         {scoring: {"eer": %, "eer_interval": [low, high] % at 95 %, "threshold_eer": score, "min_cllr": bits,
         "min_dcf_p01": cost, "threshold_p01": score, the same for every other operating point,
         "num_target": n, "num_nontarget": n, "num_speakers": n}}, plain Python numbers. With log-likelihood
-        ratios also "cllr": bits and "act_dcf_p01": cost of the decisions that they lead to, likewise for the
-        others. Without resamples there is no interval, without speakers neither it nor their number.
+        ratios also "cllr": bits, "act_dcf_p01": cost of the decisions that they lead to and "act_fnr_p01",
+        "act_fpr_p01": % of misses and of false acceptances among them, likewise for the others. Without
+        resamples there is no interval, without speakers neither it nor their number.
 
     Raises:
         DataError: there is one class only or a score that is not finite.
@@ -111,11 +116,13 @@ def _measure_scores(
 
 
 def _measure_llrs(llrs: np.ndarray, labels: np.ndarray, points: Sequence[OperatingPoint]) -> dict[str, float]:
-    costs = {
-        f"act_dcf_{point.name}": actual_detection_cost(llrs, labels, point.p_target, point.c_miss, point.c_fa)
-        for point in points
-    }
-    return {"cllr": cllr(llrs, labels), **costs}
+    measured = {"cllr": cllr(llrs, labels)}
+    for point in points:
+        errors = decision_errors(llrs, labels, point)
+        measured[f"act_dcf_{point.name}"] = point.cost(errors.miss_rate, errors.false_acceptance_rate)
+        measured[f"act_fnr_{point.name}"] = 100 * errors.miss_rate
+        measured[f"act_fpr_{point.name}"] = 100 * errors.false_acceptance_rate
+    return measured
 
 
 def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
@@ -155,19 +162,63 @@ def format_table(
         for trial_list, scorings in metrics.items()
         for scoring, values in scorings.items()
     ]
+    legend = "DCF and Cllr: the least over all thresholds, then that of the calibrated scores"
+    remarks = [*_missing_intervals(metrics), *_remarks(metrics), *notes.values()]
+    blocks = [*_aligned(header, lines), legend, *_decisions(metrics), *remarks]
+    return "\n".join(blocks) + "\n"
+
+
+def _aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """Header, rule and lines in straight columns; names stand on the left, numbers on the right."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
 
-    def aligned(cells: tuple[str, ...]) -> str:
+    def aligned(cells: Sequence[str]) -> str:
         columns = zip(cells, header, widths, strict=True)
         is_text = ("trial list", "scoring")
         return "  ".join(
             cell.ljust(width) if name in is_text else cell.rjust(width) for cell, name, width in columns
         ).rstrip()
 
-    rule = "  ".join("-" * width for width in widths)
-    legend = "DCF and Cllr: the least over all thresholds, then that of the calibrated scores"
-    remarks = [*_missing_intervals(metrics), *notes.values()]
-    return "\n".join([aligned(header), rule, *map(aligned, lines), legend, *remarks]) + "\n"
+    return [aligned(header), "  ".join("-" * width for width in widths), *map(aligned, lines)]
+
+
+def _decisions(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Misses and false acceptances at the calibrated thresholds, as a block of lines where they are known."""
+    names = {
+        name.removeprefix("act_fnr_"): None
+        for scorings in metrics.values()
+        for values in scorings.values()
+        for name in values
+        if name.startswith("act_fnr_")
+    }
+    if not names:
+        return []
+    header = ["trial list", "scoring", *(f"miss, FA % at 0.{name.removeprefix('p')}" for name in names)]
+    lines = [
+        (trial_list, scoring, *(_misses_and_false_acceptances(values, name) for name in names))
+        for trial_list, scorings in metrics.items()
+        for scoring, values in scorings.items()
+    ]
+    legend = "miss, FA: of the decisions at the calibrated threshold for this probability of a target trial"
+    return ["", *_aligned(header, lines), legend]
+
+
+def _misses_and_false_acceptances(values: Mapping[str, Any], name: str) -> str:
+    if f"act_fnr_{name}" not in values:
+        return ""
+    return f"{values[f'act_fnr_{name}']:.2f} {values[f'act_fpr_{name}']:6.3f}"
+
+
+def _remarks(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Each remark on an operating point once, whatever the number of trial lists."""
+    remarks = (
+        values[name]
+        for scorings in metrics.values()
+        for values in scorings.values()
+        for name in values
+        if name.startswith("remark_")
+    )
+    return list(dict.fromkeys(remarks))
 
 
 def _missing_intervals(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:

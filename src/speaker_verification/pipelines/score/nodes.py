@@ -80,7 +80,11 @@ def fit_score_calibration(
     workspace = settings.workspace(device)
     trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, settings, seed)
     cosine, features = calibration_features(cohort_embeddings, trials, cohort, settings, workspace)
-    return fit_calibration(cosine, features, trials.labels, cohort.centre, settings).to_dict()
+    fitted = fit_calibration(cosine, features, trials.labels, cohort.centre, settings)
+    for point in fitted.operating_points:
+        for remark in fitted.remarks(point).values():
+            logger.warning("%s", remark)
+    return fitted.to_dict()
 
 
 def calibrate_scores(
