@@ -39,6 +39,12 @@ def test_scores_survive_to_the_last_digit(tmp_path: Path, labels: bool) -> None:
     )
 
 
+def test_byte_order_mark_is_no_part_of_an_id(tmp_path: Path) -> None:
+    for lines in ("a b 0.5 target\n", "a\tb 0.5 target\n"):
+        (tmp_path / "scores.txt").write_text(lines, encoding="utf-8-sig")
+        assert read_score_file(tmp_path / "scores.txt")["enroll_id"].tolist() == ["a"]
+
+
 def test_tabs_repeated_blanks_and_empty_lines_are_read(tmp_path: Path) -> None:
     (tmp_path / "scores.txt").write_text("\na\tb  -0.5 target\n\n c d\t3e1 nontarget \n")
     scores = read_score_file(tmp_path / "scores.txt")

@@ -195,6 +195,15 @@ def test_speakers_are_those_of_the_table_whatever_the_ids_begin_with() -> None:
         measure_scores(scores, calibration(), moved_utterances, ScoreSettings())
 
 
+def test_labels_against_the_speakers_of_the_table_are_counted() -> None:
+    scores = scores_table()
+    assert not any("num_contradicting" in values for values in measure(scores)["vox1_o"].values())
+    wrong = scores.index[(scores["trial_list"] == "vox1_o") & (scores["label"] == 0)][:3]
+    metrics = measure(scores.assign(label=scores["label"].mask(scores.index.isin(wrong), 1)))
+    assert [values["num_contradicting"] for values in metrics["vox1_o"].values()] == [3] * 3
+    assert "num_contradicting" not in metrics["vox1_e"]["cosine"]
+
+
 def test_list_without_speakers_has_no_interval_and_the_table_says_why() -> None:
     scores = scores_table(names=("theirs",))
     values = measure_trials(

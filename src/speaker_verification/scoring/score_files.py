@@ -82,7 +82,7 @@ def _read_columns(path: Path) -> pd.DataFrame:
 def _read_lines(path: Path) -> pd.DataFrame:
     """The trials of a file in any form that is allowed."""
     trials: list[list[str]] = []
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
+    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             fields = line.split()
             if not fields:
@@ -203,7 +203,7 @@ def refuse_unknown_speakers(path: Path, trials: pd.DataFrame, speakers: pd.DataF
     absent = set(sides[0].union(sides[1]).difference(speakers["utterance_id"]))
     if not absent:
         return
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
+    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
         lines = enumerate((line.split()[:2] for line in file), start=1)
         number, name = next((number, name) for number, names in lines for name in names if name in absent)
     raise DataError(

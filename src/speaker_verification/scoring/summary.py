@@ -33,7 +33,8 @@ def measure(
     Returns:
         {trial_list: what `measure_trials` returns}, log-likelihood ratios included. QMF's thresholds are
         probabilities. Where the calibration does not reach an operating point or has seen no such ratio,
-        "remark_p01" (likewise for the others) says so.
+        "remark_p01" (likewise for the others) says so; where labels contradict the speakers,
+        "num_contradicting" counts these trials.
 
     Raises:
         DataError: a trial list holds one class only, a score that is not finite, or an unknown utterance.
@@ -48,6 +49,9 @@ def measure(
         labels = rows["label"].to_numpy()
         measured = measure_trials(labels, speakers, decided_on, calibration.log_likelihood_ratio, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
+        if len(rows_against := speakers.contradictions(labels)):
+            for values in measured.values():
+                values["num_contradicting"] = len(rows_against)
         for point in settings.operating_points:
             for scoring, remark in calibration.remarks(point).items():
                 measured[scoring][f"remark_{point.name}"] = remark

@@ -33,12 +33,6 @@ class TrialSpeakers:
         """
         return np.flatnonzero((self.enroll == self.test) != (labels == 1))
 
-    def partition_equals(self, other: TrialSpeakers) -> bool:
-        """Whether both group the utterances of the same trials alike, whatever the speakers' names."""
-        pairs = (of.astype(np.int64) for of in (self.enroll, self.test))
-        together = np.concatenate([*pairs]) * other.number + np.concatenate([other.enroll, other.test])
-        return self.number == other.number == len(np.unique(together))
-
 
 @dataclass(frozen=True)
 class SpeakerSearch:
@@ -111,7 +105,8 @@ def find_speakers(trials: pd.DataFrame) -> SpeakerSearch:
     sides = pd.DataFrame(ids, copy=False)
     names = pd.Index(sides["enroll_id"].cat.categories).union(sides["test_id"].cat.categories)
     labels = trials["label"].to_numpy()
-    agreeing: dict[str, TrialSpeakers] = {}
+    agreeing: dict[str, list[str]] = {}  # by reading, the speaker of each name
+    found: TrialSpeakers | None = None
     nearest: tuple[str, np.ndarray] | None = None
     for reading, speaker_of in READINGS.items():
         read = [speaker_of(name.replace("\\", "/").strip("/")) for name in names]
@@ -121,11 +116,14 @@ def find_speakers(trials: pd.DataFrame) -> SpeakerSearch:
         speakers = speakers_of_trials(sides, table)
         rows = speakers.contradictions(labels)
         if not len(rows):
-            agreeing[reading] = speakers
+            agreeing[reading] = read
+            found = found or speakers
         elif nearest is None or len(rows) < len(nearest[1]):
             nearest = reading, rows
-    if agreeing:
-        return _the_one(agreeing)
+    if found is not None:
+        doubt = _ambiguity(agreeing)
+        note = doubt or f"{found.number} speakers, read from ids {next(iter(agreeing))}"
+        return SpeakerSearch(None if doubt else found, note)
     assert nearest is not None  # some readings take any id
     reading, rows = nearest
     return SpeakerSearch(
@@ -135,17 +133,17 @@ def find_speakers(trials: pd.DataFrame) -> SpeakerSearch:
     )
 
 
-def _the_one(agreeing: Mapping[str, TrialSpeakers]) -> SpeakerSearch:
-    """The speakers of several readings, if they are the same."""
-    (reading, speakers), *others = agreeing.items()
+def _ambiguity(agreeing: Mapping[str, list[str]]) -> str:
+    """A line on two readings that group the ids differently, if there are."""
+    (reading, read), *others = agreeing.items()
     for other, another in others:
-        if not speakers.partition_equals(another):
-            return SpeakerSearch(
-                None,
-                f"the ids do not tell the speakers for certain: {reading} gives {speakers.number} of them, "
-                f"{other} {another.number}, and the labels agree with both",
+        numbers = len(set(read)), len(set(another))
+        if len(set(zip(read, another, strict=True))) != numbers[0] or numbers[0] != numbers[1]:
+            return (
+                f"the ids do not tell the speakers for certain: {reading} gives {numbers[0]} of them, "
+                f"{other} {numbers[1]}, and the labels agree with both"
             )
-    return SpeakerSearch(speakers, f"{speakers.number} speakers, read from ids {reading}")
+    return ""
 
 
 def _count(rows: np.ndarray, trials: pd.DataFrame) -> str:
