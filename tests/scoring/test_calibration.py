@@ -187,6 +187,16 @@ def test_operating_point_that_no_cosine_reaches_is_named(point: OperatingPoint, 
     assert all(re.search(beyond, fitted.unseen(point)[scoring]) for scoring in ("as_norm", "qmf"))
 
 
+def test_calibration_that_falls_with_the_score_decides_nothing() -> None:
+    falling = replace(
+        calibration(), cosine=AffineCalibration(-0.5, 0.1), as_norm=AffineCalibration(-1.0, 0.0)
+    )
+    even_odds = OperatingPoint(0.5)
+    assert set(falling.unreachable(even_odds)) == {"cosine", "as_norm"}
+    with pytest.raises(ParameterError, match=r"cosine cannot reach .*p_target 0\.5.* falls .*slope -0\.5"):
+        falling.decide([[3.5, 3.0]], [[3.5, 3.0]], even_odds)
+
+
 def test_operating_point_beyond_all_calibration_trials_is_decided_with_a_warning() -> None:
     point = OperatingPoint(1 / (1 + math.exp(9.55)))
     assert calibration().unreachable(point) == {}

@@ -165,7 +165,7 @@ class Calibration:
             point: what the decisions are for.
 
         Raises:
-            ParameterError: no two embeddings reach the operating point, or all do.
+            ParameterError: the cosine cannot serve the operating point, as `unreachable` says.
             DataError: as `compare`.
         """
         if (sentence := self.unreachable(point).get("cosine")) is not None:
@@ -175,19 +175,27 @@ class Calibration:
         return self.compare(enroll, test) >= point.threshold
 
     def unreachable(self, point: OperatingPoint) -> dict[str, str]:
-        """A sentence on each scoring that gives every trial the same answer at an operating point.
+        """A sentence on each scoring that cannot serve an operating point.
 
-        Cosines lie between -1 and 1, so their log-likelihood ratios do not go beyond those of the two ends;
-        the other two scorings have no bounds.
+        Cosines lie between -1 and 1, so their log-likelihood ratios do not go beyond those of the two ends,
+        and every trial gets the same answer where another one is needed; the other two scorings have no
+        bounds. A ratio that falls with the score accepts the lowest scores, whatever the point.
         """
-        lowest, highest = sorted(self.cosine.log_likelihood_ratio([-1.0, 1.0]).tolist())
-        if lowest <= point.threshold <= highest:
-            return {}
+        sentences = {
+            scoring: f"{scoring} cannot reach the operating point {point}: its log-likelihood ratio falls as "
+            f"the score rises (slope {affine.slope:.3g}), so the model tells the calibration's speakers wrongly"
+            for scoring, affine in {"cosine": self.cosine, "as_norm": self.as_norm}.items()
+            if affine.slope <= 0
+        }
+        lowest, highest = self.cosine.log_likelihood_ratio([-1.0, 1.0]).tolist()
+        if "cosine" in sentences or lowest <= point.threshold <= highest:
+            return sentences
         answer = "refused" if point.threshold > highest else "accepted"
         return {
             "cosine": f"cosine cannot reach the operating point {point}: it needs a log-likelihood ratio of "
             f"{point.threshold:.2f}, those of cosines lie between {lowest:.2f} and {highest:.2f}, so every "
-            f"trial is {answer}"
+            f"trial is {answer}",
+            **sentences,
         }
 
     def unseen(self, point: OperatingPoint) -> dict[str, str]:
