@@ -183,7 +183,7 @@ class Calibration:
         """
         sentences = {
             scoring: f"{scoring} cannot reach the operating point {point}: its log-likelihood ratio falls as "
-            f"the score rises (slope {affine.slope:.3g}), so the model tells the calibration's speakers wrongly"
+            f"the score rises (slope {affine.slope:.3g}): targets score below non-targets"
             for scoring, affine in {"cosine": self.cosine, "as_norm": self.as_norm}.items()
             if affine.slope <= 0
         }
