@@ -13,7 +13,7 @@ from speaker_verification.scoring.embeddings import rows_of_ids
 
 SIDES = ("enroll_id", "test_id")
 
-_TOLERATED = 0.1  # share of a class's labels against given speakers; above it, the speakers are wrong
+_TOLERATED = 0.2  # share of a class's labels against given speakers; above it, the speakers are wrong
 _EXTENSION = re.compile(r"\.[A-Za-z]\w{1,4}$")
 
 
@@ -72,7 +72,7 @@ def speakers_of_trials(trials: pd.DataFrame, utterances: pd.DataFrame) -> TrialS
 def judge_given_speakers(trials: pd.DataFrame, utterances: pd.DataFrame) -> SpeakerSearch:
     """The speakers that a table gives the utterances of trials, compared with the labels.
 
-    Single labels may be wrong, as in published lists; where more than a tenth of either class contradicts
+    Single labels may be wrong, as in published lists; where more than a fifth of either class contradicts
     the table, it is the speakers that are.
 
     Args:

@@ -68,7 +68,7 @@ def _speakers_of(file: Path, trials: pd.DataFrame, settings: MeasureSettings) ->
         speakers = read_speaker_file(given)
         refuse_unknown_speakers(file, trials, speakers, given)
         found = judge_given_speakers(trials, speakers)
-        remedy = f"mend {given}, the file of measure.speakers"
+        remedy = f"mend the labels, or {given} (measure.speakers)"
     if found.speakers is None:
         logger.warning("%s: no interval: %s; %s", file, found.note, remedy)
     else:
