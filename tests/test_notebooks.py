@@ -19,7 +19,7 @@ from speaker_verification.scoring.figures import (
 from speaker_verification.scoring.settings import ReportSettings, ScoreSettings
 from speaker_verification.scoring.summary import measure
 from speaker_verification.tables import LEARNING_CURVE, SPEAKERS
-from tests.scoring.builders import calibration, scores_of
+from tests.scoring.builders import calibration, scores_of, utterances_of
 
 NOTEBOOK = json.loads((Path(__file__).parents[1] / "notebooks" / "results.ipynb").read_text())
 CODE_CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
@@ -30,20 +30,14 @@ def results() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     label = np.tile([0, 1], 60)
     scores = scores_of(4.0 * label - 2 + rng.normal(size=120), label)
-    utterance_ids = pd.concat([scores["enroll_id"], scores["test_id"]]).unique()
-    utterances = pd.DataFrame(
-        {
-            "utterance_id": utterance_ids,
-            "speaker_id": [utterance_id.split("/")[0] for utterance_id in utterance_ids],
-            "duration_seconds": 5.0,
-        }
-    )
+    utterances = utterances_of(scores).assign(duration_seconds=5.0)
     curve = pd.DataFrame({"epoch": [0, 1], "metric": "validation.eer", "value": [40.0, 9.0]})
     fitted = calibration()
     return {
         "scores": scores,
+        "utterances": utterances,
         "calibration": fitted.to_dict(),
-        "metrics": measure(scores, fitted, ScoreSettings()),
+        "metrics": measure(scores, fitted, utterances, ScoreSettings()),
         "det_curves": det_figure(scores, fitted),
         "score_histograms": histogram_figure(scores, fitted),
         "reliability_curves": reliability_figure(reliability(scores, fitted)),
@@ -73,7 +67,9 @@ def test_notebook_runs_on_the_results_of_a_run() -> None:
             exec(compile(ast.Module([last], []), "cell", "exec"), names)
     tables = [value for value in shown if isinstance(value, pd.DataFrame)]
     assert tables[0].index.tolist() == [("vox1_o", scoring) for scoring in ("cosine", "as_norm", "qmf")]
-    assert tables[1]["p_target"].tolist() == [0.01, 0.05]
+    assert tables[1]["p_target"].tolist() == [0.01] * 3 + [0.05] * 3
+    assert tables[1]["reachable"].all()
+    assert tables[1]["misses"].tolist() == [40, 30, 20, 12, 6, 3]
     assert tables[2][["num_target", "num_nontarget"]].to_numpy().tolist() == [[60, 60]]
     scores = left["scores"]
     assert tables[3]["llr"].iloc[0] == scores.loc[scores["label"] == 1, "llr"].min()

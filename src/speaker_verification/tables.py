@@ -121,7 +121,7 @@ TRIAL_LISTS = TableSchema(
             "official": pa.bool_(),  # the published list of this name, by its number of trials and its MD5
             "num_repeated": pa.int64(),  # trials of two utterances that an earlier trial has paired
             "num_self": pa.int64(),  # trials of an utterance with itself
-            "num_mislabelled": pa.int64(),  # trials whose label contradicts the speakers that the ids name
+            "num_mislabelled": pa.int64(),  # trials whose label contradicts their speakers
         }
     ),
     key=("trial_list",),

@@ -54,3 +54,11 @@ def test_speakers_of_the_trials_are_refused_by_list_unless_allowed() -> None:
     with pytest.raises(ParameterError, match=message):
         refuse_seen_speakers(trials, UTTERANCES, "voxceleb12-dev", "prepare.training_set", allowed=False)
     refuse_seen_speakers(trials, UTTERANCES, "voxceleb12-dev", "prepare.training_set", allowed=True)
+
+
+def test_seen_speakers_are_those_of_the_manifest_whatever_the_ids_begin_with() -> None:
+    speech = UTTERANCES.assign(utterance_id="corpus/" + UTTERANCES["utterance_id"])
+    trials = trials_of("own", "id4")
+    sides = {side: "corpus/" + trials[side].astype(str) for side in ("enroll_id", "test_id")}
+    with pytest.raises(ParameterError, match="holds 1 speakers of the trials own"):
+        refuse_seen_speakers(trials.assign(**sides), speech, "voxceleb2-dev", "embed.cohort_set", False)

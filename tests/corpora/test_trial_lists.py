@@ -41,6 +41,12 @@ def test_the_cleaned_lists_are_the_shorter_ones() -> None:
     assert all(sizes[name] < sizes[f"{name}_original"] for name in ("vox1_o", "vox1_e", "vox1_h"))
 
 
+def speech_of(trials: pd.DataFrame) -> pd.DataFrame:
+    """A manifest of the utterances of trials between VoxCeleb's ids."""
+    ids = pd.concat([trials["enroll_id"], trials["test_id"]]).unique()
+    return pd.DataFrame({"utterance_id": ids, "speaker_id": [name.split("/")[0] for name in ids]})
+
+
 def test_lists_are_described_with_what_is_odd_about_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -55,7 +61,7 @@ def test_lists_are_described_with_what_is_odd_about_them(
     drawn = draw_trials(manifest({"a": 2, "b": 2}), 1, 1, "x", np.random.default_rng(0))
     trials = pd.concat([read_trial_list(path, "vox1_o_original"), drawn], ignore_index=True)
     with caplog.at_level(logging.INFO):
-        table = describe_lists(trials, {"vox1_o_original": path})
+        table = describe_lists(trials, {"vox1_o_original": path}, speech_of(trials))
     first, second = table.to_dict("records")
     assert first == {
         "trial_list": "vox1_o_original",
@@ -73,7 +79,7 @@ def test_lists_are_described_with_what_is_odd_about_them(
     assert second["md5"] == hashlib.md5(text.encode()).hexdigest()
     assert caplog.messages == [
         "vox1_o_original: 5 trials, 4 of them targets, veri_test.txt, not the official list of 37,720; "
-        "1 repeated; 1 of an utterance with itself; 1 labelled against the speakers in their ids",
+        "1 repeated; 1 of an utterance with itself; 1 labelled against their speakers",
         "x: 2 trials, 1 of them targets, drawn",
     ]
 
@@ -89,7 +95,17 @@ def test_an_official_list_is_known_by_its_trials_however_its_lines_end(
     with caplog.at_level(logging.INFO):
         for copy, official in zip(copies, (True, True, False), strict=True):
             path.write_bytes(copy)
-            table = describe_lists(read_trial_list(path, "vox1_o"), {"vox1_o": path})
+            trials = read_trial_list(path, "vox1_o")
+            table = describe_lists(trials, {"vox1_o": path}, speech_of(trials))
             assert table["official"].tolist() == [official]
     assert ["official" in message for message in caplog.messages] == [True] * 3
     assert "as many as the official list, but not the same (MD5)" in caplog.messages[2]
+
+
+def test_speakers_are_those_of_the_manifest_whatever_the_ids_begin_with(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("1 mine/a/1.wav mine/a/2.wav\n0 mine/a/1.wav mine/b/1.wav\n1 mine/a/1.wav mine/b/1.wav\n")
+    ids = ["mine/a/1.wav", "mine/a/2.wav", "mine/b/1.wav"]
+    speech = pd.DataFrame({"utterance_id": ids, "speaker_id": ["a", "a", "b"]})
+    table = describe_lists(read_trial_list(path, "own"), {"own": path}, speech)
+    assert table["num_mislabelled"].tolist() == [1]

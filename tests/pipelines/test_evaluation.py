@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from speaker_verification.pipelines import embed, export, measure, report, score
 from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
 from speaker_verification.pipelines.measure.nodes import measure_score_file
 from speaker_verification.pipelines.score.nodes import fit_score_calibration, summarise_cohort
-from speaker_verification.scoring import Calibration, EmbeddingStore, read_score_file
+from speaker_verification.scoring import Calibration, EmbeddingStore, read_score_file, write_score_file
 from speaker_verification.scoring.settings import (
     EmbedSettings,
     MeasureSettings,
@@ -194,10 +195,8 @@ def test_from_utterances_to_a_table_of_error_rates(
     for scorings in left["metrics"].values():
         assert all(values["eer"] < 25 for values in scorings.values())  # chance is 50
     table = left["results_table"]
-    assert len(table.splitlines()) == 2 + 2 * 3 + 1 + 1
-    assert table.splitlines()[-1] == (
-        "* vox1_o_original: not a published list (vox1_o_original.txt, MD5 29fc)"
-    )
+    assert len(table.splitlines()) >= 2 * (2 + 2 * 3 + 1) + 1
+    assert "* vox1_o_original: not a published list (vox1_o_original.txt, MD5 29fc)" in table.splitlines()
     assert [record.getMessage() for record in caplog.records if table in record.getMessage()]
     assert sum("EER on vox1_o" in record.getMessage() for record in caplog.records) == 2
     assert len(left["det_curves"].data) == 2 * 3
@@ -221,6 +220,34 @@ def test_crops_of_the_trials_give_cosine_a_second_view_and_as_norm_keeps_the_fir
     assert two_views["cohort_embeddings"].crops is None
     assert (two_views["scores"]["cosine"] != one_view["scores"]["cosine"]).any()
     pd.testing.assert_series_equal(two_views["scores"]["as_norm"], one_view["scores"]["as_norm"])
+
+
+@pytest.mark.usefixtures("loaded")
+def test_operating_point_out_of_reach_is_named_where_it_is_fitted_and_where_it_is_used(
+    lmft_checkpoint: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(SCORE, "p_targets", [0.999999, 1e-12])  # ratios of 0 and of 41.4 are needed
+    monkeypatch.setitem(SCORE, "c_fa", 1e6)
+    left = evaluate(lmft_checkpoint, utterances, trials)
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    beyond = [message for message in warned if "p_target 1e-12, c_miss 1, c_fa 1e+06" in message]
+    assert [message.split()[0] for message in beyond] == ["cosine", "as_norm", "qmf"]
+    assert "cosine cannot reach" in beyond[0]
+    near, far = left["calibration"]["operating_points"]
+    assert near["reachable"] == {"cosine": True, "as_norm": True, "qmf": True}
+    assert (near["remarks"], far["remarks"]) == ([], beyond)
+    assert far["errors_on_calibration_trials"]["cosine"]["misses"] == SCORE["calibration_trials"] / 2
+    for scorings in left["metrics"].values():
+        for values, remark in zip(scorings.values(), beyond, strict=True):
+            assert values["remark_p000000000001"] == remark
+            assert (values["act_fnr_p000000000001"], values["act_fpr_p000000000001"]) == (100.0, 0.0)
+            assert "remark_p999999" not in values
+            assert 0 <= values["act_fnr_p999999"] < 50 > values["act_fpr_p999999"] >= 0
+    assert all(left["results_table"].count(remark) == 1 for remark in beyond)
 
 
 @pytest.mark.usefixtures("loaded")
@@ -292,6 +319,90 @@ def test_exported_scores_are_measured_to_the_same_error_rates(
     assert {name: found[name] for name in expected if not name.startswith(other)} == {
         name: value for name, value in expected.items() if not name.startswith(other)
     }
+
+
+def foreign_scores(folder: Path, naming: str, separation: float = 2.0) -> tuple[Path, pd.DataFrame]:
+    """A labelled file of scores between 8 speakers whose ids are of another toolkit, and its trials."""
+    rng = np.random.default_rng(0)
+    label = np.tile([1, 0], 150)
+    enroll = rng.integers(8, size=300)
+    test = np.where(label == 1, enroll, (enroll + rng.integers(1, 8, 300)) % 8)
+    table = pd.DataFrame(
+        {
+            "enroll_id": [naming.format(speaker, rng.integers(4)) for speaker in enroll],
+            "test_id": [naming.format(speaker, rng.integers(4, 8)) for speaker in test],
+            "score": separation * label + rng.normal(size=300),
+            "label": label,
+        }
+    )
+    file = folder / "theirs.txt"
+    write_score_file(file, table)
+    return file, table
+
+
+def measured(file: Path, **settings: object) -> dict[str, Any]:
+    """The metrics of a file of scores, after a passage through JSON."""
+    metrics = measure_score_file({"score_file": str(file), **settings}, SCORE)
+    return json.loads(json.dumps(metrics, allow_nan=False))["theirs"]["score"]
+
+
+@pytest.mark.parametrize(
+    "naming", ["/data/wav/id{}/session{}/1.wav", "id{}-session{}-1", "p{}_{}", "wav/id{}/{}.flac"]
+)
+def test_score_file_of_another_toolkit_has_the_interval_of_its_speakers(tmp_path: Path, naming: str) -> None:
+    own = measured(foreign_scores(tmp_path, "id{}/session{}/1.wav")[0])
+    low, high = own["eer_interval"]
+    assert low < own["eer"] < high
+    assert own["num_speakers"] == 8
+    assert measured(foreign_scores(tmp_path, naming)[0]) == own
+
+
+def test_speakers_that_the_ids_do_not_tell_are_asked_for_and_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = measured(foreign_scores(tmp_path, "id{}/session{}/1.wav")[0])
+    file, _ = foreign_scores(tmp_path, "corpus/{1}x{0}")
+    with caplog.at_level(logging.INFO):
+        unknown = measured(file)
+    assert unknown.items() >= {key: own[key] for key in ("eer", "min_cllr", "num_target")}.items()
+    assert not {"eer_interval", "num_speakers"} & set(unknown)
+    assert "the ids do not tell the speakers" in unknown["no_interval"]
+    warning, table = (record for record in caplog.records if "no interval" in record.getMessage())
+    assert warning.levelname == "WARNING"
+    assert re.search(
+        r"first: 'corpus/\dx\d corpus/\dx\d \w+'; name them by measure\.speakers", warning.message
+    )
+    assert table.getMessage().splitlines()[-1].startswith("theirs: no interval:")
+
+    speakers = tmp_path / "utt2spk"
+    ids = [f"corpus/{session}x{speaker}" for speaker in range(8) for session in range(8)]
+    speakers.write_text("".join(f"{name} id{name[-1]}\n" for name in ids))
+    assert measured(file, speakers=str(speakers)) == own
+    speakers.write_text("".join(f"{name} id{name[-1]}\n" for name in ids[:-1]))
+    with pytest.raises(DataError, match=r"theirs\.txt, line \d+: no speaker of corpus/7x7 in .*utt2spk"):
+        measured(file, speakers=str(speakers))
+
+
+def test_labels_against_the_given_speakers_are_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, trials = foreign_scores(tmp_path, "{1}x{0}")
+    ids = pd.concat([trials["enroll_id"], trials["test_id"]]).unique()
+    speakers = tmp_path / "speakers.csv"
+    table = pd.DataFrame({"utterance_id": ids, "speaker_id": [name[-1] for name in ids]})
+    table.to_csv(speakers, index=False)
+    write_score_file(file, trials.assign(label=trials["label"].where(trials.index != 3, 1)))
+    values = measured(file, speakers=str(speakers))
+    assert values["num_contradicting"] == 1
+    assert values["num_speakers"] == 8
+    (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    row = trials.iloc[3]
+    assert (
+        f"1 of 300 trials contradict the speakers given, the first: '{row.enroll_id} {row.test_id} t"
+        in warning
+    )
+    table.assign(speaker_id="one").to_csv(speakers, index=False)
+    assert "eer_interval" not in measured(file, speakers=str(speakers))
 
 
 def test_scores_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:

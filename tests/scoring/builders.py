@@ -6,22 +6,31 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.scoring import AffineCalibration, Calibration, OperatingPoint, QmfCalibration
+from speaker_verification.scoring.metrics import DecisionErrors
 from speaker_verification.scoring.settings import Scoring
 from speaker_verification.tables import SCORES
 
 
 def calibration(llr: Scoring = "qmf") -> Calibration:
     """Ten times the cosine is a log-likelihood ratio, as are AS-norm and QMF's log-odds."""
+    points = (OperatingPoint(0.01), OperatingPoint(0.05, c_miss=10.0))
+    scorings = ("cosine", "as_norm", "qmf")
+    misses = (dict(zip(scorings, counts, strict=True)) for counts in ((40, 30, 20), (12, 6, 3)))
     return Calibration(
         cosine=AffineCalibration(10.0, 0.0),
         as_norm=AffineCalibration(1.0, 0.0),
         qmf=QmfCalibration((1.0,) + (0.0,) * 8, 0.0),
         llr=llr,
         centre=(0.5, -1.0),
-        operating_points=(OperatingPoint(0.01), OperatingPoint(0.05, c_miss=10.0)),
+        operating_points=points,
         speakers="cohort",
         prior=0.5,
         num_trials=400,
+        seen_llrs=dict.fromkeys(scorings, (-9.5, 9.5)),
+        errors={
+            point: {scoring: DecisionErrors(count, 200, 0, 200) for scoring, count in missed.items()}
+            for point, missed in zip(points, misses, strict=True)
+        },
     )
 
 
@@ -46,3 +55,9 @@ def scores_of(
             }
         )
     )
+
+
+def utterances_of(trials: pd.DataFrame) -> pd.DataFrame:
+    """The utterances of trials between VoxCeleb's ids, with their speakers."""
+    ids = pd.concat([trials["enroll_id"], trials["test_id"]]).astype(str).unique()
+    return pd.DataFrame({"utterance_id": ids, "speaker_id": [name.split("/")[0] for name in ids]})

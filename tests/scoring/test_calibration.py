@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError
+from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.scoring import (
     AffineCalibration,
     Calibration,
@@ -135,6 +136,94 @@ def test_calibration_survives_json_with_its_thresholds_in_every_unit(tmp_path: P
     expected = {"llr": math.log(99), "cosine": math.log(99) / 10, "as_norm": math.log(99), "qmf": 0.99}
     assert first["accept_from"] == pytest.approx(expected)
     assert second["accept_from"]["llr"] == pytest.approx(math.log(0.95 / 0.5))
+
+
+def test_rates_to_expect_stand_beside_every_threshold_with_their_counts() -> None:
+    scores, labels = gaussian_classes(300, 300)
+    features = np.random.default_rng(0).normal(size=(600, 9))
+    features[:, 0] = 3 * scores
+    settings = ScoreSettings(p_targets=(0.5, 0.05), c_fa=2.0)
+    fitted = fit_calibration(scores / 10, features, labels, np.zeros(2), settings)
+    values = json.loads(json.dumps(fitted.to_dict(), allow_nan=False))
+    for point in values["operating_points"]:
+        assert set(point["accept_from"]) == {"llr", *point["errors_on_calibration_trials"]}
+        for scoring, column in (("cosine", scores / 10), ("as_norm", 3 * scores)):
+            accepted = column >= point["accept_from"][scoring]
+            misses, false_acceptances = (~accepted[:300]).sum(), accepted[300:].sum()
+            assert point["errors_on_calibration_trials"][scoring] == {
+                "miss_rate": misses / 300,
+                "false_acceptance_rate": false_acceptances / 300,
+                "misses": misses,
+                "num_target": 300,
+                "false_acceptances": false_acceptances,
+                "num_nontarget": 300,
+            }
+        of_qmf = fitted.qmf.log_likelihood_ratio(features)
+        point_of_qmf = point["errors_on_calibration_trials"]["qmf"]
+        assert point_of_qmf["misses"] == (of_qmf[:300] < point["accept_from"]["llr"]).sum() > 0
+    ratios = fitted.cosine.log_likelihood_ratio(scores / 10)
+    assert fitted.seen_llrs["cosine"] == (ratios.min(), ratios.max())
+    assert Calibration.from_dict(values) == fitted
+
+
+HIGH, LOW = OperatingPoint(1e-5, c_fa=2.0), OperatingPoint(1 - 1e-5)  # ratios of 12.2 and -11.5 are needed
+
+
+@pytest.mark.parametrize(("point", "answer"), [(HIGH, "refused"), (LOW, "accepted")], ids=["high", "low"])
+def test_operating_point_that_no_cosine_reaches_is_named(point: OperatingPoint, answer: str) -> None:
+    fitted = replace(calibration(), operating_points=(point,))
+    message = rf"cosine cannot reach .*p_target {point.p_target:g}, c_miss 1, c_fa {point.c_fa:g}: "
+    message += (
+        rf"it needs .* {point.threshold:.2f}, .* between -10\.00 and 10\.00, so every trial is {answer}"
+    )
+    with pytest.raises(ParameterError, match=message):
+        fitted.decide([[3.5, 3.0]], [[3.5, 3.0]], point)
+    with pytest.warns(UserWarning, match=message):
+        fitted.thresholds(point)
+    (described,) = fitted.to_dict()["operating_points"]
+    assert described["reachable"] == {"cosine": False, "as_norm": True, "qmf": True}
+    assert len(described["remarks"]) == 3
+    beyond = r"beyond anything seen in calibration: .* between -9\.50 and 9\.50"
+    assert all(re.search(beyond, fitted.unseen(point)[scoring]) for scoring in ("as_norm", "qmf"))
+
+
+def test_calibration_that_falls_with_the_score_decides_nothing() -> None:
+    falling = replace(
+        calibration(), cosine=AffineCalibration(-0.5, 0.1), as_norm=AffineCalibration(-1.0, 0.0)
+    )
+    even_odds = OperatingPoint(0.5)
+    assert set(falling.unreachable(even_odds)) == {"cosine", "as_norm"}
+    with pytest.raises(ParameterError, match=r"cosine cannot reach .*p_target 0\.5.* falls .*slope -0\.5"):
+        falling.decide([[3.5, 3.0]], [[3.5, 3.0]], even_odds)
+
+
+def test_operating_point_beyond_all_calibration_trials_is_decided_with_a_warning() -> None:
+    point = OperatingPoint(1 / (1 + math.exp(9.55)))
+    assert calibration().unreachable(point) == {}
+    with pytest.warns(UserWarning, match=r"cosine at .* beyond anything seen in calibration"):
+        decided = calibration().decide([[3.5, 3.0], [3.5, 3.0]], [[4.5, 2.0], [-3.5, 2.0]], point)
+    assert decided.tolist() == [True, False]
+
+
+@pytest.mark.filterwarnings("error")
+def test_pairs_are_decided_at_the_threshold_of_the_operating_point() -> None:
+    enroll = [[3.5, 3.0]] * 3
+    test = [[3.5, 3.0], [4.5, 2.0], [-3.5, 2.0]]  # ratios of 10, 9.6 and 0
+    assert calibration().decide(enroll, test, OperatingPoint(0.01)).tolist() == [True, True, False]
+    assert calibration().decide(enroll, test, OperatingPoint(0.6)).tolist() == [True, True, True]
+    assert calibration().remarks(OperatingPoint(0.01)) == {}
+
+
+def test_calibration_of_the_format_before_is_read_without_what_it_lacks() -> None:
+    values = {**calibration().to_dict(), "format": 1}
+    del values["seen_llrs"]
+    values["operating_points"] = [
+        {name: point[name] for name in ("p_target", "c_miss", "c_fa", "accept_from")}
+        for point in values["operating_points"]
+    ]
+    fitted = Calibration.from_dict(values)
+    assert fitted == replace(calibration(), seen_llrs={}, errors={})
+    assert set(fitted.remarks(HIGH)) == {"cosine"}
 
 
 def test_calibration_of_another_format_is_refused() -> None:

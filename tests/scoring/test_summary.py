@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,10 @@ from speaker_verification.scoring import (
     min_detection_cost,
 )
 from speaker_verification.scoring.settings import ScoreSettings
-from speaker_verification.scoring.summary import SCORINGS, Metrics, format_table
+from speaker_verification.scoring.summary import SCORINGS, Metrics, format_table, measure_trials
 from speaker_verification.scoring.summary import measure as measure_scores
 from speaker_verification.tables import SCORES, TRIAL_LISTS
-from tests.scoring.builders import calibration, scores_of
+from tests.scoring.builders import calibration, scores_of, utterances_of
 
 
 def scores_table(num_trials: int = 400, names: tuple[str, ...] = ("vox1_o", "vox1_e")) -> pd.DataFrame:
@@ -44,7 +45,8 @@ def scores_table(num_trials: int = 400, names: tuple[str, ...] = ("vox1_o", "vox
 
 
 def measure(scores: pd.DataFrame, trial_lists: pd.DataFrame | None = None, **settings: object) -> Metrics:
-    return measure_scores(scores, calibration(), ScoreSettings.parse(settings, "score"), trial_lists)
+    parsed = ScoreSettings.parse(settings, "score")
+    return measure_scores(scores, calibration(), utterances_of(scores), parsed, trial_lists)
 
 
 def test_every_list_and_scoring_is_measured_on_its_own_trials() -> None:
@@ -66,6 +68,9 @@ def test_every_list_and_scoring_is_measured_on_its_own_trials() -> None:
                 assert values[f"min_dcf_{name}"] == cost
                 assert values[f"act_dcf_{name}"] == actual_detection_cost(llrs, rows["label"], p_target)
                 assert values[f"threshold_{name}"] == pytest.approx(threshold, rel=1e-12)
+                refused = llrs < math.log((1 - p_target) / p_target)
+                assert values[f"act_fnr_{name}"] == pytest.approx(100 * refused[rows["label"] == 1].mean())
+                assert values[f"act_fpr_{name}"] == pytest.approx(100 * (~refused)[rows["label"] == 0].mean())
             assert values["num_target"] == (rows["label"] == 1).sum()
             assert values["num_nontarget"] == (rows["label"] == 0).sum()
             assert values["num_speakers"] == 12
@@ -134,6 +139,24 @@ def test_table_has_a_line_for_each_list_and_scoring_in_straight_columns() -> Non
     ]
 
 
+def test_rates_of_the_calibrated_decisions_and_remarks_stand_below_the_table() -> None:
+    rates = {"act_fnr_p01": 31.25, "act_fpr_p01": 0.0125}
+    cosine = {**VALUES, "act_fnr_p01": 100.0, "act_fpr_p01": 0.0, "remark_p01": "cosine cannot reach"}
+    scorings = {"cosine": cosine, "qmf": {**VALUES, **rates}}
+    lines = format_table({"vox1_o": scorings, "vox1_e": scorings}).splitlines()
+    assert lines[7:] == [
+        "",
+        "trial list  scoring  miss, FA % at 0.01",
+        "----------  -------  ------------------",
+        "vox1_o      cosine        100.00  0.000",
+        "vox1_o      qmf            31.25  0.013",
+        "vox1_e      cosine        100.00  0.000",
+        "vox1_e      qmf            31.25  0.013",
+        "miss, FA: of the decisions at the calibrated threshold for this probability of a target trial",
+        "cosine cannot reach",
+    ]
+
+
 def test_scores_that_are_no_ratios_have_the_least_costs_alone() -> None:
     known = {
         name: value for name, value in VALUES.items() if name not in ("cllr", "act_dcf_p01", "eer_interval")
@@ -156,12 +179,37 @@ def test_lists_other_than_the_published_ones_are_marked_by_what_the_metrics_say_
     kept = json.loads(json.dumps(metrics))  # as a later report reads them, whatever was prepared since
     lines = format_table(kept).splitlines()
     assert {line.split()[0] for line in lines[2:11]} == {"vox1_o", "vox1_e*", "mine"}
-    assert lines[12:] == ["* vox1_e: not a published list (vox1_e.txt, MD5 29fc)"]
+    marked = [line for line in lines if line.startswith("* ")]
+    assert marked == ["* vox1_e: not a published list (vox1_e.txt, MD5 29fc)"]
 
 
-def test_speakers_are_told_by_the_first_part_of_the_id() -> None:
-    rows = scores_table(num_trials=4, names=("vox1_o",)).assign(
-        enroll_id=["a/s/1.wav", "a/t/2.wav", "b/s/1.wav", "b/s/1.wav"],
-        test_id=["a/t/2.wav", "b/s/1.wav", "b/t/2.wav", "c/s/1.wav"],
+def test_speakers_are_those_of_the_table_whatever_the_ids_begin_with() -> None:
+    scores = scores_table()
+    moved = scores.assign(**{side: "corpus/" + scores[side].astype(str) for side in ("enroll_id", "test_id")})
+    utterances = utterances_of(scores)
+    moved_utterances = utterances.assign(utterance_id="corpus/" + utterances["utterance_id"])
+    expected = measure_scores(scores, calibration(), utterances, ScoreSettings())
+    assert measure_scores(moved, calibration(), moved_utterances, ScoreSettings()) == expected
+    with pytest.raises(DataError, match=r"12 utterances of the trials are not in the table of speakers"):
+        measure_scores(scores, calibration(), moved_utterances, ScoreSettings())
+
+
+def test_labels_against_the_speakers_of_the_table_are_counted() -> None:
+    scores = scores_table()
+    assert not any("num_contradicting" in values for values in measure(scores)["vox1_o"].values())
+    wrong = scores.index[(scores["trial_list"] == "vox1_o") & (scores["label"] == 0)][:3]
+    metrics = measure(scores.assign(label=scores["label"].mask(scores.index.isin(wrong), 1)))
+    assert [values["num_contradicting"] for values in metrics["vox1_o"].values()] == [3] * 3
+    assert "num_contradicting" not in metrics["vox1_e"]["cosine"]
+
+
+def test_list_without_speakers_has_no_interval_and_the_table_says_why() -> None:
+    scores = scores_table(names=("theirs",))
+    values = measure_trials(
+        scores["label"].to_numpy(), None, {"score": scores["llr"].to_numpy()}, None, ScoreSettings()
     )
-    assert measure(rows)["vox1_o"]["cosine"]["num_speakers"] == 3
+    assert not {"eer_interval", "num_speakers"} & set(values["score"])
+    known = measure(scores)["theirs"]["qmf"]
+    assert {name: known[name] for name in ("eer", "min_cllr")}.items() <= values["score"].items()
+    values["score"]["no_interval"] = "the ids do not tell"
+    assert format_table({"theirs": values}).splitlines()[-1] == "theirs: no interval: the ids do not tell"

@@ -70,7 +70,7 @@ def refuse_seen_speakers(
     lists: list[str] = []
     for name, rows in trials.groupby("trial_list", sort=True, observed=True):
         ids = pd.concat([rows["enroll_id"], rows["test_id"]]).unique()
-        shared = known & {utterance_id.partition("/")[0] for utterance_id in ids}
+        shared = known & set(utterances.loc[utterances["utterance_id"].isin(ids), "speaker_id"])
         if shared:
             seen |= shared
             lists.append(str(name))

@@ -70,17 +70,19 @@ TRIAL_SUBSETS = {
 }
 
 
-def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFrame:
+def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataFrame:
     """Tell what each list is, in a table and in the log: official or not, its size, its oddities.
 
     Args:
         trials: the trials table.
         files: the file of each list that was read; the others were drawn.
+        utterances: the manifest, with columns utterance_id and speaker_id, of all their utterances.
 
     Returns:
         The trial_lists table.
     """
     rows = []
+    speaker_of = dict(zip(utterances["utterance_id"], utterances["speaker_id"], strict=True))
     for name, of_list in trials.groupby("trial_list", sort=False, observed=True):
         path = files.get(str(name))
         text = path.read_bytes() if path else _as_text(of_list)
@@ -94,7 +96,7 @@ def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFr
             "num_target": num_target,
             "num_nontarget": len(of_list) - num_target,
             "official": published is not None and published.md5 in (_md5(text), _md5(unix)),
-            **_oddities(of_list),
+            **_oddities(of_list, speaker_of),
         }
         logger.info("%s", _description(row, published))
         rows.append(row)
@@ -109,10 +111,10 @@ def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _oddities(trials: pd.DataFrame) -> dict[str, int]:
-    """How many trials of a list are of no use, or contradict their ids."""
+def _oddities(trials: pd.DataFrame, speaker_of: Mapping[str, str]) -> dict[str, int]:
+    """How many trials of a list are of no use, or contradict their speakers."""
     sides, ids = pd.factorize(pd.concat([trials["enroll_id"], trials["test_id"]]))
-    speakers, _ = pd.factorize(pd.Series(ids).str.partition("/")[0])
+    speakers, _ = pd.factorize(pd.Series(ids).map(speaker_of))
     enroll, test = np.split(sides, 2)
     pairs = np.minimum(enroll, test) * len(ids) + np.maximum(enroll, test)
     return {
@@ -135,6 +137,6 @@ def _description(row: Mapping[str, Any], published: PublishedList | None) -> str
     oddities = {
         "repeated": row["num_repeated"],
         "of an utterance with itself": row["num_self"],
-        "labelled against the speakers in their ids": row["num_mislabelled"],
+        "labelled against their speakers": row["num_mislabelled"],
     }
     return "; ".join([text, *(f"{count:,} {what}" for what, count in oddities.items() if count)])

@@ -6,8 +6,9 @@ Fitted on trials between speakers that no trial list holds.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from speaker_verification.errors import DataError
+from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.scoring.cosine import centre_and_normalise
-from speaker_verification.scoring.metrics import OperatingPoint
+from speaker_verification.scoring.metrics import DecisionErrors, OperatingPoint, decision_errors
 from speaker_verification.scoring.qmf import (
     CalibrationTrials,
     QmfCalibration,
@@ -26,7 +27,8 @@ from speaker_verification.scoring.qmf import (
 )
 from speaker_verification.scoring.settings import ScoreSettings, Scoring
 
-FORMAT = 1
+FORMAT = 2
+OLDER_FORMATS = (1,)  # without the calibration trials' ratios and errors
 
 _RIDGE = 1e-6  # beside a mean of log losses: keeps the slope finite where the classes do not overlap
 
@@ -89,6 +91,9 @@ class Calibration:
         speakers: whose trials it was fitted on: the cohort set's, or of these the validation speakers'.
         prior: probability of a target trial that it was fitted for.
         num_trials: it was fitted on.
+        seen_llrs: by scoring, the lowest and the highest log-likelihood ratio of the trials it was fitted on.
+        errors: by operating point and scoring, the wrong decisions on these trials, which tell what to
+            expect of speakers like theirs.
     """
 
     cosine: AffineCalibration
@@ -100,6 +105,8 @@ class Calibration:
     speakers: str
     prior: float
     num_trials: int
+    seen_llrs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    errors: Mapping[OperatingPoint, Mapping[str, DecisionErrors]] = field(default_factory=dict)
 
     def decision_scores(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
         """The scores (trials,) of a table of the SCORES schema that decisions are taken on, by scoring.
@@ -147,8 +154,78 @@ class Calibration:
         directions = [centre_and_normalise(side, centre) for side in sides]  # (pairs, E) each
         return self.cosine.log_likelihood_ratio(np.einsum("pe,pe->p", *directions))
 
+    def decide(self, enroll: npt.ArrayLike, test: npt.ArrayLike, point: OperatingPoint) -> np.ndarray:
+        """Whether each pair of embeddings is to be taken for one speaker, by their cosine, bool (pairs,).
+
+        Warns where the operating point is beyond the ratios of all calibration trials.
+
+        Args:
+            enroll: (pairs, E) embeddings as the model gives them.
+            test: (pairs, E) likewise.
+            point: what the decisions are for.
+
+        Raises:
+            ParameterError: the cosine cannot serve the operating point, as `unreachable` says.
+            DataError: as `compare`.
+        """
+        if (sentence := self.unreachable(point).get("cosine")) is not None:
+            raise ParameterError(f"{sentence}; take another operating point or a model that separates better")
+        if (sentence := self.unseen(point).get("cosine")) is not None:
+            warnings.warn(sentence, stacklevel=2)
+        return self.compare(enroll, test) >= point.threshold
+
+    def unreachable(self, point: OperatingPoint) -> dict[str, str]:
+        """A sentence on each scoring that cannot serve an operating point.
+
+        Cosines lie between -1 and 1, so their log-likelihood ratios do not go beyond those of the two ends,
+        and every trial gets the same answer where another one is needed; the other two scorings have no
+        bounds. A ratio that falls with the score accepts the lowest scores, whatever the point.
+        """
+        sentences = {
+            scoring: f"{scoring} cannot reach the operating point {point}: its log-likelihood ratio falls as "
+            f"the score rises (slope {affine.slope:.3g}): targets score below non-targets"
+            for scoring, affine in {"cosine": self.cosine, "as_norm": self.as_norm}.items()
+            if affine.slope <= 0
+        }
+        lowest, highest = self.cosine.log_likelihood_ratio([-1.0, 1.0]).tolist()
+        if "cosine" in sentences or lowest <= point.threshold <= highest:
+            return sentences
+        answer = "refused" if point.threshold > highest else "accepted"
+        return {
+            "cosine": f"cosine cannot reach the operating point {point}: it needs a log-likelihood ratio of "
+            f"{point.threshold:.2f}, those of cosines lie between {lowest:.2f} and {highest:.2f}, so every "
+            f"trial is {answer}",
+            **sentences,
+        }
+
+    def unseen(self, point: OperatingPoint) -> dict[str, str]:
+        """A sentence on each scoring whose calibration trials all get one answer at an operating point.
+
+        Scorings that cannot reach it at all are left out.
+        """
+        unreachable = self.unreachable(point)
+        return {
+            scoring: f"{scoring} at the operating point {point} is beyond anything seen in calibration: it "
+            f"needs a log-likelihood ratio of {point.threshold:.2f}, those of the calibration trials lie "
+            f"between {lowest:.2f} and {highest:.2f}"
+            for scoring, (lowest, highest) in self.seen_llrs.items()
+            if scoring not in unreachable and not lowest <= point.threshold <= highest
+        }
+
+    def remarks(self, point: OperatingPoint) -> dict[str, str]:
+        """What `unreachable` and `unseen` say of an operating point, by scoring."""
+        return {**self.unreachable(point), **self.unseen(point)}
+
     def thresholds(self, point: OperatingPoint) -> dict[str, float]:
-        """The score from which on a trial is accepted, by scoring: QMF's is a probability."""
+        """The score from which on a trial is accepted, by scoring: QMF's is a probability.
+
+        Warns of scorings that cannot reach the operating point; their threshold is a score that none has.
+        """
+        for sentence in self.unreachable(point).values():
+            warnings.warn(sentence, stacklevel=2)
+        return self._thresholds(point)
+
+    def _thresholds(self, point: OperatingPoint) -> dict[str, float]:
         from scipy.special import expit
 
         return {
@@ -158,12 +235,32 @@ class Calibration:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON file, each operating point with its thresholds in every score's unit."""
-        points = [
-            {**asdict(point), "accept_from": {"llr": point.threshold, **self.thresholds(point)}}
-            for point in self.operating_points
-        ]
-        return {"format": FORMAT, "operating_points": points, **_without(asdict(self), "operating_points")}
+        """Plain values for a JSON file.
+
+        Each operating point stands there with its thresholds in every score's unit, with the scorings that
+        reach it, and with the errors on the calibration trials at these thresholds.
+        """
+        described = {"operating_points": [self._describe(point) for point in self.operating_points]}
+        parts = {name: asdict(getattr(self, name)) for name in ("cosine", "as_norm", "qmf")}
+        plain = ("llr", "centre", "speakers", "prior", "num_trials", "seen_llrs")
+        return {"format": FORMAT, **described, **parts, **{name: getattr(self, name) for name in plain}}
+
+    def _describe(self, point: OperatingPoint) -> dict[str, Any]:
+        thresholds, unreachable = self._thresholds(point), self.unreachable(point)
+        return {
+            **asdict(point),
+            "accept_from": {"llr": point.threshold, **thresholds},
+            "reachable": {scoring: scoring not in unreachable for scoring in thresholds},
+            "errors_on_calibration_trials": {
+                scoring: {
+                    "miss_rate": errors.miss_rate,
+                    "false_acceptance_rate": errors.false_acceptance_rate,
+                    **asdict(errors),
+                }
+                for scoring, errors in self.errors.get(point, {}).items()
+            },
+            "remarks": list(self.remarks(point).values()),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
@@ -172,17 +269,26 @@ class Calibration:
         Raises:
             DataError: another version wrote it, or for other features than this one computes.
         """
-        if values.get("format") != FORMAT:
+        if values.get("format") not in (FORMAT, *OLDER_FORMATS):
             raise DataError(f"the calibration has format {values.get('format')}, not {FORMAT}: fit it anew")
-        points = (OperatingPoint(**_without(point, "accept_from")) for point in values["operating_points"])
+        points = {
+            OperatingPoint(point["p_target"], point["c_miss"], point["c_fa"]): point
+            for point in values["operating_points"]
+        }
         parts = {
             "cosine": AffineCalibration(**values["cosine"]),
             "as_norm": AffineCalibration(**values["as_norm"]),
             "qmf": QmfCalibration.from_dict(values["qmf"]),
             "centre": tuple(values["centre"]),
             "operating_points": tuple(points),
+            "seen_llrs": {scoring: tuple(ends) for scoring, ends in values.get("seen_llrs", {}).items()},
+            "errors": {
+                point: _errors_of(described["errors_on_calibration_trials"])
+                for point, described in points.items()
+                if described.get("errors_on_calibration_trials")
+            },
         }
-        return cls(**{**_without(values, "format"), **parts})
+        return cls(**{**{name: value for name, value in values.items() if name != "format"}, **parts})
 
     @classmethod
     def read(cls, file: str | Path) -> Calibration:
@@ -194,8 +300,13 @@ class Calibration:
         return cls.from_dict(json.loads(Path(file).read_text()))
 
 
-def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
+def _errors_of(described: Mapping[str, Mapping[str, Any]]) -> dict[str, DecisionErrors]:
+    """The counts, by scoring, without the rates that stand beside them in a file."""
+    names = [part.name for part in fields(DecisionErrors)]
+    return {
+        scoring: DecisionErrors(**{name: errors[name] for name in names})
+        for scoring, errors in described.items()
+    }
 
 
 def fit_calibration(
@@ -214,7 +325,7 @@ def fit_calibration(
         DataError: as `AffineCalibration.fit`.
     """
     prior = settings.calibration_prior
-    return Calibration(
+    fitted = Calibration(
         cosine=AffineCalibration.fit(cosine, labels, prior),
         as_norm=AffineCalibration.fit(features[:, 0], labels, prior),
         qmf=fit_qmf_calibration(features, labels, prior),
@@ -225,6 +336,17 @@ def fit_calibration(
         prior=prior,
         num_trials=len(labels),
     )
+    llrs = {
+        "cosine": fitted.cosine.log_likelihood_ratio(cosine),
+        "as_norm": fitted.as_norm.log_likelihood_ratio(features[:, 0]),
+        "qmf": fitted.qmf.log_likelihood_ratio(features),
+    }
+    errors = {
+        point: {scoring: decision_errors(values, labels, point) for scoring, values in llrs.items()}
+        for point in fitted.operating_points
+    }
+    seen = {scoring: (float(values.min()), float(values.max())) for scoring, values in llrs.items()}
+    return replace(fitted, seen_llrs=seen, errors=errors)
 
 
 def calibration_trials(

@@ -6,13 +6,15 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.scoring.blocks import row_blocks
+
+Rates = TypeVar("Rates", float, np.ndarray)
 
 _THRESHOLDS_PER_BLOCK = 2**18
 
@@ -53,10 +55,33 @@ class OperatingPoint:
         """Natural log-likelihood ratio from which on accepting costs less than refusing (Bayes)."""
         return math.log(self.c_fa * (1 - self.p_target)) - math.log(self.c_miss * self.p_target)
 
-    def cost(self, fnr: np.ndarray, fpr: np.ndarray) -> np.ndarray:
+    def __str__(self) -> str:
+        return f"p_target {self.p_target:g}, c_miss {self.c_miss:g}, c_fa {self.c_fa:g}"
+
+    def cost(self, fnr: Rates, fpr: Rates) -> Rates:
         """Detection cost, divided by that of the better of accepting and of refusing every trial."""
         miss_weight, false_acceptance_weight = self.c_miss * self.p_target, self.c_fa * (1 - self.p_target)
         return (miss_weight * fnr + false_acceptance_weight * fpr) / min(miss_weight, false_acceptance_weight)
+
+
+@dataclass(frozen=True)
+class DecisionErrors:
+    """Wrong decisions among trials, by count."""
+
+    misses: int
+    num_target: int
+    false_acceptances: int
+    num_nontarget: int
+
+    @property
+    def miss_rate(self) -> float:
+        """Share of the targets that are refused."""
+        return self.misses / self.num_target
+
+    @property
+    def false_acceptance_rate(self) -> float:
+        """Share of the non-targets that are accepted."""
+        return self.false_acceptances / self.num_nontarget
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,6 +254,29 @@ def min_detection_cost(
     return sort_trials(scores, labels).min_detection_cost(OperatingPoint(p_target, c_miss, c_fa))
 
 
+def decision_errors(
+    log_likelihood_ratios: npt.ArrayLike, labels: npt.ArrayLike, point: OperatingPoint
+) -> DecisionErrors:
+    """Wrong ones of the decisions that log-likelihood ratios lead to at the Bayes threshold.
+
+    Args:
+        log_likelihood_ratios: (trials,), natural.
+        labels: (trials,), 1 target, 0 non-target.
+        point: the operating point.
+
+    Raises:
+        DataError: as `sort_trials`.
+    """
+    values, is_target = _checked(log_likelihood_ratios, labels)
+    accepted = values >= point.threshold
+    return DecisionErrors(
+        misses=int((~accepted[is_target]).sum()),
+        num_target=int(is_target.sum()),
+        false_acceptances=int(accepted[~is_target].sum()),
+        num_nontarget=int((~is_target).sum()),
+    )
+
+
 def actual_detection_cost(
     log_likelihood_ratios: npt.ArrayLike,
     labels: npt.ArrayLike,
@@ -248,9 +296,8 @@ def actual_detection_cost(
         ParameterError: as `OperatingPoint`.
     """
     point = OperatingPoint(p_target, c_miss, c_fa)
-    values, is_target = _checked(log_likelihood_ratios, labels)
-    accepted = values >= point.threshold
-    return float(point.cost(1 - accepted[is_target].mean(), accepted[~is_target].mean()))
+    errors = decision_errors(log_likelihood_ratios, labels, point)
+    return point.cost(errors.miss_rate, errors.false_acceptance_rate)
 
 
 def cllr(log_likelihood_ratios: npt.ArrayLike, labels: npt.ArrayLike) -> float:

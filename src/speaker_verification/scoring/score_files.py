@@ -1,4 +1,7 @@
-"""Scores as the field's text format, `ENROLL_ID TEST_ID SCORE [target|nontarget]` on each line."""
+"""Scores and speakers in the field's text formats.
+
+Scores are `ENROLL_ID TEST_ID SCORE [target|nontarget]` on each line, speakers `UTTERANCE_ID SPEAKER_ID`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from speaker_verification.whole import written_whole
 
 COLUMNS = ("enroll_id", "test_id", "score", "label")
 LABELS = {"target": 1, "nontarget": 0}
+SPEAKER_COLUMNS = ["utterance_id", "speaker_id"]
 
 
 def write_score_file(path: Path, scores: pd.DataFrame) -> None:
@@ -78,7 +82,7 @@ def _read_columns(path: Path) -> pd.DataFrame:
 def _read_lines(path: Path) -> pd.DataFrame:
     """The trials of a file in any form that is allowed."""
     trials: list[list[str]] = []
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
+    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             fields = line.split()
             if not fields:
@@ -115,3 +119,93 @@ def _as_trials(table: pd.DataFrame) -> pd.DataFrame:
     if "label" in table:  # an unknown one cannot become a number
         table = table.assign(label=table["label"].map(LABELS).astype(np.int8))
     return table
+
+
+def read_speaker_file(path: Path) -> pd.DataFrame:
+    """Read which speaker each utterance is of.
+
+    Args:
+        path: of a text file with `UTTERANCE_ID SPEAKER_ID` on each line (Kaldi's utt2spk), or of a table of
+            utterances as .parquet or .csv.
+
+    Returns:
+        Columns utterance_id and speaker_id.
+
+    Raises:
+        DataError: the file is missing, holds no speakers, a line is of another form, or an utterance stands
+            there twice (the line is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file of speakers")
+    is_table = path.suffix in (".parquet", ".csv")
+    table = _read_speaker_table(path) if is_table else _read_speaker_lines(path)
+    if table.empty:
+        raise DataError(f"{path}: holds no speakers")
+    repeated = table["utterance_id"].duplicated().to_numpy()
+    if repeated.any():
+        row = int(repeated.argmax())
+        name = table["utterance_id"].iloc[row]
+        raise DataError(f"{path}, {_place(path, table, row)}: utterance {name} stands there a second time")
+    return table[SPEAKER_COLUMNS]
+
+
+def _read_speaker_table(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".csv":
+            table = pd.read_csv(path, usecols=SPEAKER_COLUMNS, dtype=str, encoding="utf-8-sig")
+        else:
+            table = pd.read_parquet(path, columns=SPEAKER_COLUMNS)
+    except (ValueError, OSError) as error:  # a column that is missing, or a file of another kind
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a table with {' and '.join(SPEAKER_COLUMNS)}: {reason}") from error
+    empty = table.isna().any(axis=1).to_numpy()
+    if empty.any():
+        where = _place(path, table, int(empty.argmax()))
+        raise DataError(f"{path}, {where}: no {' or no '.join(SPEAKER_COLUMNS)}")
+    return table.astype(str)
+
+
+def _read_speaker_lines(path: Path) -> pd.DataFrame:
+    rows: list[tuple[str, str, int]] = []
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            fields = line.split()
+            if len(fields) not in (0, 2):
+                raise DataError(
+                    f"{path}, line {number}: {line.strip()[:200]!r} is not 'UTTERANCE_ID SPEAKER_ID'"
+                )
+            if fields:
+                rows.append((fields[0], fields[1], number))
+    return pd.DataFrame(rows, columns=[*SPEAKER_COLUMNS, "line"])
+
+
+def _place(path: Path, table: pd.DataFrame, row: int) -> str:
+    """A row of a file of speakers, by the number that an editor or a reader of tables shows."""
+    if "line" in table:
+        return f"line {table['line'].iloc[row]}"
+    return f"line {row + 2}" if path.suffix == ".csv" else f"row {row}"
+
+
+def refuse_unknown_speakers(path: Path, trials: pd.DataFrame, speakers: pd.DataFrame, where: Path) -> None:
+    """Refuse a file of scores with utterances whose speakers are not given.
+
+    Args:
+        path: of the file of scores.
+        trials: as `read_score_file` read it.
+        speakers: column utterance_id.
+        where: file of the speakers, for the message.
+
+    Raises:
+        DataError: with the first such line, its utterance and the number of such utterances.
+    """
+    sides = [pd.Index(trials[side].unique()) for side in COLUMNS[:2]]
+    absent = set(sides[0].union(sides[1]).difference(speakers["utterance_id"]))
+    if not absent:
+        return
+    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
+        lines = enumerate((line.split()[:2] for line in file), start=1)
+        number, name = next((number, name) for number, names in lines for name in names if name in absent)
+    raise DataError(
+        f"{path}, line {number}: no speaker of {name} in {where}, which lacks {len(absent):,} utterances"
+    )

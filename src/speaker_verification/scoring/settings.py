@@ -75,4 +75,5 @@ class MeasureSettings(Settings):
     """Parameters under `measure`."""
 
     score_file: str | None = None
+    speakers: str | None = None
     calibrated: bool = False

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.calibration import Calibration
-from speaker_verification.scoring.metrics import OperatingPoint, actual_detection_cost, cllr, sort_trials
+from speaker_verification.scoring.metrics import OperatingPoint, cllr, decision_errors, sort_trials
 from speaker_verification.scoring.settings import ScoreSettings, Scoring
+from speaker_verification.scoring.trial_speakers import TrialSpeakers, speakers_of_trials
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
 
@@ -23,6 +22,7 @@ SCORINGS: tuple[Scoring, ...] = ("cosine", "as_norm", "qmf")
 def measure(
     scores: pd.DataFrame,
     calibration: Calibration,
+    utterances: pd.DataFrame,
     settings: ScoreSettings,
     trial_lists: pd.DataFrame | None = None,
 ) -> Metrics:
@@ -31,15 +31,19 @@ def measure(
     Args:
         scores: table of the SCORES schema.
         calibration: that the scores were calibrated by.
+        utterances: columns utterance_id and speaker_id, of all utterances of the trials.
         settings: operating points and the number of resamples.
         trial_lists: table of the TRIAL_LISTS schema; lists that it does not hold get no record.
 
     Returns:
         {trial_list: what `measure_trials` returns}, log-likelihood ratios included, and for each scoring the
-        list's record: "list_file", "list_md5", "list_official". QMF's thresholds are probabilities.
+        record of the list: "list_file", "list_md5", "list_official". QMF thresholds are probabilities. Where
+        the calibration does not reach an operating point or has seen no such ratio, "remark_p01" (likewise
+        for the others) says so; where labels contradict the speakers, "num_contradicting" counts these
+        trials.
 
     Raises:
-        DataError: a trial list holds one class only or a score that is not finite.
+        DataError: a trial list holds one class only, a score that is not finite, or an unknown utterance.
     """
     metrics: Metrics = {}
     records = {} if trial_lists is None else _list_records(trial_lists)
@@ -48,10 +52,17 @@ def measure(
         in_list = (lists == trial_list).to_numpy()
         rows = scores if in_list.all() else scores[in_list]  # one list alone may fill half of the memory
         decided_on = calibration.decision_scores(rows)
-        measured = measure_trials(rows, decided_on, calibration.log_likelihood_ratio, settings)
+        speakers = speakers_of_trials(rows, utterances)
+        labels = rows["label"].to_numpy()
+        measured = measure_trials(labels, speakers, decided_on, calibration.log_likelihood_ratio, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
-        record = records.get(str(trial_list), {})
-        metrics[str(trial_list)] = {scoring: values | record for scoring, values in measured.items()}
+        shared: dict[str, Any] = dict(records.get(str(trial_list), {}))
+        if len(rows_against := speakers.contradictions(labels)):
+            shared["num_contradicting"] = len(rows_against)
+        for point in settings.operating_points:
+            for scoring, remark in calibration.remarks(point).items():
+                measured[scoring][f"remark_{point.name}"] = remark
+        metrics[str(trial_list)] = {scoring: values | shared for scoring, values in measured.items()}
     return metrics
 
 
@@ -68,7 +79,8 @@ def _list_records(trial_lists: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def measure_trials(
-    trials: pd.DataFrame,
+    labels: np.ndarray,
+    speakers: TrialSpeakers | None,
     scores: Mapping[str, np.ndarray],
     llrs_of: Callable[[str, np.ndarray], np.ndarray] | None,
     settings: ScoreSettings,
@@ -76,7 +88,8 @@ def measure_trials(
     """Error rates and costs of the scorings of one trial list.
 
     Args:
-        trials: columns enroll_id, test_id and label; ids begin with the speaker, before the first slash.
+        labels: (trials,), 1 target, 0 non-target.
+        speakers: of the trials, or None where they are not known.
         scores: (trials,) by scoring.
         llrs_of: gives, for a scoring and its scores, the natural log-likelihood ratios (trials,) that these
             stand for; None where they stand for none.
@@ -86,14 +99,13 @@ def measure_trials(
         {scoring: {"eer": %, "eer_interval": [low, high] % at 95 %, "threshold_eer": score, "min_cllr": bits,
         "min_dcf_p01": cost, "threshold_p01": score, the same for every other operating point,
         "num_target": n, "num_nontarget": n, "num_speakers": n}}, plain Python numbers. With log-likelihood
-        ratios also "cllr": bits and "act_dcf_p01": cost of the decisions that they lead to, likewise for the
-        others; without resamples no interval.
+        ratios also "cllr": bits, "act_dcf_p01": cost of the decisions that they lead to and "act_fnr_p01",
+        "act_fpr_p01": % of misses and of false acceptances among them, likewise for the others. Without
+        resamples there is no interval, without speakers neither it nor their number.
 
     Raises:
         DataError: there is one class only or a score that is not finite.
     """
-    labels = trials["label"].to_numpy()
-    speakers = _speakers_of(trials)
     metrics = {}
     for scoring, values in scores.items():
         metrics[scoring] = _measure_scores(values, labels, speakers, settings)
@@ -103,12 +115,12 @@ def measure_trials(
 
 
 def _measure_scores(
-    values: np.ndarray, labels: np.ndarray, speakers: Speakers, settings: ScoreSettings
+    values: np.ndarray, labels: np.ndarray, speakers: TrialSpeakers | None, settings: ScoreSettings
 ) -> dict[str, Any]:
     in_order = sort_trials(values, labels)
     eer, threshold_eer = in_order.equal_error_rate()
     measured: dict[str, Any] = {"eer": eer}
-    if settings.bootstrap_resamples:
+    if settings.bootstrap_resamples and speakers is not None:
         resamples = settings.bootstrap_resamples
         interval = equal_error_rate_interval(
             in_order, speakers.enroll, speakers.test, num_resamples=resamples
@@ -122,16 +134,18 @@ def _measure_scores(
         **measured,
         "num_target": in_order.num_target,
         "num_nontarget": in_order.num_nontarget,
-        "num_speakers": speakers.number,
+        **({} if speakers is None else {"num_speakers": speakers.number}),
     }
 
 
 def _measure_llrs(llrs: np.ndarray, labels: np.ndarray, points: Sequence[OperatingPoint]) -> dict[str, float]:
-    costs = {
-        f"act_dcf_{point.name}": actual_detection_cost(llrs, labels, point.p_target, point.c_miss, point.c_fa)
-        for point in points
-    }
-    return {"cllr": cllr(llrs, labels), **costs}
+    measured = {"cllr": cllr(llrs, labels)}
+    for point in points:
+        errors = decision_errors(llrs, labels, point)
+        measured[f"act_dcf_{point.name}"] = point.cost(errors.miss_rate, errors.false_acceptance_rate)
+        measured[f"act_fnr_{point.name}"] = 100 * errors.miss_rate
+        measured[f"act_fpr_{point.name}"] = 100 * errors.false_acceptance_rate
+    return measured
 
 
 def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
@@ -139,28 +153,6 @@ def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
     from scipy.special import expit
 
     return {name: float(expit(value)) for name, value in measured.items() if name.startswith("threshold_")}
-
-
-class Speakers(NamedTuple):
-    """Speaker of each trial's two sides (trials,), numbered by name from 0, and how many there are."""
-
-    enroll: np.ndarray
-    test: np.ndarray
-    number: int
-
-
-def _speakers_of(trials: pd.DataFrame) -> Speakers:
-    sides = [trials[side].astype("category").cat for side in ("enroll_id", "test_id")]
-    ids = pa.concat_arrays([pa.array(side.categories, pa.large_string()) for side in sides])
-    speakers = pc.list_element(pc.split_pattern(ids, "/", max_splits=1), 0).dictionary_encode()
-    of_id = np.split(speakers.indices.to_numpy(), [len(sides[0].categories)])
-    enroll, test = (of[side.codes] for of, side in zip(of_id, sides, strict=True))  # (trials,)
-    in_list = np.zeros(len(speakers.dictionary), dtype=bool)
-    in_list[enroll] = in_list[test] = True
-    by_name = pc.sort_indices(speakers.dictionary).to_numpy()
-    number = np.empty(len(by_name), dtype=np.int32)
-    number[by_name] = np.cumsum(in_list[by_name]) - 1
-    return Speakers(number[enroll], number[test], int(in_list.sum()))
 
 
 def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -191,18 +183,74 @@ def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         for trial_list, scorings in metrics.items()
         for scoring, values in scorings.items()
     ]
+    legend = "DCF and Cllr: the least over all thresholds, then that of the calibrated scores"
+    remarks = [*_missing_intervals(metrics), *_remarks(metrics), *notes.values()]
+    blocks = [*_aligned(header, lines), legend, *_decisions(metrics), *remarks]
+    return "\n".join(blocks) + "\n"
+
+
+def _aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """Header, rule and lines in straight columns; names stand on the left, numbers on the right."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
 
-    def aligned(cells: tuple[str, ...]) -> str:
+    def aligned(cells: Sequence[str]) -> str:
         columns = zip(cells, header, widths, strict=True)
         is_text = ("trial list", "scoring")
         return "  ".join(
             cell.ljust(width) if name in is_text else cell.rjust(width) for cell, name, width in columns
         ).rstrip()
 
-    rule = "  ".join("-" * width for width in widths)
-    legend = "DCF and Cllr: the least over all thresholds, then that of the calibrated scores"
-    return "\n".join([aligned(header), rule, *map(aligned, lines), legend, *notes.values()]) + "\n"
+    return [aligned(header), "  ".join("-" * width for width in widths), *map(aligned, lines)]
+
+
+def _decisions(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Misses and false acceptances at the calibrated thresholds, as a block of lines where they are known."""
+    names = {
+        name.removeprefix("act_fnr_"): None
+        for scorings in metrics.values()
+        for values in scorings.values()
+        for name in values
+        if name.startswith("act_fnr_")
+    }
+    if not names:
+        return []
+    header = ["trial list", "scoring", *(f"miss, FA % at 0.{name.removeprefix('p')}" for name in names)]
+    lines = [
+        (trial_list, scoring, *(_misses_and_false_acceptances(values, name) for name in names))
+        for trial_list, scorings in metrics.items()
+        for scoring, values in scorings.items()
+    ]
+    legend = "miss, FA: of the decisions at the calibrated threshold for this probability of a target trial"
+    return ["", *_aligned(header, lines), legend]
+
+
+def _misses_and_false_acceptances(values: Mapping[str, Any], name: str) -> str:
+    if f"act_fnr_{name}" not in values:
+        return ""
+    return f"{values[f'act_fnr_{name}']:.2f} {values[f'act_fpr_{name}']:6.3f}"
+
+
+def _remarks(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Each remark on an operating point once, whatever the number of trial lists."""
+    remarks = (
+        values[name]
+        for scorings in metrics.values()
+        for values in scorings.values()
+        for name in values
+        if name.startswith("remark_")
+    )
+    return list(dict.fromkeys(remarks))
+
+
+def _missing_intervals(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """A line on each trial list without an interval that says why."""
+    reasons = {
+        (trial_list, values["no_interval"])
+        for trial_list, scorings in metrics.items()
+        for values in scorings.values()
+        if "no_interval" in values
+    }
+    return [f"{trial_list}: no interval: {reason}" for trial_list, reason in sorted(reasons)]
 
 
 def _least_and_actual(values: Mapping[str, Any], name: str) -> str:

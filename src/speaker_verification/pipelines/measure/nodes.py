@@ -7,10 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.scoring.score_files import read_score_file
+from speaker_verification.scoring.score_files import (
+    read_score_file,
+    read_speaker_file,
+    refuse_unknown_speakers,
+)
 from speaker_verification.scoring.settings import MeasureSettings, ScoreSettings
 from speaker_verification.scoring.summary import Metrics, format_table, measure_trials
+from speaker_verification.scoring.trial_speakers import SpeakerSearch, find_speakers, judge_given_speakers
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +34,8 @@ def measure_score_file(measure: Mapping[str, Any], score: Mapping[str, Any]) -> 
 
     Raises:
         ParameterError: no file is named.
-        DataError: the file is missing, malformed, without labels, or of one class only.
+        DataError: the file is missing, malformed, without labels, or of one class only; the file of speakers
+            is missing, malformed, or lacks an utterance.
     """
     settings = MeasureSettings.parse(measure, "measure")
     if settings.score_file is None:
@@ -36,8 +44,34 @@ def measure_score_file(measure: Mapping[str, Any], score: Mapping[str, Any]) -> 
     trials = read_score_file(file)
     if "label" not in trials:
         raise DataError(f"{file}, line 1: no label; end each line with target or nontarget")
+    found = _speakers_of(file, trials, settings)
     scores = {"score": trials["score"].to_numpy()}
     llrs_of = (lambda _, values: values) if settings.calibrated else None
-    metrics = {file.stem: measure_trials(trials, scores, llrs_of, ScoreSettings.parse(score, "score"))}
+    labels, resampling = trials["label"].to_numpy(), ScoreSettings.parse(score, "score")
+    measured = measure_trials(labels, found.speakers, scores, llrs_of, resampling)
+    if found.num_contradicting:
+        measured["score"]["num_contradicting"] = found.num_contradicting
+    if found.speakers is None:
+        measured["score"]["no_interval"] = found.note
+    metrics = {file.stem: measured}
     logger.info("Results\n%s", format_table(metrics))
     return metrics
+
+
+def _speakers_of(file: Path, trials: pd.DataFrame, settings: MeasureSettings) -> SpeakerSearch:
+    """The speakers of a file's trials, given or found, with a warning where they are not beyond doubt."""
+    if settings.speakers is None:
+        found = find_speakers(trials)
+        remedy = "name them by measure.speakers"
+    else:
+        given = Path(settings.speakers).expanduser()
+        speakers = read_speaker_file(given)
+        refuse_unknown_speakers(file, trials, speakers, given)
+        found = judge_given_speakers(trials, speakers)
+        remedy = f"mend the labels, or {given} (measure.speakers)"
+    if found.speakers is None:
+        logger.warning("%s: no interval: %s; %s", file, found.note, remedy)
+    else:
+        level = logging.WARNING if found.num_contradicting else logging.INFO
+        logger.log(level, "%s: %s", file, found.note)
+    return found

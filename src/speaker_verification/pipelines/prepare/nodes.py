@@ -132,7 +132,7 @@ def list_trials(
     settings = PrepareSettings.parse(prepare, "prepare")
     trials = gather_trials(settings, Path(mirror), utterances, speakers, seed)
     files = {name: Path(mirror) / file for name, file in settings.list_files.items()}
-    return trials, describe_lists(trials, files)
+    return trials, describe_lists(trials, files, utterances)
 
 
 def extract_augmentation(

@@ -80,7 +80,11 @@ def fit_score_calibration(
     workspace = settings.workspace(device)
     trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, settings, seed)
     cosine, features = calibration_features(cohort_embeddings, trials, cohort, settings, workspace)
-    return fit_calibration(cosine, features, trials.labels, cohort.centre, settings).to_dict()
+    fitted = fit_calibration(cosine, features, trials.labels, cohort.centre, settings)
+    for point in fitted.operating_points:
+        for remark in fitted.remarks(point).values():
+            logger.warning("%s", remark)
+    return fitted.to_dict()
 
 
 def calibrate_scores(
@@ -103,11 +107,16 @@ def calibrate_scores(
 
 
 def measure_error_rates(
-    scores: pd.DataFrame, calibration: Mapping[str, Any], trial_lists: pd.DataFrame, score: Mapping[str, Any]
+    scores: pd.DataFrame,
+    calibration: Mapping[str, Any],
+    embeddings: EmbeddingStore,
+    trial_lists: pd.DataFrame,
+    score: Mapping[str, Any],
 ) -> Metrics:
     """Measure every trial list under every scoring, with the record of the list beside the figures."""
     settings = ScoreSettings.parse(score, "score")
-    metrics = measure(scores, Calibration.from_dict(calibration), settings, trial_lists)
+    fitted = Calibration.from_dict(calibration)
+    metrics = measure(scores, fitted, embeddings.utterances, settings, trial_lists)
     for trial_list, scorings in metrics.items():
         error_rates = ", ".join(f"{scoring} {values['eer']:.3f} %" for scoring, values in scorings.items())
         logger.info("EER on %s: %s", trial_list, error_rates)

@@ -61,7 +61,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     measure = [
         Node(
             measure_error_rates,
-            ["scores", "calibration", "trial_lists", "params:score"],
+            ["scores", "calibration", "embeddings", "trial_lists", "params:score"],
             "metrics",
             name="measure_error_rates",
             tags="evaluation",
