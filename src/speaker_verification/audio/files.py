@@ -19,6 +19,7 @@ from speaker_verification.errors import DataError
 from speaker_verification.whole import written_whole
 
 if TYPE_CHECKING:
+    import av
     import soundfile
 
 MAX_SAMPLES = 2 * 3600 * SAMPLE_RATE  # of a recording: a few bytes of a hostile one may decode to any length
@@ -50,7 +51,8 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
     """Decode a recording and make it 16 kHz, mono, 16-bit.
 
     Channels are averaged, other rates resampled and other numbers rounded as libav does it. A recording that
-    is in this format already comes through bit for bit.
+    is in this format already comes through bit for bit; of one whose rate or channels change inside it, each
+    stretch is converted on its own.
 
     Args:
         source: the encoded file (AAC in m4a, WAV, FLAC: whatever libav reads).
@@ -71,23 +73,19 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         with av.open(io.BytesIO(source), "r") as container:
             if not container.streams.audio:
                 raise AudioError(name, "not audio: no audio stream")
-            recording = av.AudioFifo()
+            stretches: list[av.AudioFifo] = []  # of one rate and one number of channels each
+            form: tuple[int, str, str] | None = None
+            num_samples = 0
             for frame in container.decode(audio=0):
+                form_before, form = form, (frame.sample_rate, frame.layout.name, frame.format.name)
+                if form != form_before:
+                    stretches.append(av.AudioFifo())
                 frame.pts = None  # gaps in time are not filled
-                recording.write(frame)
-                if recording.samples > MAX_SAMPLES:
+                stretches[-1].write(frame)
+                num_samples += frame.samples
+                if num_samples > MAX_SAMPLES:
                     raise AudioError(name, f"longer than {MAX_SAMPLES} samples")
-        whole = recording.read()
-        if whole is None:
-            raise AudioError(name, "no samples")
-        values = whole.to_ndarray()
-        if not np.isfinite(values).all():
-            raise AudioError(name, "not finite")
-        is_right = whole.layout.nb_channels == 1 and whole.sample_rate == SAMPLE_RATE
-        if is_right and values.dtype == np.float32:  # what the resampler does, in less time
-            return np.clip(np.rint(values[0] * 32768), -32768, 32767).astype(np.int16)
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-        parts = [*resampler.resample(whole), *resampler.resample(None)]
+        parts = [part for stretch in stretches for part in _converted(stretch.read(), name)]
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
@@ -95,7 +93,23 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         raise AudioError(name, f"not audio: {text}") from error
     if not parts:
         raise AudioError(name, "no samples")
-    return np.concatenate([part.to_ndarray()[0] for part in parts])
+    return np.concatenate(parts)
+
+
+def _converted(stretch: av.AudioFrame | None, name: str) -> list[npt.NDArray[np.int16]]:
+    """Samples of one rate as 16 kHz, mono, 16-bit pieces of shape (samples,)."""
+    import av
+
+    if stretch is None:
+        return []
+    values = stretch.to_ndarray()
+    if not np.isfinite(values).all():
+        raise AudioError(name, "not finite")
+    is_right = stretch.layout.nb_channels == 1 and stretch.sample_rate == SAMPLE_RATE
+    if is_right and values.dtype == np.float32:  # what the resampler does, in less time
+        return [np.clip(np.rint(values[0] * 32768), -32768, 32767).astype(np.int16)]
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+    return [part.to_ndarray()[0] for part in (*resampler.resample(stretch), *resampler.resample(None))]
 
 
 def encode_audio(samples: npt.NDArray[np.int16], audio_format: AudioFormat) -> bytes:
