@@ -90,6 +90,7 @@ def test_bad_recordings_are_listed_with_a_reason_and_left_out(tmp_path: Path) ->
                 "wav/id1/s/silent.wav": wav(np.zeros(16_000, np.int16)),
                 "wav/id1/s/good.m4a": m4a(noise(1)),
                 "wav/../../id1/s/evil.wav": wav(noise(1)),
+                "wav/id1/s/song.mp3": b"hello",
                 "wav/id1/s/program.exe": b"hello",
                 "wav/id1/s/words.txt": b"hello",
             }
@@ -112,7 +113,7 @@ def test_bad_recordings_are_listed_with_a_reason_and_left_out(tmp_path: Path) ->
         "id1/s/silent.wav": "silent",
         "id1/s/good.wav": "stands more than once in the archive",
         "wav/../../id1/s/evil.wav": misplaced,
-        "wav/id1/s/program.exe": misplaced,
+        "wav/id1/s/song.mp3": misplaced,
     }
     assert not list(tmp_path.rglob("evil*"))
 

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt, model_vali
 
 from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.crops import draw_crop_start, wrap
+from speaker_verification.audio.files import energy
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.configuration import Settings
 from speaker_verification.errors import DataError
@@ -261,10 +262,12 @@ class Augmenter:
         path, length = self._response_paths[row], self._response_samples[row]
         channel = int(rng.integers(self._response_channels[row]))
         response = self._cache.read(path, length, 0, length, channel)
-        energy = float(np.sum(np.square(response), dtype=np.float64))
-        if energy == 0:
-            raise DataError(f"{path}: channel {channel} of this room response is silent")
-        return response[:num_samples] / np.float32(math.sqrt(energy))
+        response_energy = float(energy(response))
+        if response_energy == 0:
+            raise DataError(
+                f"{path}: channel {channel} of this room response is silent: run --pipeline=prepare again"
+            )
+        return response[:num_samples] / np.float32(math.sqrt(response_energy))
 
     def _draw_mixture(
         self, kind: str, num_samples: int, shares: tuple[float, float], rng: np.random.Generator

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import av
     import soundfile
 
+_CHECKED_SAMPLES = 1 << 20  # read at a time
 MAX_SAMPLES = 2 * 3600 * SAMPLE_RATE  # of a recording: a few bytes of a hostile one may decode to any length
 
 
@@ -154,6 +155,50 @@ def audio_info(source: str | Path | bytes) -> AudioInfo:
     """
     with _open(source) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
+def check_audio(source: bytes) -> AudioInfo:
+    """Decode a whole 16 kHz file, to prove that each of its channels can be mixed or convolved with.
+
+    Args:
+        source: bytes of a file that libsndfile reads.
+
+    Raises:
+        AudioError: not audio, of another rate, without samples or with fewer than its header says, not
+            finite, or a channel is silent.
+    """
+    import soundfile
+
+    with _open(source) as file:
+        info = AudioInfo(file.frames, file.samplerate, file.channels)
+        if info.sample_rate != SAMPLE_RATE:
+            raise AudioError("audio", f"{info.sample_rate} Hz instead of {SAMPLE_RATE}")
+        if not info.num_samples:
+            raise AudioError("audio", "no samples")
+        energies = np.zeros(info.num_channels)
+        num_samples = 0
+        try:
+            while len(block := file.read(_CHECKED_SAMPLES, dtype="float32", always_2d=True)):
+                energies += energy(block)
+                num_samples += len(block)
+        except soundfile.LibsndfileError as error:
+            raise AudioError("audio", f"not audio: {error.error_string}") from error
+    if num_samples != info.num_samples:
+        raise AudioError("audio", f"ends after sample {num_samples}, before its header says")
+    if not np.isfinite(energies).all():
+        raise AudioError("audio", "not finite")
+    silent = np.flatnonzero(energies == 0)
+    if len(silent) == info.num_channels:
+        raise AudioError("audio", "silent")
+    if len(silent):
+        raise AudioError("audio", f"channel {silent[0]} of 0 to {info.num_channels - 1} is silent")
+    return info
+
+
+def energy(wave: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Sum of squares over the samples of a wave (samples,), or of each channel of (samples, channels)."""
+    with np.errstate(over="ignore"):
+        return np.sum(np.square(wave), axis=0, dtype=np.float64)
 
 
 def read_audio(

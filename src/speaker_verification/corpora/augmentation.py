@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from speaker_verification.corpora.archives import DamagedMember, Member, read_members, safe_parts
+from speaker_verification.corpora.archives import (
+    DamagedMember,
+    Member,
+    is_recording,
+    plain_name,
+    read_members,
+    safe_parts,
+)
 from speaker_verification.corpora.conversion import (
     ConvertedFolder,
     Corpus,
     as_table,
     convert_archive,
+    refuse_short,
     refuse_too_many_rejected,
     rejected_files,
 )
@@ -27,6 +35,8 @@ RIR_LIST = f"{RIRS_NOISES}/real_rirs_isotropic_noises/rir_list"
 NOISE_KINDS = ("noise", "music", "speech")
 _SIMULATED = re.compile(rf"{RIRS_NOISES}/simulated_rirs/[^/]+/[^/]+/[^/]+\.wav")
 _MISPLACED = "not where this corpus keeps its recordings"
+_JUDGED = "decoded whole"
+SHORTEST_CLIP_SECONDS = 0.1  # a shorter clip, wrapped round, is a tone
 _GROWTH = {".wav": 1.0, ".tar": 1.1}  # WAV files that gzip hardly packs
 
 
@@ -47,9 +57,10 @@ def extract_musan(
     Raises:
         DataError: not a whole archive, no recordings, too many are refused, or the disk is full.
     """
-    corpus = Corpus(MUSAN, _musan_recording, store_as_it_is, _GROWTH)
-    converted = ConvertedFolder(folder / MUSAN, [archive_file], "wav")
+    corpus = Corpus(MUSAN, _musan_recording, _MISPLACED, store_as_it_is, _GROWTH)
+    converted = ConvertedFolder(folder / MUSAN, [archive_file], "wav", _JUDGED)
     recordings = convert_archive(corpus, [archive_file], converted, num_workers)
+    recordings = refuse_short(recordings, SHORTEST_CLIP_SECONDS)
     return _catalog(recordings, converted, MUSAN, NOISE_CLIPS, max_rejected_fraction)
 
 
@@ -71,18 +82,19 @@ def extract_room_responses(
         DataError: not a whole archive, `rir_list` is not in it, no responses, too many are refused, or the
             disk is full.
     """
-    members = {member.name: member for member in read_members([archive_file])}
+    members = {_from(RIRS_NOISES, member.name): member for member in read_members([archive_file])}
     real = _listed_responses(archive_file, members)
 
-    def recording_of(name: str) -> Recording | None:
-        if not _SIMULATED.fullmatch(name) and name not in real:
+    def recording_of(member: str) -> Recording | None:
+        name = _from(RIRS_NOISES, member)
+        if not is_recording(member) or not (_SIMULATED.fullmatch(name) or name in real):
             return None  # noises, and measured responses that are not listed
         is_placed = safe_parts(name) is not None and name.startswith(f"{RIRS_NOISES}/")
         kind = "real" if name in real else "simulated"
         return Recording(name.removeprefix(f"{RIRS_NOISES}/"), kind, reason="" if is_placed else _MISPLACED)
 
-    corpus = Corpus(RIRS_NOISES, recording_of, store_as_it_is, _GROWTH)
-    converted = ConvertedFolder(folder / RIRS_NOISES, [archive_file], "wav")
+    corpus = Corpus(RIRS_NOISES, recording_of, _MISPLACED, store_as_it_is, _GROWTH)
+    converted = ConvertedFolder(folder / RIRS_NOISES, [archive_file], "wav", _JUDGED)
     recordings = convert_archive(corpus, [archive_file], converted, num_workers)
     absent = [
         Recording(name.removeprefix(f"{RIRS_NOISES}/"), reason="named by rir_list, but not in the archive")
@@ -99,16 +111,23 @@ def _listed_responses(archive_file: Path, members: Mapping[str, Member]) -> set[
         lines = members[RIR_LIST].read().decode().splitlines()
     except (DamagedMember, UnicodeDecodeError) as error:
         raise DataError(f"{archive_file}: {RIR_LIST} is damaged ({error}); copy it anew") from error
-    return {line.split()[-1] for line in lines if line.strip()}
+    return {plain_name(line.split()[-1]) for line in lines if line.strip()}
 
 
-def _musan_recording(name: str) -> Recording | None:
-    if not name.endswith(".wav"):
-        return None  # licences, annotations
+def _musan_recording(member: str) -> Recording | None:
+    if not is_recording(member):
+        return None  # licences, annotations, what an operating system has added
+    name = _from(MUSAN, member)
     parts = safe_parts(name) or ()
-    is_placed = len(parts) == 4 and parts[0] == MUSAN and parts[1] in NOISE_KINDS
+    is_placed = len(parts) == 4 and parts[0] == MUSAN and parts[1] in NOISE_KINDS and name.endswith(".wav")
     clip_id = name.removeprefix(f"{MUSAN}/")
     return Recording(clip_id, parts[1]) if is_placed else Recording(clip_id, reason=_MISPLACED)
+
+
+def _from(root: str, member: str) -> str:
+    """A member's path from a corpus' own folder on, whatever folders are in front of it."""
+    parts = safe_parts(member) or ()
+    return "/".join(parts[parts.index(root) :]) if root in parts else member
 
 
 def _catalog(

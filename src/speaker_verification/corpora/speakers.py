@@ -79,6 +79,6 @@ def _parse_librispeech_speakers(text: str, where: str) -> pd.DataFrame:
 
 def _member_text(path: Path, name: str) -> str | None:
     """A text file of an archive; None when it holds none of that name."""
-    found = (member for member in read_members([path]) if member.name == name)
+    found = (member for member in read_members([path]) if f"/{member.name}".endswith(f"/{name}"))
     member = next(found, None)
     return member.read().decode("utf-8", errors="replace") if member else None

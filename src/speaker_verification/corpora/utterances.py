@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
-from speaker_verification.corpora.archives import is_companion, read_members, safe_parts
+from speaker_verification.corpora.archives import is_recording, read_members, safe_parts
 from speaker_verification.corpora.conversion import (
     ConvertedFolder,
     Corpus,
     convert_archive,
+    refuse_short,
     refuse_too_many_rejected,
     rejected_files,
 )
@@ -30,6 +31,8 @@ PUBLISHED_COUNTS = {  # speakers and utterances
     "librispeech-dev-clean": (40, 2_703),
     "librispeech-test-clean": (40, 2_620),
 }
+_LAYOUT = "SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
+_MISPLACED = f"not {_LAYOUT}"
 _EXTENSIONS = ("wav", "m4a", "flac")
 # Bytes of 16 kHz 16-bit WAV for every packed byte: VoxCeleb2's AAC has about 68 kbit/s, FLAC halves speech.
 _GROWTH = {".wav": 1.0, ".m4a": 4.0, ".flac": 2.0, ".tar": 2.0}
@@ -100,27 +103,23 @@ def convert_subset(
     """
     growth = {kind: size * (_FLAC_SHARE if audio_format == "flac" else 1) for kind, size in _GROWTH.items()}
     converted = ConvertedFolder(folder / subset, archive_files, audio_format)
-    corpus = Corpus(subset, _recording_of, store_speech, growth)
+    corpus = Corpus(subset, _recording_of, _MISPLACED, store_speech, growth)
     recordings = convert_archive(corpus, archive_files, converted, num_workers)
     _compare_with_published(subset, recordings["file_id"])
-    recordings = _refuse_short(recordings, min_duration_seconds)
+    recordings = refuse_short(recordings, min_duration_seconds)
     rejected = rejected_files(recordings, subset)
     refuse_too_many_rejected(rejected, len(recordings), max_rejected_fraction)
     stored = recordings[recordings["reason"] == ""]
     if stored.empty:
-        raise DataError(
-            f"{archive_files[0]}: holds no recording SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
-        )
+        raise DataError(f"{archive_files[0]}: holds no recording {_LAYOUT}")
     return _manifest(stored, subset, converted), rejected
 
 
 def _recording_of(member: str) -> Recording | None:
+    if not is_recording(member):
+        return None  # transcripts, licences, what an operating system has added
     utterance_id = utterance_id_of(member)
-    if utterance_id is not None:
-        return Recording(utterance_id)
-    if is_companion(member):
-        return None
-    return Recording(member, reason="not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac")
+    return Recording(utterance_id) if utterance_id else Recording(member, reason=_MISPLACED)
 
 
 def _compare_with_published(subset: str, file_ids: pd.Series) -> None:
@@ -144,13 +143,6 @@ def _compare_with_published(subset: str, file_ids: pd.Series) -> None:
                 published,
                 count - published,
             )
-
-
-def _refuse_short(recordings: pd.DataFrame, min_duration_seconds: float) -> pd.DataFrame:
-    lengths = recordings["num_samples"]
-    is_short = (recordings["reason"] == "") & (lengths < min_duration_seconds * SAMPLE_RATE)
-    reasons = lengths.astype(str) + f" samples, shorter than {min_duration_seconds:g} s"
-    return recordings.assign(reason=recordings["reason"].mask(is_short, reasons))
 
 
 def _manifest(stored: pd.DataFrame, subset: str, converted: ConvertedFolder) -> pd.DataFrame:
