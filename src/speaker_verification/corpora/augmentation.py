@@ -21,11 +21,13 @@ from speaker_verification.corpora.conversion import (
     Corpus,
     as_table,
     convert_archive,
+    recordings_in,
     refuse_short,
     refuse_too_many_rejected,
     rejected_files,
 )
 from speaker_verification.corpora.storing import Recording, store_as_it_is
+from speaker_verification.corpora.texts import decode_text
 from speaker_verification.errors import DataError
 from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, TableSchema
 
@@ -82,6 +84,35 @@ def extract_room_responses(
         DataError: not a whole archive, `rir_list` is not in it, no responses, too many are refused, or the
             disk is full.
     """
+    corpus, absent = _responses_in(archive_file)
+    converted = ConvertedFolder(folder / RIRS_NOISES, [archive_file], "wav", _JUDGED)
+    recordings = convert_archive(corpus, [archive_file], converted, num_workers)
+    recordings = pd.concat([recordings, absent], ignore_index=True)
+    return _catalog(recordings, converted, RIRS_NOISES, ROOM_RESPONSES, max_rejected_fraction)
+
+
+def check_room_responses(archive_file: Path, max_rejected_fraction: float) -> None:
+    """Judge the room responses of an archive by its listing, without reading any.
+
+    Args:
+        archive_file: rirs_noises.zip.
+        max_rejected_fraction: fraction of refused responses above which the corpus is.
+
+    Raises:
+        DataError: not a whole archive, `rir_list` is not in it, no responses, or too many would be refused.
+    """
+    corpus, absent = _responses_in(archive_file)
+    named = as_table(recording for recording, _ in recordings_in(corpus, read_members([archive_file]), []))
+    recordings = pd.concat([named, absent], ignore_index=True)
+    refuse_too_many_rejected(
+        rejected_files(recordings, RIRS_NOISES.lower()), len(recordings), max_rejected_fraction
+    )
+    if not (recordings["reason"] == "").any():
+        raise DataError(f"{RIRS_NOISES}: its archive holds no recordings")
+
+
+def _responses_in(archive_file: Path) -> tuple[Corpus, pd.DataFrame]:
+    """The room responses of an archive, and the refused ones that it names but does not hold."""
     members = {_from(RIRS_NOISES, member.name): member for member in read_members([archive_file])}
     real = _listed_responses(archive_file, members)
 
@@ -93,23 +124,19 @@ def extract_room_responses(
         kind = "real" if name in real else "simulated"
         return Recording(name.removeprefix(f"{RIRS_NOISES}/"), kind, reason="" if is_placed else _MISPLACED)
 
-    corpus = Corpus(RIRS_NOISES, recording_of, _MISPLACED, store_as_it_is, _GROWTH)
-    converted = ConvertedFolder(folder / RIRS_NOISES, [archive_file], "wav", _JUDGED)
-    recordings = convert_archive(corpus, [archive_file], converted, num_workers)
     absent = [
         Recording(name.removeprefix(f"{RIRS_NOISES}/"), reason="named by rir_list, but not in the archive")
         for name in sorted(real - members.keys())
     ]
-    recordings = pd.concat([recordings, as_table(absent)], ignore_index=True)
-    return _catalog(recordings, converted, RIRS_NOISES, ROOM_RESPONSES, max_rejected_fraction)
+    return Corpus(RIRS_NOISES, recording_of, _MISPLACED, store_as_it_is, _GROWTH), as_table(absent)
 
 
 def _listed_responses(archive_file: Path, members: Mapping[str, Member]) -> set[str]:
     if RIR_LIST not in members:
         raise DataError(f"{archive_file}: lacks {RIR_LIST}, which names the measured responses")
     try:
-        lines = members[RIR_LIST].read().decode().splitlines()
-    except (DamagedMember, UnicodeDecodeError) as error:
+        lines = decode_text(members[RIR_LIST].read()).splitlines()
+    except DamagedMember as error:
         raise DataError(f"{archive_file}: {RIR_LIST} is damaged ({error}); copy it anew") from error
     return {plain_name(line.split()[-1]) for line in lines if line.strip()}
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from speaker_verification.corpora.archives import read_members
 from speaker_verification.corpora.mirror import ARCHIVES, Mirror
+from speaker_verification.corpora.texts import decode_text
 from speaker_verification.errors import DataError
 from speaker_verification.tables import SPEAKERS
 
@@ -81,4 +82,4 @@ def _member_text(path: Path, name: str) -> str | None:
     """A text file of an archive; None when it holds none of that name."""
     found = (member for member in read_members([path]) if f"/{member.name}".endswith(f"/{name}"))
     member = next(found, None)
-    return member.read().decode("utf-8", errors="replace") if member else None
+    return decode_text(member.read()) if member else None

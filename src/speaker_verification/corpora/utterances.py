@@ -13,7 +13,9 @@ from speaker_verification.corpora.archives import is_recording, read_members, sa
 from speaker_verification.corpora.conversion import (
     ConvertedFolder,
     Corpus,
+    as_table,
     convert_archive,
+    recordings_in,
     refuse_short,
     refuse_too_many_rejected,
     rejected_files,
@@ -33,6 +35,7 @@ PUBLISHED_COUNTS = {  # speakers and utterances
 }
 _LAYOUT = "SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
 _MISPLACED = f"not {_LAYOUT}"
+_ROOTS = frozenset(("wav", "dev", "aac", "LibriSpeech", "train-clean-100", "dev-clean", "test-clean"))
 _EXTENSIONS = ("wav", "m4a", "flac")
 # Bytes of 16 kHz 16-bit WAV for every packed byte: VoxCeleb2's AAC has about 68 kbit/s, FLAC halves speech.
 _GROWTH = {".wav": 1.0, ".m4a": 4.0, ".flac": 2.0, ".tar": 2.0}
@@ -44,7 +47,8 @@ def utterance_id_of(member: str) -> str | None:
     """The utterance that an archive member holds.
 
     Args:
-        member: path in the archive, any folders before SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac.
+        member: path in the archive, any folders before SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac; below
+            a folder that the published archives have (wav, dev/aac, ...) exactly these three.
 
     Returns:
         SPEAKER/SESSION/UTTERANCE.wav, or None when the path is not of this form.
@@ -52,12 +56,17 @@ def utterance_id_of(member: str) -> str | None:
     parts = safe_parts(member)
     if parts is None or len(parts) < 3:
         return None
-    *_, speaker, session, name = parts
+    root = next((place for place, part in enumerate(parts[:-2]) if part in _ROOTS), len(parts) - 3)
+    while len(parts) - root > 3 and parts[root] in _ROOTS:
+        root += 1
+    if len(parts) - root != 3 or parts[root] in _ROOTS:
+        return None
+    speaker, session, name = parts[root:]
     stem, _, extension = name.rpartition(".")
     return f"{speaker}/{session}/{stem}.wav" if stem and extension in _EXTENSIONS else None
 
 
-def list_subset(subset: str, archive_files: Sequence[Path]) -> pd.DataFrame:
+def list_subset(subset: str, archive_files: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The recordings that an archive names, none of which is decoded.
 
     Args:
@@ -65,14 +74,18 @@ def list_subset(subset: str, archive_files: Sequence[Path]) -> pd.DataFrame:
         archive_files: the zip or tar archive, or its parts in order.
 
     Returns:
-        Columns utterance_id, speaker_id, subset; sorted.
+        Utterances, with columns utterance_id, speaker_id and subset, sorted; and the table of files that
+        conversion will refuse for what their names and headers say.
 
     Raises:
         DataError: the archive is not whole.
     """
-    ids = sorted({name for member in read_members(archive_files) if (name := utterance_id_of(member.name))})
+    corpus = Corpus(subset, _recording_of, _MISPLACED, store_speech, _GROWTH)
+    found = as_table(recording for recording, _ in recordings_in(corpus, read_members(archive_files), []))
+    ids = sorted(found.loc[found["reason"] == "", "file_id"])
     speakers = [name.partition("/")[0] for name in ids]
-    return pd.DataFrame({"utterance_id": ids, "speaker_id": speakers, "subset": subset})
+    table = pd.DataFrame({"utterance_id": ids, "speaker_id": speakers, "subset": subset})
+    return table, rejected_files(found, subset)
 
 
 def convert_subset(
