@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from speaker_verification.scoring.normalisation import check_cohort_size
 from speaker_verification.tables import TRIALS
 from speaker_verification.training.phase import PhaseSettings
 
+logger = logging.getLogger(__name__)
 NUM_NAMED = 3  # of a kind of problem
 
 
@@ -95,6 +97,7 @@ def list_corpus(
         Utterances (utterance_id, speaker_id, subset), None when an archive cannot be listed; and the trials
         table, without rows when trials are not as they must be.
     """
+    logger.info("listing the archives of %s before any is converted", ", ".join(prepare.subsets))
     files = Mirror(Path(mirror))
     listed = []
     for subset in prepare.subsets:

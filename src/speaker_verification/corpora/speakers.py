@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def _read_voxceleb1_meta(path: Path) -> pd.DataFrame:
     """Tab-separated, with a header line: VoxCeleb1 ID, VGGFace1 ID, Gender, Nationality, Set."""
     columns = {"VoxCeleb1 ID": "speaker_id", "Gender": "gender", "Nationality": "nationality"}
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, na_filter=False, quoting=csv.QUOTE_NONE)
+        text = io.StringIO(decode_text(path.read_bytes()))
+        table = pd.read_csv(text, sep="\t", dtype=str, na_filter=False, quoting=csv.QUOTE_NONE)
         return table[list(columns)].rename(columns=columns)
     except (KeyError, pd.errors.ParserError) as error:
         raise DataError(f"{path}: not tab-separated columns with {', '.join(columns)}: {error}") from error

@@ -102,7 +102,7 @@ def train(
         origin,
         {"modules": both, "optimiser": optimiser, "average": average, "best": checkpoints, "tally": tally},
     )
-    progress = resume.begin(phase.resume)
+    progress = resume.begin(phase.resume, phase.allow_changed_augmentation)
 
     def waveforms_of(epoch: int) -> Iterator[Tensor]:
         return (batch.waveforms for batch in loader.batches(epoch - 1))
