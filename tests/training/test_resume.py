@@ -256,8 +256,8 @@ def test_a_phase_goes_on_with_mended_augmentation_only_where_that_is_allowed(
     mended = replace(job, catalogs=catalogs)
     message = (
         r"finetune was interrupted after 3 steps .*'noise_clips': 1 rows removed \(bad\.wav,2000\)\. Undo "
-        r"it, or start anew with --params=finetune\.resume=false, or let the rest of the phase draw from the new "
-        r"ones with --params=finetune\.allow_changed_augmentation=true$"
+        r"it, or start anew with --params=finetune\.resume=false, or let the rest of the phase draw "
+        r"from the new ones with --params=finetune\.allow_changed_augmentation=true$"
     )
     with pytest.raises(DataError, match=message):
         mended.train()
