@@ -206,6 +206,15 @@ def mac_zip(path: Path) -> None:
         for added in ("._1.WAV", ".DS_Store", "Thumbs.db", "desktop.ini", "Read me.rtf"):
             archive.writestr(f"corpus/wav/id1/s/{added}", b"\0\5\x16\7")
         archive.writestr("__MACOSX/corpus/wav/id1/s/._2.wav", b"\0\5\x16\7")
+    data = bytearray(path.read_bytes())
+    name = "corpus/wav/Zoe\u0308/s/4.wav".encode()
+    for place, signature, flags in (
+        (data.index(name) - 30, b"PK\3\4", 6),
+        (data.rindex(name) - 46, b"PK\1\2", 8),
+    ):
+        assert data[place : place + 4] == signature
+        data[place + flags : place + flags + 2] = b"\0\0"  # as on macOS: UTF-8 without the flag
+    path.write_bytes(data)
 
 
 def mac_tar(path: Path) -> None:

@@ -313,7 +313,7 @@ class Augmenter:
         response_energy = float(energy(response))
         if response_energy == 0:
             raise DataError(
-                f"{path}: channel {channel} of this room response is silent: run --pipeline=prepare again"
+                f"{path}: channel {channel} of this room response is silent: prepare the corpus again"
             )
         return response[:num_samples] / np.float32(math.sqrt(response_energy)), stretch
 

@@ -30,7 +30,7 @@ _ASCII_PART = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{,{_LONGEST_PART - 1}}}"
 _MAC_EXTRAS = "__MACOSX"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of its name and extra field
 _GZIP = b"\x1f\x8b"
-_ENCRYPTED = 1  # bit of a zip member's flags
+_ENCRYPTED, _UTF_8 = 1, 0x800  # bits of a zip member's flags
 _DOS_FOLDER = 0x10  # bit of its external attributes
 
 
@@ -211,7 +211,7 @@ def _zip_members(archive_files: tuple[Path, ...]) -> list[Member]:
             found = sorted(archive.infolist(), key=lambda member: member.header_offset)
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise _not_whole("zip", archive_files, error) from error
-    members = [(plain_name(member.filename), member) for member in found]
+    members = [(plain_name(_zip_name(member)), member) for member in found]
     return [
         _ZipMember(
             name,
@@ -226,6 +226,16 @@ def _zip_members(archive_files: tuple[Path, ...]) -> list[Member]:
         for name, member in members
         if not (name.endswith("/") or member.external_attr & _DOS_FOLDER)
     ]
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """Name of a member, also where UTF-8 is not flagged as such, as by macOS, and reads as code page 437."""
+    if member.flag_bits & _UTF_8 or member.filename.isascii():
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def _why_zip_refused(member: zipfile.ZipInfo) -> str:

@@ -59,7 +59,7 @@ def extract_musan(
     Raises:
         DataError: not a whole archive, no recordings, too many are refused, or the disk is full.
     """
-    corpus = Corpus(MUSAN, _musan_recording, _MISPLACED, store_as_it_is, _GROWTH)
+    corpus = Corpus(MUSAN, _musan_recording, store_as_it_is, _GROWTH)
     converted = ConvertedFolder(folder / MUSAN, [archive_file], "wav", _JUDGED)
     recordings = convert_archive(corpus, [archive_file], converted, num_workers)
     recordings = refuse_short(recordings, SHORTEST_CLIP_SECONDS)
@@ -128,7 +128,7 @@ def _responses_in(archive_file: Path) -> tuple[Corpus, pd.DataFrame]:
         Recording(name.removeprefix(f"{RIRS_NOISES}/"), reason="named by rir_list, but not in the archive")
         for name in sorted(real - members.keys())
     ]
-    return Corpus(RIRS_NOISES, recording_of, _MISPLACED, store_as_it_is, _GROWTH), as_table(absent)
+    return Corpus(RIRS_NOISES, recording_of, store_as_it_is, _GROWTH), as_table(absent)
 
 
 def _listed_responses(archive_file: Path, members: Mapping[str, Member]) -> set[str]:

@@ -47,19 +47,20 @@ class Corpus:
 
     Attributes:
         name: what messages call it.
-        recording_of: the recording that an archive member is, by its path; with the reason `misplaced` when
-            it is not where the corpus keeps recordings; None to pass it over.
-        misplaced: reason.
+        recording_of: the recording that an archive member is, by its path; with a reason when it is not where
+            the corpus keeps recordings; None to pass it over.
         store: makes a file of it.
         growth: bytes on disk for every byte in the archive, by extension of the member; `.tar` for a tar
             archive, which does not tell its members beforehand.
+        misplaced: the reason of members whose paths are refused as a whole; rows with it in a record are
+            judged anew. Empty: none are.
     """
 
     name: str
     recording_of: Callable[[str], Recording | None]
-    misplaced: str
     store: Store
     growth: Mapping[str, float]
+    misplaced: str = ""
 
 
 class ConvertedFolder:
@@ -240,7 +241,7 @@ def _jobs(
 
 def _names_are_judged_otherwise(corpus: Corpus, known: pd.DataFrame) -> bool:
     """Whether a record refuses members as misplaced that no longer are."""
-    names = known.loc[known["reason"] == corpus.misplaced, "file_id"]
+    names = known.loc[(known["reason"] == corpus.misplaced) & (known["reason"] != ""), "file_id"]
     return any((found := corpus.recording_of(name)) is None or not found.reason for name in names)
 
 

@@ -80,7 +80,7 @@ def list_subset(subset: str, archive_files: Sequence[Path]) -> tuple[pd.DataFram
     Raises:
         DataError: the archive is not whole.
     """
-    corpus = Corpus(subset, _recording_of, _MISPLACED, store_speech, _GROWTH)
+    corpus = Corpus(subset, _recording_of, store_speech, _GROWTH)
     found = as_table(recording for recording, _ in recordings_in(corpus, read_members(archive_files), []))
     ids = sorted(found.loc[found["reason"] == "", "file_id"])
     speakers = [name.partition("/")[0] for name in ids]
@@ -116,7 +116,7 @@ def convert_subset(
     """
     growth = {kind: size * (_FLAC_SHARE if audio_format == "flac" else 1) for kind, size in _GROWTH.items()}
     converted = ConvertedFolder(folder / subset, archive_files, audio_format)
-    corpus = Corpus(subset, _recording_of, _MISPLACED, store_speech, growth)
+    corpus = Corpus(subset, _recording_of, store_speech, growth, _MISPLACED)
     recordings = convert_archive(corpus, archive_files, converted, num_workers)
     _compare_with_published(subset, recordings["file_id"])
     recordings = refuse_short(recordings, min_duration_seconds)
