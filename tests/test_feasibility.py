@@ -115,6 +115,14 @@ def test_what_the_corpus_makes_impossible_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_all_impossible_parameters_are_told_at_once(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    wrong = possible(finetune={"margin": {"top_k": 27}}, score={"cohort_size": 11})
+    with pytest.raises(
+        ParameterError, match=r"2 problems: \(1\) .*finetune.margin.top_k.*\(2\).*cohort_size"
+    ):
+        refuse_impossible(wrong, *corpus, STAGES)
+
+
 def test_trials_over_training_speakers_are_refused_whatever_their_list_is_called(
     corpus: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:

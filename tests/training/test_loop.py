@@ -67,10 +67,11 @@ def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) ->
         seed: int = 3,
         regularise: Callable[[Any], Any] = lambda loss: loss,
         augmenter: Augmenter | None = None,
+        heard: pd.DataFrame = utterances,
         **changes: Any,
     ) -> tuple[Path, pd.DataFrame, SpeakerModel]:
         phase = phase_settings(**changes)
-        examples = TrainingExamples(utterances, augmenter, phase.crop_seconds, phase.speed_factors, seed)
+        examples = TrainingExamples(heard, augmenter, phase.crop_seconds, phase.speed_factors, seed)
         torch.manual_seed(seed)
         model, head = start_phase(start, phase, MODEL, HEAD, examples.speaker_ids, torch.device("cpu"))
         told: list[tuple[int, dict[str, float]]] = []
@@ -336,6 +337,19 @@ def test_a_clip_or_room_that_is_not_finite_is_blamed_with_what_was_drawn_and_not
     assert "\n" not in message
 
 
+def test_a_recording_that_is_not_finite_is_blamed_itself(
+    run_phase: Callable[..., Any], encoder: Path, utterances: pd.DataFrame, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.wav"
+    soundfile.write(path, np.full(6_000, np.inf), 16_000, subtype="FLOAT")
+    damaged = utterances.assign(path=[*utterances["path"][:-1], str(path)])
+    last = utterances["utterance_id"].iloc[-1]
+    with pytest.raises(
+        TrainingError, match=rf"the waveform of {last} \(crop .* because of \S+/bad\.wav: mend"
+    ):
+        run_phase(encoder, heard=damaged, epochs=1)
+
+
 def test_of_a_large_step_the_first_examples_are_told_and_all_of_them_logged(
     run_phase: Callable[..., Any],
     encoder: Path,
@@ -343,7 +357,7 @@ def test_of_a_large_step_the_first_examples_are_told_and_all_of_them_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = AugmentationSettings(probability=1.0)
-    with pytest.raises(TrainingError, match=r"and 4 more, all of them in the log$") as caught:
+    with pytest.raises(TrainingError, match=r"and 12 more, all of them in the log$") as caught:
         run_phase(
             encoder,
             regularise=lambda loss: loss * torch.nan,
@@ -351,7 +365,7 @@ def test_of_a_large_step_the_first_examples_are_told_and_all_of_them_logged(
             batch_size=20,
             speed_factors=[1.0, 0.9, 1.1],
         )
-    assert str(caught.value).count("(crop from sample") == 16
+    assert str(caught.value).count("(crop from sample") == 8
     lines = [record.getMessage() for record in caplog.records if "step 0, example" in record.getMessage()]
     assert len(lines) == 20
     assert {re.search(r"at speed (\S+);", line)[1] for line in lines} == {"1", "0.9", "1.1"}

@@ -19,7 +19,7 @@ from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.sampling import Key
 
 logger = logging.getLogger(__name__)
-NUM_NAMED = 16  # examples that a message shows
+NUM_NAMED = 8  # examples that a message shows
 # How torch's CPU allocator says it, which has no class of its own for it.
 NO_MEMORY = ("DefaultCPUAllocator", "not enough memory")
 
