@@ -218,7 +218,11 @@ def test_what_listings_allow_is_prepared_as_before(tmp_path: Path) -> None:
 def test_an_archive_that_cannot_be_listed_does_not_hide_the_others_mistakes(tmp_path: Path) -> None:
     mirror = broken_mirror(tmp_path / "mirror")
     (mirror / "vox1_test_wav.zip").write_bytes(b"<html>")
-    with pytest.raises(DataError, match=r"3 problems: .*not a whole zip or tar archive.*vox2-test.*rir_list"):
+    (mirror / "vox2_test_aac.zip").write_bytes(zipped({"aac/words.txt": b""}))
+    message = (
+        r"3 problems: .*not a whole zip or tar archive.*vox2_test_aac\.zip: holds no recording.*rir_list"
+    )
+    with pytest.raises(DataError, match=message):
         prepare_alone(tmp_path, mirror)
 
 

@@ -77,15 +77,14 @@ def refuse_impossible_mirror(parameters: Parameters, mirror: str, stages: Collec
     problems = Problems()
     utterances, trials = list_corpus(mirror, parameters.prepare, parameters.seed, problems)
     if utterances is not None:
-        with problems.noted():
-            refuse_impossible(parameters, utterances, trials, stages)
+        _note_impossible(parameters, utterances, trials, stages, problems)
     problems.tell()
 
 
 def list_corpus(
     mirror: str, prepare: PrepareSettings, seed: int, problems: Problems
 ) -> tuple[pd.DataFrame | None, pd.DataFrame]:
-    """What a mirror's archives and trial lists name, without reading a recording.
+    """Utterances and trials that a mirror's archives and lists name, without reading a recording.
 
     Args:
         mirror: its folder.
@@ -147,6 +146,17 @@ def refuse_impossible(
         DataError: the corpus lacks a subset, or cannot give validation trials.
     """
     problems = Problems()
+    _note_impossible(parameters, utterances, trials, stages, problems)
+    problems.tell()
+
+
+def _note_impossible(
+    parameters: Parameters,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    stages: Collection[str],
+    problems: Problems,
+) -> None:
     prepare = parameters.prepare
     phases = {name: phase for name, phase in parameters.phases.items() if name in stages and phase.epochs}
     training = None
@@ -157,7 +167,8 @@ def refuse_impossible(
                 trials, utterances, prepare.training_set, "prepare.training_set", prepare.allow_seen_speakers
             )
             training, held_out = hold_out_speakers(training_set, prepare.validation_speakers, parameters.seed)
-            draw_validation_trials(held_out, prepare.validation_trials, parameters.seed)
+            if "prepare" in stages:
+                draw_validation_trials(held_out, prepare.validation_trials, parameters.seed)
     if training is not None:
         num_speakers = training["speaker_id"].nunique()
         num_classes = num_speakers * parameters.pretrain.num_speed_classes
@@ -167,7 +178,6 @@ def refuse_impossible(
     if "evaluate" in stages:
         with problems.noted():
             _refuse_cohort(parameters, utterances, trials)
-    problems.tell()
 
 
 def _refuse_phase(

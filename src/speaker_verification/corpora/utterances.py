@@ -78,10 +78,12 @@ def list_subset(subset: str, archive_files: Sequence[Path]) -> tuple[pd.DataFram
         conversion will refuse for what their names and headers say.
 
     Raises:
-        DataError: the archive is not whole.
+        DataError: the archive is not whole, or holds no recording.
     """
     corpus = Corpus(subset, _recording_of, store_speech, _GROWTH)
     found = as_table(recording for recording, _ in recordings_in(corpus, read_members(archive_files), []))
+    if found.empty:
+        raise DataError(f"{archive_files[0]}: holds no recording {_LAYOUT}")
     ids = sorted(found.loc[found["reason"] == "", "file_id"])
     speakers = [name.partition("/")[0] for name in ids]
     table = pd.DataFrame({"utterance_id": ids, "speaker_id": speakers, "subset": subset})
