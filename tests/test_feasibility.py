@@ -8,10 +8,22 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from kedro.framework.hooks.manager import _create_hook_manager
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.feasibility import list_corpus, refuse_impossible
+from speaker_verification.feasibility import (
+    Problems,
+    list_corpus,
+    refuse_impossible,
+    refuse_impossible_mirror,
+)
+from speaker_verification.hooks import ParametersHook
 from speaker_verification.parameters import Parameters
+from speaker_verification.pipeline_registry import register_pipelines
+from speaker_verification.pipelines.prepare import create_pipeline
+from tests.corpora.builders import write_mirror, zipped
 from tests.test_recipes import CONF, parameters
 
 STAGES = ("pretrain", "finetune", "lmft", "evaluate")
@@ -22,7 +34,10 @@ MINI: dict[str, Any] = {
 
 
 def possible(**changes: Any) -> Parameters:
-    given: dict[str, Any] = {name: {**MINI.get(name, {}), **values} for name, values in changes.items()}
+    given: dict[str, Any] = {
+        name: {**MINI.get(name, {}), **values} if isinstance(values, dict) else values
+        for name, values in changes.items()
+    }
     return Parameters.parse(parameters(CONF, "mini", **{**MINI, **given}), "")
 
 
@@ -48,7 +63,9 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(mirror: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return list_corpus(str(mirror), possible().prepare, seed=0)
+    utterances, trials = list_corpus(str(mirror), possible().prepare, 0, Problems())
+    assert utterances is not None
+    return utterances, trials
 
 
 def test_archives_are_listed_without_being_read(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -98,6 +115,14 @@ def test_what_the_corpus_makes_impossible_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_all_impossible_parameters_are_told_at_once(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    wrong = possible(finetune={"margin": {"top_k": 27}}, score={"cohort_size": 11})
+    with pytest.raises(
+        ParameterError, match=r"2 problems: \(1\) .*finetune.margin.top_k.*\(2\).*cohort_size"
+    ):
+        refuse_impossible(wrong, *corpus, STAGES)
+
+
 def test_trials_over_training_speakers_are_refused_whatever_their_list_is_called(
     corpus: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
@@ -119,4 +144,96 @@ def test_trials_of_recordings_that_no_archive_holds_are_told_at_once(mirror: Pat
     trials = mirror / "veri_test.txt"
     trials.write_text("0 id20000/s/0.wav id29999/s/0.wav\n")
     with pytest.raises(DataError, match=r"vox1_o_original name 1 utterances .*id29999"):
-        list_corpus(str(mirror), possible(prepare={"trial_lists": ["vox1_o_original"]}).prepare, seed=0)
+        refuse_impossible_mirror(possible(prepare={"trial_lists": ["vox1_o_original"]}), str(mirror), [])
+
+
+def broken_mirror(folder: Path) -> Path:
+    """A mirror in which much is wrong that names alone tell."""
+    write_mirror(folder)
+    (folder / "MD5SUMS").unlink()
+    (folder / "vox1_test_wav.zip").write_bytes(
+        zipped({f"wav/{name}.wav": b"" for name in ("id10270/1", "id10270/2", "id10270/a/1", "id10271/a/1")})
+    )
+    (folder / "vox2_test_aac.zip").write_bytes(
+        zipped({"aac/id09001/a/1.m4a": b"", "aac\\id09001\\a\\1.M4A": b"", "aac/id00012/a/00001.m4a": b""})
+    )
+    (folder / "rirs_noises.zip").write_bytes(zipped({"RIRS_NOISES/simulated_rirs/a/b/c.wav": b""}))
+    (folder / "veri_test2.txt").write_text("1 id10270/a/1.wav id10270/a/1.wav\n2 x y\n")
+    (folder / "mine.txt").write_text("target id10270/a/1.wav id10271/a/1.wav\n")
+    return folder
+
+
+def run_prepare(hook: ParametersHook, folder: Path, mirror: Path, values: dict[str, Any]) -> None:
+    """Run the prepare pipeline alone, with the hook's checks."""
+    folders = ("mirror_folder", "audio_folder", "augmentation_folder")
+    for name in folders:
+        (folder / name).mkdir()
+    inputs = {"params:prepare": {**values, "mirror": str(mirror)}, "params:seed": 0}
+    inputs |= {name: folder / name for name in folders}
+    catalog = DataCatalog({name: MemoryDataset(value, "assign") for name, value in inputs.items()})
+    hooks = _create_hook_manager()
+    hooks.register(hook)
+    pipeline = create_pipeline()
+    hook.before_pipeline_run(pipeline, catalog)
+    SequentialRunner().run(pipeline, catalog, hooks)
+
+
+def prepare_alone(folder: Path, mirror: Path, **prepare: Any) -> None:
+    changes = {"max_rejected_fraction": 0.1, "verify_checksums": False, "num_workers": 0, **prepare}
+    hook = ParametersHook()
+    hook._parameters = possible(prepare=changes)
+    run_prepare(hook, folder, mirror, hook._parameters.prepare.model_dump(mode="json"))
+
+
+def test_all_that_listings_tell_is_told_at_once_before_the_first_conversion_under_prepare_alone(
+    tmp_path: Path,
+) -> None:
+    mirror = broken_mirror(tmp_path / "mirror")
+    with pytest.raises(DataError) as caught:
+        prepare_alone(tmp_path, mirror, other_trial_lists={"mine": "mine.txt"}, validation_speakers=3)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (
+        "6 problems: (1) vox1-test: 2 of 4 files cannot be used",
+        "wav/id10270/1.wav (not SPEAKER/SESSION/UTTERANCE.wav",
+        "(2) vox2-test: 1 of 3 files cannot be used",
+        "id09001/a/1.wav (stands more than once in the archive)",
+        "rirs_noises.zip: lacks RIRS_NOISES/real_rirs_isotropic_noises/rir_list",
+        "1 utterances stand in several archives (vox2-dev, vox2-test): id00012/a/00001.wav; take one",
+        "veri_test2.txt, line 2: '2 x y' is not 'LABEL",
+        "mine.txt, line 1: 'target id10270/a/1.wav id10271/a/1.wav' is not 'LABEL",
+        "prepare.validation_speakers = 3 leaves 1 of 4 speakers",
+    ):
+        assert part in message, part
+    assert not list((tmp_path / "audio_folder").iterdir())
+    assert not list((tmp_path / "augmentation_folder").iterdir())
+
+
+def test_what_listings_allow_is_prepared_as_before(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    prepare_alone(tmp_path, mirror, validation_speakers=2)
+    assert len(list((tmp_path / "audio_folder").rglob("*.wav"))) == 4 + 4 + 8 + 2
+
+
+def test_an_archive_that_cannot_be_listed_does_not_hide_the_others_mistakes(tmp_path: Path) -> None:
+    mirror = broken_mirror(tmp_path / "mirror")
+    (mirror / "vox1_test_wav.zip").write_bytes(b"<html>")
+    (mirror / "vox2_test_aac.zip").write_bytes(zipped({"aac/words.txt": b""}))
+    message = (
+        r"3 problems: .*not a whole zip or tar archive.*vox2_test_aac\.zip: holds no recording.*rir_list"
+    )
+    with pytest.raises(DataError, match=message):
+        prepare_alone(tmp_path, mirror)
+
+
+def test_a_device_that_is_not_here_is_refused_where_one_is_needed_and_not_elsewhere() -> None:
+    hook = ParametersHook()
+    hook._parameters = possible(device="cuda:998")
+    pipelines = register_pipelines()
+    for name in ("pretrain", "finetune", "lmft", "embed", "score", "__default__"):
+        with pytest.raises(
+            ParameterError, match=r"parameter 'device' is 'cuda:998', but here is .*; use auto"
+        ):
+            hook.before_pipeline_run(pipelines[name], DataCatalog())
+    for name in ("download", "prepare", "report", "export", "measure"):
+        hook.before_pipeline_run(pipelines[name], DataCatalog())

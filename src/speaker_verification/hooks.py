@@ -19,18 +19,21 @@ from speaker_verification.tracking import CHECKPOINT, PHASES, goes_on, stage_of,
 if TYPE_CHECKING:
     from speaker_verification.parameters import Parameters
 
+DEVICE = "params:device"
 NOT_COUNTED = ("__default__", "evaluate")
 
 
 class ParametersHook:
     """Refuses unknown and impossible parameters, and those that the corpus makes impossible.
 
-    The corpus is what the prepared tables hold or, before it is prepared, what the mirror's archives name.
+    The corpus is what the prepared tables hold or, before it is prepared, what the mirror's archives name:
+    these are listed before the first one is converted. A device that is not here is refused before all else.
     """
 
     def __init__(self) -> None:
         self._parameters: Parameters | None = None
         self._stages: set[str] = set()
+        self._converts = False
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -40,18 +43,24 @@ class ParametersHook:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        if self._parameters is not None and any(DEVICE in node.inputs for node in pipeline.nodes):
+            from speaker_verification.models.device import check_device
+
+            check_device(self._parameters.device)
         self._stages = {stage for node in pipeline.nodes if (stage := stage_of(node))}
+        self._converts = "utterances" in pipeline.all_outputs()
+        if "validation_trials" in pipeline.all_outputs():
+            self._stages.add("prepare")
         corpus = ("utterances", "trials")
         if pipeline.inputs().issuperset(corpus) and all(catalog.exists(name) for name in corpus):
             self._refuse_impossible(*(catalog.load(name) for name in corpus))
 
     @hook_impl
     def after_node_run(self, node: Node, outputs: dict[str, Any]) -> None:
-        if "mirror" in outputs and self._stages and self._parameters is not None:
-            from speaker_verification.feasibility import list_corpus
+        if "mirror" in outputs and self._converts and self._parameters is not None:
+            from speaker_verification.feasibility import refuse_impossible_mirror
 
-            prepare, seed = self._parameters.prepare, self._parameters.seed
-            self._refuse_impossible(*list_corpus(outputs["mirror"], prepare, seed))
+            refuse_impossible_mirror(self._parameters, outputs["mirror"], self._stages)
 
     def _refuse_impossible(self, utterances: Any, trials: Any) -> None:
         from speaker_verification.feasibility import refuse_impossible

@@ -322,7 +322,7 @@ def test_pieces_of_long_files_weigh_evenly_and_short_files_are_one_piece(tmp_pat
     )
     assert len(pieces) == 5
     rng = np.random.default_rng(8)
-    drawn = [pieces.draw(5 * SAMPLE_RATE, rng) for _ in range(500)]
+    drawn = [pieces.draw(5 * SAMPLE_RATE, rng)[0] for _ in range(500)]
     firsts = Counter(float(wave[0]) for wave in drawn)
     expected = {0.0, 3 * SAMPLE_RATE / 2**18, 6 * SAMPLE_RATE / 2**18, -1.0, -2.0}
     assert set(firsts) == expected
@@ -337,9 +337,9 @@ def test_a_crop_longer_than_a_piece_wraps_the_piece_and_a_shorter_one_moves_with
     pieces = ClipPieces(clip_table(noise_a=write(tmp_path / "a.wav", ramp)), NO_CACHE)
     assert len(pieces) == 1
     rng = np.random.default_rng(9)
-    long = pieces.draw(6 * SAMPLE_RATE, rng)
+    long, _ = pieces.draw(6 * SAMPLE_RATE, rng)
     np.testing.assert_array_equal(long[5 * SAMPLE_RATE :], long[:SAMPLE_RATE])
-    starts = np.array([pieces.draw(2 * SAMPLE_RATE, rng)[0] * 2**18 for _ in range(300)])
+    starts = np.array([pieces.draw(2 * SAMPLE_RATE, rng)[0][0] * 2**18 for _ in range(300)])
     assert starts.max() <= 3 * SAMPLE_RATE
     assert np.mean(starts) == pytest.approx(1.5 * SAMPLE_RATE, abs=3.3 * 3 * SAMPLE_RATE / np.sqrt(12 * 300))
 
@@ -348,7 +348,7 @@ def test_clips_of_several_channels_give_each_channel(tmp_path: Path) -> None:
     stereo = np.stack([np.full(50, 0.25), np.full(50, 0.5)], axis=1)
     pieces = ClipPieces(clip_table(noise_a=write(tmp_path / "a.wav", stereo)), NO_CACHE)
     rng = np.random.default_rng(10)
-    assert {float(pieces.draw(10, rng)[0]) for _ in range(30)} == {0.25, 0.5}
+    assert {float(pieces.draw(10, rng)[0][0]) for _ in range(30)} == {0.25, 0.5}
 
 
 @pytest.mark.parametrize("kind", ["noise", "music", "speech"])

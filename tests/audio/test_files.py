@@ -85,6 +85,37 @@ def test_other_rates_are_resampled_to_16_khz(rate: int) -> None:
     assert np.corrcoef(decoded[middle], expected[middle])[0, 1] > 0.999
 
 
+def encoded_adts(samples: np.ndarray, rate: int) -> bytes:
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="adts") as container:
+        track = container.add_stream("aac", rate=rate, layout="mono" if samples.ndim == 1 else "stereo")
+        layout = track.layout.name
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("rates", [(16_000, 24_000), (44_100, 22_050, 16_000), (16_000, 48_000, 16_000)])
+def test_a_rate_that_changes_inside_a_recording_leaves_the_same_sound(rates: tuple[int, ...]) -> None:
+    source = b"".join(encoded_adts(tone(440, 1.0, rate), rate) for rate in rates)
+    decoded = decode_audio(source, "a")
+    # AAC adds up to two frames of 1024 samples to each stretch
+    assert 16_000 * len(rates) <= len(decoded) <= sum(16_000 * (1 + 2_048 / rate) for rate in rates) + 50
+    for stretch in np.array_split(decoded, len(rates)):
+        spectrum = np.abs(np.fft.rfft(stretch[4_000:12_000].astype(float)))
+        assert spectrum.argmax() * 16_000 / 8_000 == pytest.approx(440, abs=4)
+
+
+def test_channels_that_change_inside_a_recording_are_averaged_where_there_are_several() -> None:
+    left, right = tone(440, 1.0, 16_000), np.zeros(16_000, np.int16)
+    mono, stereo = encoded_adts(left, 16_000), encoded_adts(np.stack([left, right], axis=1), 16_000)
+    decoded = decode_audio(mono + stereo, "a").astype(float)
+    assert np.abs(decoded[4_000:12_000]).max() == pytest.approx(10_000, rel=0.1)
+    assert np.abs(decoded[22_000:30_000]).max() == pytest.approx(5_000, rel=0.1)
+
+
 def test_aac_decodes_to_the_same_sound_without_encoder_delay() -> None:
     samples = tone(440, 1.0, 16_000)
     decoded = decode_audio(encoded_aac(samples, 16_000), "a")

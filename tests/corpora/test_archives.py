@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speaker_verification.corpora.archives import JoinedFiles, is_companion, read_members, safe_parts
+from speaker_verification.corpora.archives import (
+    JoinedFiles,
+    is_recording,
+    plain_name,
+    read_members,
+    safe_parts,
+)
 from speaker_verification.errors import DataError
 from tests.corpora.builders import tarred, write_parts, zipped
 
@@ -84,6 +90,9 @@ def test_what_is_no_archive_is_told_in_one_line(tmp_path: Path, data: bytes) -> 
         "C:/b",
         "a/b\n",
         "",
+        "a" * 201 + "/b.wav",
+        "\u00e9" * 101,
+        "a/\u202eb.wav",
     ],
 )
 def test_paths_that_lead_elsewhere_are_refused(name: str) -> None:
@@ -97,14 +106,47 @@ def test_voxceleb_paths_are_taken_apart() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("LibriSpeech/test-clean/1/2/1-2.trans.txt", True),
-        ("LibriSpeech/SPEAKERS.TXT", True),
-        ("musan/noise/free-sound/LICENSE", True),
-        ("README.md", True),
-        ("a/readme.wav", False),
-        ("a/txt", False),
+        ("LibriSpeech/test-clean/1/2/1-2.trans.txt", False),
+        ("LibriSpeech/SPEAKERS.TXT", False),
+        ("musan/noise/free-sound/LICENSE", False),
+        ("README.md", False),
+        ("a/readme.wav", True),
+        ("a/song.mp3", True),
+        ("../a.wav", True),
+        ("a/wav", False),
         ("a/program.exe", False),
+        ("__MACOSX/wav/id1/s/1.wav", False),
+        ("wav/id1/s/._1.wav", False),
+        ("wav/.Trashes/id1/s/1.wav", False),
+        ("wav/id1/s/.DS_Store", False),
+        ("wav/Thumbs.db", False),
+        ("wav/desktop.ini", False),
     ],
 )
-def test_texts_are_told_from_recordings(name: str, expected: bool) -> None:
-    assert is_companion(name) is expected
+def test_recordings_are_told_from_texts_and_from_what_systems_add(name: str, expected: bool) -> None:
+    assert is_recording(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wav\\id1\\s\\1.WAV", "wav/id1/s/1.wav"),
+        ("././wav/id1/s/1.M4A", "wav/id1/s/1.m4a"),
+        ("wav/Zoe\u0308/s/1.Flac", "wav/Zo\u00eb/s/1.flac"),
+        ("LibriSpeech/SPEAKERS.TXT", "LibriSpeech/SPEAKERS.TXT"),
+        ("..\\evil.wav", "../evil.wav"),
+        ("WAV", "WAV"),
+    ],
+)
+def test_forms_of_one_name_are_one_name(name: str, expected: str) -> None:
+    assert plain_name(name) == expected
+    assert plain_name(expected) == expected
+
+
+def test_names_of_any_script_are_taken_apart() -> None:
+    assert safe_parts("wav/Zo\u00eb/\u0e17\u0e35\u0e48/1.wav") == (
+        "wav",
+        "Zo\u00eb",
+        "\u0e17\u0e35\u0e48",
+        "1.wav",
+    )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from speaker_verification.corpora.augmentation import RIR_LIST, extract_musan, extract_room_responses
 from speaker_verification.errors import DataError
-from tests.corpora.builders import noise, tarred, wav, zipped
+from tests.corpora.builders import flac, noise, tarred, wav, zipped
 
 
 def test_musan_is_catalogued_by_kind(mirror_folder: Path, tmp_path: Path) -> None:
@@ -73,6 +76,100 @@ def test_bad_clips_and_paths_are_listed_and_left_out(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("evil*"))
     with pytest.raises(DataError, match="musan: 5 of 6 files"):
         extract_musan(archive, tmp_path / "out", 0.5)
+
+
+def sound(samples: np.ndarray, subtype: str = "FLOAT", form: str = "WAV") -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, 16_000, format=form, subtype=subtype)
+    return stream.getvalue()
+
+
+def with_value(value: float) -> np.ndarray:
+    samples = np.full(20_000, 0.25)
+    samples[17_000] = value
+    return samples
+
+
+DEAD_CHANNEL = np.stack([noise(1), np.zeros(16_000, np.int16), noise(2)], axis=1)
+UNUSABLE = {
+    "nan": (sound(with_value(np.nan)), "not finite"),
+    "infinite": (sound(with_value(-np.inf), "DOUBLE"), "not finite"),
+    "loud": (sound(with_value(1e30)), "not finite"),  # its energy is
+    "silent": (wav(np.zeros(16_000, np.int16)), "silent"),
+    "faint": (sound(np.full(16_000, 1e-30)), "silent"),  # its energy is 0
+    "dead": (wav(DEAD_CHANNEL), "channel 1 of 0 to 2 is silent"),
+    "mute": (wav(np.zeros((16_000, 2), np.int16)), "silent"),
+    "empty": (b"", "not audio"),
+    "text": (b"text" * 100, "not audio"),
+    "cut": (flac(noise(1, 60_000))[:40_000], ""),
+}
+
+
+def test_noise_clips_are_decoded_and_judged_before_they_are_drawn(tmp_path: Path) -> None:
+    archive = tmp_path / "musan.tar.gz"
+    bad = {f"musan/noise/x/{name}.wav": data for name, (data, _) in UNUSABLE.items()}
+    short = {"musan/noise/x/short.wav": wav(noise(1, 1_599))}
+    good = {"musan/noise/x/good.wav": wav(noise(1, 1_600)), "musan/noise/x/float.wav": sound(with_value(2.0))}
+    archive.write_bytes(tarred({**bad, **short, **good}))
+    clips, rejected = extract_musan(archive, tmp_path / "out", 1.0)
+    assert clips["clip_id"].tolist() == ["noise/x/float.wav", "noise/x/good.wav"]
+    reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
+    assert reasons.pop("noise/x/short.wav") == "1599 samples, shorter than 0.1 s"
+    assert reasons.keys() == {f"noise/x/{name}.wav" for name in UNUSABLE}
+    for name, (_, reason) in UNUSABLE.items():
+        assert reasons[f"noise/x/{name}.wav"].startswith(reason), name
+    assert sorted(path.name for path in tmp_path.rglob("*.wav")) == ["float.wav", "good.wav", "short.wav"]
+
+
+def test_room_responses_are_decoded_and_judged_before_they_are_drawn(tmp_path: Path) -> None:
+    archive = tmp_path / "rirs_noises.zip"
+    rooms = "RIRS_NOISES/simulated_rirs/smallroom/Room001"
+    bad = {f"{rooms}/{name}.wav": data for name, (data, _) in UNUSABLE.items()}
+    dead = "RIRS_NOISES/real_rirs_isotropic_noises/dead.wav"
+    good = {f"{rooms}/good.wav": wav(noise(1, 10))}
+    listed = {RIR_LIST: f"--rir-id 1 --room-id r {dead}\n".encode(), dead: wav(DEAD_CHANNEL)}
+    archive.write_bytes(zipped({**bad, **good, **listed}))
+    responses, rejected = extract_room_responses(archive, tmp_path / "out", 1.0)
+    assert [name.rpartition("/")[2] for name in responses["response_id"]] == ["good.wav"]
+    reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
+    assert reasons.pop(dead.partition("/")[2]) == "channel 1 of 0 to 2 is silent"
+    assert len(reasons) == len(UNUSABLE)
+    with pytest.raises(DataError, match="rirs_noises: 11 of 12 files"):
+        extract_room_responses(archive, tmp_path / "out", 0.01)
+
+
+def test_clips_that_an_earlier_version_took_unjudged_are_judged(tmp_path: Path) -> None:
+    archive, out = tmp_path / "musan.tar.gz", tmp_path / "out"
+    archive.write_bytes(tarred({f"musan/noise/x/{n}.wav": wav(noise(n)) for n in (1, 2)}))
+    extract_musan(archive, out, 0.0)
+    marker = out / "musan/.source"
+    times = marker.stat()
+    marker.write_text(marker.read_text().replace(" decoded whole", ""))
+    os.utime(marker, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (out / "musan/noise/x/1.wav").write_bytes(bytes(len(wav(noise(1)))))
+    clips, _ = extract_musan(archive, out, 0.0)
+    assert len(clips) == 2
+    assert (out / "musan/noise/x/1.wav").read_bytes() == wav(noise(1))
+
+
+def test_folders_in_front_and_what_other_systems_add_change_no_catalog(tmp_path: Path) -> None:
+    added = {"__MACOSX/musan/noise/x/._1.wav": b"\0", "data/musan/noise/x/._1.wav": b"\0", ".DS_Store": b""}
+    musan = {"data/musan/noise/x/1.WAV": wav(noise(1)), "data\\musan\\music\\x\\2.wav": wav(noise(2))}
+    (tmp_path / "musan.tar.gz").write_bytes(tarred({**musan, **added}))
+    clips, rejected = extract_musan(tmp_path / "musan.tar.gz", tmp_path / "out", 0.0)
+    assert clips["clip_id"].tolist() == ["music/x/2.wav", "noise/x/1.wav"]
+    assert rejected.empty
+    real = "RIRS_NOISES\\real_rirs_isotropic_noises"
+    rooms = {
+        f"data\\{real}\\rir_list": "\ufeff--rir-id 1 RIRS_NOISES/real_rirs_isotropic_noises/1.WAV\n".encode(),
+        f"data\\{real}\\1.wav": wav(noise(1)),
+        "data/RIRS_NOISES/simulated_rirs/a/b/c.wav": wav(noise(2)),
+        "data/RIRS_NOISES/simulated_rirs/a/b/._c.wav": b"\0",
+    }
+    (tmp_path / "rirs_noises.zip").write_bytes(zipped(rooms))
+    responses, rejected = extract_room_responses(tmp_path / "rirs_noises.zip", tmp_path / "out", 0.0)
+    assert responses["kind"].tolist() == ["real", "simulated"]
+    assert rejected.empty
 
 
 def test_a_link_in_a_tar_archive_is_not_followed(tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ def test_flac_in_a_tar_archive_is_converted_and_its_texts_are_passed_over(
     }
     parts = write_parts(tmp_path, "x", tarred(members), 2)
     ids = ["19/198/19-198-0000.wav", "19/198/19-198-0001.wav"]
-    listed = list_subset("librispeech-test-clean", parts)
+    listed, refused = list_subset("librispeech-test-clean", parts)
+    assert refused.empty
     assert listed.to_dict("list") == {
         "utterance_id": ids,
         "speaker_id": ["19", "19"],
@@ -187,6 +188,100 @@ def test_a_corpus_that_is_nearly_the_published_one_is_compared_with_it(
     monkeypatch.setitem(PUBLISHED_COUNTS, "vox1-dev", (40, 150))
     convert(archive, tmp_path / "audio")
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def mac_zip(path: Path) -> None:
+    """A folder of recordings as Finder and Windows pack it, with all that they add."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("my corpus/", "my corpus/wav/id1/", "__MACOSX/"):
+            archive.writestr(name, b"")
+        folder = zipfile.ZipInfo("corpus\\wav\\id1")
+        folder.external_attr = 0x10
+        archive.writestr(folder, b"")
+        archive.writestr("corpus\\wav\\id1\\", b"")
+        archive.writestr("corpus/wav/id1/s/1.WAV", wav(noise(1)))
+        archive.writestr("./corpus/wav/id1/s/2.wav", wav(noise(2)))
+        archive.writestr("corpus\\wav\\id1\\s\\3.wav", wav(noise(3)))
+        archive.writestr("corpus/wav/Zoe\u0308/s/4.wav", wav(noise(4)))
+        for added in ("._1.WAV", ".DS_Store", "Thumbs.db", "desktop.ini", "Read me.rtf"):
+            archive.writestr(f"corpus/wav/id1/s/{added}", b"\0\5\x16\7")
+        archive.writestr("__MACOSX/corpus/wav/id1/s/._2.wav", b"\0\5\x16\7")
+    data = bytearray(path.read_bytes())
+    name = "corpus/wav/Zoe\u0308/s/4.wav".encode()
+    for place, signature, flags in (
+        (data.index(name) - 30, b"PK\3\4", 6),
+        (data.rindex(name) - 46, b"PK\1\2", 8),
+    ):
+        assert data[place : place + 4] == signature
+        data[place + flags : place + flags + 2] = b"\0\0"  # as on macOS: UTF-8 without the flag
+    path.write_bytes(data)
+
+
+def mac_tar(path: Path) -> None:
+    recordings = {
+        "./wav/id1/s/1.WAV": wav(noise(1)),
+        "./wav/id1/s/2.wav": wav(noise(2)),
+        "./wav/id1/s/3.wav": wav(noise(3)),
+        "./wav/Zoe\u0308/s/4.wav": wav(noise(4)),
+    }
+    added = {f"./wav/id1/s/{name}": b"\0\5" for name in ("._1.WAV", "._2.wav", ".DS_Store")}
+    path.write_bytes(tarred({**recordings, **added, "./licence": b"", "./README.pdf": b"", "./x": b""}))
+
+
+@pytest.mark.parametrize("write", [mac_zip, mac_tar])
+def test_what_other_systems_add_is_passed_over_with_one_count_and_forms_of_a_name_are_one(
+    tmp_path: Path, write: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = tmp_path / "a"
+    write(archive)
+    with caplog.at_level(logging.INFO, "speaker_verification"):
+        utterances, rejected = convert_subset("vox1-dev", [archive], tmp_path / "audio", 0.5, 0.0, 0)
+    assert rejected.empty
+    assert utterances["utterance_id"].tolist() == [
+        "Zo\u00eb/s/4.wav",
+        "id1/s/1.wav",
+        "id1/s/2.wav",
+        "id1/s/3.wav",
+    ]
+    assert [
+        np.array_equal(read_audio(path) * 32768, noise(n))
+        for path, n in zip(utterances["path"], (4, 1, 2, 3), strict=True)
+    ] == [True] * 4
+    (line,) = [text for record in caplog.records if "passed over" in (text := record.getMessage())]
+    assert line.startswith("vox1-dev: 6 other members of its archive are passed over: ")
+    listed, refused = list_subset("vox1-dev", [archive])
+    assert listed["utterance_id"].tolist() == utterances["utterance_id"].tolist()
+    assert refused.empty
+
+
+def test_two_forms_of_one_name_are_told_as_one_recording_twice(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    forms = ("wav/id1/s/1.wav", "wav\\id1\\s\\1.wav", "wav/id1/s/1.WAV", "./wav/id1/s/1.wav")
+    archive.write_bytes(zipped({name: wav(noise(1)) for name in forms}))
+    utterances, rejected = convert(archive, tmp_path / "audio")
+    assert utterances["utterance_id"].tolist() == ["id1/s/1.wav"]
+    assert rejected["reason"].tolist() == ["stands more than once in the archive"] * 3
+
+
+def test_members_that_an_earlier_run_refused_by_their_names_are_judged_anew(tmp_path: Path) -> None:
+    archive, audio = tmp_path / "a.zip", tmp_path / "audio"
+    misplaced = {"wav/id1/s/program.exe": b"", "wav\\id1\\s\\2.wav": wav(noise(2)), "evil.wav": b""}
+    archive.write_bytes(zipped({"wav/id1/s/1.wav": wav(noise(1)), **misplaced}))
+    convert(archive, audio)
+    (audio / "vox1-dev/id1/s/2.wav").unlink()
+    path = audio / "vox1-dev/.record.parquet"
+    record = pd.read_parquet(path)
+    refused = (
+        record.iloc[:0]
+        .reindex(range(3))
+        .assign(
+            file_id=list(misplaced), kind="", num_samples=0, num_channels=0, num_bytes=0, reason=MISPLACED
+        )
+    )
+    pd.concat([record[record["file_id"] == "id1/s/1.wav"], refused]).astype(record.dtypes).to_parquet(path)
+    utterances, rejected = convert(archive, audio)
+    assert utterances["utterance_id"].tolist() == ["id1/s/1.wav", "id1/s/2.wav"]
+    assert rejected["file_id"].tolist() == ["evil.wav"]
 
 
 def hostile_zip(path: Path) -> None:
@@ -253,7 +348,7 @@ MISPLACED = "not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
                 "/evil/id1/s/absolute.wav": MISPLACED,
                 "../evil/s/above.wav": MISPLACED,
                 "wav/id1/../../../evil.wav": MISPLACED,
-                "wav/id1/s\\..\\evil.wav": MISPLACED,
+                "wav/id1/s/../evil.wav": MISPLACED,
                 "id1/s/link.wav": "a link",
                 "id1/s/text.wav": "not audio: ",
                 "id1/s/bzip2.wav": "packed by method 12, neither stored nor deflated",

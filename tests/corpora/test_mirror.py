@@ -106,6 +106,14 @@ def test_what_was_read_once_is_not_read_again_until_it_changes(
     assert read[8:] == ["veri_test2.txt"]
 
 
+def test_checksums_saved_with_a_byte_order_mark_are_read(mirror_folder: Path) -> None:
+    sums = mirror_folder / "MD5SUMS"
+    first, *others = sums.read_text().splitlines()
+    sums.write_text("\n".join([f"{'0' * 32}  {first.split()[1]}", *others]), encoding="utf-8-sig")
+    with pytest.raises(DataError, match=f"{first.split()[1]}: MD5 is {first.split()[0]}, MD5SUMS says 0000"):
+        Mirror(mirror_folder).check([first.split()[1]], Digests(mirror_folder))
+
+
 def test_a_malformed_checksum_line_is_named(mirror_folder: Path) -> None:
     sums = mirror_folder / "MD5SUMS"
     sums.write_text("\n" + sums.read_text() + "nonsense\n")

@@ -36,6 +36,15 @@ def test_both_corpora_tell_of_their_speakers_in_one_table(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_saved_with_a_byte_order_mark_tell_the_same(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "vox1_meta.csv").write_bytes((HEADER + "id10001\tA\tm\tIreland\tdev\n").encode(encoding))
+    members = {"top/LibriSpeech/SPEAKERS.TXT": "; a comment\n60 | M | x | 1 | Simon\n".encode(encoding)}
+    (tmp_path / "test-clean.tar.gz").write_bytes(tarred(members))
+    table = known_speakers(Mirror(tmp_path), ["vox1-test", "librispeech-test-clean"])
+    assert table["speaker_id"].tolist() == ["id10001", "60"]
+
+
 def test_where_nothing_is_known_the_table_is_empty(tmp_path: Path) -> None:
     (tmp_path / "vox1_meta.csv").write_text(HEADER + "id10001\tA\tm\tIreland\tdev\n")
     members = librispeech_archive("test-clean")

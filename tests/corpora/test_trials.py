@@ -186,3 +186,55 @@ def test_a_draw_depends_on_the_seed_and_not_on_the_order_of_rows() -> None:
     first = draw(utterances, 10, 10)
     pd.testing.assert_frame_equal(first, draw(utterances[::-1], 10, 10))
     assert pairs_of(first) != pairs_of(draw(utterances, 10, 10, seed=1))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+@pytest.mark.parametrize("separator", [" ", "\t"])
+def test_a_list_may_be_saved_by_any_editor_or_shell(tmp_path: Path, encoding: str, separator: str) -> None:
+    lines = ["1 a/s/1.wav a/s/2.wav", "0 a/s/1.wav b/s/1.wav"]
+    path = tmp_path / "mine.txt"
+    path.write_bytes("\r\n".join(line.replace(" ", separator) for line in lines).encode(encoding))
+    trials = read_trial_list(path, "mine")
+    assert trials["label"].tolist() == [1, 0]
+    assert trials["enroll_id"].tolist() == ["a/s/1.wav", "a/s/1.wav"]
+    assert trials["test_id"].tolist() == ["a/s/2.wav", "b/s/1.wav"]
+
+
+def test_ids_of_a_list_are_brought_to_the_form_of_names_in_archives(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(
+        "1 Zoe\u0308\\s\\1.WAV ./Zo\u00eb/s/2.wav\n0 Zo\u00eb/s/1.wav b/s/1.wav\n", encoding="utf-8"
+    )
+    trials = read_trial_list(path, "mine")
+    assert trials["enroll_id"].tolist() == ["Zo\u00eb/s/1.wav"] * 2
+    assert trials["test_id"].tolist() == ["Zo\u00eb/s/2.wav", "b/s/1.wav"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("id00012/s1/00002", "id00012/s1/00002.wav"),
+        ("id00012/s1/00002.m4a", "id00012/s1/00002.wav"),
+        ("s9/00018.wav", "id00013/s9/00018.wav"),
+        ("00018", "id00013/s9/00018.wav"),
+        ("/data/vox2/dev/aac/id00012/s1/00003.m4a", "id00012/s1/00003.wav"),
+        ("id00012-s1-00002", "id00012/s1/00002.wav"),
+        ("id00013/s4/00099.wav", "id00013/s4/00009.wav"),
+        ("zzz", "id00013/s9/00019.wav"),
+    ],
+)
+def test_an_id_that_the_corpus_lacks_is_told_with_the_form_of_ids_and_the_nearest(
+    tmp_path: Path, name: str, nearest: str
+) -> None:
+    utterances = manifest({"id00012": 4, "id00013": 20})
+    (tmp_path / "mine.txt").write_text(f"1 {name} {utterances['utterance_id'][0]}\n")
+    with pytest.raises(DataError, match="begins with the speaker") as caught:
+        read_trials({"mine": tmp_path / "mine.txt"}, utterances)
+    assert str(caught.value).endswith(f"nearest to '{name}' is '{nearest}'")
+
+
+def test_all_malformed_lists_are_told_at_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("yes x y\n")
+    with pytest.raises(DataError, match=r"a\.txt, line 1: .*; .*b\.txt, line 1: "):
+        read_trials({name: tmp_path / f"{name}.txt" for name in ("a", "b")}, manifest({"x": 2}))

@@ -30,6 +30,14 @@ def convert(
         ("dev/aac/id00012/-21/00001.m4a", "id00012/-21/00001.wav"),
         ("id1/s/1.wav", "id1/s/1.wav"),
         ("s/1.wav", None),
+        ("my/corpus/id1/s/1.wav", "id1/s/1.wav"),
+        ("my/corpus/wav/id1/s/1.wav", "id1/s/1.wav"),
+        ("wav/id1/dev/1.wav", "id1/dev/1.wav"),
+        ("id1/dev/1.wav", "id1/dev/1.wav"),
+        ("wav/id1/1.wav", None),
+        ("dev/aac/id00012/00001.m4a", None),
+        ("wav/id1/s/part/1.wav", None),
+        ("LibriSpeech/test-clean/19/19-198-0000.flac", None),
         ("LibriSpeech/test-clean/19/198/19-198-0000.flac", "19/198/19-198-0000.wav"),
         ("wav/id1/s/1.txt", None),
         ("wav/id1/s/wav", None),
@@ -90,6 +98,7 @@ def test_bad_recordings_are_listed_with_a_reason_and_left_out(tmp_path: Path) ->
                 "wav/id1/s/silent.wav": wav(np.zeros(16_000, np.int16)),
                 "wav/id1/s/good.m4a": m4a(noise(1)),
                 "wav/../../id1/s/evil.wav": wav(noise(1)),
+                "wav/id1/s/song.mp3": b"hello",
                 "wav/id1/s/program.exe": b"hello",
                 "wav/id1/s/words.txt": b"hello",
             }
@@ -112,7 +121,7 @@ def test_bad_recordings_are_listed_with_a_reason_and_left_out(tmp_path: Path) ->
         "id1/s/silent.wav": "silent",
         "id1/s/good.wav": "stands more than once in the archive",
         "wav/../../id1/s/evil.wav": misplaced,
-        "wav/id1/s/program.exe": misplaced,
+        "wav/id1/s/song.mp3": misplaced,
     }
     assert not list(tmp_path.rglob("evil*"))
 

@@ -77,7 +77,7 @@ def test_batches_mixed_on_the_training_device_are_those_of_the_workers(
     for worker, device, clean in pairs:
         torch.testing.assert_close(device.waveforms, worker.waveforms, rtol=1e-5, atol=1e-6)
         assert torch.equal(device.labels, worker.labels)
-        assert torch.equal(device.rows, worker.rows)
+        assert torch.equal(device.keys, worker.keys)
         augmented_somewhere |= not torch.equal(device.waveforms, clean.waveforms)
     assert augmented_somewhere
 

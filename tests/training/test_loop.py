@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
+from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.files import read_audio
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.margin_head import SubcentreMarginHead
@@ -63,10 +66,12 @@ def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) ->
         name: str = "out",
         seed: int = 3,
         regularise: Callable[[Any], Any] = lambda loss: loss,
+        augmenter: Augmenter | None = None,
+        heard: pd.DataFrame = utterances,
         **changes: Any,
     ) -> tuple[Path, pd.DataFrame, SpeakerModel]:
         phase = phase_settings(**changes)
-        examples = TrainingExamples(utterances, None, phase.crop_seconds, phase.speed_factors, seed)
+        examples = TrainingExamples(heard, augmenter, phase.crop_seconds, phase.speed_factors, seed)
         torch.manual_seed(seed)
         model, head = start_phase(start, phase, MODEL, HEAD, examples.speaker_ids, torch.device("cpu"))
         held_out = TrialSet.of(trials, utterances)
@@ -275,9 +280,101 @@ def test_a_loss_that_is_not_finite_names_the_utterances(
     monkeypatch.setattr("tests.training.test_loop.validate", lambda *_: {"validation.eer": 50.0})
     with pytest.raises(
         TrainingError,
-        match=r"loss is nan at step 0 \(nothing was saved before\): .* id0000\d/video\d/0000\d.wav, id",
+        match=r"loss is nan at step 0 \(nothing was saved before\): .*: id0000\d/video\d/0000\d.wav "
+        r"\(crop from sample \d+ at speed 1; peak 0\.\d+\), id",
     ):
         run_phase(encoder)
+
+
+def damaged(catalogs: tuple[pd.DataFrame, pd.DataFrame], folder: Path, what: str) -> Any:
+    """The catalogs with a file of one kind in which a value is not finite."""
+    tables = [table.copy() for table in catalogs]
+    table = tables[what == "response"]
+    for row in table.index[table["kind"] == "noise"] if what == "noise" else table.index:
+        samples = read_audio(table.loc[row, "path"]).copy()
+        samples[len(samples) // 2] = np.nan
+        path = folder / f"bad_{row}.wav"
+        soundfile.write(path, samples, 16_000, subtype="FLOAT")
+        table.loc[row, "path"] = str(path)
+    return tables
+
+
+@pytest.mark.parametrize("on_training_device", [False, True])
+@pytest.mark.parametrize(
+    ("what", "kinds", "drawn"),
+    [
+        (
+            "noise",
+            {"reverb": 0},
+            r"noise: noise\.wav channel 0 samples \d+ to \d+, SNR \d+\.\d dB, from sample",
+        ),
+        ("response", {"noise": 0}, r"reverb: \d00\.wav channel 0; peak nan"),
+    ],
+)
+def test_a_clip_or_room_that_is_not_finite_is_blamed_with_what_was_drawn_and_not_the_rate(
+    run_phase: Callable[..., Any],
+    encoder: Path,
+    catalogs: tuple[pd.DataFrame, pd.DataFrame],
+    tmp_path: Path,
+    what: str,
+    kinds: dict[str, float],
+    drawn: str,
+    on_training_device: bool,
+) -> None:
+    weights = {"reverb": 1, "noise": 1, "music": 0, "babble": 0, "television": 0, **kinds}
+    settings = AugmentationSettings.parse(
+        {"probability": 0.5, "kinds": weights, "on_training_device": on_training_device}, "augmentation"
+    )
+    augmenter = Augmenter(*damaged(catalogs, tmp_path, what), settings)
+    with pytest.raises(TrainingError) as caught:
+        run_phase(encoder, augmenter=augmenter, batch_size=12)
+    message = str(caught.value)
+    assert re.search(
+        rf"loss is nan at step 0 .*: the waveform of id0000\d/video\d/0000\d\.wav \(crop from sample \d+ at "
+        rf"speed 1; {drawn}.* is not finite because of \S+/bad_\d\.wav: mend that file",
+        message,
+    ), message
+    assert "learning rate" not in message
+    assert "\n" not in message
+
+
+def test_a_recording_that_is_not_finite_is_blamed_itself(
+    run_phase: Callable[..., Any], encoder: Path, utterances: pd.DataFrame, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.wav"
+    soundfile.write(path, np.full(6_000, np.inf), 16_000, subtype="FLOAT")
+    damaged = utterances.assign(path=[*utterances["path"][:-1], str(path)])
+    last = utterances["utterance_id"].iloc[-1]
+    with pytest.raises(
+        TrainingError, match=rf"the waveform of {last} \(crop .* because of \S+/bad\.wav: mend"
+    ):
+        run_phase(encoder, heard=damaged, epochs=1)
+
+
+def test_of_a_large_step_the_first_examples_are_told_and_all_of_them_logged(
+    run_phase: Callable[..., Any],
+    encoder: Path,
+    catalogs: tuple[pd.DataFrame, pd.DataFrame],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = AugmentationSettings(probability=1.0)
+    with pytest.raises(TrainingError, match=r"and 12 more, all of them in the log$") as caught:
+        run_phase(
+            encoder,
+            regularise=lambda loss: loss * torch.nan,
+            augmenter=Augmenter(*catalogs, settings),
+            batch_size=20,
+            speed_factors=[1.0, 0.9, 1.1],
+        )
+    assert str(caught.value).count("(crop from sample") == 8
+    lines = [record.getMessage() for record in caplog.records if "step 0, example" in record.getMessage()]
+    assert len(lines) == 20
+    assert {re.search(r"at speed (\S+);", line)[1] for line in lines} == {"1", "0.9", "1.1"}
+    kinds = {re.search(r"speed \S+ (\w+):", line)[1] for line in lines}
+    assert kinds <= {"reverb", "noise", "music", "babble", "television"}
+    assert len(kinds) > 2
+    babble = next(line for line in lines if "; babble: " in line)
+    assert 4 <= babble.count("speech.wav channel 0 samples") <= 7
 
 
 def test_validation_is_centred_on_the_held_out_utterances_alone(

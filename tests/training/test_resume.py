@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import set_seed
 
+from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.settings import MarginHeadSettings
@@ -61,6 +62,7 @@ class Job:
     trials: pd.DataFrame
     changes: dict[str, Any] = field(default_factory=dict)
     seed: int = 3
+    catalogs: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
     def train(
         self,
@@ -71,7 +73,15 @@ class Job:
     ) -> pd.DataFrame:
         """Train it; the callbacks are told the number of each pass, and of what follows."""
         phase = phase_settings(**CHANGES | self.changes)
-        examples = TrainingExamples(self.utterances, None, phase.crop_seconds, phase.speed_factors, self.seed)
+        augmenter = Augmenter(*self.catalogs, AugmentationSettings()) if self.catalogs else None
+        examples = TrainingExamples(
+            self.utterances, augmenter, phase.crop_seconds, phase.speed_factors, self.seed
+        )
+        tables = {"training_utterances": self.utterances[["utterance_id", "num_samples"]]}
+        if self.catalogs:
+            noise_clips, room_responses = self.catalogs
+            tables["noise_clips"] = noise_clips[["clip_id", "num_samples"]]
+            tables["room_responses"] = room_responses[["response_id", "num_samples"]]
         heard = TrialSet.of(self.trials, self.utterances)
         set_seed(self.seed)
         model, head = start_phase(self.encoder, phase, MODEL, HEAD, examples.speaker_ids, torch.device("cpu"))
@@ -102,7 +112,7 @@ class Job:
                 "finetune",
                 {"phase": phase.model_dump(mode="json")},
                 str(self.encoder),
-                {"training_utterances": self.utterances[["utterance_id", "num_samples"]]},
+                tables,
             ),
         )
 
@@ -234,6 +244,46 @@ def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:
     with pytest.raises(DataError, match=r"other weights to start from: .*encoder.* then, .*encoder.* now"):
         replace(job, seed=4).train()
     assert replace(changed, changes=changed.changes | {"resume": False}, seed=3).train()["epoch"].max() == 3
+
+
+def test_a_phase_goes_on_with_mended_augmentation_only_where_that_is_allowed(
+    job: Job, catalogs: tuple[pd.DataFrame, pd.DataFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    clips, rooms = catalogs
+    more = clips.iloc[:1].assign(clip_id="bad.wav")
+    first = replace(job, catalogs=(pd.concat([clips, more], ignore_index=True), rooms))
+    interrupt(first, after_steps=3)
+    mended = replace(job, catalogs=catalogs)
+    message = (
+        r"finetune was interrupted after 3 steps .*'noise_clips': 1 rows removed \(bad\.wav,2000\)\. Undo "
+        r"it, or start anew with --params=finetune\.resume=false, or let the rest of the phase draw "
+        r"from the new ones with --params=finetune\.allow_changed_augmentation=true$"
+    )
+    with pytest.raises(DataError, match=message):
+        mended.train()
+    allowed = replace(mended, changes={"allow_changed_augmentation": True})
+    fewer = replace(allowed, utterances=job.utterances.drop(index=[2]).reset_index(drop=True))
+    with pytest.raises(DataError, match=r"'training_utterances': 1 rows removed .*resume=false$"):
+        fewer.train()
+    caplog.clear()
+    passes: list[int] = []
+    allowed.train(on_pass=passes.append)
+    assert len(passes) == (9 - 3) * PASSES_OF_A_STEP
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "finetune goes on after 3 steps with augmentation that has changed" in warning
+    assert "bad.wav" in warning
+
+
+def test_once_gone_on_with_mended_augmentation_a_phase_goes_on_without_leave(
+    job: Job, catalogs: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    clips, rooms = catalogs
+    interrupt(replace(job, catalogs=(clips, rooms.iloc[::-1])), after_steps=3)
+    mended = replace(job, catalogs=catalogs)
+    interrupt(replace(mended, changes={"allow_changed_augmentation": True}), after_steps=2)
+    passes: list[int] = []
+    mended.train(on_pass=passes.append)
+    assert len(passes) == (9 - 4) * PASSES_OF_A_STEP
 
 
 def test_a_finished_phase_is_not_gone_on_with(job: Job) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt, model_vali
 
 from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.crops import draw_crop_start, wrap
+from speaker_verification.audio.files import energy
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.configuration import Settings
 from speaker_verification.errors import DataError
@@ -99,6 +100,44 @@ class AugmentationSettings(Settings):
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A stretch of a noise clip or a room response that was drawn for a crop.
+
+    Attributes:
+        name: id of the clip or response.
+        path: its file.
+        file_samples: length of the file.
+        start: first sample of the stretch.
+        num_samples: length of the stretch in the file; in the crop it may be wrapped round.
+        channel: channel of the file, from 0.
+        position: first sample of the crop that it covers.
+        snr_db: signal-to-noise ratio in dB; None of a room response.
+    """
+
+    name: str
+    path: str
+    file_samples: int
+    start: int
+    num_samples: int
+    channel: int
+    position: int = 0
+    snr_db: float | None = None
+
+    def read(self, cache: AudioCache) -> Wave:
+        """Its samples, (num_samples,), not to be changed."""
+        return cache.read(self.path, self.file_samples, self.start, self.num_samples, self.channel)
+
+    def __str__(self) -> str:
+        """Everything that was drawn, for messages."""
+        if self.snr_db is None:
+            return f"{self.name} channel {self.channel}"
+        return (
+            f"{self.name} channel {self.channel} samples {self.start} to {self.start + self.num_samples}, "
+            f"SNR {self.snr_db:.1f} dB, from sample {self.position} on"
+        )
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """What happens to a crop of S samples, drawn and read.
 
@@ -107,11 +146,13 @@ class Augmentation:
         response: room response of unit energy that the crop is convolved with, at most (S,); None: no room.
         noises: mixtures of clips, (S,) each, added one after the other; each is multiplied by the crop's
             amplitude as it then is.
+        stretches: of the files that the above were read from.
     """
 
     kind: str
     response: Wave | None = None
     noises: tuple[Wave, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
 
 
 def amplitude(wave: Wave) -> float:
@@ -121,7 +162,7 @@ def amplitude(wave: Wave) -> float:
 
 
 class ClipPieces:
-    """Clips of one kind, cut in thought to pieces of 5 s every 3 s, all of which are drawn evenly.
+    """Clips of one kind, split by offsets into pieces of 5 s every 3 s, all of which are drawn evenly.
 
     A long file therefore weighs more. A file of less than 5 s is one piece. (The published recipe writes the
     pieces to disk and loses such files, and the last piece of a file that it divides without a rest.)
@@ -135,6 +176,7 @@ class ClipPieces:
             cache: what the clips are read through.
         """
         self._cache = cache
+        self._names = clips["clip_id"].tolist()
         self._paths = clips["path"].tolist()
         self._num_samples = clips["num_samples"].tolist()
         self._num_channels = clips["num_channels"].tolist()
@@ -146,7 +188,7 @@ class ClipPieces:
         """Number of pieces."""
         return self._num_pieces
 
-    def draw(self, num_samples: int, rng: np.random.Generator) -> Wave:
+    def draw(self, num_samples: int, rng: np.random.Generator) -> tuple[Wave, Stretch]:
         """Read a random crop of a random piece, and of a random channel where there are several.
 
         Args:
@@ -154,7 +196,7 @@ class ClipPieces:
             rng: source of all draws.
 
         Returns:
-            Shape (num_samples,), not to be changed.
+            Shape (num_samples,), not to be changed; and where it was read.
         """
         piece = int(rng.integers(self._num_pieces))
         clip = bisect_right(self._first_piece, piece) - 1
@@ -164,7 +206,8 @@ class ClipPieces:
         piece_samples = min(PIECE_SAMPLES, clip_samples - piece_start)
         start = piece_start + draw_crop_start(piece_samples, num_samples, rng)
         needed = min(num_samples, piece_samples)
-        return wrap(self._cache.read(self._paths[clip], clip_samples, start, needed, channel), num_samples)
+        stretch = Stretch(self._names[clip], self._paths[clip], clip_samples, start, needed, channel)
+        return wrap(stretch.read(self._cache), num_samples), stretch
 
 
 class Augmenter:
@@ -207,6 +250,7 @@ class Augmenter:
             room_responses = room_responses[room_responses["kind"] == "simulated"]
         if room_responses.empty and "reverb" in self._kinds:
             raise DataError("table 'room_responses': no room response to augment with")
+        self._response_names = room_responses["response_id"].tolist()
         self._response_paths = room_responses["path"].tolist()
         self._response_samples = room_responses["num_samples"].tolist()
         self._response_channels = room_responses["num_channels"].tolist()
@@ -226,12 +270,16 @@ class Augmenter:
         drawn = rng.random() * self._cumulative_weights[-1]
         kind = self._kinds[bisect_right(self._cumulative_weights, drawn, hi=len(self._kinds) - 1)]
         if kind == "reverb":
-            return Augmentation(kind, response=self._draw_response(num_samples, rng))
+            response, stretch = self._draw_response(num_samples, rng)
+            return Augmentation(kind, response=response, stretches=(stretch,))
         shares = (1.0, 1.0)
         if kind != "television":
             shares = self.settings.crop_shares[rng.integers(len(self.settings.crop_shares))]
-        mixtures = (self._draw_mixture(clips, num_samples, shares, rng) for clips in CLIPS_OF[kind])
-        return Augmentation(kind, noises=tuple(mixtures))
+        stretches: list[Stretch] = []
+        mixtures = (
+            self._draw_mixture(clips, num_samples, shares, rng, stretches) for clips in CLIPS_OF[kind]
+        )
+        return Augmentation(kind, noises=tuple(mixtures), stretches=tuple(stretches))
 
     def apply(self, wave: Wave, augmentation: Augmentation | None) -> Wave:
         """Augment a crop.
@@ -255,27 +303,37 @@ class Augmenter:
             wave = wave / (np.abs(wave).max() + np.float32(PEAK_FLOOR))
         return wave
 
-    def _draw_response(self, num_samples: int, rng: np.random.Generator) -> Wave:
+    def _draw_response(self, num_samples: int, rng: np.random.Generator) -> tuple[Wave, Stretch]:
         """Read a room response scaled to unit energy; what sounds after the crop's end is left out."""
         row = int(rng.integers(len(self._response_paths)))
         path, length = self._response_paths[row], self._response_samples[row]
         channel = int(rng.integers(self._response_channels[row]))
-        response = self._cache.read(path, length, 0, length, channel)
-        energy = float(np.sum(np.square(response), dtype=np.float64))
-        if energy == 0:
-            raise DataError(f"{path}: channel {channel} of this room response is silent")
-        return response[:num_samples] / np.float32(math.sqrt(energy))
+        stretch = Stretch(self._response_names[row], path, length, 0, length, channel)
+        response = stretch.read(self._cache)
+        response_energy = float(energy(response))
+        if response_energy == 0:
+            raise DataError(
+                f"{path}: channel {channel} of this room response is silent: prepare the corpus again"
+            )
+        return response[:num_samples] / np.float32(math.sqrt(response_energy)), stretch
 
     def _draw_mixture(
-        self, kind: str, num_samples: int, shares: tuple[float, float], rng: np.random.Generator
+        self,
+        kind: str,
+        num_samples: int,
+        shares: tuple[float, float],
+        rng: np.random.Generator,
+        stretches: list[Stretch],
     ) -> Wave:
-        """Mix clips, each with its own length, place and level, for a crop of amplitude 1."""
+        """Mix clips, each with its own length, place and level, for a crop of amplitude 1; note which."""
         snr_db, num_clips = self._levels_and_counts[kind]
         mixture = np.zeros(num_samples, np.float32)
         for _ in range(rng.integers(*num_clips, endpoint=True)):
             clip_samples = math.ceil(rng.uniform(*shares) * num_samples)
-            clip = self._pieces[kind].draw(clip_samples, rng)
+            clip, stretch = self._pieces[kind].draw(clip_samples, rng)
             start = draw_crop_start(num_samples, clip_samples, rng)
-            gain = 10 ** (-rng.uniform(*snr_db) / 20) / amplitude(clip)
+            drawn_db = rng.uniform(*snr_db)
+            gain = 10 ** (-drawn_db / 20) / amplitude(clip)
+            stretches.append(replace(stretch, position=start, snr_db=drawn_db))
             mixture[start : start + clip_samples] += np.float32(gain) * clip
         return mixture

@@ -19,8 +19,10 @@ from speaker_verification.errors import DataError
 from speaker_verification.whole import written_whole
 
 if TYPE_CHECKING:
+    import av
     import soundfile
 
+_CHECKED_SAMPLES = 1 << 20  # read at a time
 MAX_SAMPLES = 2 * 3600 * SAMPLE_RATE  # of a recording: a few bytes of a hostile one may decode to any length
 
 
@@ -50,7 +52,8 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
     """Decode a recording and make it 16 kHz, mono, 16-bit.
 
     Channels are averaged, other rates resampled and other numbers rounded as libav does it. A recording that
-    is in this format already comes through bit for bit.
+    is in this format already comes through bit for bit; of one whose rate or channels change inside it, each
+    stretch is converted on its own.
 
     Args:
         source: the encoded file (AAC in m4a, WAV, FLAC: whatever libav reads).
@@ -71,23 +74,19 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         with av.open(io.BytesIO(source), "r") as container:
             if not container.streams.audio:
                 raise AudioError(name, "not audio: no audio stream")
-            recording = av.AudioFifo()
+            stretches: list[av.AudioFifo] = []  # of one rate and one number of channels each
+            form: tuple[int, str, str] | None = None
+            num_samples = 0
             for frame in container.decode(audio=0):
+                form_before, form = form, (frame.sample_rate, frame.layout.name, frame.format.name)
+                if form != form_before:
+                    stretches.append(av.AudioFifo())
                 frame.pts = None  # gaps in time are not filled
-                recording.write(frame)
-                if recording.samples > MAX_SAMPLES:
+                stretches[-1].write(frame)
+                num_samples += frame.samples
+                if num_samples > MAX_SAMPLES:
                     raise AudioError(name, f"longer than {MAX_SAMPLES} samples")
-        whole = recording.read()
-        if whole is None:
-            raise AudioError(name, "no samples")
-        values = whole.to_ndarray()
-        if not np.isfinite(values).all():
-            raise AudioError(name, "not finite")
-        is_right = whole.layout.nb_channels == 1 and whole.sample_rate == SAMPLE_RATE
-        if is_right and values.dtype == np.float32:  # what the resampler does, in less time
-            return np.clip(np.rint(values[0] * 32768), -32768, 32767).astype(np.int16)
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-        parts = [*resampler.resample(whole), *resampler.resample(None)]
+        parts = [part for stretch in stretches for part in _converted(stretch.read(), name)]
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
@@ -95,7 +94,23 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
         raise AudioError(name, f"not audio: {text}") from error
     if not parts:
         raise AudioError(name, "no samples")
-    return np.concatenate([part.to_ndarray()[0] for part in parts])
+    return np.concatenate(parts)
+
+
+def _converted(stretch: av.AudioFrame | None, name: str) -> list[npt.NDArray[np.int16]]:
+    """Samples of one rate as 16 kHz, mono, 16-bit pieces of shape (samples,)."""
+    import av
+
+    if stretch is None:
+        return []
+    values = stretch.to_ndarray()
+    if not np.isfinite(values).all():
+        raise AudioError(name, "not finite")
+    is_right = stretch.layout.nb_channels == 1 and stretch.sample_rate == SAMPLE_RATE
+    if is_right and values.dtype == np.float32:  # what the resampler does, in less time
+        return [np.clip(np.rint(values[0] * 32768), -32768, 32767).astype(np.int16)]
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+    return [part.to_ndarray()[0] for part in (*resampler.resample(stretch), *resampler.resample(None))]
 
 
 def encode_audio(samples: npt.NDArray[np.int16], audio_format: AudioFormat) -> bytes:
@@ -140,6 +155,50 @@ def audio_info(source: str | Path | bytes) -> AudioInfo:
     """
     with _open(source) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
+def check_audio(source: bytes) -> AudioInfo:
+    """Decode a whole 16 kHz file, to prove that each of its channels can be mixed or convolved with.
+
+    Args:
+        source: bytes of a file that libsndfile reads.
+
+    Raises:
+        AudioError: not audio, of another rate, without samples or with fewer than its header says, not
+            finite, or a channel is silent.
+    """
+    import soundfile
+
+    with _open(source) as file:
+        info = AudioInfo(file.frames, file.samplerate, file.channels)
+        if info.sample_rate != SAMPLE_RATE:
+            raise AudioError("audio", f"{info.sample_rate} Hz instead of {SAMPLE_RATE}")
+        if not info.num_samples:
+            raise AudioError("audio", "no samples")
+        energies = np.zeros(info.num_channels)
+        num_samples = 0
+        try:
+            while len(block := file.read(_CHECKED_SAMPLES, dtype="float32", always_2d=True)):
+                energies += energy(block)
+                num_samples += len(block)
+        except soundfile.LibsndfileError as error:
+            raise AudioError("audio", f"not audio: {error.error_string}") from error
+    if num_samples != info.num_samples:
+        raise AudioError("audio", f"ends after sample {num_samples}, before its header says")
+    if not np.isfinite(energies).all():
+        raise AudioError("audio", "not finite")
+    silent = np.flatnonzero(energies == 0)
+    if len(silent) == info.num_channels:
+        raise AudioError("audio", "silent")
+    if len(silent):
+        raise AudioError("audio", f"channel {silent[0]} of 0 to {info.num_channels - 1} is silent")
+    return info
+
+
+def energy(wave: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Sum of squares over the samples of a wave (samples,), or of each channel of (samples, channels)."""
+    with np.errstate(over="ignore"):
+        return np.sum(np.square(wave), axis=0, dtype=np.float64)
 
 
 def read_audio(

@@ -7,6 +7,7 @@ import re
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -21,11 +22,16 @@ from typing import IO
 from speaker_verification.errors import DataError
 
 MAX_MEMBER_BYTES = 256 << 20  # of a member when unpacked: more than two hours of 16 kHz 16-bit audio
-_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-_COMPANION = re.compile(r"(?i:.+\.txt|(license|licence|readme)(\.md|\.html?)?)")
+AUDIO_ENDINGS = frozenset(
+    ("wav", "m4a", "flac", "aac", "aif", "aiff", "mp2", "mp3", "mp4", "oga", "ogg", "opus", "sph", "wma")
+)
+_LONGEST_PART = 200  # bytes; file systems take 255
+_ASCII_PART = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{,{_LONGEST_PART - 1}}}")
+_MAC_EXTRAS = "__MACOSX"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of its name and extra field
 _GZIP = b"\x1f\x8b"
-_ENCRYPTED = 1  # bit of a zip member's flags
+_ENCRYPTED, _UTF_8 = 1, 0x800  # bits of a zip member's flags
+_DOS_FOLDER = 0x10  # bit of its external attributes
 
 
 class DamagedMember(Exception):
@@ -82,7 +88,8 @@ class Member(ABC):
     """A file in an archive, which any process can read.
 
     Attributes:
-        name: its path in the archive, which may lead anywhere: see `safe_parts`.
+        name: its path in the archive in one form (see `plain_name`), which may lead anywhere: see
+            `safe_parts`.
         size: bytes when unpacked, as declared.
         refused: why it must not be read, else empty.
     """
@@ -154,20 +161,44 @@ def read_members(archive_files: Sequence[Path]) -> Sequence[Member] | Iterator[M
     return _zip_members(tuple(archive_files)) if is_zip else _tar_members(archive_files)
 
 
+def plain_name(name: str) -> str:
+    """The one form of a member's path: composed characters, slashes, no `./` in front, `.wav` for `.WAV`."""
+    name = unicodedata.normalize("NFC", name).replace("\\", "/")
+    while name.startswith("./"):
+        name = name[2:]
+    stem, _, ending = name.rpartition(".")
+    return f"{stem}.{ending.lower()}" if stem and ending.lower() in AUDIO_ENDINGS else name
+
+
 def safe_parts(name: str) -> tuple[str, ...] | None:
     """Take the path of an archive member apart.
 
     Returns:
-        Its folders and its file name, or None when it is absolute, holds an empty part, `.` or `..`, or
-        characters that the corpora never use.
+        Its folders and its file name, or None when it is absolute, holds an empty or very long part, `.` or
+        `..`, or other characters than letters and digits of any script, `_`, `-` and `.`.
     """
     parts = tuple(name.split("/"))
-    return parts if all(_PART.fullmatch(part) for part in parts) else None
+    return parts if all(_ASCII_PART.fullmatch(part) or _is_word(part) for part in parts) else None
 
 
-def is_companion(name: str) -> bool:
-    """Whether an archive member is a text that comes with a corpus: transcripts, tables, licences."""
-    return _COMPANION.fullmatch(name.rpartition("/")[2]) is not None
+def is_recording(name: str) -> bool:
+    """Whether an archive member is a recording by its ending, and not what an operating system adds."""
+    *folders, file = name.split("/")
+    is_hidden = any(part.startswith(".") and part.strip(".") for part in (*folders, file))
+    stem, _, ending = file.rpartition(".")
+    return bool(stem) and ending in AUDIO_ENDINGS and not is_hidden and _MAC_EXTRAS not in folders
+
+
+def _is_word(part: str) -> bool:
+    letters_marks_numbers = "LMN"
+    return (
+        part[:1] not in ("", ".")
+        and len(part.encode()) <= _LONGEST_PART
+        and all(
+            character in "_-." or unicodedata.category(character)[0] in letters_marks_numbers
+            for character in part
+        )
+    )
 
 
 def _open(archive_files: Sequence[Path]) -> io.BufferedReader:
@@ -180,9 +211,10 @@ def _zip_members(archive_files: tuple[Path, ...]) -> list[Member]:
             found = sorted(archive.infolist(), key=lambda member: member.header_offset)
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise _not_whole("zip", archive_files, error) from error
+    members = [(plain_name(_zip_name(member)), member) for member in found]
     return [
         _ZipMember(
-            member.filename,
+            name,
             member.file_size,
             _why_zip_refused(member) or _why_too_large(max(member.file_size, member.compress_size)),
             archive_files,
@@ -191,9 +223,19 @@ def _zip_members(archive_files: tuple[Path, ...]) -> list[Member]:
             member.compress_type == zipfile.ZIP_DEFLATED,
             member.CRC,
         )
-        for member in found
-        if not member.is_dir()
+        for name, member in members
+        if not (name.endswith("/") or member.external_attr & _DOS_FOLDER)
     ]
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """Name of a member, also where UTF-8 is not flagged as such, as by macOS, and reads as code page 437."""
+    if member.flag_bits & _UTF_8 or member.filename.isascii():
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def _why_zip_refused(member: zipfile.ZipInfo) -> str:
@@ -212,7 +254,7 @@ def _tar_members(archive_files: Sequence[Path]) -> Iterator[Member]:
     try:
         with (
             _open(archive_files) as stream,
-            tarfile.open(fileobj=stream, encoding="utf-8", errors="backslashreplace") as archive,
+            tarfile.open(fileobj=stream, encoding="utf-8", errors="replace") as archive,
         ):
             for member in archive:
                 if member.isdir():
@@ -220,7 +262,7 @@ def _tar_members(archive_files: Sequence[Path]) -> Iterator[Member]:
                 refused = _why_tar_refused(member) or _why_too_large(member.size)
                 file = None if refused else archive.extractfile(member)
                 data = file.read() if file else b""
-                yield _TarMember(member.name.removeprefix("./"), member.size, refused, data)
+                yield _TarMember(plain_name(member.name), member.size, refused, data)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise _not_whole("zip or tar", archive_files, error) from error
 

@@ -8,16 +8,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from speaker_verification.corpora.archives import DamagedMember, Member, read_members, safe_parts
+from speaker_verification.corpora.archives import (
+    DamagedMember,
+    Member,
+    is_recording,
+    plain_name,
+    read_members,
+    safe_parts,
+)
 from speaker_verification.corpora.conversion import (
     ConvertedFolder,
     Corpus,
     as_table,
     convert_archive,
+    recordings_in,
+    refuse_short,
     refuse_too_many_rejected,
     rejected_files,
 )
 from speaker_verification.corpora.storing import Recording, store_as_it_is
+from speaker_verification.corpora.texts import decode_text
 from speaker_verification.errors import DataError
 from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, TableSchema
 
@@ -27,6 +37,8 @@ RIR_LIST = f"{RIRS_NOISES}/real_rirs_isotropic_noises/rir_list"
 NOISE_KINDS = ("noise", "music", "speech")
 _SIMULATED = re.compile(rf"{RIRS_NOISES}/simulated_rirs/[^/]+/[^/]+/[^/]+\.wav")
 _MISPLACED = "not where this corpus keeps its recordings"
+_JUDGED = "decoded whole"
+SHORTEST_CLIP_SECONDS = 0.1  # a shorter clip, wrapped round, is a tone
 _GROWTH = {".wav": 1.0, ".tar": 1.1}  # WAV files that gzip hardly packs
 
 
@@ -48,8 +60,9 @@ def extract_musan(
         DataError: not a whole archive, no recordings, too many are refused, or the disk is full.
     """
     corpus = Corpus(MUSAN, _musan_recording, store_as_it_is, _GROWTH)
-    converted = ConvertedFolder(folder / MUSAN, [archive_file], "wav")
+    converted = ConvertedFolder(folder / MUSAN, [archive_file], "wav", _JUDGED)
     recordings = convert_archive(corpus, [archive_file], converted, num_workers)
+    recordings = refuse_short(recordings, SHORTEST_CLIP_SECONDS)
     return _catalog(recordings, converted, MUSAN, NOISE_CLIPS, max_rejected_fraction)
 
 
@@ -71,44 +84,77 @@ def extract_room_responses(
         DataError: not a whole archive, `rir_list` is not in it, no responses, too many are refused, or the
             disk is full.
     """
-    members = {member.name: member for member in read_members([archive_file])}
+    corpus, absent = _responses_in(archive_file)
+    converted = ConvertedFolder(folder / RIRS_NOISES, [archive_file], "wav", _JUDGED)
+    recordings = convert_archive(corpus, [archive_file], converted, num_workers)
+    recordings = pd.concat([recordings, absent], ignore_index=True)
+    return _catalog(recordings, converted, RIRS_NOISES, ROOM_RESPONSES, max_rejected_fraction)
+
+
+def check_room_responses(archive_file: Path, max_rejected_fraction: float) -> None:
+    """Judge the room responses of an archive by its listing, without reading any.
+
+    Args:
+        archive_file: rirs_noises.zip.
+        max_rejected_fraction: fraction of refused responses above which the corpus is.
+
+    Raises:
+        DataError: not a whole archive, `rir_list` is not in it, no responses, or too many would be refused.
+    """
+    corpus, absent = _responses_in(archive_file)
+    named = as_table(recording for recording, _ in recordings_in(corpus, read_members([archive_file]), []))
+    recordings = pd.concat([named, absent], ignore_index=True)
+    refuse_too_many_rejected(
+        rejected_files(recordings, RIRS_NOISES.lower()), len(recordings), max_rejected_fraction
+    )
+    if not (recordings["reason"] == "").any():
+        raise DataError(f"{RIRS_NOISES}: its archive holds no recordings")
+
+
+def _responses_in(archive_file: Path) -> tuple[Corpus, pd.DataFrame]:
+    """The room responses of an archive, and the refused ones that it names but does not hold."""
+    members = {_from(RIRS_NOISES, member.name): member for member in read_members([archive_file])}
     real = _listed_responses(archive_file, members)
 
-    def recording_of(name: str) -> Recording | None:
-        if not _SIMULATED.fullmatch(name) and name not in real:
+    def recording_of(member: str) -> Recording | None:
+        name = _from(RIRS_NOISES, member)
+        if not is_recording(member) or not (_SIMULATED.fullmatch(name) or name in real):
             return None  # noises, and measured responses that are not listed
         is_placed = safe_parts(name) is not None and name.startswith(f"{RIRS_NOISES}/")
         kind = "real" if name in real else "simulated"
         return Recording(name.removeprefix(f"{RIRS_NOISES}/"), kind, reason="" if is_placed else _MISPLACED)
 
-    corpus = Corpus(RIRS_NOISES, recording_of, store_as_it_is, _GROWTH)
-    converted = ConvertedFolder(folder / RIRS_NOISES, [archive_file], "wav")
-    recordings = convert_archive(corpus, [archive_file], converted, num_workers)
     absent = [
         Recording(name.removeprefix(f"{RIRS_NOISES}/"), reason="named by rir_list, but not in the archive")
         for name in sorted(real - members.keys())
     ]
-    recordings = pd.concat([recordings, as_table(absent)], ignore_index=True)
-    return _catalog(recordings, converted, RIRS_NOISES, ROOM_RESPONSES, max_rejected_fraction)
+    return Corpus(RIRS_NOISES, recording_of, store_as_it_is, _GROWTH), as_table(absent)
 
 
 def _listed_responses(archive_file: Path, members: Mapping[str, Member]) -> set[str]:
     if RIR_LIST not in members:
         raise DataError(f"{archive_file}: lacks {RIR_LIST}, which names the measured responses")
     try:
-        lines = members[RIR_LIST].read().decode().splitlines()
-    except (DamagedMember, UnicodeDecodeError) as error:
+        lines = decode_text(members[RIR_LIST].read()).splitlines()
+    except DamagedMember as error:
         raise DataError(f"{archive_file}: {RIR_LIST} is damaged ({error}); copy it anew") from error
-    return {line.split()[-1] for line in lines if line.strip()}
+    return {plain_name(line.split()[-1]) for line in lines if line.strip()}
 
 
-def _musan_recording(name: str) -> Recording | None:
-    if not name.endswith(".wav"):
-        return None  # licences, annotations
+def _musan_recording(member: str) -> Recording | None:
+    if not is_recording(member):
+        return None  # licences, annotations, what an operating system has added
+    name = _from(MUSAN, member)
     parts = safe_parts(name) or ()
-    is_placed = len(parts) == 4 and parts[0] == MUSAN and parts[1] in NOISE_KINDS
+    is_placed = len(parts) == 4 and parts[0] == MUSAN and parts[1] in NOISE_KINDS and name.endswith(".wav")
     clip_id = name.removeprefix(f"{MUSAN}/")
     return Recording(clip_id, parts[1]) if is_placed else Recording(clip_id, reason=_MISPLACED)
+
+
+def _from(root: str, member: str) -> str:
+    """A member's path from a corpus' own folder on, whatever folders are in front of it."""
+    parts = safe_parts(member) or ()
+    return "/".join(parts[parts.index(root) :]) if root in parts else member
 
 
 def _catalog(

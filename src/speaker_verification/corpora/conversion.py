@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from speaker_verification.audio.format import AudioFormat
+from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
 from speaker_verification.corpora.archives import Member, read_members
 from speaker_verification.corpora.storing import Job, Recording, Store, store_all
 from speaker_verification.errors import DataError
@@ -35,6 +35,8 @@ RECORDINGS = TableSchema(
         }
     ),
 )
+REPEATED = "stands more than once in the archive"
+_NUM_NAMED = 3  # members that a line of the log shows
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 logger = logging.getLogger(__name__)
 
@@ -50,31 +52,37 @@ class Corpus:
         store: makes a file of it.
         growth: bytes on disk for every byte in the archive, by extension of the member; `.tar` for a tar
             archive, which does not tell its members beforehand.
+        misplaced: the reason of members whose paths are refused as a whole; rows with it in a record are
+            judged anew. Empty: none are.
     """
 
     name: str
     recording_of: Callable[[str], Recording | None]
     store: Store
     growth: Mapping[str, float]
+    misplaced: str = ""
 
 
 class ConvertedFolder:
     """A folder of converted recordings, and the record of how they came there.
 
-    A marker in the folder names the archive's files with their sizes and times, and the format: what is older
-    than the marker came from another archive, or is of another format, and does not count. The record is
-    written once all of the archive was gone through: a row for every recording, refused ones included. With
-    it a later run opens no file; without it, headers are read.
+    A marker in the folder names the archive's files with their sizes and times, the format, and how the
+    recordings were judged: what is older than the marker came from another archive, is of another format or
+    was judged otherwise, and does not count. The record is written once all of the archive was gone through:
+    a row for every recording, refused ones included. With it a later run opens no file; without it, headers
+    are read.
     """
 
-    def __init__(self, folder: Path, archive_files: Sequence[Path], audio_format: AudioFormat) -> None:
+    def __init__(
+        self, folder: Path, archive_files: Sequence[Path], audio_format: AudioFormat, judged: str = ""
+    ) -> None:
         self.folder = folder
         self._audio_format = audio_format
         self._record = folder / ".record.parquet"
         marker = folder / ".source"
         stats = [(path.name, path.stat()) for path in archive_files]
         lines = [f"{name} {found.st_size} {found.st_mtime_ns}\n" for name, found in stats]
-        source = "".join([*lines, f"{audio_format}\n"])
+        source = "".join([*lines, f"{audio_format} {judged}".rstrip() + "\n"])
         if not marker.is_file() or marker.read_text(encoding="utf-8") != source:
             with written_whole(marker) as part:
                 part.write_text(source, encoding="utf-8")
@@ -162,6 +170,8 @@ def convert_archive(
     from rich.progress import track
 
     known, is_all = converted.load_record()
+    if is_all and _names_are_judged_otherwise(corpus, known):
+        known, is_all = known[known["reason"] == ""], False
     if is_all:
         logger.info("%s: nothing to convert, all %d recordings are done", corpus.name, len(known))
         return known
@@ -188,23 +198,51 @@ def convert_archive(
     return table
 
 
-def _jobs(
-    corpus: Corpus, members: Iterable[Member], converted: ConvertedFolder, known: Collection[str]
-) -> Iterator[Job]:
+def recordings_in(
+    corpus: Corpus, members: Iterable[Member], passed_over: list[str]
+) -> Iterator[tuple[Recording, Member]]:
+    """The recordings among the members of an archive, judged by their names and headers.
+
+    Args:
+        corpus: what the archive holds.
+        members: what is in it.
+        passed_over: receives the names of the other members.
+
+    Yields:
+        Recordings with a reason where they are refused, and their members.
+    """
     seen: set[str] = set()
     for member in members:
         recording = corpus.recording_of(member.name)
         if recording is None:
+            passed_over.append(member.name)
             continue
         reason = recording.reason or member.refused
         if not reason and recording.file_id in seen:
-            reason = "stands more than once in the archive"
-        elif recording.file_id in known:
-            seen.add(recording.file_id)
-            continue
+            reason = REPEATED
         seen.add(recording.file_id)
-        path = converted.folder / converted.name(recording.file_id)
-        yield Job(replace(recording, reason=reason), member, path, converted.holds(recording.file_id))
+        yield replace(recording, reason=reason), member
+
+
+def _jobs(
+    corpus: Corpus, members: Iterable[Member], converted: ConvertedFolder, known: Collection[str]
+) -> Iterator[Job]:
+    passed_over: list[str] = []
+    for recording, member in recordings_in(corpus, members, passed_over):
+        if recording.file_id not in known or recording.reason == REPEATED:
+            path = converted.folder / converted.name(recording.file_id)
+            yield Job(recording, member, path, converted.holds(recording.file_id))
+    if passed_over:
+        first = ", ".join(passed_over[:_NUM_NAMED]) + (" ..." if len(passed_over) > _NUM_NAMED else "")
+        logger.info(
+            "%s: %d other members of its archive are passed over: %s", corpus.name, len(passed_over), first
+        )
+
+
+def _names_are_judged_otherwise(corpus: Corpus, known: pd.DataFrame) -> bool:
+    """Whether a record refuses members as misplaced that no longer are."""
+    names = known.loc[(known["reason"] == corpus.misplaced) & (known["reason"] != ""), "file_id"]
+    return any((found := corpus.recording_of(name)) is None or not found.reason for name in names)
 
 
 def _refuse_small_disk(
@@ -235,6 +273,14 @@ def as_table(recordings: Iterable[Recording]) -> pd.DataFrame:
     """Rows of `RECORDINGS`, in the order given."""
     columns = RECORDINGS.columns.names
     return RECORDINGS.conform(pd.DataFrame(map(attrgetter(*columns), recordings), columns=columns))
+
+
+def refuse_short(recordings: pd.DataFrame, min_duration_seconds: float) -> pd.DataFrame:
+    """Rows of `RECORDINGS` in which recordings of less than a duration are refused."""
+    lengths = recordings["num_samples"]
+    is_short = (recordings["reason"] == "") & (lengths < min_duration_seconds * SAMPLE_RATE)
+    reasons = lengths.astype(str) + f" samples, shorter than {min_duration_seconds:g} s"
+    return recordings.assign(reason=recordings["reason"].mask(is_short, reasons))
 
 
 def rejected_files(recordings: pd.DataFrame, subset: str) -> pd.DataFrame:

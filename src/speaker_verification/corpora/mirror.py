@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speaker_verification.corpora.texts import decode_text
 from speaker_verification.errors import DataError
 from speaker_verification.whole import written_whole
 
@@ -153,7 +154,7 @@ class Mirror:
 
     def _checksums(self) -> dict[str, str]:
         path = self.folder / CHECKSUMS
-        return parse_checksums(path.read_text(encoding="utf-8"), path) if path.is_file() else {}
+        return parse_checksums(decode_text(path.read_bytes()), path) if path.is_file() else {}
 
     def _verify(self, names: Sequence[str], checksums: dict[str, str], digests: Digests) -> None:
         from rich.progress import track

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from speaker_verification.corpora.archives import read_members
 from speaker_verification.corpora.mirror import ARCHIVES, Mirror
+from speaker_verification.corpora.texts import decode_text
 from speaker_verification.errors import DataError
 from speaker_verification.tables import SPEAKERS
 
@@ -58,7 +60,8 @@ def _read_voxceleb1_meta(path: Path) -> pd.DataFrame:
     """Tab-separated, with a header line: VoxCeleb1 ID, VGGFace1 ID, Gender, Nationality, Set."""
     columns = {"VoxCeleb1 ID": "speaker_id", "Gender": "gender", "Nationality": "nationality"}
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, na_filter=False, quoting=csv.QUOTE_NONE)
+        text = io.StringIO(decode_text(path.read_bytes()))
+        table = pd.read_csv(text, sep="\t", dtype=str, na_filter=False, quoting=csv.QUOTE_NONE)
         return table[list(columns)].rename(columns=columns)
     except (KeyError, pd.errors.ParserError) as error:
         raise DataError(f"{path}: not tab-separated columns with {', '.join(columns)}: {error}") from error
@@ -79,6 +82,6 @@ def _parse_librispeech_speakers(text: str, where: str) -> pd.DataFrame:
 
 def _member_text(path: Path, name: str) -> str | None:
     """A text file of an archive; None when it holds none of that name."""
-    found = (member for member in read_members([path]) if member.name == name)
+    found = (member for member in read_members([path]) if f"/{member.name}".endswith(f"/{name}"))
     member = next(found, None)
-    return member.read().decode("utf-8", errors="replace") if member else None
+    return decode_text(member.read()) if member else None

@@ -16,7 +16,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from speaker_verification.audio.files import AudioError, AudioInfo, audio_info, decode_audio, write_audio
+from speaker_verification.audio.files import (
+    AudioError,
+    AudioInfo,
+    audio_info,
+    check_audio,
+    decode_audio,
+    write_audio,
+)
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.corpora.archives import DamagedMember, Member
 from speaker_verification.errors import DataError
@@ -82,16 +89,12 @@ def store_speech(source: bytes, path: Path) -> AudioInfo:
 
 
 def store_as_it_is(source: bytes, path: Path) -> AudioInfo:
-    """Write a recording bit for bit, once it proves to be one of 16 kHz.
+    """Write a recording bit for bit, once all of it is decoded and proves usable.
 
     Raises:
-        AudioError: not audio, of another rate or without samples.
+        AudioError: see `check_audio`.
     """
-    info = audio_info(source)
-    if info.sample_rate != SAMPLE_RATE:
-        raise AudioError(path.name, f"{info.sample_rate} Hz instead of {SAMPLE_RATE}")
-    if not info.num_samples:
-        raise AudioError(path.name, "no samples")
+    info = check_audio(source)
     with written_whole(path) as part:
         part.write_bytes(source)
     return info

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import io
+import os
+from bisect import bisect_left
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from speaker_verification.corpora.archives import plain_name
+from speaker_verification.corpora.texts import decode_text
 from speaker_verification.corpora.trial_lists import DRAWN_LISTS
 from speaker_verification.errors import DataError
 from speaker_verification.tables import TRIALS
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from speaker_verification.corpora.settings import PrepareSettings
 
 _COLUMNS = ["label", "enroll_id", "test_id"]
+_NUM_COMPARED = 500  # ids that a name is compared with to find the nearest one
 _LISTS = 2  # a stream of randomness beside those of validation.py
 
 
@@ -68,7 +75,8 @@ def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
     """Read one list in VoxCeleb's format, `LABEL ENROLL_ID TEST_ID` on each line.
 
     Args:
-        path: the list; blank lines are passed over.
+        path: the list, in UTF-8 or UTF-16; blank lines are passed over, ids brought to one form as the names
+            in archives are.
         trial_list: its name in the table (vox1_o, ...).
 
     Returns:
@@ -80,7 +88,13 @@ def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
     table = _read_evenly_spaced(path)
     if table is None:
         table = _read_line_by_line(path)
-    return TRIALS.conform(table.assign(trial_list=trial_list))
+    trials = TRIALS.conform(table.assign(trial_list=trial_list))
+    for side in ("enroll_id", "test_id"):
+        names = trials[side].cat.categories
+        if (plain := names.map(plain_name)).equals(names):
+            continue
+        trials[side] = trials[side].astype(object).map(dict(zip(names, plain, strict=True)))
+    return TRIALS.conform(trials)
 
 
 def _read_evenly_spaced(path: Path) -> pd.DataFrame | None:
@@ -103,16 +117,16 @@ def _read_evenly_spaced(path: Path) -> pd.DataFrame | None:
 def _read_line_by_line(path: Path) -> pd.DataFrame:
     """Slower, for lines that are spaced unevenly; tells which one is malformed."""
     rows: list[tuple[int, str, str]] = []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            fields = line.split()
-            if not fields:
-                continue
-            if len(fields) != 3 or fields[0] not in ("0", "1"):
-                raise DataError(
-                    f"{path}, line {number}: {line.strip()!r} is not 'LABEL ENROLL_ID TEST_ID', LABEL 0 or 1"
-                )
-            rows.append((int(fields[0]), fields[1], fields[2]))
+    lines = io.StringIO(decode_text(path.read_bytes()), newline=None)
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 3 or fields[0] not in ("0", "1"):
+            raise DataError(
+                f"{path}, line {number}: {line.strip()!r} is not 'LABEL ENROLL_ID TEST_ID', LABEL 0 or 1"
+            )
+        rows.append((int(fields[0]), fields[1], fields[2]))
     if not rows:
         raise DataError(f"{path}: holds no trials")
     return pd.DataFrame(rows, columns=_COLUMNS)
@@ -129,19 +143,50 @@ def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataF
         The trials table, list after list, each in its file's order.
 
     Raises:
-        DataError: a malformed line, or utterances that the manifest lacks, with their count and the first
-            ten.
+        DataError: malformed lines (the first of each list is named), or utterances that the manifest lacks,
+            with their count, the first ten and the id that is nearest to the first.
     """
-    trials = TRIALS.concat(read_trial_list(path, name) for name, path in files.items())
+    tables, malformed = [], []
+    for name, path in files.items():
+        try:
+            tables.append(read_trial_list(path, name))
+        except DataError as error:
+            malformed.append(str(error))
+    if malformed:
+        raise DataError("; ".join(malformed))
+    trials = TRIALS.concat(tables)
     sides = trials.melt("trial_list", ["enroll_id", "test_id"], value_name="utterance_id")
     absent = sides[~sides["utterance_id"].isin(utterances["utterance_id"])]
     if len(absent):
         ids = absent["utterance_id"].unique()
         raise DataError(
             f"trials of {', '.join(absent['trial_list'].unique())} name {len(ids)} utterances that are "
-            f"missing or were rejected; the first: {', '.join(ids[:10])}"
+            f"missing or were rejected; the first: {', '.join(ids[:10])}; "
+            f"{_describe_ids(str(ids[0]), utterances['utterance_id'])}"
         )
     return TRIALS.conform(trials)
+
+
+def _describe_ids(name: str, ids: pd.Series) -> str:
+    """The form of ids, and the one that a name may have meant."""
+    form = "an id begins with the speaker and ends in .wav (SPEAKER/SESSION/UTTERANCE.wav)"
+    known = np.array(sorted(ids), dtype=str)
+    if not len(known):
+        return form
+    parts = plain_name(name).split("/")
+    parts[-1] = os.path.splitext(parts[-1])[0]
+    stem = "/".join(parts)
+    place = np.arange(len(known)) - bisect_left(known.tolist(), stem)
+    likeliest = (
+        known == "/".join(parts[-3:]) + ".wav",  # the name has folders in front or another ending
+        np.char.endswith(known, f"/{stem}.wav"),  # it lacks the speaker, or also the session
+        np.char.startswith(known, f"{parts[0]}/") & (len(parts) > 1),
+        np.abs(place) <= _NUM_COMPARED // 2,
+        np.ones(len(known), bool),
+    )
+    near = next(known[is_likely] for is_likely in likeliest if is_likely.any())[:_NUM_COMPARED]
+    (nearest,) = difflib.get_close_matches(stem, near.tolist(), n=1, cutoff=0)
+    return f"{form}, the nearest to '{name}' is '{nearest}'"
 
 
 def draw_trials(

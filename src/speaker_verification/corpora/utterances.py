@@ -9,11 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
-from speaker_verification.corpora.archives import is_companion, read_members, safe_parts
+from speaker_verification.corpora.archives import is_recording, read_members, safe_parts
 from speaker_verification.corpora.conversion import (
     ConvertedFolder,
     Corpus,
+    as_table,
     convert_archive,
+    recordings_in,
+    refuse_short,
     refuse_too_many_rejected,
     rejected_files,
 )
@@ -30,6 +33,9 @@ PUBLISHED_COUNTS = {  # speakers and utterances
     "librispeech-dev-clean": (40, 2_703),
     "librispeech-test-clean": (40, 2_620),
 }
+_LAYOUT = "SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
+_MISPLACED = f"not {_LAYOUT}"
+_ROOTS = frozenset(("wav", "dev", "aac", "LibriSpeech", "train-clean-100", "dev-clean", "test-clean"))
 _EXTENSIONS = ("wav", "m4a", "flac")
 # Bytes of 16 kHz 16-bit WAV for every packed byte: VoxCeleb2's AAC has about 68 kbit/s, FLAC halves speech.
 _GROWTH = {".wav": 1.0, ".m4a": 4.0, ".flac": 2.0, ".tar": 2.0}
@@ -41,7 +47,8 @@ def utterance_id_of(member: str) -> str | None:
     """The utterance that an archive member holds.
 
     Args:
-        member: path in the archive, any folders before SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac.
+        member: path in the archive, any folders before SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac; below
+            a folder that the published archives have (wav, dev/aac, ...) exactly these three.
 
     Returns:
         SPEAKER/SESSION/UTTERANCE.wav, or None when the path is not of this form.
@@ -49,12 +56,17 @@ def utterance_id_of(member: str) -> str | None:
     parts = safe_parts(member)
     if parts is None or len(parts) < 3:
         return None
-    *_, speaker, session, name = parts
+    root = next((place for place, part in enumerate(parts[:-2]) if part in _ROOTS), len(parts) - 3)
+    while len(parts) - root > 3 and parts[root] in _ROOTS:
+        root += 1
+    if len(parts) - root != 3 or parts[root] in _ROOTS:
+        return None
+    speaker, session, name = parts[root:]
     stem, _, extension = name.rpartition(".")
     return f"{speaker}/{session}/{stem}.wav" if stem and extension in _EXTENSIONS else None
 
 
-def list_subset(subset: str, archive_files: Sequence[Path]) -> pd.DataFrame:
+def list_subset(subset: str, archive_files: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The recordings that an archive names, none of which is decoded.
 
     Args:
@@ -62,14 +74,20 @@ def list_subset(subset: str, archive_files: Sequence[Path]) -> pd.DataFrame:
         archive_files: the zip or tar archive, or its parts in order.
 
     Returns:
-        Columns utterance_id, speaker_id, subset; sorted.
+        Utterances, with columns utterance_id, speaker_id and subset, sorted; and the table of files that
+        conversion will refuse for what their names and headers say.
 
     Raises:
-        DataError: the archive is not whole.
+        DataError: the archive is not whole, or holds no recording.
     """
-    ids = sorted({name for member in read_members(archive_files) if (name := utterance_id_of(member.name))})
+    corpus = Corpus(subset, _recording_of, store_speech, _GROWTH)
+    found = as_table(recording for recording, _ in recordings_in(corpus, read_members(archive_files), []))
+    if found.empty:
+        raise DataError(f"{archive_files[0]}: holds no recording {_LAYOUT}")
+    ids = sorted(found.loc[found["reason"] == "", "file_id"])
     speakers = [name.partition("/")[0] for name in ids]
-    return pd.DataFrame({"utterance_id": ids, "speaker_id": speakers, "subset": subset})
+    table = pd.DataFrame({"utterance_id": ids, "speaker_id": speakers, "subset": subset})
+    return table, rejected_files(found, subset)
 
 
 def convert_subset(
@@ -100,27 +118,23 @@ def convert_subset(
     """
     growth = {kind: size * (_FLAC_SHARE if audio_format == "flac" else 1) for kind, size in _GROWTH.items()}
     converted = ConvertedFolder(folder / subset, archive_files, audio_format)
-    corpus = Corpus(subset, _recording_of, store_speech, growth)
+    corpus = Corpus(subset, _recording_of, store_speech, growth, _MISPLACED)
     recordings = convert_archive(corpus, archive_files, converted, num_workers)
     _compare_with_published(subset, recordings["file_id"])
-    recordings = _refuse_short(recordings, min_duration_seconds)
+    recordings = refuse_short(recordings, min_duration_seconds)
     rejected = rejected_files(recordings, subset)
     refuse_too_many_rejected(rejected, len(recordings), max_rejected_fraction)
     stored = recordings[recordings["reason"] == ""]
     if stored.empty:
-        raise DataError(
-            f"{archive_files[0]}: holds no recording SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
-        )
+        raise DataError(f"{archive_files[0]}: holds no recording {_LAYOUT}")
     return _manifest(stored, subset, converted), rejected
 
 
 def _recording_of(member: str) -> Recording | None:
+    if not is_recording(member):
+        return None  # transcripts, licences, what an operating system has added
     utterance_id = utterance_id_of(member)
-    if utterance_id is not None:
-        return Recording(utterance_id)
-    if is_companion(member):
-        return None
-    return Recording(member, reason="not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac")
+    return Recording(utterance_id) if utterance_id else Recording(member, reason=_MISPLACED)
 
 
 def _compare_with_published(subset: str, file_ids: pd.Series) -> None:
@@ -144,13 +158,6 @@ def _compare_with_published(subset: str, file_ids: pd.Series) -> None:
                 published,
                 count - published,
             )
-
-
-def _refuse_short(recordings: pd.DataFrame, min_duration_seconds: float) -> pd.DataFrame:
-    lengths = recordings["num_samples"]
-    is_short = (recordings["reason"] == "") & (lengths < min_duration_seconds * SAMPLE_RATE)
-    reasons = lengths.astype(str) + f" samples, shorter than {min_duration_seconds:g} s"
-    return recordings.assign(reason=recordings["reason"].mask(is_short, reasons))
 
 
 def _manifest(stored: pd.DataFrame, subset: str, converted: ConvertedFolder) -> pd.DataFrame:

@@ -6,7 +6,7 @@ what is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from speaker_verification.audio.augmentation import Augmentation, Augmenter
+from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.crops import draw_crop_start, wrap
 from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
@@ -71,9 +72,43 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         """Number of utterances."""
         return len(self._num_samples)
 
-    def utterance_ids(self, rows: Sequence[int]) -> list[str]:
-        """Names of the utterances of some rows."""
-        return [self._utterance_ids[row].as_py() for row in rows]
+    def describe(self, key: Key) -> str:
+        """The utterance of an example and all that was drawn for it, redrawn for messages.
+
+        Args:
+            key: pass number and utterance row.
+
+        Raises:
+            DataError: a file cannot be read any more; it is named.
+        """
+        factor, start, _ = self._draw_crop(key)
+        drawn = f"crop from sample {start} at speed {factor:g}"
+        wave, _, augmentation = self.draw(key)
+        if augmentation is not None:
+            drawn += f"; {augmentation.kind}: {', '.join(map(str, augmentation.stretches))}"
+        peak = np.abs(self._augmented(wave, augmentation)).max()
+        return f"{self._utterance_ids[key[1]].as_py()} ({drawn}; peak {peak:.3g})"
+
+    def find_not_finite(self, keys: Iterable[Key]) -> str | None:
+        """The first example whose waveform is not finite, and the file that is to blame; None if all are.
+
+        Args:
+            keys: pass numbers and utterance rows; the examples are drawn again, one by one.
+
+        Raises:
+            DataError: a file cannot be read any more; it is named.
+        """
+        for key in keys:
+            crop, _, augmentation = self.draw(key)
+            with np.errstate(all="ignore"):
+                if np.isfinite(self._augmented(crop, augmentation)).all():
+                    continue
+                waves = [(self._paths[key[1]].as_py(), crop)]
+                for stretch in augmentation.stretches if augmentation else ():
+                    waves.append((stretch.path, stretch.read(AudioCache(0, 0))))
+                to_blame = next((path for path, wave in waves if not np.isfinite(wave).all()), waves[-1][0])
+                return f"the waveform of {self.describe(key)} is not finite because of {to_blame}"
+        return None
 
     @property
     def speakers(self) -> npt.NDArray[np.int64]:
@@ -108,9 +143,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
             DataError: a file cannot be read; it is named.
         """
         wave, label, augmentation = self.draw(key)
-        if self.augmenter is not None:
-            wave = self.augmenter.apply(wave, augmentation)
-        return torch.from_numpy(wave), label, key[1]
+        return torch.from_numpy(self._augmented(wave, augmentation)), label, key[1]
 
     def draw(self, key: Key) -> tuple[npt.NDArray[np.float32], int, Augmentation | None]:
         """Draw an example, and read what it takes, but do not apply its augmentation.
@@ -124,18 +157,28 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         Raises:
             DataError: a file cannot be read; it is named.
         """
+        factor, start, rng = self._draw_crop(key)
+        wave = self._read_crop(key[1], factor, start)
+        label = int(self._speakers[key[1]]) + self._class_offsets[factor] * self.num_speakers
+        return wave, label, self.augmenter.draw(len(wave), rng) if self.augmenter is not None else None
+
+    def _augmented(
+        self, wave: npt.NDArray[np.float32], augmentation: Augmentation | None
+    ) -> npt.NDArray[np.float32]:
+        return wave if self.augmenter is None else self.augmenter.apply(wave, augmentation)
+
+    def _draw_crop(self, key: Key) -> tuple[float, int, np.random.Generator]:
+        """Speed factor, first sample of the crop at that speed, and the source of all further draws."""
         pass_number, row = key
         rng = np.random.default_rng([self._seed, pass_number, row])
         factor = self._speed_factors[rng.integers(len(self._speed_factors))]
-        wave = self._read_crop(row, factor, rng)
-        label = int(self._speakers[row]) + self._class_offsets[factor] * self.num_speakers
-        return wave, label, self.augmenter.draw(len(wave), rng) if self.augmenter is not None else None
+        available = changed_length(int(self._num_samples[row]), factor)
+        return factor, draw_crop_start(available, self._crop_samples, rng), rng
 
-    def _read_crop(self, row: int, factor: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """Read the source of a random crop of the speed-changed utterance, and nothing beside it."""
+    def _read_crop(self, row: int, factor: float, start: int) -> npt.NDArray[np.float32]:
+        """Read the source of a crop of the speed-changed utterance, and nothing beside it."""
         source_length = int(self._num_samples[row])
         available = changed_length(source_length, factor)
-        start = draw_crop_start(available, self._crop_samples, rng)
         num_samples = min(self._crop_samples, available)
         span = source_span(start, num_samples, factor, source_length)
         source = read_audio(self._paths[row].as_py(), span.start, span.num_samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,10 @@ from torch import Tensor
 from speaker_verification.errors import DataError, UserError
 from speaker_verification.training.examples import TrainingExamples
 from speaker_verification.training.phase import PhaseSettings
+from speaker_verification.training.sampling import Key
 
+logger = logging.getLogger(__name__)
+NUM_NAMED = 8  # examples that a message shows
 # How torch's CPU allocator says it, which has no class of its own for it.
 NO_MEMORY = ("DefaultCPUAllocator", "not enough memory")
 
@@ -25,7 +29,7 @@ class TrainingError(UserError):
 
 
 def require_finite(
-    what: str, value: Tensor, step: int, examples: TrainingExamples, rows: Sequence[int], last_good: str
+    what: str, value: Tensor, step: int, examples: TrainingExamples, keys: Sequence[Key], last_good: str
 ) -> None:
     """Stop at a loss or gradient that is not a number.
 
@@ -34,18 +38,27 @@ def require_finite(
         value: of one element.
         step: optimiser step, from 0.
         examples: what training draws from.
-        rows: of the utterances that the step has heard.
+        keys: examples that the step has taken so far.
         last_good: what has been saved.
 
     Raises:
-        TrainingError: it is not finite.
+        TrainingError: it is not finite; the first example that is not finite itself is named with the file
+            to blame, or else all with what was drawn for them (the first ones, where the log has the rest).
     """
-    if not torch.isfinite(value):
-        names = ", ".join(examples.utterance_ids(rows))
-        raise TrainingError(
-            f"the {what} is {float(value.detach())} at step {step} ({last_good}): lower the learning rate or "
-            f"look at these utterances: {names}"
-        )
+    if torch.isfinite(value):
+        return
+    found = f"the {what} is {float(value.detach())} at step {step} ({last_good})"
+    culprit = examples.find_not_finite(keys)
+    if culprit is not None:
+        raise TrainingError(f"{found}: {culprit}: mend that file in its archive, prepare again and go on")
+    described = [examples.describe(key) for key in keys]
+    for number, line in enumerate(described, start=1):
+        logger.error("step %d, example %d of %d: %s", step, number, len(described), line)
+    rest = f" and {len(keys) - NUM_NAMED} more, all of them in the log" if len(keys) > NUM_NAMED else ""
+    raise TrainingError(
+        f"{found}: all waveforms are finite, so lower the learning rate or look at these utterances: "
+        f"{', '.join(described[:NUM_NAMED])}{rest}"
+    )
 
 
 @contextmanager

@@ -23,12 +23,12 @@ class Batch(NamedTuple):
     Attributes:
         waveforms: (B, samples) float32, on the training device.
         labels: (B,), on the training device.
-        rows: (B,) utterance rows, on the CPU.
+        keys: (B, 2) pass numbers and utterance rows, on the CPU.
     """
 
     waveforms: Tensor
     labels: Tensor
-    rows: Tensor
+    keys: Tensor
 
 
 class BatchLoader:
@@ -95,13 +95,13 @@ class BatchLoader:
             drawn = next(loaded)
             if isinstance(drawn, UserError):
                 raise drawn
-            waveforms, labels, rows = drawn.batch
+            waveforms, labels, taken = drawn.batch
             waveforms = waveforms.to(self._device, non_blocking=True)
             labels = labels.to(self._device, non_blocking=True)
             if drawn.augmentation is not None:
                 waveforms = augment_batch(waveforms, drawn.augmentation.to(self._device))
             self.waited_seconds += time.perf_counter() - started
-            yield Batch(waveforms, labels, rows)
+            yield Batch(waveforms, labels, taken)
 
 
 class _Drawn(NamedTuple):
@@ -131,5 +131,4 @@ class _BatchSource(Dataset["_Drawn | UserError"]):
                 augmentation = collate(drawn, waveforms.shape[1], normalise_peak)
         except UserError as error:
             return error
-        rows = torch.tensor([row for _, row in keys])
-        return _Drawn(Batch(waveforms, torch.tensor(labels), rows), augmentation)
+        return _Drawn(Batch(waveforms, torch.tensor(labels), torch.tensor(keys)), augmentation)

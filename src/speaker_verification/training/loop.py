@@ -35,7 +35,7 @@ from speaker_verification.training.optimiser import (
 )
 from speaker_verification.training.phase import NEWEST_FIRST, PhaseSettings
 from speaker_verification.training.resume import Origin, ResumePoint
-from speaker_verification.training.sampling import EpochBatches, UtteranceOrder
+from speaker_verification.training.sampling import EpochBatches, Key, UtteranceOrder
 from speaker_verification.training.schedules import margin, top_k_penalty
 from speaker_verification.training.tally import EpochTally, Metrics, progress_bar, readable
 
@@ -101,7 +101,7 @@ def train(
         origin,
         {"modules": both, "optimiser": optimiser, "average": average, "best": checkpoints, "tally": tally},
     )
-    progress = resume.begin(phase.resume)
+    progress = resume.begin(phase.resume, phase.allow_changed_augmentation)
 
     def waveforms_of(epoch: int) -> Iterator[Tensor]:
         return (batch.waveforms for batch in loader.batches(epoch - 1))
@@ -136,23 +136,23 @@ def train(
                 set_learning_rate(optimiser, rate)
                 target = margin(step, steps_per_epoch, phase.margin)
                 margins = Margins(target, phase.margin.top_k, top_k_penalty(target, phase.margin))
-                step_rows: list[int] = []
+                taken: list[Key] = []
                 with explaining_short_memory(phase, step):
                     for _ in range(phase.accumulation_steps):
-                        waveforms, labels, rows = next(batches)
-                        step_rows += rows.tolist()
+                        waveforms, labels, keys = next(batches)
+                        taken += ((number, row) for number, row in keys.tolist())
                         with torch.autocast(
                             device.type, torch.bfloat16, enabled=phase.precision == "bfloat16"
                         ):
                             embeddings = model(waveforms)
                         output = head(embeddings, labels, margins)
                         loss = regularise(output.loss)
-                        require_finite("loss", loss, step, examples, step_rows, resume.last_good)
+                        require_finite("loss", loss, step, examples, taken, resume.last_good)
                         (loss / phase.accumulation_steps).backward()
                         tally.add(output.loss.detach(), output.predictions, labels)
                     scale_gradients(model.frontend.parameters(), phase.frontend_gradient_factor)
                     norm = nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
-                    require_finite("gradient", norm, step, examples, step_rows, resume.last_good)
+                    require_finite("gradient", norm, step, examples, taken, resume.last_good)
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
                 progress.step += 1

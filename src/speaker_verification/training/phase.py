@@ -106,6 +106,7 @@ class PhaseSettings(Settings):
     num_workers: int = Field(0, ge=0)
     save_every_steps: int | None = Field(1000, ge=1)
     resume: bool = False
+    allow_changed_augmentation: bool = False
     seed_offset: int = Field(0, ge=0)
 
     @model_validator(mode="before")

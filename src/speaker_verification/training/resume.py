@@ -34,11 +34,14 @@ logger = logging.getLogger(__name__)
 # What may change while a phase is interrupted: what has been trained does not depend on it.
 HARMLESS = {
     "augmentation.cache_megabytes",
+    "phase.allow_changed_augmentation",
     "phase.keep_checkpoints",
     "phase.num_workers",
     "phase.resume",
     "phase.save_every_steps",
 }
+# What later examples are drawn from: with the user's leave a phase goes on with others.
+AUGMENTATION_TABLES = ("noise_clips", "room_responses")
 NUM_NAMED = 3  # changed rows that a message shows
 
 
@@ -108,11 +111,13 @@ class ResumePoint:
         }
         self._saved_step: int | None = None
 
-    def begin(self, resume: bool) -> Progress:
+    def begin(self, resume: bool, allow_changed_augmentation: bool = False) -> Progress:
         """Bring parts and random states back to the last save, or empty the folder to start anew.
 
         Args:
             resume: go on if the phase was interrupted.
+            allow_changed_augmentation: go on also where noise clips or room responses have changed since; the
+                rest of the phase is then drawn from the new ones.
 
         Raises:
             ParameterError: parameters have changed since; they are named.
@@ -128,7 +133,7 @@ class ResumePoint:
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             raise DataError(f"'{self.path}' cannot be read: {self._way_out}; {error}") from error
         progress = Progress(**saved["progress"])
-        self._refuse_changes(saved["origin"], progress.step)
+        self._refuse_changes(saved["origin"], progress.step, allow_changed_augmentation)
         self._saved_step = progress.step
         for name, part in self._parts.items():
             part.load_state_dict(saved["parts"][name])
@@ -163,14 +168,31 @@ class ResumePoint:
     def _way_out(self) -> str:
         return f"start anew with --params={self._phase}.resume=false"
 
-    def _refuse_changes(self, saved: Mapping[str, Any], step: int) -> None:
+    @property
+    def _way_on(self) -> str:
+        return (
+            f", or let the rest of the phase draw from the new ones with "
+            f"--params={self._phase}.allow_changed_augmentation=true"
+        )
+
+    def _refuse_changes(self, saved: Mapping[str, Any], step: int, allow_changed_augmentation: bool) -> None:
         own = self._origin
         parameters = list(_changed_parameters(saved["parameters"], own["parameters"], self._phase))
-        data = [
-            f"table '{name}': {_changed_rows(saved['tables'].get(name, ''), rows)}"
+        tables = {
+            name: f"table '{name}': {_changed_rows(saved['tables'].get(name, ''), rows)}"
             for name, rows in own["tables"].items()
             if rows != saved["tables"].get(name)
-        ]
+        }
+        augmentation = [tables[name] for name in AUGMENTATION_TABLES if name in tables]
+        if augmentation and allow_changed_augmentation:
+            logger.warning(
+                "%s goes on after %d steps with augmentation that has changed, and will not end as if it had "
+                "not been interrupted: %s",
+                *(self._phase, step, "; ".join(augmentation)),
+            )
+            tables = {name: change for name, change in tables.items() if name not in AUGMENTATION_TABLES}
+            augmentation = []
+        data = list(tables.values())
         if saved["weights"] != own["weights"]:
             data.append(f"other weights to start from: {saved['start']} then, {own['start']} now")
         for kind, changes in ((ParameterError, parameters), (DataError, data)):
@@ -178,6 +200,7 @@ class ResumePoint:
                 raise kind(
                     f"{self._phase} was interrupted after {step} steps and cannot go on with what has "
                     f"changed since: {'; '.join(changes)}. Undo it, or {self._way_out}"
+                    + (self._way_on if changes == augmentation else "")
                 )
 
 
