@@ -28,7 +28,12 @@ from speaker_verification.models.encoder_configuration import (
 )
 from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
 from speaker_verification.models.wavlm_attention import FusedWavLMAttention
-from speaker_verification.models.weight_files import file_fault, read_json, reason, refuse_non_finite
+from speaker_verification.models.weight_files import (
+    read_json,
+    reason,
+    refuse_non_finite,
+    refuse_unreadable,
+)
 
 # Only used while training with time masks; published checkpoints may lack it.
 OPTIONAL_WEIGHTS = {"masked_spec_embed"}
@@ -106,11 +111,9 @@ def load_encoder(
                 output_loading_info=True,
             )
     except Exception as error:  # safetensors, pickle and transformers each raise their own
-        faults = ((path, file_fault(path)) for path in _weight_files(checkpoint))
-        found = next(
-            (f"'{path}' cannot be read as weights: {fault}" for path, fault in faults if fault), None
-        )
-        raise DataError(found or f"encoder '{checkpoint}' cannot be loaded: {reason(error)}") from error
+        for path in _weight_files(checkpoint):
+            refuse_unreadable(path)
+        raise DataError(f"encoder '{checkpoint}' cannot be loaded: {reason(error)}") from error
     origin = next(iter(_weight_files(checkpoint)), checkpoint)
     _refuse_misfit(report, origin, f"{encoder.base_model_prefix}.")
     refuse_non_finite(encoder.state_dict(), origin)
@@ -127,15 +130,17 @@ def _take_normalisation(config: PreTrainedConfig, checkpoint: str | Path) -> Non
 
 
 def _weight_files(checkpoint: str | Path) -> list[Path]:
-    """The files that transformers reads an encoder's weights from, as far as they are on this machine."""
+    """The files that transformers reads an encoder's weights from, as far as they are on this machine.
+
+    Raises:
+        DataError: the index of several is unreadable.
+    """
     for name in WEIGHT_FILES:
         path = _local_file(checkpoint, name)
-        if path is not None and name.endswith(".json") and file_fault(path) is None:
-            with suppress(DataError):
-                parts = set(dict(read_json(path).get("weight_map", {})).values())
-                return [path, *(path.with_name(part) for part in sorted(parts))]
         if path is not None:
-            return [path]
+            parts = read_json(path).get("weight_map") if path.suffix == ".json" else None
+            names = sorted(set(parts.values())) if isinstance(parts, dict) else []
+            return [path, *(path.with_name(str(part)) for part in names)]
     return []
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,16 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     return content
 
 
+def refuse_unreadable(path: Path) -> None:
+    """Read a file by its ending, for nothing but the error.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    readers: dict[str, Callable[[Path], Any]] = {".json": read_json, ".safetensors": read_safetensors}
+    readers.get(path.suffix, read_torch_file)(path)
+
+
 def refuse_non_finite(weights: Mapping[str, Tensor], origin: str | Path) -> None:
     """Refuse weights that are no numbers.
 
@@ -85,7 +96,11 @@ def unreadable(path: Path, kind: str, error: Exception) -> DataError:
         kind: what it should hold.
         error: what reading it raised, for the reason if nothing simpler is known.
     """
-    return DataError(f"'{path}' cannot be read as {kind}: {file_fault(path) or reason(error)}")
+    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to trust the file
+        said = "it is no file that torch.save wrote, or one that would run code"
+    else:
+        said = reason(error)
+    return DataError(f"'{path}' cannot be read as {kind}: {file_fault(path) or said}")
 
 
 def reason(error: Exception) -> str:
