@@ -220,3 +220,14 @@ def test_a_folder_that_is_no_encoder_says_what_it_is(encoder_folder: Path, tmp_p
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DataError, match=r"config\.json' is not of an encoder: it lacks model_type"):
         load_encoder(tmp_path)
+
+
+def test_waveforms_shorter_than_a_time_mask_are_refused_in_training() -> None:
+    masked = TINY_WAVLM | {"mask_time_prob": 0.5, "mask_time_length": 20}
+    model = SpeakerModel(build_encoder(configuration_of(masked, ""), ""), tiny_settings(masked))
+    with pytest.raises(
+        ParameterError, match=r"\(mask_time_length\), which takes 6480 samples: 6479 are too few"
+    ):
+        model(torch.randn(2, 6479))
+    assert model(torch.randn(2, 6480)).isfinite().all()
+    assert model.embed(torch.randn(2, 6479)).isfinite().all()

@@ -305,8 +305,10 @@ class Frontend(nn.Module):
             L+1 states of shape (B, T, D); the first is the input of the first block.
 
         Raises:
+            ParameterError: in training, they are shorter than the encoder's time masks.
             DataError: the encoder gives states of several lengths or widths.
         """
+        self._refuse_shorter_than_masks(waveforms.shape[1])
         if self.normalises:
             waveforms = functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMALISATION_FLOOR)
         self._block_inputs.clear()
@@ -315,6 +317,15 @@ class Frontend(nn.Module):
         if self.last_state == "before":
             output = inputs.get(self.num_blocks, output)
         return _refuse_uneven(_fill_dropped(inputs, output, self.num_blocks), self.width)
+
+    def _refuse_shorter_than_masks(self, num_samples: int) -> None:
+        masks = self.training and self.config.apply_spec_augment and self.config.mask_time_prob > 0
+        if masks and num_samples < (least := self.minimum_samples(self.config.mask_time_length)):
+            raise ParameterError(
+                f"the encoder masks {self.config.mask_time_length} frames at a time (mask_time_length), which"
+                f" takes {least} samples: {num_samples} are too few, set "
+                "model.frontend.regularisation.mask_time_probability to 0 or take longer crops"
+            )
 
     def _remember(self, index: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

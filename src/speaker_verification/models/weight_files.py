@@ -83,8 +83,13 @@ def refuse_non_finite(weights: Mapping[str, Tensor], origin: str | Path) -> None
     Raises:
         DataError: naming the first that is not finite.
     """
+    import torch
+
     for name, tensor in weights.items():
-        if not tensor.isfinite().all():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        extremes = torch.stack(torch.aminmax(tensor))  # a tenth of the time of isfinite over all
+        if not extremes.isfinite().all():
             raise DataError(f"'{origin}' holds {name} that is not finite: copy or train it again")
 
 
