@@ -94,8 +94,8 @@ def read_configuration(checkpoint: str | Path, **overrides: Any) -> PreTrainedCo
     folder, where = Path(checkpoint), f"encoder '{checkpoint}': "
     if folder.is_file():
         raise DataError(
-            f"{where}it is a file: give a folder with {CONFIG_FILE} and weights, or a hub name; import_encoder "
-            "makes one of an original WavLM file"
+            f"{where}it is a file: give a folder with {CONFIG_FILE} and weights, or a hub name; "
+            "import_encoder makes a folder of an original WavLM file"
         )
     if folder.is_dir():
         _refuse_other_folder(folder)
