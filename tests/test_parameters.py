@@ -29,6 +29,16 @@ from tests.test_recipes import CONF, parameters
         ),
         (
             "mini",
+            {"model": {"frontend": {"architecture": {"num_conv_pos_embedding_groups": 0}}}},
+            "parameter 'model.frontend.architecture.num_conv_pos_embedding_groups' is 0: .* width 96",
+        ),
+        (
+            "mini",
+            {"model": {"frontend": {"architecture": {"num_attention_heads": "four"}}}},
+            "parameter 'model.frontend.architecture.num_attention_heads' is four: .* width 96",
+        ),
+        (
+            "mini",
             {"model": {"frontend": {"architecture": {"model_type": "whisper"}}}},
             "parameter 'model.frontend.architecture.model_type' is 'whisper': use one of wavlm, hubert",
         ),

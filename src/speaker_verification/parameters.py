@@ -77,8 +77,9 @@ class Parameters(Settings):
         if model_type not in SUPPORTED_ENCODERS:
             yield f"{where}.model_type' is '{model_type}': use one of {', '.join(SUPPORTED_ENCODERS)}"
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
-            if name in architecture and width is not None and width % architecture[name]:
-                yield f"{where}.{name}' is {architecture[name]}: it must divide the encoder's width {width}"
+            divisor = architecture.get(name, 1)
+            if width is not None and not (isinstance(divisor, int) and divisor > 0 and width % divisor == 0):
+                yield f"{where}.{name}' is {divisor}: it must divide the encoder's width {width}"
 
     def _in_phases(self) -> Iterator[str]:
         known = (*TRIAL_SUBSETS, *self.prepare.other_trial_lists)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -193,3 +195,115 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"half")
     with pytest.raises(DataError, match="holds no saved speaker model"):
         SpeakerModel.from_pretrained(tmp_path)
+
+
+WAVES = torch.randn(2, 4000, generator=torch.Generator().manual_seed(8))
+NOT_FINITE = torch.where(torch.arange(4000) == 7, torch.nan, WAVES)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        WAVES.double(),
+        WAVES.numpy(),
+        WAVES.double().numpy(),
+        WAVES.numpy().astype(">f4"),
+        WAVES.numpy().astype(np.longdouble),
+        WAVES.flip(1).numpy()[:, ::-1],
+        WAVES.T.contiguous().T,
+        WAVES.clone().requires_grad_(),
+    ],
+    ids=["float64", "numpy", "numpy64", "other-endian", "longdouble", "reversed", "strided", "with-gradient"],
+)
+def test_waveforms_are_taken_as_people_have_them(model: SpeakerModel, given: Any) -> None:
+    expected = model.embed(WAVES)
+    for lengths in (None, torch.tensor([4000, 4000]), np.array([4000, 4000]), [4000, 4000], (4000, 4000)):
+        torch.testing.assert_close(model.embed(given, lengths), expected)
+    torch.testing.assert_close(model.embed(given[1]), expected[1:])
+    torch.testing.assert_close(model.embed(given[1], 3000), model.embed(WAVES[1:, :3000]))
+    for name, weights in model.attention(WAVES).items():
+        torch.testing.assert_close(model.attention(given)[name], weights)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((WAVES * 32768).short(), "torch.int16: .* divide 16-bit samples by 32768"),
+        ((WAVES * 32768).short().numpy(), "torch.int16: .* divide 16-bit samples by 32768"),
+        (WAVES.int(), "torch.int32: give float samples"),
+        (WAVES > 0, "torch.bool: give float samples"),
+        (WAVES.half(), "torch.float16.* give float32"),
+        (WAVES.bfloat16(), "torch.bfloat16.* give float32"),
+        (WAVES.half().numpy(), "torch.float16.* give float32"),
+        (WAVES.to(torch.complex64), "torch.complex64"),
+        (WAVES.numpy().astype(complex), "complex128"),
+        (np.array([["a", "b"]]), "<U1"),
+        (WAVES[None], r"shape \(1, 2, 4000\): give \(B, samples\)"),
+        (torch.tensor(1.0), r"shape \(\): give \(B, samples\)"),
+        (WAVES[:0], r"shape \(0, 4000\)"),
+        (WAVES[:, :0], r"shape \(2, 0\)"),
+        (np.zeros((0, 4000)), r"shape \(0, 4000\)"),
+        (WAVES[:, :719], "719 samples is too short: this model needs 720"),
+        (NOT_FINITE, "waveform 0 holds nan at its sample 7"),
+        (torch.cat([WAVES, -torch.inf * WAVES.abs()]), "waveform 2 holds -inf at its sample 0"),
+        (torch.cat([WAVES, 1e25 * WAVES.abs().clamp(min=1)]), "waveform 2 holds .*e.* at its sample 0"),
+        ((WAVES.double() * 1e300).numpy(), "waveform 0 holds -?inf at its sample 0"),
+        ([WAVES[0], WAVES[1]], "are a list: .* pad them and give num_samples"),
+        (WAVES.tolist(), "are a list"),
+        (None, "are a NoneType"),
+        ("one.wav", "are a str"),
+        (WAVES.to("meta"), "without data"),
+        (WAVES.to_sparse(), "sparse"),
+    ],
+)
+def test_waveforms_that_mean_nothing_certain_are_refused_in_one_line(
+    model: SpeakerModel, given: Any, message: str
+) -> None:
+    for use in (model.embed, model.attention):
+        with pytest.raises(DataError, match=message) as error:
+            use(given)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "message"),
+    [
+        ([4000], r"shape \(1,\) for 2 waveforms"),
+        ([4000, 4000, 4000], r"shape \(3,\) for 2 waveforms"),
+        (4000, r"shape \(\) for 2 waveforms"),
+        ([[4000], [4000]], r"shape \(2, 1\) for 2 waveforms"),
+        ([], "num_samples"),
+        ([4000, [1]], "num_samples is a list of unlike things"),
+        ([4000, 4001], "waveform 1 is 4001: it must be 1 to 4000"),
+        (torch.tensor([0, 4000]), "waveform 0 is 0: it must be 1 to 4000"),
+        (np.array([4000, -5]), "waveform 1 is -5: it must be 1 to 4000"),
+        ([4000, 719], "719 samples is too short: this model needs 720"),
+        ([4000.0, 3000.0], "num_samples is of float64: give whole numbers"),
+        (torch.ones(2), "num_samples is of float32: give whole numbers"),
+        ([True, True], "num_samples is of bool: give whole numbers"),
+        ("44", "num_samples is of <U2: give whole numbers"),
+    ],
+)
+def test_lengths_that_do_not_fit_the_waveforms_are_refused_in_one_line(
+    model: SpeakerModel, num_samples: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        model.embed(WAVES, num_samples)
+    assert "\n" not in str(error.value)
+
+
+def test_padding_may_be_anything_and_is_not_looked_at(model: SpeakerModel) -> None:
+    padded = torch.where(torch.arange(4000) >= 3000, torch.nan, WAVES)
+    torch.testing.assert_close(model.embed(padded, [3000, 3000]), model.embed(WAVES[:, :3000]))
+    with pytest.raises(DataError, match="waveform 1 holds nan at its sample 3000"):
+        model.embed(padded, [3000, 3001])
+
+
+def test_training_takes_batches_alone(model: SpeakerModel) -> None:
+    for given, message in (
+        (WAVES[0], r"shape \(4000,\): give \(B, samples\)"),
+        (WAVES[:0], r"shape \(0, 4000\)"),
+        (WAVES.short(), "torch.int16"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model(given)

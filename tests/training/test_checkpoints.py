@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models.frontend import save_encoder
@@ -100,6 +102,49 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         best_checkpoint(tmp_path)
     with pytest.raises(DataError, match="is no complete checkpoint"):
         load_head(tmp_path, "cpu")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 1\n"
+
+
+def test_a_file_of_a_checkpoint_that_is_something_else_is_named(
+    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
+) -> None:
+    best = BestCheckpoints(tmp_path / "best", keep=1)
+    best.offer(1, 5.0, model, head, RUN)
+    folder = best_checkpoint(tmp_path / "best")
+    weights = {name: (folder / name).read_bytes() for name in ("head.safetensors", "run.json")}
+    for name, content in weights.items():
+        for spoilt, message in (
+            (POINTER, "is a Git LFS pointer"),
+            (b"", "is empty"),
+            (content[: len(content) // 2], "cut short|cannot be read as JSON"),
+            (b"[1]" + bytes(100), "cannot be read as"),
+        ):
+            (folder / name).write_bytes(spoilt)
+            with pytest.raises(DataError, match=rf"is no complete checkpoint .*{name}.*{message}") as error:
+                load_head(folder, "cpu")
+            assert "\n" not in str(error.value)
+        (folder / name).write_bytes(content)
+    for change, message in (
+        ({"head": None}, "lacks 'head'"),
+        ({"speaker_ids": "abc"}, "lacks 'speaker_ids'"),
+    ):
+        (folder / "run.json").write_text(json.dumps(RUN | change))
+        with pytest.raises(DataError, match=rf"run\.json' {message}"):
+            load_head(folder, "cpu")
+    (folder / "run.json").write_bytes(weights["run.json"])
+    for other in ({"bias": torch.zeros(3)}, {"weight": torch.zeros(3)}):
+        save_file(other, folder / "head.safetensors")
+        with pytest.raises(DataError, match=r"head\.safetensors' holds no margin head"):
+            load_head(folder, "cpu")
+    (folder / "model.safetensors").write_bytes(POINTER)
+    with pytest.raises(DataError, match=r"model\.safetensors' cannot be read as weights: it is a Git LFS"):
+        best.load_average(model, head, 1)
+    for ranking in ("{}", "[1]", '[{"epoch": 1}]', "null"):
+        (tmp_path / "best" / "ranking.json").write_text(ranking)
+        with pytest.raises((DataError, ParameterError), match="best"):
+            best_checkpoint(tmp_path / "best")
 
 
 def test_other_speakers_than_the_phase_before_are_refused(

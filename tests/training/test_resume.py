@@ -335,8 +335,16 @@ def test_a_loss_that_is_not_finite_names_the_last_good_state(job: Job) -> None:
 
 def test_a_state_that_cannot_be_read_is_named(job: Job) -> None:
     interrupt(job, after_steps=2)
-    resume_path(job.folder).write_bytes(b"not a state")
+    path = resume_path(job.folder)
+    for spoilt in (b"not a state", b"", path.read_bytes()[:1000]):
+        path.write_bytes(spoilt)
+        with pytest.raises(
+            DataError, match=r"out.resume' cannot be read: start anew with --params=finetune.resume=false"
+        ) as error:
+            job.train()
+        assert "\n" not in str(error.value)
+    torch.save({"model": {}}, path)
     with pytest.raises(
-        DataError, match=r"out.resume' cannot be read: start anew with --params=finetune.resume=false"
+        DataError, match=r"out.resume' is no interrupted phase, it lacks \['origin', .*resume=false"
     ):
         job.train()

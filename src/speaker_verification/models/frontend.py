@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
-    AutoConfig,
     AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
@@ -19,11 +20,32 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.models.settings import SUPPORTED_ENCODERS, FrontendSettings, RegularisationSettings
+from speaker_verification.models.encoder_configuration import (
+    build_encoder,
+    configuration_of,
+    read_configuration,
+    refuse_unservable,
+)
+from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
 from speaker_verification.models.wavlm_attention import FusedWavLMAttention
+from speaker_verification.models.weight_files import (
+    read_json,
+    reason,
+    refuse_non_finite,
+    refuse_unreadable,
+)
 
 # Only used while training with time masks; published checkpoints may lack it.
 OPTIONAL_WEIGHTS = {"masked_spec_embed"}
+# Where transformers looks for weights, the first first; an index names several files.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# Other names in a file are of heads for pre-training or for recognition.
+OF_THE_ENCODER = ("feature_extractor.", "feature_projection.", "encoder.")
 # What a parameter of the regularisation is called in an encoder's configuration.
 REGULARISATION = {
     "dropout": ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"),
@@ -45,18 +67,17 @@ def save_encoder(settings: FrontendSettings, folder: Path, seed: int) -> None:
         seed: of the random weights.
 
     Raises:
-        ParameterError: the architecture is unknown to transformers or not supported here.
-        DataError: the checkpoint cannot be read or lacks weights.
+        ParameterError: the architecture is none that the model serves.
+        DataError: the checkpoint cannot be read, is none that the model serves, or lacks weights.
     """
     if settings.checkpoint is not None:
         load_encoder(settings.checkpoint).save_pretrained(folder)
         return
-    architecture = dict(settings.architecture or {})
-    model_type = _supported(str(architecture.pop("model_type", "")), "model.frontend.architecture.model_type")
-    config = AutoConfig.for_model(model_type, **architecture)
+    where = "model.frontend.architecture."
+    config = configuration_of(settings.architecture or {}, where, ParameterError, closed=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        AutoModel.from_config(config).save_pretrained(folder)
+        build_encoder(config, where).save_pretrained(folder)
 
 
 def load_encoder(
@@ -72,38 +93,101 @@ def load_encoder(
         regularisation: in place of the checkpoint's own, where it is not None.
 
     Raises:
-        ParameterError: its `model_type` is not one of SUPPORTED_ENCODERS.
-        DataError: it cannot be read, or weights are missing.
+        DataError: it cannot be read, is none that the model serves, or its weights do not fit its
+            configuration.
     """
+    config = read_configuration(checkpoint, **_overrides(regularisation))
+    if not hasattr(config, "do_normalize"):
+        _take_normalisation(config, checkpoint)
     try:
-        config = AutoConfig.from_pretrained(checkpoint, **_overrides(regularisation))
-        if not hasattr(config, "do_normalize"):
-            with suppress(OSError):
-                config.do_normalize = Wav2Vec2FeatureExtractor.from_pretrained(checkpoint).do_normalize
-        _supported(config.model_type, f"encoder {checkpoint}: model_type")
-        encoder, report = AutoModel.from_pretrained(
-            checkpoint, config=config, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        if isinstance(error, ParameterError):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"encoder '{checkpoint}' cannot be loaded (hub name or folder?): {reason}") from error
+        with _without_load_report():
+            encoder, report = AutoModel.from_pretrained(
+                checkpoint,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # the report has them all
+                output_loading_info=True,
+            )
+    except Exception as error:  # safetensors, pickle and transformers each raise their own
+        for path in _weight_files(checkpoint):
+            refuse_unreadable(path)
+        raise DataError(f"encoder '{checkpoint}' cannot be loaded: {reason(error)}") from error
+    origin = next(iter(_weight_files(checkpoint)), checkpoint)
+    _refuse_misfit(report, origin, f"{encoder.base_model_prefix}.")
+    refuse_non_finite(encoder.state_dict(), origin)
+    return encoder
+
+
+def _take_normalisation(config: PreTrainedConfig, checkpoint: str | Path) -> None:
+    """What the file beside the configuration says of the waveforms becomes part of it."""
+    beside = Path(checkpoint) / "preprocessor_config.json"
+    if beside.is_file():
+        read_json(beside)
+    with suppress(OSError):
+        config.do_normalize = Wav2Vec2FeatureExtractor.from_pretrained(checkpoint).do_normalize
+
+
+def _weight_files(checkpoint: str | Path) -> list[Path]:
+    """The files that transformers reads an encoder's weights from, as far as they are on this machine.
+
+    Raises:
+        DataError: the index of several is unreadable.
+    """
+    for name in WEIGHT_FILES:
+        path = _local_file(checkpoint, name)
+        if path is not None:
+            parts = read_json(path).get("weight_map") if path.suffix == ".json" else None
+            names = sorted(set(parts.values())) if isinstance(parts, dict) else []
+            return [path, *(path.with_name(str(part)) for part in names)]
+    return []
+
+
+def _local_file(checkpoint: str | Path, name: str) -> Path | None:
+    """A file of a checkpoint in its folder, or in the hub's cache."""
+    if Path(checkpoint).is_dir():
+        path = Path(checkpoint) / name
+        return path if path.is_file() else None
+    cached = try_to_load_from_cache(str(checkpoint), name)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """transformers prints a table of what does not fit, which is judged here."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _refuse_misfit(report: dict[str, Any], origin: str | Path, prefix: str) -> None:
+    """Refuse weights of another encoder; those of heads behind it may be there."""
     missing = sorted(set(report["missing_keys"]) - OPTIONAL_WEIGHTS)
     if missing:
-        raise DataError(f"encoder '{checkpoint}' lacks {len(missing)} weights, the first: {missing[:5]}")
-    return encoder
+        raise DataError(
+            f"'{origin}' lacks {len(missing)} weights of the encoder that its config.json describes, the "
+            f"first: {missing[:5]}"
+        )
+    misshapen = sorted(
+        f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]
+    )
+    unexpected = sorted(
+        name for name in report["unexpected_keys"] if name.removeprefix(prefix).startswith(OF_THE_ENCODER)
+    )
+    if misshapen or unexpected:
+        raise DataError(
+            f"'{origin}' does not fit its config.json: {len(misshapen)} weights of another shape "
+            f"{misshapen[:5]}, {len(unexpected)} unexpected {unexpected[:5]}"
+        )
 
 
 def _overrides(regularisation: RegularisationSettings | None) -> dict[str, float]:
     values = regularisation.model_dump(exclude_none=True) if regularisation else {}
     return {field: value for name, value in values.items() for field in REGULARISATION[name]}
-
-
-def _supported(model_type: str, where: str) -> str:
-    if model_type not in SUPPORTED_ENCODERS:
-        raise ParameterError(f"{where} is '{model_type}': use one of {', '.join(SUPPORTED_ENCODERS)}")
-    return model_type
 
 
 class Frontend(nn.Module):
@@ -125,6 +209,7 @@ class Frontend(nn.Module):
 
     Raises:
         ParameterError: the checkpoint does not say.
+        DataError: the model cannot serve the encoder.
     """
 
     def __init__(
@@ -136,12 +221,16 @@ class Frontend(nn.Module):
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        refuse_unservable(encoder.config, "encoder: ")
         if waveform_normalisation == "checkpoint" and not hasattr(encoder.config, "do_normalize"):
             raise ParameterError(
                 "parameter 'model.frontend.waveform_normalisation' is 'checkpoint', which has no "
                 "preprocessor_config.json: use none or always"
             )
         self.encoder = encoder
+        encoder.config.update(
+            {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+        )
         self.normalises = waveform_normalisation == "always" or (
             waveform_normalisation == "checkpoint" and encoder.config.do_normalize
         )
@@ -180,8 +269,10 @@ class Frontend(nn.Module):
     def minimum_samples(self, num_frames: int) -> int:
         """Fewest waveform samples that give so many frames."""
         length = num_frames
-        strides_and_kernels = zip(self.config.conv_stride, self.config.conv_kernel, strict=True)
-        for stride, kernel in reversed(list(strides_and_kernels)):
+        layers = enumerate(zip(self.config.conv_stride, self.config.conv_kernel, strict=True))
+        for index, (stride, kernel) in reversed(list(layers)):
+            if index == 0 and self.config.feat_extract_norm == "group":
+                length = max(length, 2)  # steps: over a single one the norm leaves nothing
             length = (length - 1) * stride + kernel
         return length
 
@@ -212,7 +303,12 @@ class Frontend(nn.Module):
 
         Returns:
             L+1 states of shape (B, T, D); the first is the input of the first block.
+
+        Raises:
+            ParameterError: in training, they are shorter than the encoder's time masks.
+            DataError: the encoder gives states of several lengths or widths.
         """
+        self._refuse_shorter_than_masks(waveforms.shape[1])
         if self.normalises:
             waveforms = functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMALISATION_FLOOR)
         self._block_inputs.clear()
@@ -220,7 +316,16 @@ class Frontend(nn.Module):
         inputs, self._block_inputs = self._block_inputs, {}
         if self.last_state == "before":
             output = inputs.get(self.num_blocks, output)
-        return _fill_dropped(inputs, output, self.num_blocks)
+        return _refuse_uneven(_fill_dropped(inputs, output, self.num_blocks), self.width)
+
+    def _refuse_shorter_than_masks(self, num_samples: int) -> None:
+        masks = self.training and self.config.apply_spec_augment and self.config.mask_time_prob > 0
+        if masks and num_samples < (least := self.minimum_samples(self.config.mask_time_length)):
+            raise ParameterError(
+                f"the encoder masks {self.config.mask_time_length} frames at a time (mask_time_length), which"
+                f" takes {least} samples: {num_samples} are too few, set "
+                "model.frontend.regularisation.mask_time_probability to 0 or take longer crops"
+            )
 
     def _remember(self, index: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -237,6 +342,18 @@ def _fill_dropped(inputs: dict[int, Tensor], output: Tensor, num_blocks: int) ->
         following = inputs.get(index, following)
         states.append(following)
     return tuple(reversed(states))
+
+
+def _refuse_uneven(states: tuple[Tensor, ...], width: int) -> tuple[Tensor, ...]:
+    """The states, if they are of one length and of the width that the configuration says."""
+    wanted = (*states[0].shape[:2], width)
+    for index, state in enumerate(states):
+        if state.shape != wanted:
+            raise DataError(
+                f"the encoder's state {index} is of shape {tuple(state.shape)}, not {wanted} as the others: "
+                "take an encoder without an adapter behind its blocks"
+            )
+    return states
 
 
 def _choose_attention(encoder: PreTrainedModel, attention: Literal["sdpa", "original"]) -> None:

@@ -191,8 +191,14 @@ class _PooledStates(torch.autograd.Function):
 
 
 def _blocks(states: Sequence[Tensor]) -> Iterator[slice]:
-    """Frames that are worked on together."""
+    """Frames that are worked on together.
+
+    Raises:
+        ValueError: the states are not of one length and width.
+    """
     num_frames, width = states[0].shape
+    if any(state.shape != states[0].shape for state in states):
+        raise ValueError(f"the states are not of one shape: {[tuple(state.shape) for state in states]}")
     limit = BLOCK_ELEMENTS["cpu" if states[0].device.type == "cpu" else "cuda"]
     size = max(1, limit // (len(states) * width))
     for start in range(0, num_frames, size):
@@ -214,6 +220,8 @@ def _centred(states: Sequence[Tensor], rows: slice, mean: Tensor, dtype: torch.d
     The mean is not folded into the projection: where it is far larger than the deviation, that would cancel.
     """
     num_frames = rows.stop - rows.start
+    if any(state.shape[1:] != mean.shape for state in states):  # torch would resize `out`, not fill the block
+        raise ValueError(f"states of shape {tuple(states[0].shape)} have a mean of shape {tuple(mean.shape)}")
     block = torch.empty(len(states), num_frames, len(mean), dtype=dtype, device=mean.device)
     for state, place in zip(states, block, strict=True):
         torch.sub(state[rows], mean, out=place)

@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import WavLMConfig, WavLMModel
 
 from speaker_verification.errors import DataError
-from speaker_verification.models.public_weights import Rules, load_renamed, read_torch_file, rename
+from speaker_verification.models.encoder_configuration import refuse_unservable
+from speaker_verification.models.public_weights import Rules, load_renamed, only_tensors, rename
+from speaker_verification.models.weight_files import read_torch_file
 
 # From transformers' names to the original ones, the first rules first.
 _RULES: Rules = (
@@ -65,8 +67,8 @@ def import_encoder(path: str | Path) -> WavLMModel:
         The same encoder in transformers' form, in evaluation mode; `save_pretrained` keeps it.
 
     Raises:
-        DataError: it is no such file, or its weights do not fit its configuration; missing and unexpected
-            ones are listed.
+        DataError: it is no such file, of an encoder that the model does not serve, or its weights do not fit
+            its configuration; missing and unexpected ones are listed.
 
     Source: S. Chen et al., WavLM, IEEE JSTSP 2022; the names of their public code.
     """
@@ -76,8 +78,9 @@ def import_encoder(path: str | Path) -> WavLMModel:
         raise DataError(
             f"'{path}' is no original WavLM file: it holds {sorted(content)[:5]}, not cfg and model"
         )
+    weights = only_tensors(content["model"], path)
     encoder = WavLMModel(_configuration(content["cfg"], path))
-    load_renamed(encoder, content["model"], original_wavlm_name, path)
+    load_renamed(encoder, weights, original_wavlm_name, path)
     return encoder.eval()
 
 
@@ -133,7 +136,9 @@ def _numbered(weights: Mapping[str, Tensor], pattern: str) -> list[str]:
     return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
-def _configuration(cfg: Mapping[str, Any], origin: Path) -> WavLMConfig:
+def _configuration(cfg: Any, origin: Path) -> WavLMConfig:
+    if not isinstance(cfg, Mapping):
+        raise DataError(f"'{origin}': its cfg is no dictionary but {type(cfg).__name__}")
     try:
         layers = _convolutions(str(cfg.get("conv_feature_layers", _DEFAULT_CONVOLUTIONS)))
         config = WavLMConfig(
@@ -144,7 +149,9 @@ def _configuration(cfg: Mapping[str, Any], origin: Path) -> WavLMConfig:
             feat_extract_norm="group" if cfg.get("extractor_mode", "default") == "default" else "layer",
         )
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise DataError(f"'{origin}': its cfg is no WavLM configuration: {error}") from error
+        text = " ".join(str(error).split())
+        raise DataError(f"'{origin}': its cfg is no WavLM configuration: {text}") from error
+    refuse_unservable(config, f"'{origin}': ")
     config.do_normalize = cfg.get("normalize", False)
     return config
 

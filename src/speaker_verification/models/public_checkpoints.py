@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from speaker_verification.errors import DataError
-from speaker_verification.models.frontend import SUPPORTED_ENCODERS
+from speaker_verification.models.encoder_configuration import build_encoder, read_configuration
 from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.original_wavlm import infer_wavlm_configuration, original_wavlm_name
 from speaker_verification.models.public_weights import (
     Rules,
     load_renamed,
     one_naming,
-    read_torch_file,
+    read_state_dict,
     rename,
 )
 from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
@@ -103,7 +104,8 @@ def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> Sp
             missing, unexpected or of another shape; all of them are listed.
     """
     checkpoint = _read(Path(path), encoder)
-    model = SpeakerModel(AutoModel.from_config(checkpoint.encoder()), checkpoint.settings)
+    frontend = build_encoder(checkpoint.encoder(), f"'{checkpoint.origin}': ")
+    model = SpeakerModel(frontend, checkpoint.settings)
     load_renamed(model, checkpoint.weights, checkpoint.public_name, checkpoint.origin)
     return model.eval()
 
@@ -122,8 +124,13 @@ def import_margin_head(path: str | Path) -> SubcentreMarginHead:
     checkpoint = _read(Path(path), None)
     if checkpoint.centres is None:
         raise DataError(f"'{checkpoint.origin}' has no margin head")
-    _, embedding_size, num_classes = checkpoint.centres.shape
-    head = SubcentreMarginHead(embedding_size, num_classes, checkpoint.head)
+    shape, num_subcentres = tuple(checkpoint.centres.shape), checkpoint.head.num_subcentres
+    if len(shape) != 3 or shape[0] != num_subcentres:
+        raise DataError(
+            f"'{checkpoint.origin}' has a margin head of shape {shape}, not ({num_subcentres} sub-centres, "
+            "embedding size, classes)"
+        )
+    head = SubcentreMarginHead(shape[1], shape[2], checkpoint.head)
     with torch.no_grad():
         head.weight.copy_(checkpoint.centres)
     return head
@@ -171,7 +178,7 @@ def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
     epoch = path if (path / LAP_WEIGHTS).exists() else path / f"{_best_epoch(path)}epoch"
     origin = epoch / LAP_WEIGHTS
     config = _read_yaml(epoch.parent / LAP_CONFIG)
-    weights = read_torch_file(origin)
+    weights = read_state_dict(origin)
     centres = weights.pop("aam_softmax.weight", None)
     try:
         options = config["model"]
@@ -210,7 +217,7 @@ def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
 
 def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
     weights = one_naming(
-        {name.removeprefix("module."): value for name, value in read_torch_file(path).items()}
+        {name.removeprefix("module."): value for name, value in read_state_dict(path).items()}
     )
     centres = weights.pop("__L__.weight", None)
     mhfa = {
@@ -228,7 +235,7 @@ def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
     return _Checkpoint(
         origin=path,
         weights=weights,
-        centres=None if centres is None else centres.T.unsqueeze(0),  # (C, E) -> (1, E, C)
+        centres=None if centres is None else centres.transpose(0, -1).unsqueeze(0),  # (C, E) -> (1, E, C)
         encoder=partial(_slt22_encoder, path, _below("__S__.model.", weights), encoder),
         settings=ModelSettings.parse(settings, str(path)),
         head=MarginHeadSettings.parse(head, str(path)),
@@ -237,7 +244,7 @@ def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
 
 
 def _rows(name: str, weights: Mapping[str, Tensor], origin: Path) -> int:
-    if name not in weights:
+    if name not in weights or not weights[name].dim():
         raise DataError(
             f"'{origin}' is no state dict of SLT22's public code: it lacks {name} "
             "(an original WavLM file is for import_encoder)"
@@ -256,6 +263,10 @@ def _slt22_encoder(
         except KeyError as error:
             raise DataError(
                 f"'{origin}' holds no whole WavLM: it lacks __S__.model.{error.args[0]}"
+            ) from error
+        except (IndexError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
+            raise DataError(
+                f"'{origin}' holds no WavLM: its weights' shapes are of none ({error}); pass encoder="
             ) from error
     config.apply_spec_augment = False  # its training knows no time masks
     return config
@@ -285,16 +296,8 @@ def _read_yaml(path: Path) -> Any:
 
 def _encoder_configuration(name: str | Path) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return read_configuration(name)
+    except DataError as error:
         raise DataError(
-            f"the configuration of encoder '{name}' cannot be read (pass encoder=, a folder with its "
-            f"config.json): {reason}"
+            f"{error} (another configuration of the encoder: pass encoder=, a folder with its config.json)"
         ) from error
-    if config.model_type not in SUPPORTED_ENCODERS:
-        raise DataError(
-            f"encoder '{name}': model_type is '{config.model_type}', "
-            f"not one of {', '.join(SUPPORTED_ENCODERS)}"
-        )
-    return config

@@ -1,4 +1,4 @@
-"""Files of weights that public code wrote: read without running code, loaded strictly under other names."""
+"""Weights that public code wrote: read without running code, loaded strictly under other names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from speaker_verification.errors import DataError
+from speaker_verification.models.weight_files import read_torch_file, refuse_non_finite
 
 Rules = Sequence[tuple[str, str]]
 
@@ -22,19 +22,28 @@ _VARIANTS: Rules = (
 )
 
 
-def read_torch_file(path: Path) -> dict[str, Any]:
-    """What torch.save wrote, read without running code out of it.
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Weights by name that torch.save wrote, read without running code out of the file.
 
     Raises:
-        DataError: it cannot be read so, or is no dictionary.
+        DataError: the file cannot be read so, or holds anything but tensors.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"'{path}' cannot be read as a file of weights: {reason}") from error
+    return only_tensors(read_torch_file(path), path)
+
+
+def only_tensors(content: Any, origin: Path) -> dict[str, Tensor]:
+    """Weights by name, if that is all there is.
+
+    Raises:
+        DataError: it is no dictionary, or holds something else.
+    """
     if not isinstance(content, dict):
-        raise DataError(f"'{path}' holds no dictionary of weights but {type(content).__name__}")
+        raise DataError(f"'{origin}' holds no dictionary of weights but {type(content).__name__}")
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise DataError(
+            f"'{origin}' is no state dict: {others[0]} is no tensor but {type(content[others[0]]).__name__}"
+        )
     return content
 
 
@@ -79,6 +88,7 @@ def load_renamed(
     ]
     if misshapen:
         raise DataError(f"'{origin}' does not fit the model: of another shape {misshapen}")
+    refuse_non_finite(found, origin)
     module.load_state_dict(renamed)
 
 

@@ -6,13 +6,13 @@ one, so that a recipe may change the kind without clearing away the parameters o
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from speaker_verification.configuration import Settings
+from speaker_verification.models.weight_files import read_json
 
 SUPPORTED_ENCODERS = ("wavlm", "hubert", "wav2vec2")
 
@@ -67,13 +67,19 @@ class FrontendSettings(Settings):
 
 
 def encoder_width(settings: FrontendSettings) -> int | None:
-    """D, or None where only a hub could tell."""
-    if settings.architecture is not None:
-        return int(settings.architecture.get("hidden_size", 768))  # transformers' own default
+    """D, or None where only a hub could tell, or where what is said is no width.
+
+    Raises:
+        DataError: the encoder's configuration is no JSON.
+    """
     config = Path(str(settings.checkpoint)) / "config.json"
-    if config.is_file():
-        return json.loads(config.read_text()).get("hidden_size")
-    return PUBLISHED_WIDTHS.get(str(settings.checkpoint))
+    if settings.architecture is not None:
+        width = settings.architecture.get("hidden_size", 768)  # transformers' own default
+    elif config.is_file():
+        width = read_json(config).get("hidden_size")
+    else:
+        width = PUBLISHED_WIDTHS.get(str(settings.checkpoint))
+    return width if isinstance(width, int) and width > 0 else None
 
 
 class LapSettings(Settings):

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
-from speaker_verification.errors import DataError
+from speaker_verification.errors import DataError, UserError
+from speaker_verification.models.encoder_configuration import build_encoder, configuration_of
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAggregation, build_layer_aggregation
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_networks import build_speaker_network
+from speaker_verification.models.waveforms import Lengths, Waveforms, as_batch, refuse_no_batch
+from speaker_verification.models.weight_files import read_json, read_safetensors, refuse_non_finite
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -34,6 +36,7 @@ class SpeakerModel(nn.Module):
 
     Raises:
         ParameterError: the settings do not fit the encoder's width.
+        DataError: the model cannot serve the encoder.
     """
 
     def __init__(self, encoder: PreTrainedModel, settings: ModelSettings) -> None:
@@ -76,20 +79,21 @@ class SpeakerModel(nn.Module):
         """Load a model that `save_pretrained` wrote, in evaluation mode.
 
         Raises:
-            DataError: the folder is no such model, or its weights do not fit its configuration; missing and
-                unexpected weights are listed.
+            DataError: the folder is no such model, or its weights do not fit its configuration; missing,
+                unexpected and misshapen weights are listed.
         """
         folder = Path(folder)
         try:
-            config = json.loads((folder / CONFIG_FILE).read_text())
-            weights = load_file(folder / WEIGHTS_FILE, device=str(device))
-        except (OSError, ValueError, SafetensorError) as error:
+            config = _read_config(folder / CONFIG_FILE)
+            encoder_config = configuration_of(config["encoder"], f"'{folder / CONFIG_FILE}': encoder.")
+            settings = ModelSettings.parse(config["model"], f"{folder / CONFIG_FILE}: model")
+            weights = read_safetensors(folder / WEIGHTS_FILE, device)
+            with torch.device(device):
+                model = cls(build_encoder(encoder_config, f"'{folder / CONFIG_FILE}': encoder."), settings)
+        except UserError as error:
             raise DataError(
                 f"'{folder}' holds no saved speaker model ({CONFIG_FILE}, {WEIGHTS_FILE}): {error}"
             ) from error
-        encoder_config = AutoConfig.for_model(**config["encoder"])
-        with torch.device(device):
-            model = cls(AutoModel.from_config(encoder_config), ModelSettings.parse(config["model"], "model"))
         load_strictly(model, weights, folder / WEIGHTS_FILE)
         return model.eval()
 
@@ -128,43 +132,45 @@ class SpeakerModel(nn.Module):
             (B, E).
 
         Raises:
-            DataError: they are shorter than `minimum_samples`.
+            DataError: they are no such batch, or shorter than `minimum_samples`.
         """
         states = self._encode(waveforms)
         embeddings = self.speaker_network(*self._aggregate(states))
         return self.speaker_network.loss_input(embeddings) if self.training else embeddings
 
     @torch.inference_mode()
-    def embed(self, waveforms: Tensor, num_samples: Tensor | None = None) -> Tensor:
+    def embed(self, waveforms: Waveforms, num_samples: Lengths | None = None) -> Tensor:
         """Embeddings as evaluation uses them: evaluation mode, float32, nothing learns.
 
         Utterances of one length go through together and others apart, so that neither padding nor the
         company in a batch changes an embedding.
 
         Args:
-            waveforms: float32 (B, samples) at 16 kHz, padded at the end in any way.
+            waveforms: (B, samples) at 16 kHz, padded at the end in any way, or one waveform (samples,): a
+                tensor on any device or a NumPy array, float32 or float64.
             num_samples: length of each, (B,); None when nothing is padded.
 
         Returns:
-            (B, E), on the model's device.
+            (B, E), on the model's device; (1, E) of one waveform.
 
         Raises:
-            DataError: an utterance is shorter than `minimum_samples`.
+            DataError: the waveforms or lengths are of another type or shape, a waveform is not finite, or is
+                shorter than `minimum_samples`.
         """
-        lengths = [waveforms.shape[1]] * len(waveforms) if num_samples is None else num_samples.tolist()
+        waveforms, lengths = as_batch(waveforms, num_samples, self.device)
         embeddings = torch.empty(len(waveforms), self.embedding_size, device=self.device)
         with _evaluating(self):
             for length in sorted(set(lengths)):
                 rows = [row for row, own in enumerate(lengths) if own == length]
-                embeddings[rows] = self(waveforms[rows, :length].to(self.device))
+                embeddings[rows] = self(waveforms[rows, :length])
         return embeddings
 
     @torch.inference_mode()
-    def attention(self, waveforms: Tensor) -> dict[str, Tensor]:
+    def attention(self, waveforms: Waveforms) -> dict[str, Tensor]:
         """What the model attends to, in evaluation mode.
 
         Args:
-            waveforms: float32 (B, samples) at 16 kHz, of equal length.
+            waveforms: as `embed` takes them, of equal length.
 
         Returns:
             Weights by the name of the module that has them. `layer_aggregation.frames` (with MHFA
@@ -173,10 +179,11 @@ class SpeakerModel(nn.Module):
             (B, heads, T) of MHFA; the x-vector has none.
 
         Raises:
-            DataError: they are shorter than `minimum_samples`.
+            DataError: they are of another type or shape, not finite, or shorter than `minimum_samples`.
         """
+        batch, _ = as_batch(waveforms, None, self.device)
         with _evaluating(self):
-            states = self._encode(waveforms.to(self.device))
+            states = self._encode(batch)
             weights = {
                 f"layer_aggregation.{name}": cast("LayerAggregation", aggregate).attention_weights(states)
                 for name, aggregate in self.layer_aggregation.items()
@@ -186,6 +193,7 @@ class SpeakerModel(nn.Module):
 
     def _encode(self, waveforms: Tensor) -> tuple[Tensor, ...]:
         """L+1 states (B, T, D) of waveforms that are long enough."""
+        refuse_no_batch(waveforms)
         if waveforms.shape[1] < self.minimum_samples:
             raise DataError(
                 f"a waveform of {waveforms.shape[1]} samples is too short: this model needs "
@@ -196,6 +204,17 @@ class SpeakerModel(nn.Module):
     def _aggregate(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Every sequence of frames (B, D', T) that the speaker network takes, of L+1 states (B, T, D)."""
         return [aggregate(states) for aggregate in self.layer_aggregation.values()]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """What `save_pretrained` wrote of the model's parts."""
+    config = read_json(path)
+    if "model_type" in config:
+        raise DataError(f"'{path}' is of an encoder, which model.frontend.checkpoint takes to train from")
+    for part in ("encoder", "model"):
+        if not isinstance(config.get(part), dict):
+            raise DataError(f"'{path}' lacks '{part}', a group of options")
+    return config
 
 
 @contextmanager
@@ -214,15 +233,21 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], origin: Path) -
     """Load weights that must be exactly the module's.
 
     Raises:
-        DataError: weights are missing, unexpected or of another shape; the first of each are listed.
+        DataError: weights are missing, unexpected, of another shape or not finite; the first of each are
+            listed.
     """
     own = module.state_dict()
     missing = sorted(own.keys() - weights.keys())
     unexpected = sorted(weights.keys() - own.keys())
-    misshapen = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & weights.keys())
+        if own[name].shape != weights[name].shape
+    ]
     if missing or unexpected or misshapen:
         raise DataError(
-            f"{origin} does not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}, "
+            f"'{origin}' does not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}, "
             f"of another shape {misshapen[:5]}"
         )
+    refuse_non_finite(weights, origin)
     module.load_state_dict(weights)

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.errors import DataError, ParameterError, UserError
 from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.models.speaker_model import WEIGHTS_FILE, SpeakerModel, load_strictly
+from speaker_verification.models.weight_files import read_json, read_safetensors
 from speaker_verification.training.averaging import mean_state
 from speaker_verification.whole import written_whole
 
@@ -66,15 +66,25 @@ def load_head(folder: Path, device: str | torch.device) -> tuple[SubcentreMargin
         DataError: the folder holds no complete checkpoint.
     """
     try:
-        run = json.loads((folder / RUN_FILE).read_text())
-        weights = load_file(folder / HEAD_FILE, device=str(device))
-    except (OSError, ValueError, SafetensorError) as error:
+        run = _read_run(folder / RUN_FILE)
+        weights = read_safetensors(folder / HEAD_FILE, device)
+        settings = MarginHeadSettings.parse(run["head"], f"{folder / RUN_FILE}: head")
+    except UserError as error:
         raise DataError(f"'{folder}' is no complete checkpoint ({HEAD_FILE}, {RUN_FILE}): {error}") from error
-    _, embedding_size, num_classes = weights["weight"].shape
-    settings = MarginHeadSettings.parse(run["head"], f"{folder / RUN_FILE}: head")
-    head = SubcentreMarginHead(embedding_size, num_classes, settings).to(device)
+    centres = weights.get("weight")
+    if centres is None or centres.dim() != 3:
+        raise DataError(f"'{folder / HEAD_FILE}' holds no margin head: it lacks 'weight' of three dimensions")
+    head = SubcentreMarginHead(centres.shape[1], centres.shape[2], settings).to(device)
     load_strictly(head, weights, folder / HEAD_FILE)
     return head, run
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    run = read_json(path)
+    for name, kind in (("speaker_ids", list), ("head", dict)):
+        if not isinstance(run.get(name), kind):
+            raise DataError(f"'{path}' lacks '{name}' or holds another thing there")
+    return run
 
 
 class BestCheckpoints:
@@ -135,8 +145,8 @@ class BestCheckpoints:
     def load_average(self, model: SpeakerModel, head: SubcentreMarginHead, num_best: int) -> None:
         """Give model and head the mean weights of so many of the best epochs, or of as many as there are."""
         folders = [self.folder / ranked.folder for ranked in self.ranking[:num_best]]
-        model.load_state_dict(mean_state([load_file(folder / WEIGHTS_FILE) for folder in folders]))
-        head.load_state_dict(mean_state([load_file(folder / HEAD_FILE) for folder in folders]))
+        model.load_state_dict(mean_state([read_safetensors(folder / WEIGHTS_FILE) for folder in folders]))
+        head.load_state_dict(mean_state([read_safetensors(folder / HEAD_FILE) for folder in folders]))
 
     def put_first(
         self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
@@ -164,8 +174,9 @@ def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
     """
     try:
         ranking = json.loads((phase_folder / RANKING_FILE).read_text())
-    except (OSError, ValueError) as error:
+        folders = [str(ranked["folder"]) for ranked in ranking]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"'{phase_folder}' holds no checkpoints of a phase: {error}") from error
-    if rank > len(ranking):
-        raise ParameterError(f"parameter 'choose_top' is {rank}: {phase_folder} kept {len(ranking)} epochs")
-    return phase_folder / str(ranking[rank - 1]["folder"])
+    if rank > len(folders):
+        raise ParameterError(f"parameter 'choose_top' is {rank}: {phase_folder} kept {len(folders)} epochs")
+    return phase_folder / folders[rank - 1]

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models.weight_files import read_torch_file
 from speaker_verification.training.guards import explaining_failed_writes
 from speaker_verification.whole import written_whole
 
@@ -128,10 +128,7 @@ class ResumePoint:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
             return Progress()
-        try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-            raise DataError(f"'{self.path}' cannot be read: {self._way_out}; {error}") from error
+        saved = self._read()
         progress = Progress(**saved["progress"])
         self._refuse_changes(saved["origin"], progress.step, allow_changed_augmentation)
         self._saved_step = progress.step
@@ -156,6 +153,16 @@ class ResumePoint:
         with explaining_failed_writes(self.path, self.last_good), written_whole(self.path) as beside:
             _write_through(saved, beside)
         self._saved_step = progress.step
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            saved = read_torch_file(self.path)
+        except DataError as error:
+            raise DataError(f"'{self.path}' cannot be read: {self._way_out}; {error}") from error
+        lacking = sorted({"origin", "progress", "parts", "random"} - saved.keys())
+        if lacking:
+            raise DataError(f"'{self.path}' is no interrupted phase, it lacks {lacking}: {self._way_out}")
+        return saved
 
     @property
     def last_good(self) -> str:

@@ -1,0 +1,155 @@
+"""Files that a model is read from: what they hold, or in one line why they do not hold it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speaker_verification.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+ZIP = b"PK\x03\x04"
+HEADER_LENGTH = 8  # bytes of a safetensors file that say how long its header is
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object out of a file.
+
+    Raises:
+        DataError: the file is missing or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise unreadable(path, "JSON", error) from error
+    if not isinstance(content, dict):
+        raise DataError(f"'{path}' holds no JSON object but {type(content).__name__}")
+    return content
+
+
+def read_safetensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Weights by name out of a safetensors file.
+
+    Raises:
+        DataError: the file is missing, cut short or no such file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, "weights", error) from error
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """A dictionary that torch.save wrote, read without running code out of it.
+
+    Raises:
+        DataError: it cannot be read so, or is no dictionary.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise unreadable(path, "a file of weights", error) from error
+    if not isinstance(content, dict):
+        raise DataError(f"'{path}' holds no dictionary of weights but {type(content).__name__}")
+    return content
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Read a file by its ending, for nothing but the error.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    readers: dict[str, Callable[[Path], Any]] = {".json": read_json, ".safetensors": read_safetensors}
+    readers.get(path.suffix, read_torch_file)(path)
+
+
+def refuse_non_finite(weights: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        DataError: naming the first that is not finite.
+    """
+    import torch
+
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        extremes = torch.stack(torch.aminmax(tensor))  # a tenth of the time of isfinite over all
+        if not extremes.isfinite().all():
+            raise DataError(f"'{origin}' holds {name} that is not finite: copy or train it again")
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> DataError:
+    """The error to raise for a file that could not be read as what it should be.
+
+    Args:
+        path: of the file.
+        kind: what it should hold.
+        error: what reading it raised, for the reason if nothing simpler is known.
+    """
+    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to trust the file
+        said = "it is no file that torch.save wrote, or one that would run code"
+    else:
+        said = reason(error)
+    return DataError(f"'{path}' cannot be read as {kind}: {file_fault(path) or said}")
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def file_fault(path: Path) -> str | None:
+    """What makes a file no file of weights or JSON, and what to do about it; None if it looks like one."""
+    if path.is_dir():
+        return "it is a folder"
+    if not path.is_file():
+        return "no such file"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(256)
+    if not start:
+        return "it is empty: copy or download it again"
+    if start.startswith(LFS_POINTER):
+        return "it is a Git LFS pointer in place of the file: run git lfs pull where it was cloned"
+    if start.lstrip().startswith(b"<"):
+        return "it is a web page or XML: download the file itself"
+    if path.suffix == ".safetensors":
+        return _safetensors_fault(path, size)
+    if start.startswith(ZIP) and not zipfile.is_zipfile(path):
+        return f"it is cut short after {size} bytes: copy or download it again"
+    return None
+
+
+def _safetensors_fault(path: Path, size: int) -> str | None:
+    """A header's length, the header, and as many bytes as it says."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(HEADER_LENGTH), "little")
+        if file.read(1) != b"{":
+            return "it is no safetensors file"
+        if HEADER_LENGTH + length > size:
+            return f"it is cut short after {size} bytes: copy or download it again"
+        file.seek(HEADER_LENGTH)
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError):
+            return "it is no safetensors file"
+    whole = HEADER_LENGTH + length + max(ends, default=0)
+    if size < whole:
+        return f"it is cut short after {size} of {whole} bytes: copy or download it again"
+    return None
