@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from speaker_verification.corpora.subsets import select_subset
+from speaker_verification.corpora.validation import hold_out_speakers
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.feasibility import list_corpus, refuse_impossible
+from speaker_verification.feasibility import (
+    list_corpus,
+    refuse_impossible,
+    refuse_other_split,
+    refuse_trained_validation,
+)
 from speaker_verification.parameters import Parameters
 from tests.test_recipes import CONF, parameters
 
@@ -48,7 +56,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(mirror: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return list_corpus(str(mirror), possible().prepare, seed=0)
+    return list_corpus(str(mirror), possible().prepare)
 
 
 def test_archives_are_listed_without_being_read(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -119,4 +127,27 @@ def test_trials_of_recordings_that_no_archive_holds_are_told_at_once(mirror: Pat
     trials = mirror / "veri_test.txt"
     trials.write_text("0 id20000/s/0.wav id29999/s/0.wav\n")
     with pytest.raises(DataError, match=r"vox1_o_original name 1 utterances .*id29999"):
-        list_corpus(str(mirror), possible(prepare={"trial_lists": ["vox1_o_original"]}).prepare, seed=0)
+        list_corpus(str(mirror), possible(prepare={"trial_lists": ["vox1_o_original"]}).prepare)
+
+
+def test_parameters_of_another_split_than_the_prepared_one_are_refused(
+    corpus: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    utterances, _ = corpus
+    prepare = possible().prepare
+    _, validation = hold_out_speakers(select_subset(utterances, "voxceleb2-dev"), 3, seed=42)
+    refuse_other_split(prepare, utterances, validation)
+    for change in ({"seed": 7}, {"validation_speakers": 4}):
+        message = r"^prepare\.seed = .*, prepare\.validation_speakers = .* run --pipeline=prepare$"
+        with pytest.raises(ParameterError, match=message):
+            refuse_other_split(prepare.model_copy(update=change), utterances, validation)
+
+
+def test_validation_speakers_that_a_model_was_trained_on_do_not_calibrate_it(tmp_path: Path) -> None:
+    validation = pd.DataFrame({"speaker_id": ["a", "a", "b", "c"]})
+    refuse_trained_validation(tmp_path, validation)  # an imported model: nobody knows its speakers
+    (tmp_path / "run.json").write_text(json.dumps({"speaker_ids": ["x", "y"]}))
+    refuse_trained_validation(tmp_path, validation)
+    (tmp_path / "run.json").write_text(json.dumps({"speaker_ids": ["b", "c", "y"]}))
+    with pytest.raises(ParameterError, match=rf"'validation', but {tmp_path} was trained on 2 of these 3 sp"):
+        refuse_trained_validation(tmp_path, validation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -19,14 +20,15 @@ from speaker_verification.errors import ParameterError
 from speaker_verification.parameters import Parameters
 from speaker_verification.scoring.normalisation import check_cohort_size
 
+RUN_FILE = "run.json"  # of a checkpoint
 
-def list_corpus(mirror: str, prepare: PrepareSettings, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+
+def list_corpus(mirror: str, prepare: PrepareSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What a mirror's archives and trial lists name, without reading a recording.
 
     Args:
         mirror: its folder.
         prepare: what is taken from it.
-        seed: of the experiment, for the lists that are drawn.
 
     Returns:
         Utterances (utterance_id, speaker_id, subset), and the trials table.
@@ -35,7 +37,7 @@ def list_corpus(mirror: str, prepare: PrepareSettings, seed: int) -> tuple[pd.Da
     listed = [list_subset(subset, files.files(ARCHIVES[subset])) for subset in prepare.subsets]
     utterances = pd.concat(listed, ignore_index=True)
     speakers = known_speakers(files, prepare.subsets)
-    return utterances, gather_trials(prepare, files.folder, utterances, speakers, seed)
+    return utterances, gather_trials(prepare, files.folder, utterances, speakers)
 
 
 def refuse_impossible(
@@ -60,7 +62,7 @@ def refuse_impossible(
         refuse_seen_speakers(
             trials, utterances, prepare.training_set, "prepare.training_set", prepare.allow_seen_speakers
         )
-        training, _ = hold_out_speakers(training_set, prepare.validation_speakers, parameters.seed)
+        training, _ = hold_out_speakers(training_set, prepare.validation_speakers, prepare.seed)
         num_speakers = training["speaker_id"].nunique()
     for name, phase in phases.items():
         num_classes = num_speakers * parameters.pretrain.num_speed_classes
@@ -87,3 +89,47 @@ def refuse_impossible(
         counts = cohort["speaker_id"].value_counts().to_numpy()
         of_cohort = np.ones_like(counts) if parameters.score.cohort == "speaker_means" else counts
         check_cohort_size(parameters.score.cohort_size, of_cohort, num_excluded=2)
+
+
+def refuse_other_split(prepare: PrepareSettings, utterances: pd.DataFrame, validation: pd.DataFrame) -> None:
+    """Refuse parameters that are not those which the validation speakers were prepared with.
+
+    Args:
+        prepare: of the run.
+        utterances: the manifest.
+        validation: the held-out utterances as they were prepared.
+
+    Raises:
+        ParameterError: the parameters of the split are named.
+    """
+    training_set = select_subset(utterances, prepare.training_set)
+    _, expected = hold_out_speakers(training_set, prepare.validation_speakers, prepare.seed)
+    if set(expected["speaker_id"]) != set(validation["speaker_id"]):
+        raise ParameterError(
+            f"prepare.seed = {prepare.seed}, prepare.validation_speakers = {prepare.validation_speakers} and "
+            f"prepare.training_set = '{prepare.training_set}' give other validation speakers than were "
+            "prepared: set them as they were, or run first: kedro run --pipeline=prepare"
+        )
+
+
+def refuse_trained_validation(model: Path, validation: pd.DataFrame) -> None:
+    """Refuse to calibrate on validation speakers that a model was trained on: they were drawn anew since.
+
+    Args:
+        model: its folder; one without a record of its training is taken as it is.
+        validation: utterances of the validation speakers.
+
+    Raises:
+        ParameterError: the model and the number of speakers are named.
+    """
+    record = model / RUN_FILE
+    if not record.is_file():
+        return
+    trained = set(json.loads(record.read_text(encoding="utf-8")).get("speaker_ids", ()))
+    speakers = set(validation["speaker_id"])
+    if shared := trained & speakers:
+        raise ParameterError(
+            f"score.calibration_speakers = 'validation', but {model} was trained on {len(shared)} of these "
+            f"{len(speakers)} speakers: prepare with the prepare.seed, prepare.validation_speakers and "
+            "prepare.training_set that it was trained with, train it again, or take 'cohort'"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.context import KedroContext
@@ -12,10 +13,11 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.tracking import CHECKPOINT, goes_on, stage_of, workspace_of
+from speaker_verification.tracking import CHECKPOINT, EVALUATION, PHASES, goes_on, stage_of, workspace_of
 
 if TYPE_CHECKING:
     from speaker_verification.parameters import Parameters
+    from speaker_verification.scoring.settings import EmbedSettings
 
 NOT_COUNTED = ("__default__", "evaluate")
 
@@ -39,23 +41,57 @@ class ParametersHook:
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         self._stages = {stage for node in pipeline.nodes if (stage := stage_of(node))}
+        inputs = pipeline.inputs()
         corpus = ("utterances", "trials")
-        if pipeline.inputs().issuperset(corpus) and all(catalog.exists(name) for name in corpus):
+        if inputs.issuperset(corpus) and all(catalog.exists(name) for name in corpus):
             self._refuse_impossible(*(catalog.load(name) for name in corpus))
+        if self._parameters is not None and "validation_utterances" in inputs:
+            self._refuse_other_validation(self._parameters, pipeline, catalog)
 
     @hook_impl
     def after_node_run(self, node: Node, outputs: dict[str, Any]) -> None:
         if "mirror" in outputs and self._stages and self._parameters is not None:
             from speaker_verification.feasibility import list_corpus
 
-            prepare, seed = self._parameters.prepare, self._parameters.seed
-            self._refuse_impossible(*list_corpus(outputs["mirror"], prepare, seed))
+            self._refuse_impossible(*list_corpus(outputs["mirror"], self._parameters.prepare))
+
+    def _refuse_other_validation(
+        self, parameters: Parameters, pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
+        """Compare the validation speakers as they were prepared with the parameters and with the model."""
+        from speaker_verification.feasibility import refuse_other_split, refuse_trained_validation
+
+        if not catalog.exists("validation_utterances"):
+            return
+        validation = catalog.load("validation_utterances")
+        if (
+            "utterances" in pipeline.inputs()
+            and self._stages.intersection(PHASES)
+            and catalog.exists("utterances")
+        ):
+            refuse_other_split(parameters.prepare, catalog.load("utterances"), validation)
+        if EVALUATION in self._stages and parameters.score.calibration_speakers == "validation":
+            model = _evaluated_model(parameters.embed, pipeline, catalog)
+            if model is not None:
+                refuse_trained_validation(model, validation)
 
     def _refuse_impossible(self, utterances: Any, trials: Any) -> None:
         from speaker_verification.feasibility import refuse_impossible
 
         if self._parameters is not None:
             refuse_impossible(self._parameters, utterances, trials, self._stages)
+
+
+def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogProtocol) -> Path | None:
+    """Folder of the model whose embeddings are scored, where it is there already."""
+    checkpoint = f"{PHASES[-1]}.{CHECKPOINT}"
+    if embed.model is not None:
+        return Path(embed.model)
+    if checkpoint in pipeline.all_outputs() or not catalog.exists(checkpoint):
+        return None
+    from speaker_verification.training.checkpoints import best_checkpoint
+
+    return best_checkpoint(catalog.load(checkpoint), embed.choose_top)
 
 
 class InterruptedPhaseHook:

@@ -44,7 +44,8 @@ def test_all_that_prepare_needs_is_brought(tmp_path: Path) -> None:
         prepare = {"mirror": host.address}
         run(tmp_path / "raw", prepare, {"mirror": {"user": "ann", "password": "s3cret"}})
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == files
-    assert provide_mirror(prepare, tmp_path / "raw", seed=0) == str(tmp_path / "raw")
+    (tmp_path / "audio").mkdir()
+    assert provide_mirror(prepare, tmp_path / "raw", tmp_path / "audio") == str(tmp_path / "raw")
 
 
 def test_a_folder_is_taken_where_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

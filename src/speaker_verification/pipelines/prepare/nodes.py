@@ -28,36 +28,44 @@ from speaker_verification.corpora.validation import draw_validation_trials, hold
 from speaker_verification.errors import ParameterError
 
 
-def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, seed: int) -> str:
+def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, audio_folder: Path) -> str:
     """Find the mirror, or write a synthetic one, and prove it whole before anything long begins.
 
     Args:
         prepare: parameters of `PrepareSettings`.
         mirror_folder: where downloaded files and a synthetic mirror are kept.
-        seed: of the experiment.
+        audio_folder: where the recordings of a mirror go.
 
     Returns:
         The mirror's folder.
 
     Raises:
         ParameterError: there is neither a mirror nor settings for a synthetic one.
-        DataError: the mirror is missing, lacks files, or holds altered ones.
+        DataError: the mirror is missing, lacks files, or holds altered ones; or the recordings are of another
+            synthetic mirror.
     """
     settings = PrepareSettings.parse(prepare, "prepare")
-    mirror = _find_mirror(settings, mirror_folder, seed)
+    mirror = _find_mirror(settings, mirror_folder, is_in_use=any(audio_folder.iterdir()))
     mirror.check(needed_files(settings), Digests(mirror_folder) if settings.verify_checksums else None)
     return str(mirror.folder)
 
 
-def _find_mirror(settings: PrepareSettings, mirror_folder: Path, seed: int) -> Mirror:
+def _find_mirror(settings: PrepareSettings, mirror_folder: Path, is_in_use: bool) -> Mirror:
     by_address = is_address(settings.mirror)
     if settings.mirror is not None and not by_address:
         return Mirror(Path(settings.mirror).expanduser())
     if settings.synthetic is not None and not by_address:
-        from speaker_verification.corpora.synthetic import is_synthetic_mirror, write_synthetic_mirror
+        from speaker_verification.corpora.synthetic import (
+            is_synthetic_mirror,
+            refuse_other_mirror,
+            write_synthetic_mirror,
+        )
 
-        if not is_synthetic_mirror(mirror_folder, settings.synthetic, seed):
-            write_synthetic_mirror(mirror_folder, settings.synthetic, seed, settings.num_workers)
+        synthetic, seed = settings.synthetic, settings.seed
+        if is_in_use:
+            refuse_other_mirror(mirror_folder, synthetic, seed)
+        if not is_synthetic_mirror(mirror_folder, synthetic, seed):
+            write_synthetic_mirror(mirror_folder, synthetic, seed, settings.num_workers)
         return Mirror(mirror_folder)
     download = "run first: kedro run --pipeline=download"
     if by_address:
@@ -115,7 +123,7 @@ def list_speakers(mirror: str, prepare: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def list_trials(
-    mirror: str, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: Mapping[str, Any], seed: int
+    mirror: str, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read or draw the trial lists and make sure that every utterance they name is there.
 
@@ -124,13 +132,12 @@ def list_trials(
         utterances: the manifest.
         speakers: the speakers table.
         prepare: parameters of `PrepareSettings`.
-        seed: of the experiment.
 
     Returns:
         The trials table and the trial_lists table.
     """
     settings = PrepareSettings.parse(prepare, "prepare")
-    trials = gather_trials(settings, Path(mirror), utterances, speakers, seed)
+    trials = gather_trials(settings, Path(mirror), utterances, speakers)
     files = {name: Path(mirror) / file for name, file in settings.list_files.items()}
     return trials, describe_lists(trials, files)
 
@@ -166,7 +173,7 @@ def extract_augmentation(
 
 
 def hold_out_validation(
-    utterances: pd.DataFrame, trials: pd.DataFrame, prepare: Mapping[str, Any], seed: int
+    utterances: pd.DataFrame, trials: pd.DataFrame, prepare: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Split the training set into speakers to train on and speakers to choose checkpoints by.
 
@@ -174,7 +181,6 @@ def hold_out_validation(
         utterances: the manifest.
         trials: the trials table; its speakers must not be trained on.
         prepare: parameters of `PrepareSettings`.
-        seed: of the experiment.
 
     Returns:
         The utterances to train on, the held-out ones, and the trials among the held-out ones.
@@ -183,6 +189,7 @@ def hold_out_validation(
     name = settings.training_set
     refuse_seen_speakers(trials, utterances, name, "prepare.training_set", settings.allow_seen_speakers)
     training, validation = hold_out_speakers(
-        select_subset(utterances, name), settings.validation_speakers, seed
+        select_subset(utterances, name), settings.validation_speakers, settings.seed
     )
-    return training, validation, draw_validation_trials(validation, settings.validation_trials, seed)
+    drawn = draw_validation_trials(validation, settings.validation_trials, settings.seed)
+    return training, validation, drawn
