@@ -10,16 +10,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora.subsets import select_subset
 from speaker_verification.corpora.validation import hold_out_speakers
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.feasibility import (
     list_corpus,
     refuse_impossible,
+    refuse_missing_augmentation,
     refuse_other_split,
     refuse_trained_validation,
 )
 from speaker_verification.parameters import Parameters
+from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES
 from tests.test_recipes import CONF, parameters
 
 STAGES = ("pretrain", "finetune", "lmft", "evaluate")
@@ -151,3 +154,23 @@ def test_validation_speakers_that_a_model_was_trained_on_do_not_calibrate_it(tmp
     (tmp_path / "run.json").write_text(json.dumps({"speaker_ids": ["b", "c", "y"]}))
     with pytest.raises(ParameterError, match=rf"'validation', but {tmp_path} was trained on 2 of these 3 sp"):
         refuse_trained_validation(tmp_path, validation)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "table"),
+    [
+        ({}, "noise_clips': no clip of kind 'music'"),
+        ({"kinds": {"babble": 0, "television": 0, "music": 0}}, "room_responses'"),
+        ({"kinds": {"noise": 0, "music": 0, "babble": 0, "television": 0}}, "room_responses'"),
+    ],
+)
+def test_augmentation_with_what_was_not_prepared_is_refused(augmentation: dict[str, Any], table: str) -> None:
+    clips = NOISE_CLIPS.conform(
+        pd.DataFrame({"clip_id": ["n"], "kind": "noise", "path": "n", "num_samples": 9, "num_channels": 1})
+    )
+    settings = AugmentationSettings.parse(augmentation, "augmentation")
+    message = rf"^table '{table}.* augmentation\.probability = 0\.6 .* run --pipeline=prepare, or set [^\n]*$"
+    with pytest.raises(DataError, match=message):
+        refuse_missing_augmentation(settings, clips, ROOM_RESPONSES.empty())
+    off = settings.model_copy(update={"probability": 0.0})
+    refuse_missing_augmentation(off, clips[:0], ROOM_RESPONSES.empty())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.corpora.mirror import ARCHIVES, Mirror
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.speakers import known_speakers
@@ -16,7 +17,7 @@ from speaker_verification.corpora.subsets import refuse_seen_speakers, select_su
 from speaker_verification.corpora.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import hold_out_speakers
-from speaker_verification.errors import ParameterError
+from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.parameters import Parameters
 from speaker_verification.scoring.normalisation import check_cohort_size
 
@@ -89,6 +90,25 @@ def refuse_impossible(
         counts = cohort["speaker_id"].value_counts().to_numpy()
         of_cohort = np.ones_like(counts) if parameters.score.cohort == "speaker_means" else counts
         check_cohort_size(parameters.score.cohort_size, of_cohort, num_excluded=2)
+
+
+def refuse_missing_augmentation(
+    settings: AugmentationSettings, noise_clips: pd.DataFrame, room_responses: pd.DataFrame
+) -> None:
+    """Refuse augmentation with clips or room responses that were not prepared.
+
+    Raises:
+        DataError: the table and the parameters are named.
+    """
+    if not settings.probability:
+        return
+    try:
+        Augmenter(noise_clips, room_responses, settings)
+    except DataError as error:
+        raise DataError(
+            f"{error}, as augmentation.probability = {settings.probability:g} with augmentation.kinds wants: "
+            "run first: kedro run --pipeline=prepare, or set augmentation.probability=0"
+        ) from error
 
 
 def refuse_other_split(prepare: PrepareSettings, utterances: pd.DataFrame, validation: pd.DataFrame) -> None:

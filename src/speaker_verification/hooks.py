@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,10 @@ class ParametersHook:
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         self._stages = {stage for node in pipeline.nodes if (stage := stage_of(node))}
-        inputs = pipeline.inputs()
-        corpus = ("utterances", "trials")
-        if inputs.issuperset(corpus) and all(catalog.exists(name) for name in corpus):
-            self._refuse_impossible(*(catalog.load(name) for name in corpus))
-        if self._parameters is not None and "validation_utterances" in inputs:
-            self._refuse_other_validation(self._parameters, pipeline, catalog)
+        if corpus := _prepared(pipeline, catalog, "utterances", "trials"):
+            self._refuse_impossible(*corpus)
+        if self._parameters is not None:
+            _refuse_other_data(self._parameters, self._stages, pipeline, catalog)
 
     @hook_impl
     def after_node_run(self, node: Node, outputs: dict[str, Any]) -> None:
@@ -55,31 +54,35 @@ class ParametersHook:
 
             self._refuse_impossible(*list_corpus(outputs["mirror"], self._parameters.prepare))
 
-    def _refuse_other_validation(
-        self, parameters: Parameters, pipeline: Pipeline, catalog: CatalogProtocol
-    ) -> None:
-        """Compare the validation speakers as they were prepared with the parameters and with the model."""
-        from speaker_verification.feasibility import refuse_other_split, refuse_trained_validation
-
-        if not catalog.exists("validation_utterances"):
-            return
-        validation = catalog.load("validation_utterances")
-        if (
-            "utterances" in pipeline.inputs()
-            and self._stages.intersection(PHASES)
-            and catalog.exists("utterances")
-        ):
-            refuse_other_split(parameters.prepare, catalog.load("utterances"), validation)
-        if EVALUATION in self._stages and parameters.score.calibration_speakers == "validation":
-            model = _evaluated_model(parameters.embed, pipeline, catalog)
-            if model is not None:
-                refuse_trained_validation(model, validation)
-
     def _refuse_impossible(self, utterances: Any, trials: Any) -> None:
         from speaker_verification.feasibility import refuse_impossible
 
         if self._parameters is not None:
             refuse_impossible(self._parameters, utterances, trials, self._stages)
+
+
+def _prepared(pipeline: Pipeline, catalog: CatalogProtocol, *names: str) -> list[Any] | None:
+    """Tables that a pipeline takes, if it takes all of them and all are there."""
+    if pipeline.inputs().issuperset(names) and all(catalog.exists(name) for name in names):
+        return [catalog.load(name) for name in names]
+    return None
+
+
+def _refuse_other_data(
+    parameters: Parameters, stages: Collection[str], pipeline: Pipeline, catalog: CatalogProtocol
+) -> None:
+    """Refuse tables that were prepared for other parameters or another model."""
+    from speaker_verification import feasibility
+
+    if not {*stages}.isdisjoint(PHASES):
+        if catalogs := _prepared(pipeline, catalog, "noise_clips", "room_responses"):
+            feasibility.refuse_missing_augmentation(parameters.augmentation, *catalogs)
+        if split := _prepared(pipeline, catalog, "utterances", "validation_utterances"):
+            feasibility.refuse_other_split(parameters.prepare, *split)
+    if EVALUATION in stages and parameters.score.calibration_speakers == "validation":
+        model = _evaluated_model(parameters.embed, pipeline, catalog)
+        if model is not None and (validation := _prepared(pipeline, catalog, "validation_utterances")):
+            feasibility.refuse_trained_validation(model, *validation)
 
 
 def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogProtocol) -> Path | None:

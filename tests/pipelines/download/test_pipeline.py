@@ -20,10 +20,16 @@ from tests.corpora.host import Host, serving
 BASE = Path(__file__).parents[3] / "conf" / "base" / "parameters_download.yml"
 
 
-def run(folder: Path, prepare: dict[str, Any], credentials: dict[str, Any]) -> None:
+def run(
+    folder: Path,
+    prepare: dict[str, Any],
+    credentials: dict[str, Any],
+    augmentation: dict[str, Any] | None = None,
+) -> None:
     (node,) = create_pipeline().nodes
     values = {
         "params:prepare": prepare,
+        "params:augmentation": augmentation or {},
         "params:download": {"retries": 0},
         "download_credentials": CredentialsDataset(credentials=credentials).load(),
         "mirror_folder": folder,
@@ -45,7 +51,16 @@ def test_all_that_prepare_needs_is_brought(tmp_path: Path) -> None:
         run(tmp_path / "raw", prepare, {"mirror": {"user": "ann", "password": "s3cret"}})
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == files
     (tmp_path / "audio").mkdir()
-    assert provide_mirror(prepare, tmp_path / "raw", tmp_path / "audio") == str(tmp_path / "raw")
+    assert provide_mirror(prepare, {}, tmp_path / "raw", tmp_path / "audio") == str(tmp_path / "raw")
+
+
+def test_archives_that_nothing_is_augmented_with_are_not_brought(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    files = {path.name: path.read_bytes() for path in mirror.iterdir()}
+    with serving(Host(files)) as host:
+        run(tmp_path / "raw", {"mirror": host.address}, {}, {"probability": 0})
+    brought = {path.name for path in (tmp_path / "raw").iterdir()}
+    assert files.keys() - brought == {"musan.tar.gz", "rirs_noises.zip"}
 
 
 def test_a_folder_is_taken_where_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora import synthetic
 from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.feasibility import refuse_missing_augmentation
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
 from speaker_verification.tables import SCHEMAS
@@ -21,8 +23,11 @@ CONF = Path(__file__).parents[3] / "conf" / "base"
 SMALL = {"num_workers": 0, "validation_speakers": 2, "validation_trials": 4}
 
 
-def run(folder: Path, prepare: dict[str, Any]) -> dict[str, Any]:
-    data: dict[str, Any] = {"params:prepare": {"seed": 7, **prepare}}
+def run(folder: Path, prepare: dict[str, Any], augmentation: dict[str, Any] | None = None) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "params:prepare": {"seed": 7, **prepare},
+        "params:augmentation": augmentation or {},
+    }
     for name in ("mirror_folder", "audio_folder", "augmentation_folder"):
         (folder / name).mkdir(exist_ok=True)
         data[name] = folder / name
@@ -77,6 +82,33 @@ def test_nothing_is_converted_when_a_file_is_missing(tmp_path: Path) -> None:
     assert not list((tmp_path / "audio_folder").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "absent", "num_clips", "num_responses"),
+    [
+        ({"probability": 0}, ["musan.tar.gz", "rirs_noises.zip"], 0, 0),
+        ({"kinds": {"reverb": 0}}, ["rirs_noises.zip"], 3, 0),
+        ({"kinds": {"noise": 0, "music": 0, "babble": 0, "television": 0}}, ["musan.tar.gz"], 0, 2),
+        ({"simulated_rooms_only": True}, [], 3, 2),
+    ],
+    ids=["nothing", "no rooms", "rooms alone", "simulated rooms"],
+)
+def test_archives_that_nothing_is_augmented_with_may_be_absent(
+    tmp_path: Path, augmentation: dict[str, Any], absent: list[str], num_clips: int, num_responses: int
+) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    for name in absent:
+        (mirror / name).unlink()
+    tables = run(tmp_path, {"mirror": str(mirror), **SMALL}, augmentation)
+    noise_clips, room_responses = tables["noise_clips"], tables["room_responses"]
+    assert (len(noise_clips), len(room_responses)) == (num_clips, num_responses)
+    pd.testing.assert_frame_equal(noise_clips, SCHEMAS["noise_clips"].conform(noise_clips))
+    settings = AugmentationSettings.parse(augmentation, "augmentation")
+    refuse_missing_augmentation(settings, noise_clips, room_responses)
+    for name in absent:
+        with pytest.raises(DataError, match=rf"lacks .*{name}"):
+            run(tmp_path, {"mirror": str(mirror), **SMALL})
+
+
 def test_what_the_mirror_tells_of_lists_and_speakers_is_handed_on(tmp_path: Path) -> None:
     mirror = write_mirror(tmp_path / "mirror")
     (mirror / "vox1_meta.csv").write_text(
@@ -97,25 +129,25 @@ def test_a_list_of_the_user_s_own_that_is_not_there_is_named_before_anything_lon
     mirror = write_mirror(tmp_path / "mirror")
     prepare = {"mirror": str(mirror), "other_trial_lists": {"mine": "mine.txt"}, **SMALL}
     with pytest.raises(DataError, match=r"lacks mine\.txt"):
-        provide_mirror(prepare, tmp_path, nothing)
+        provide_mirror(prepare, {}, tmp_path, nothing)
 
 
 def test_without_a_mirror_the_user_is_told_what_to_set(tmp_path: Path, nothing: Path) -> None:
     with pytest.raises(
         ParameterError, match=r"no mirror: set prepare\.mirror .* run first: kedro run --pipeline=download$"
     ):
-        provide_mirror({}, tmp_path, nothing)
+        provide_mirror({}, {}, tmp_path, nothing)
 
 
 def test_what_was_downloaded_is_taken_without_asking_any_host(tmp_path: Path, nothing: Path) -> None:
     address = "http://127.0.0.1:9/DIR/"
     folder = write_mirror(tmp_path / "mirror")
     for prepare in ({"mirror": address}, {"mirror": address, "synthetic": {}}, {}):
-        assert provide_mirror(prepare, folder, nothing) == str(folder)
+        assert provide_mirror(prepare, {}, folder, nothing) == str(folder)
     (folder / "musan.tar.gz").unlink()
     command = rf"run first: kedro run --pipeline=download --params=prepare\.mirror={address}"
     with pytest.raises(DataError, match=rf"lacks musan\.tar\.gz; {command}"):
-        provide_mirror({"mirror": address}, folder, nothing)
+        provide_mirror({"mirror": address}, {}, folder, nothing)
 
 
 @pytest.fixture
@@ -140,7 +172,7 @@ def test_a_synthetic_mirror_is_written_once_for_the_same_settings_and_seed(
 ) -> None:
     for seed in (1, 1, 2, 1):
         prepare = SYNTHETIC | {"seed": seed}
-        assert provide_mirror(prepare, tmp_path / "mirror", nothing) == str(tmp_path / "mirror")
+        assert provide_mirror(prepare, {}, tmp_path / "mirror", nothing) == str(tmp_path / "mirror")
     assert written == [1, 2, 1]
 
 

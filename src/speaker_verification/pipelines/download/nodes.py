@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora.addresses import is_address
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.sources import Credentials, DownloadSettings, wanted_files
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 def bring_files(
     prepare: Mapping[str, Any],
+    augmentation: Mapping[str, Any],
     download: Mapping[str, Any],
     download_credentials: Mapping[str, Any],
     mirror_folder: Path,
@@ -25,6 +27,7 @@ def bring_files(
 
     Args:
         prepare: parameters of `PrepareSettings`.
+        augmentation: parameters of `AugmentationSettings`.
         download: parameters of `DownloadSettings`.
         download_credentials: of the hosts, see `Credentials`.
         mirror_folder: where the files go.
@@ -44,7 +47,7 @@ def bring_files(
             "nothing to download: prepare.synthetic makes the mirror; set prepare.mirror or drop it"
         )
     download_files(
-        wanted_files(settings),
+        wanted_files(settings, AugmentationSettings.parse(augmentation, "augmentation")),
         mirror_folder,
         settings.mirror,
         DownloadSettings.parse(download, "download"),

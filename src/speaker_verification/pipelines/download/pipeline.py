@@ -15,12 +15,18 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         [
             Node(
                 bring_files,
-                inputs=["params:prepare", "params:download", "download_credentials", "mirror_folder"],
+                inputs=[
+                    "params:prepare",
+                    "params:augmentation",
+                    "params:download",
+                    "download_credentials",
+                    "mirror_folder",
+                ],
                 outputs=None,
                 name="bring_files",
             ),
         ],
         namespace="download",
-        parameters={"params:prepare", "params:download"},
+        parameters={"params:prepare", "params:augmentation", "params:download"},
         prefix_datasets_with_namespace=False,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora.addresses import is_address
 from speaker_verification.corpora.augmentation import extract_musan, extract_room_responses
 from speaker_verification.corpora.mirror import (
@@ -26,13 +27,17 @@ from speaker_verification.corpora.trials import gather_trials
 from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 from speaker_verification.errors import ParameterError
+from speaker_verification.tables import NOISE_CLIPS, REJECTED_FILES, ROOM_RESPONSES
 
 
-def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, audio_folder: Path) -> str:
+def provide_mirror(
+    prepare: Mapping[str, Any], augmentation: Mapping[str, Any], mirror_folder: Path, audio_folder: Path
+) -> str:
     """Find the mirror, or write a synthetic one, and prove it whole before anything long begins.
 
     Args:
         prepare: parameters of `PrepareSettings`.
+        augmentation: parameters of `AugmentationSettings`.
         mirror_folder: where downloaded files and a synthetic mirror are kept.
         audio_folder: where the recordings of a mirror go.
 
@@ -46,7 +51,8 @@ def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, audio_folder
     """
     settings = PrepareSettings.parse(prepare, "prepare")
     mirror = _find_mirror(settings, mirror_folder, is_in_use=any(audio_folder.iterdir()))
-    mirror.check(needed_files(settings), Digests(mirror_folder) if settings.verify_checksums else None)
+    needed = needed_files(settings, AugmentationSettings.parse(augmentation, "augmentation"))
+    mirror.check(needed, Digests(mirror_folder) if settings.verify_checksums else None)
     return str(mirror.folder)
 
 
@@ -143,33 +149,32 @@ def list_trials(
 
 
 def extract_augmentation(
-    mirror: str, augmentation_folder: Path, prepare: Mapping[str, Any]
+    mirror: str, augmentation_folder: Path, prepare: Mapping[str, Any], augmentation: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Take noises and room responses out of their archives.
+    """Take noises and room responses out of their archives, where training augments with them.
 
     Args:
         mirror: the mirror's folder.
         augmentation_folder: where they go.
         prepare: parameters of `PrepareSettings`.
+        augmentation: parameters of `AugmentationSettings`.
 
     Returns:
-        The noise_clips table, the room_responses table and the table of rejected files.
+        The noise_clips table, the room_responses table and the table of rejected files; what nothing is
+        augmented with is left out.
     """
     settings = PrepareSettings.parse(prepare, "prepare")
-    noise_clips, rejected_clips = extract_musan(
-        Path(mirror) / MUSAN_ARCHIVE,
-        augmentation_folder,
-        settings.max_rejected_fraction,
-        settings.num_workers,
-    )
-    room_responses, rejected_responses = extract_room_responses(
-        Path(mirror) / ROOM_RESPONSE_ARCHIVE,
-        augmentation_folder,
-        settings.max_rejected_fraction,
-        settings.num_workers,
-    )
-    rejected = pd.concat([rejected_clips, rejected_responses], ignore_index=True)
-    return noise_clips, room_responses, rejected
+    wanted = AugmentationSettings.parse(augmentation, "augmentation")
+    noise_clips, room_responses = NOISE_CLIPS.empty(), ROOM_RESPONSES.empty()
+    rejected_clips = rejected_responses = REJECTED_FILES.empty()
+    limits = (settings.max_rejected_fraction, settings.num_workers)
+    if wanted.clip_kinds:
+        archive = Path(mirror) / MUSAN_ARCHIVE
+        noise_clips, rejected_clips = extract_musan(archive, augmentation_folder, *limits)
+    if wanted.takes_rooms:
+        archive = Path(mirror) / ROOM_RESPONSE_ARCHIVE
+        room_responses, rejected_responses = extract_room_responses(archive, augmentation_folder, *limits)
+    return noise_clips, room_responses, REJECTED_FILES.concat([rejected_clips, rejected_responses])
 
 
 def hold_out_validation(

@@ -22,7 +22,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         [
             Node(
                 provide_mirror,
-                inputs=["params:prepare", "mirror_folder", "audio_folder"],
+                inputs=["params:prepare", "params:augmentation", "mirror_folder", "audio_folder"],
                 outputs="mirror",
                 name="provide_mirror",
             ),
@@ -46,7 +46,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             ),
             Node(
                 extract_augmentation,
-                inputs=["mirror", "augmentation_folder", "params:prepare"],
+                inputs=["mirror", "augmentation_folder", "params:prepare", "params:augmentation"],
                 outputs=["noise_clips", "room_responses", "rejected_augmentation"],
                 name="extract_augmentation",
             ),
@@ -58,6 +58,6 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             ),
         ],
         namespace="prepare",
-        parameters={"params:prepare"},
+        parameters={"params:prepare", "params:augmentation"},
         prefix_datasets_with_namespace=False,
     )
