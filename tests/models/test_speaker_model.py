@@ -4,12 +4,15 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import WavLMConfig, WavLMModel
 
 import speaker_verification
+from speaker_verification.audio.files import read_audio
 from speaker_verification.errors import DataError
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
@@ -193,3 +196,13 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"half")
     with pytest.raises(DataError, match="holds no saved speaker model"):
         SpeakerModel.from_pretrained(tmp_path)
+
+
+def test_a_file_of_any_format_has_an_embedding(model: SpeakerModel, tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).uniform(-0.3, 0.3, (12_000, 2))
+    soundfile.write(tmp_path / "call.mp3", wave, 8_000)
+    embedding = model.embed_file(tmp_path / "call.mp3")
+    assert embedding.shape == (1, model.embedding_size)
+    assert torch.equal(embedding, model.embed(torch.from_numpy(read_audio(tmp_path / "call.mp3"))[None]))
+    with pytest.raises(DataError, match=r"absent\.wav: no such file$"):
+        model.embed_file(tmp_path / "absent.wav")

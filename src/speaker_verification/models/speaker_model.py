@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from speaker_verification.audio.files import read_audio
 from speaker_verification.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import xavier_initialise
@@ -158,6 +159,17 @@ class SpeakerModel(nn.Module):
                 rows = [row for row, own in enumerate(lengths) if own == length]
                 embeddings[rows] = self(waveforms[rows, :length].to(self.device))
         return embeddings
+
+    def embed_file(self, source: str | Path | bytes | BinaryIO) -> Tensor:
+        """Embedding (1, E) of a recording of any format, as `embed` gives it.
+
+        Args:
+            source: see `read_audio`.
+
+        Raises:
+            DataError: it is no recording, or shorter than `minimum_samples`.
+        """
+        return self.embed(torch.from_numpy(read_audio(source))[None])
 
     @torch.inference_mode()
     def attention(self, waveforms: Tensor) -> dict[str, Tensor]:
