@@ -18,6 +18,7 @@ from speaker_verification.corpora.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import hold_out_speakers
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models.pretrained_encoders import find_encoder
 from speaker_verification.parameters import Parameters
 from speaker_verification.scoring.normalisation import check_cohort_size
 
@@ -90,6 +91,25 @@ def refuse_impossible(
         counts = cohort["speaker_id"].value_counts().to_numpy()
         of_cohort = np.ones_like(counts) if parameters.score.cohort == "speaker_means" else counts
         check_cohort_size(parameters.score.cohort_size, of_cohort, num_excluded=2)
+
+
+def locate_encoder(checkpoint: str, downloads: Path) -> Path:
+    """Folder of the encoder that training starts from, on this machine.
+
+    Args:
+        checkpoint: hub name or folder.
+        downloads: folder of downloaded encoders.
+
+    Raises:
+        DataError: it has to be downloaded first, or there is no such folder.
+    """
+    folder = find_encoder(checkpoint, downloads)
+    if folder is None:
+        raise DataError(
+            f"encoder '{checkpoint}' (model.frontend.checkpoint) is no folder and neither in {downloads} nor "
+            "in the hub's cache: run first: kedro run --pipeline=download"
+        )
+    return folder
 
 
 def refuse_missing_augmentation(

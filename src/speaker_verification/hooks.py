@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from speaker_verification.parameters import Parameters
     from speaker_verification.scoring.settings import EmbedSettings
 
+ENCODER = "encoder"  # what training starts from
 NOT_COUNTED = ("__default__", "evaluate")
 
 
@@ -111,7 +112,7 @@ class InterruptedPhaseHook:
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         self._catalog = catalog
-        made = pipeline.all_outputs() - {"encoder"}
+        made = pipeline.all_outputs() - {ENCODER}
         for node in pipeline.nodes:
             phase = stage_of(node)
             remade = node.name == f"{phase}.train_phase" and made.intersection(node.inputs)
@@ -133,8 +134,19 @@ class InterruptedPhaseHook:
 class InputsHook:
     """Says which pipeline to run first when what a pipeline starts from is not there."""
 
+    def __init__(self) -> None:
+        self._checkpoint: str | None = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        self._checkpoint = context.params["model"]["frontend"]["checkpoint"]
+
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        if self._checkpoint is not None and ENCODER in pipeline.all_outputs():
+            from speaker_verification.feasibility import locate_encoder
+
+            locate_encoder(self._checkpoint, Path(catalog["encoders_folder"]._filepath))
         missing = sorted(
             name
             for name in pipeline.inputs()
