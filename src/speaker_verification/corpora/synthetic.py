@@ -89,7 +89,7 @@ def refuse_other_mirror(folder: Path, settings: SyntheticSettings, seed: int) ->
     )
     raise DataError(
         f"{folder}: the synthetic corpus that was prepared here is of {before}, asked for is {now}: set "
-        f"these as they were, or another data_root in globals.yml, or remove {folder} to make all anew"
+        f"these as they were, or another data_root in globals.yml, or remove {folder} and what came of it"
     )
 
 
