@@ -90,7 +90,7 @@ def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogP
     """Folder of the model whose embeddings are scored, where it is there already."""
     checkpoint = f"{PHASES[-1]}.{CHECKPOINT}"
     if embed.model is not None:
-        return Path(embed.model)
+        return Path(embed.model).expanduser()
     if checkpoint in pipeline.all_outputs() or not catalog.exists(checkpoint):
         return None
     from speaker_verification.training.checkpoints import best_checkpoint

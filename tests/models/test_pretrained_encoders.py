@@ -25,7 +25,7 @@ PREPROCESSOR = json.dumps(
 
 @pytest.fixture
 def files(encoder_folder: Path) -> dict[str, bytes]:
-    """What the hub has of an encoder."""
+    """An encoder as the hub holds it."""
     return {**files_in(encoder_folder), "preprocessor_config.json": PREPROCESSOR, "README.md": b"# tiny"}
 
 
@@ -39,7 +39,7 @@ def hub(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def point_at(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does to a process that starts with it."""
+    """Do what HF_ENDPOINT does to a process that starts with it."""
     monkeypatch.setattr(constants, "ENDPOINT", address)
     template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -1,4 +1,4 @@
-"""Which commands speak to other hosts: `download` alone, also where the encoder is one of the hub."""
+"""The network is for `download` alone, also where the encoder comes from the hub."""
 
 from __future__ import annotations
 
