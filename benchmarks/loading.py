@@ -30,7 +30,7 @@ import torchaudio
 from scipy import signal
 
 from speaker_verification.audio.augmentation import CLIPS_OF, AugmentationSettings, Augmenter
-from speaker_verification.audio.files import audio_info, read_audio, write_audio
+from speaker_verification.audio.files import audio_info, read_segment, write_audio
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, UTTERANCES
 from speaker_verification.training.examples import TrainingExamples
@@ -139,10 +139,10 @@ def _joined(utterances: pd.DataFrame, seconds: float, folder: Path) -> pd.DataFr
     sources = utterances["path"].tolist()
     paths = [folder / name for name in utterances["utterance_id"]]
     for at, path in enumerate(paths):
-        wave, following = read_audio(sources[at]), at
+        wave, following = read_segment(sources[at]), at
         while len(wave) < length:
             following = (following + 1) % len(sources)
-            wave = np.concatenate([wave, read_audio(sources[following])])
+            wave = np.concatenate([wave, read_segment(sources[following])])
         write_audio(path, (wave[:length] * 2**15).astype(np.int16))
     return utterances.assign(
         path=[str(path) for path in paths], num_samples=length, duration_seconds=length / SAMPLE_RATE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,24 @@ from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
+from speaker_verification.audio.augmentation import AugmentationSettings
+from speaker_verification.corpora.subsets import select_subset
+from speaker_verification.corpora.validation import hold_out_speakers
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.feasibility import (
     Problems,
     list_corpus,
     refuse_impossible,
     refuse_impossible_mirror,
+    refuse_missing_augmentation,
+    refuse_other_split,
+    refuse_trained_validation,
 )
 from speaker_verification.hooks import ParametersHook
 from speaker_verification.parameters import Parameters
 from speaker_verification.pipeline_registry import register_pipelines
 from speaker_verification.pipelines.prepare import create_pipeline
+from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES
 from tests.corpora.builders import write_mirror, zipped
 from tests.test_recipes import CONF, parameters
 
@@ -63,7 +71,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(mirror: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    utterances, trials = list_corpus(str(mirror), possible().prepare, 0, Problems())
+    utterances, trials = list_corpus(str(mirror), possible().prepare, AugmentationSettings(), Problems())
     assert utterances is not None
     return utterances, trials
 
@@ -168,7 +176,7 @@ def run_prepare(hook: ParametersHook, folder: Path, mirror: Path, values: dict[s
     folders = ("mirror_folder", "audio_folder", "augmentation_folder")
     for name in folders:
         (folder / name).mkdir()
-    inputs = {"params:prepare": {**values, "mirror": str(mirror)}, "params:seed": 0}
+    inputs = {"params:prepare": {**values, "mirror": str(mirror)}, "params:augmentation": {}}
     inputs |= {name: folder / name for name in folders}
     catalog = DataCatalog({name: MemoryDataset(value, "assign") for name, value in inputs.items()})
     hooks = _create_hook_manager()
@@ -237,3 +245,46 @@ def test_a_device_that_is_not_here_is_refused_where_one_is_needed_and_not_elsewh
             hook.before_pipeline_run(pipelines[name], DataCatalog())
     for name in ("download", "prepare", "report", "export", "measure"):
         hook.before_pipeline_run(pipelines[name], DataCatalog())
+
+
+def test_parameters_of_another_split_than_the_prepared_one_are_refused(
+    corpus: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    utterances, _ = corpus
+    prepare = possible().prepare
+    _, validation = hold_out_speakers(select_subset(utterances, "voxceleb2-dev"), 3, seed=42)
+    refuse_other_split(prepare, utterances, validation)
+    for change in ({"seed": 7}, {"validation_speakers": 4}):
+        message = r"^prepare\.seed = .*, prepare\.validation_speakers = .* run --pipeline=prepare$"
+        with pytest.raises(ParameterError, match=message):
+            refuse_other_split(prepare.model_copy(update=change), utterances, validation)
+
+
+def test_validation_speakers_that_a_model_was_trained_on_do_not_calibrate_it(tmp_path: Path) -> None:
+    validation = pd.DataFrame({"speaker_id": ["a", "a", "b", "c"]})
+    refuse_trained_validation(tmp_path, validation)  # an imported model: nobody knows its speakers
+    (tmp_path / "run.json").write_text(json.dumps({"speaker_ids": ["x", "y"]}))
+    refuse_trained_validation(tmp_path, validation)
+    (tmp_path / "run.json").write_text(json.dumps({"speaker_ids": ["b", "c", "y"]}))
+    with pytest.raises(ParameterError, match=rf"'validation', but {tmp_path} was trained on 2 of these 3 sp"):
+        refuse_trained_validation(tmp_path, validation)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "table"),
+    [
+        ({}, "noise_clips': no clip of kind 'music'"),
+        ({"kinds": {"babble": 0, "television": 0, "music": 0}}, "room_responses'"),
+        ({"kinds": {"noise": 0, "music": 0, "babble": 0, "television": 0}}, "room_responses'"),
+    ],
+)
+def test_augmentation_with_what_was_not_prepared_is_refused(augmentation: dict[str, Any], table: str) -> None:
+    clips = NOISE_CLIPS.conform(
+        pd.DataFrame({"clip_id": ["n"], "kind": "noise", "path": "n", "num_samples": 9, "num_channels": 1})
+    )
+    settings = AugmentationSettings.parse(augmentation, "augmentation")
+    message = rf"^table '{table}.* augmentation\.probability = 0\.6 .* run --pipeline=prepare, or set [^\n]*$"
+    with pytest.raises(DataError, match=message):
+        refuse_missing_augmentation(settings, clips, ROOM_RESPONSES.empty())
+    off = settings.model_copy(update={"probability": 0.0})
+    refuse_missing_augmentation(off, clips[:0], ROOM_RESPONSES.empty())

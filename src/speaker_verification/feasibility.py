@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.corpora.augmentation import check_room_responses
 from speaker_verification.corpora.conversion import refuse_too_many_rejected
 from speaker_verification.corpora.mirror import ARCHIVES, ROOM_RESPONSE_ARCHIVE, Mirror
@@ -20,6 +22,7 @@ from speaker_verification.corpora.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 from speaker_verification.errors import DataError, ParameterError, UserError
+from speaker_verification.models.pretrained_encoders import find_encoder
 from speaker_verification.parameters import Parameters
 from speaker_verification.scoring.normalisation import check_cohort_size
 from speaker_verification.tables import TRIALS
@@ -27,6 +30,8 @@ from speaker_verification.training.phase import PhaseSettings
 
 logger = logging.getLogger(__name__)
 NUM_NAMED = 3  # of a kind of problem
+
+RUN_FILE = "run.json"  # of a checkpoint
 
 
 class Problems:
@@ -75,21 +80,21 @@ def refuse_impossible_mirror(parameters: Parameters, mirror: str, stages: Collec
         DataError: archives or trial lists are wrong; all that is wrong is named in one message.
     """
     problems = Problems()
-    utterances, trials = list_corpus(mirror, parameters.prepare, parameters.seed, problems)
+    utterances, trials = list_corpus(mirror, parameters.prepare, parameters.augmentation, problems)
     if utterances is not None:
         _note_impossible(parameters, utterances, trials, stages, problems)
     problems.tell()
 
 
 def list_corpus(
-    mirror: str, prepare: PrepareSettings, seed: int, problems: Problems
+    mirror: str, prepare: PrepareSettings, augmentation: AugmentationSettings, problems: Problems
 ) -> tuple[pd.DataFrame | None, pd.DataFrame]:
     """Utterances and trials that a mirror's archives and lists name, without reading a recording.
 
     Args:
         mirror: its folder.
         prepare: what is taken from it.
-        seed: of the experiment, for the lists that are drawn.
+        augmentation: settings that say whether room responses are needed.
         problems: receives what is wrong with archives and lists.
 
     Returns:
@@ -105,7 +110,8 @@ def list_corpus(
             listed.append(utterances)
             num_files = len(utterances) + len(rejected)
             refuse_too_many_rejected(rejected, num_files, prepare.max_rejected_fraction)
-    if (responses := files.folder / ROOM_RESPONSE_ARCHIVE).is_file():
+    responses = files.folder / ROOM_RESPONSE_ARCHIVE
+    if augmentation.takes_rooms and responses.is_file():
         with problems.noted():
             check_room_responses(responses, prepare.max_rejected_fraction)
     if len(listed) < len(prepare.subsets):
@@ -115,7 +121,7 @@ def list_corpus(
         _refuse_repeated(corpus)
     trials = TRIALS.empty()
     with problems.noted():
-        trials = gather_trials(prepare, files.folder, corpus, known_speakers(files, prepare.subsets), seed)
+        trials = gather_trials(prepare, files.folder, corpus, known_speakers(files, prepare.subsets))
     return corpus, trials
 
 
@@ -166,9 +172,9 @@ def _note_impossible(
             refuse_seen_speakers(
                 trials, utterances, prepare.training_set, "prepare.training_set", prepare.allow_seen_speakers
             )
-            training, held_out = hold_out_speakers(training_set, prepare.validation_speakers, parameters.seed)
+            training, held_out = hold_out_speakers(training_set, prepare.validation_speakers, prepare.seed)
             if "prepare" in stages:
-                draw_validation_trials(held_out, prepare.validation_trials, parameters.seed)
+                draw_validation_trials(held_out, prepare.validation_trials, prepare.seed)
     if training is not None:
         num_speakers = training["speaker_id"].nunique()
         num_classes = num_speakers * parameters.pretrain.num_speed_classes
@@ -207,3 +213,85 @@ def _refuse_cohort(parameters: Parameters, utterances: pd.DataFrame, trials: pd.
     counts = cohort["speaker_id"].value_counts().to_numpy()
     of_cohort = np.ones_like(counts) if parameters.score.cohort == "speaker_means" else counts
     check_cohort_size(parameters.score.cohort_size, of_cohort, num_excluded=2)
+
+
+def locate_encoder(checkpoint: str, downloads: Path) -> Path:
+    """Folder of the encoder that training starts from, on this machine.
+
+    Args:
+        checkpoint: hub name or folder.
+        downloads: folder of downloaded encoders.
+
+    Raises:
+        DataError: it has to be downloaded first, or there is no such folder.
+    """
+    folder = find_encoder(checkpoint, downloads)
+    if folder is None:
+        raise DataError(
+            f"encoder '{checkpoint}' (model.frontend.checkpoint) is no folder and neither in {downloads} nor "
+            "in the hub's cache: run first: kedro run --pipeline=download"
+        )
+    return folder
+
+
+def refuse_missing_augmentation(
+    settings: AugmentationSettings, noise_clips: pd.DataFrame, room_responses: pd.DataFrame
+) -> None:
+    """Refuse augmentation with clips or room responses that were not prepared.
+
+    Raises:
+        DataError: the table and the parameters are named.
+    """
+    if not settings.probability:
+        return
+    try:
+        Augmenter(noise_clips, room_responses, settings)
+    except DataError as error:
+        raise DataError(
+            f"{error}, as augmentation.probability = {settings.probability:g} with augmentation.kinds wants: "
+            "run first: kedro run --pipeline=prepare, or set augmentation.probability=0"
+        ) from error
+
+
+def refuse_other_split(prepare: PrepareSettings, utterances: pd.DataFrame, validation: pd.DataFrame) -> None:
+    """Refuse parameters that are not those which the validation speakers were prepared with.
+
+    Args:
+        prepare: of the run.
+        utterances: the manifest.
+        validation: the held-out utterances as they were prepared.
+
+    Raises:
+        ParameterError: the parameters of the split are named.
+    """
+    training_set = select_subset(utterances, prepare.training_set)
+    _, expected = hold_out_speakers(training_set, prepare.validation_speakers, prepare.seed)
+    if set(expected["speaker_id"]) != set(validation["speaker_id"]):
+        raise ParameterError(
+            f"prepare.seed = {prepare.seed}, prepare.validation_speakers = {prepare.validation_speakers} and "
+            f"prepare.training_set = '{prepare.training_set}' give other validation speakers than were "
+            "prepared: set them as they were, or run first: kedro run --pipeline=prepare"
+        )
+
+
+def refuse_trained_validation(model: Path, validation: pd.DataFrame) -> None:
+    """Refuse to calibrate on validation speakers that a model was trained on: they were drawn anew since.
+
+    Args:
+        model: its folder; one without a record of its training is taken as it is.
+        validation: utterances of the validation speakers.
+
+    Raises:
+        ParameterError: the model and the number of speakers are named.
+    """
+    record = model / RUN_FILE
+    if not record.is_file():
+        return
+    trained = set(json.loads(record.read_text(encoding="utf-8")).get("speaker_ids", ()))
+    speakers = set(validation["speaker_id"])
+    if shared := trained & speakers:
+        raise ParameterError(
+            f"score.calibration_speakers = 'validation', but {model} was trained on {len(shared)} of these "
+            f"{len(speakers)} speakers: prepare with the prepare.seed, prepare.validation_speakers and "
+            "prepare.training_set that it was trained with, train it again, or take 'cohort'"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from kedro.pipeline.node import Node
 
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.tables import LEARNING_CURVE
-from speaker_verification.tracking import CHECKPOINT, PHASES, goes_on, stage_of, workspace_of
+from speaker_verification.tracking import CHECKPOINT, EVALUATION, PHASES, goes_on, stage_of, workspace_of
 
 if TYPE_CHECKING:
     from speaker_verification.parameters import Parameters
+    from speaker_verification.scoring.settings import EmbedSettings
 
 DEVICE = "params:device"
+ENCODER = "encoder"  # what training starts from
 NOT_COUNTED = ("__default__", "evaluate")
 
 
@@ -51,9 +54,10 @@ class ParametersHook:
         self._converts = "utterances" in pipeline.all_outputs()
         if "validation_trials" in pipeline.all_outputs():
             self._stages.add("prepare")
-        corpus = ("utterances", "trials")
-        if pipeline.inputs().issuperset(corpus) and all(catalog.exists(name) for name in corpus):
-            self._refuse_impossible(*(catalog.load(name) for name in corpus))
+        if corpus := _prepared(pipeline, catalog, "utterances", "trials"):
+            self._refuse_impossible(*corpus)
+        if self._parameters is not None:
+            _refuse_other_data(self._parameters, self._stages, pipeline, catalog)
 
     @hook_impl
     def after_node_run(self, node: Node, outputs: dict[str, Any]) -> None:
@@ -67,6 +71,42 @@ class ParametersHook:
 
         if self._parameters is not None:
             refuse_impossible(self._parameters, utterances, trials, self._stages)
+
+
+def _prepared(pipeline: Pipeline, catalog: CatalogProtocol, *names: str) -> list[Any] | None:
+    """Tables that a pipeline takes, if it takes all of them and all are there."""
+    if pipeline.inputs().issuperset(names) and all(catalog.exists(name) for name in names):
+        return [catalog.load(name) for name in names]
+    return None
+
+
+def _refuse_other_data(
+    parameters: Parameters, stages: Collection[str], pipeline: Pipeline, catalog: CatalogProtocol
+) -> None:
+    """Refuse tables that were prepared for other parameters or another model."""
+    from speaker_verification import feasibility
+
+    if not {*stages}.isdisjoint(PHASES):
+        if catalogs := _prepared(pipeline, catalog, "noise_clips", "room_responses"):
+            feasibility.refuse_missing_augmentation(parameters.augmentation, *catalogs)
+        if split := _prepared(pipeline, catalog, "utterances", "validation_utterances"):
+            feasibility.refuse_other_split(parameters.prepare, *split)
+    if EVALUATION in stages and parameters.score.calibration_speakers == "validation":
+        model = _evaluated_model(parameters.embed, pipeline, catalog)
+        if model is not None and (validation := _prepared(pipeline, catalog, "validation_utterances")):
+            feasibility.refuse_trained_validation(model, *validation)
+
+
+def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogProtocol) -> Path | None:
+    """Folder of the model whose embeddings are scored, where it is there already."""
+    checkpoint = f"{PHASES[-1]}.{CHECKPOINT}"
+    if embed.model is not None:
+        return Path(embed.model).expanduser()
+    if checkpoint in pipeline.all_outputs() or not catalog.exists(checkpoint):
+        return None
+    from speaker_verification.training.checkpoints import best_checkpoint
+
+    return best_checkpoint(catalog.load(checkpoint), embed.choose_top)
 
 
 class InterruptedPhaseHook:
@@ -83,7 +123,7 @@ class InterruptedPhaseHook:
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         self._catalog = catalog
-        made = pipeline.all_outputs() - {"encoder"}
+        made = pipeline.all_outputs() - {ENCODER}
         for node in pipeline.nodes:
             phase = stage_of(node)
             remade = node.name == f"{phase}.train_phase" and made.intersection(node.inputs)
@@ -111,14 +151,20 @@ class InputsHook:
 
     def __init__(self) -> None:
         self._model: str | None = None
+        self._checkpoint: str | None = None
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         self._model = context.params["embed"]["model"]
+        self._checkpoint = context.params["model"]["frontend"]["checkpoint"]
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         self._replace_dispensable(pipeline.inputs(), catalog)
+        if self._checkpoint is not None and ENCODER in pipeline.all_outputs():
+            from speaker_verification.feasibility import locate_encoder
+
+            locate_encoder(self._checkpoint, Path(catalog["encoders_folder"]._filepath))
         missing = sorted(
             name
             for name in pipeline.inputs()

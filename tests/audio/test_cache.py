@@ -8,7 +8,7 @@ import soundfile
 
 from speaker_verification.audio import cache as cache_module
 from speaker_verification.audio.cache import AudioCache
-from speaker_verification.audio.files import read_audio
+from speaker_verification.audio.files import read_segment
 from speaker_verification.audio.format import SAMPLE_RATE
 
 
@@ -19,9 +19,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int, int]]:
 
     def read(path: str, start: int, num_samples: int, channel: int) -> np.ndarray:
         seen.append((Path(path).name, start, num_samples, channel))
-        return read_audio(path, start, num_samples, channel)
+        return read_segment(path, start, num_samples, channel)
 
-    monkeypatch.setattr(cache_module, "read_audio", read)
+    monkeypatch.setattr(cache_module, "read_segment", read)
     return seen
 
 
@@ -38,7 +38,7 @@ def test_a_kept_file_is_read_once_and_gives_the_samples_of_the_file(
     cache = AudioCache(10_000, 100)
     for channel, start in ((0, 0), (0, 7), (1, 7), (0, 93), (1, 0)):
         wave = cache.read(path, 100, start, 7, channel)
-        np.testing.assert_array_equal(wave, read_audio(path, start, 7, channel))
+        np.testing.assert_array_equal(wave, read_segment(path, start, 7, channel))
         assert wave.dtype == np.float32
     assert reads == [("a.wav", 0, 100, 0), ("a.wav", 0, 100, 1)]
 

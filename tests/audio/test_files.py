@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -18,8 +19,10 @@ from speaker_verification.audio.files import (
     audio_info,
     decode_audio,
     read_audio,
+    read_segment,
     write_audio,
 )
+from speaker_verification.corpora.storing import store_speech
 
 
 def encoded(samples: np.ndarray, rate: int, format: str = "WAV") -> bytes:
@@ -162,6 +165,59 @@ def test_a_file_without_sound_is_not_audio() -> None:
         decode_audio(stream.getvalue(), "film.mp4")
 
 
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", None), ("MP3", None)]
+)
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_people_read_any_recording_as_preparation_does(
+    tmp_path: Path, format: str, subtype: str | None, channels: int, rate: int
+) -> None:
+    path = tmp_path / f"call.{format.lower()}"
+    wave = 0.5 * tone(440, 1.0, rate)[:, None].repeat(channels, axis=1) / 32768
+    soundfile.write(path, wave, rate, format=format, subtype=subtype)
+    samples = read_audio(path)
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert abs(len(samples) - 16_000) < 1_200  # mp3 pads
+    spectrum = np.abs(np.fft.rfft(samples[4_000:12_000]))
+    assert np.argmax(spectrum) * 2 == 440
+    store_speech(path.read_bytes(), tmp_path / "prepared.wav")
+    assert np.array_equal(samples, read_segment(tmp_path / "prepared.wav"))
+
+
+def test_people_read_paths_bytes_and_open_files(tmp_path: Path) -> None:
+    encoded_m4a = encoded_aac(tone(440, 0.5, 16_000), 16_000)
+    path = tmp_path / "call.m4a"
+    path.write_bytes(encoded_m4a)
+    expected = decode_audio(encoded_m4a, "a").astype(np.float32) / 32768
+    with path.open("rb") as file:
+        for source in (path, str(path), encoded_m4a, io.BytesIO(encoded_m4a), file):
+            assert np.array_equal(read_audio(source), expected)
+
+
+def test_what_people_cannot_read_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("not audio at all")
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    for name, reason in (
+        ("absent.wav", "no such file"),
+        ("text.wav", "not audio: .+"),
+        ("empty.wav", "empty file"),
+        ("none.wav", "no samples"),
+        ("", "cannot be read: Is a directory"),
+    ):
+        with pytest.raises(AudioError, match=rf"^{tmp_path / name}: {reason}$"):
+            read_audio(tmp_path / name)
+    with (
+        (tmp_path / "text.wav").open() as file,
+        pytest.raises(AudioError, match=r"text\.wav: opened as text"),
+    ):
+        read_audio(cast(Any, file))
+    with pytest.raises(AudioError, match=r"^audio: empty file$"):
+        read_audio(b"")
+
+
 @pytest.mark.parametrize("extension", ["wav", "flac"])
 def test_written_audio_is_read_back_by_segments(tmp_path: Path, extension: str) -> None:
     samples = np.random.default_rng(1).integers(-32768, 32768, 5_000).astype(np.int16)
@@ -172,10 +228,10 @@ def test_written_audio_is_read_back_by_segments(tmp_path: Path, extension: str) 
     assert audio_info(path.read_bytes()) == audio_info(path)
     assert soundfile.info(path).subtype == "PCM_16"
     scaled = samples.astype(np.float32) / 32768
-    assert np.array_equal(read_audio(path), scaled)
-    assert np.array_equal(read_audio(path, 1_234, 777), scaled[1_234:2_011])
-    assert read_audio(path, 4_990).dtype == np.float32
-    assert np.array_equal(read_audio(path, 4_990), scaled[4_990:])
+    assert np.array_equal(read_segment(path), scaled)
+    assert np.array_equal(read_segment(path, 1_234, 777), scaled[1_234:2_011])
+    assert read_segment(path, 4_990).dtype == np.float32
+    assert np.array_equal(read_segment(path, 4_990), scaled[4_990:])
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -191,11 +247,11 @@ def test_one_channel_of_several_is_picked(tmp_path: Path) -> None:
     path = tmp_path / "two.wav"
     both = np.stack([np.full(100, 1_000), np.full(100, -2_000)], axis=1).astype(np.int16)
     soundfile.write(path, both, 16_000)
-    assert np.array_equal(read_audio(path, 10, 5, channel=1), np.full(5, -2_000 / 32768, np.float32))
+    assert np.array_equal(read_segment(path, 10, 5, channel=1), np.full(5, -2_000 / 32768, np.float32))
     with pytest.raises(AudioError, match="2 channels and none was chosen"):
-        read_audio(path)
+        read_segment(path)
     with pytest.raises(AudioError, match="no channel 2 among 2"):
-        read_audio(path, channel=2)
+        read_segment(path, channel=2)
 
 
 @pytest.mark.parametrize(("start", "num_samples"), [(-1, 5), (0, 101), (101, None), (50, -1)])
@@ -203,15 +259,15 @@ def test_a_segment_outside_the_file_is_refused(tmp_path: Path, start: int, num_s
     path = tmp_path / "1.wav"
     write_audio(path, np.ones(100, np.int16))
     with pytest.raises(AudioError, match="in a file of 100"):
-        read_audio(path, start, num_samples)
+        read_segment(path, start, num_samples)
 
 
 def test_missing_foreign_and_wrong_rate_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="no such file"):
-        read_audio(tmp_path / "absent.wav")
+        read_segment(tmp_path / "absent.wav")
     (tmp_path / "text.wav").write_text("not audio at all")
     with pytest.raises(AudioError, match="not audio"):
         audio_info(tmp_path / "text.wav")
     soundfile.write(tmp_path / "slow.wav", np.zeros(100, np.int16), 8_000)
     with pytest.raises(AudioError, match="8000 Hz instead of 16000"):
-        read_audio(tmp_path / "slow.wav")
+        read_segment(tmp_path / "slow.wav")

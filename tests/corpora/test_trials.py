@@ -140,24 +140,24 @@ LIBRISPEECH = PrepareSettings(
     trial_lists=("librispeech_test_clean", "librispeech_test_clean_same_sex"),
     training_set="librispeech-train-clean-100",
     librispeech_trials=LibriSpeechTrials(target_trials=20, nontarget_trials=30),
+    seed=1,
 )
 
 
 def test_lists_over_librispeech_are_drawn_from_their_subset_by_the_seed(tmp_path: Path) -> None:
     utterances = librispeech_utterances()
-    trials = gather_trials(LIBRISPEECH, tmp_path, utterances, SPEAKERS, seed=1)
+    trials = gather_trials(LIBRISPEECH, tmp_path, utterances, SPEAKERS)
     assert trials.groupby(["trial_list", "label"]).size().to_dict() == {
         (name, label): count for name in LIBRISPEECH.trial_lists for label, count in ((0, 30), (1, 20))
     }
     assert {name.partition("/")[0] for name in trials["enroll_id"]} == {"61", "121", "237", "260"}
-    pd.testing.assert_frame_equal(
-        trials, gather_trials(LIBRISPEECH, tmp_path, utterances[::-1], SPEAKERS, seed=1)
-    )
-    other = gather_trials(LIBRISPEECH, tmp_path, utterances, SPEAKERS, seed=2)
+    pd.testing.assert_frame_equal(trials, gather_trials(LIBRISPEECH, tmp_path, utterances[::-1], SPEAKERS))
+    reseeded = LIBRISPEECH.model_copy(update={"seed": 2})
+    other = gather_trials(reseeded, tmp_path, utterances, SPEAKERS)
     assert pairs_of(trials) != pairs_of(other)
     alone = LIBRISPEECH.model_copy(update={"trial_lists": ("librispeech_test_clean_same_sex",)})
     same_sex = trials[trials["trial_list"] == "librispeech_test_clean_same_sex"].reset_index(drop=True)
-    drawn_alone = gather_trials(alone, tmp_path, utterances, SPEAKERS, seed=1)
+    drawn_alone = gather_trials(alone, tmp_path, utterances, SPEAKERS)
     pd.testing.assert_frame_equal(same_sex.astype(str), drawn_alone.astype(str))
 
 
@@ -166,7 +166,7 @@ def test_a_same_sex_list_without_genders_is_refused(tmp_path: Path) -> None:
         r"librispeech_test_clean_same_sex: .* 2 speakers of one sex, told by the archive's SPEAKERS\.TXT"
     )
     with pytest.raises(DataError, match=message):
-        gather_trials(LIBRISPEECH, tmp_path, librispeech_utterances(), SPEAKERS[:0], seed=1)
+        gather_trials(LIBRISPEECH, tmp_path, librispeech_utterances(), SPEAKERS[:0])
 
 
 def test_lists_of_the_user_s_own_are_read_beside_the_named_ones(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_lists_of_the_user_s_own_are_read_beside_the_named_ones(tmp_path: Path) 
     settings = PrepareSettings(
         trial_lists=("vox1_o",), other_trial_lists={"mine": "mine.txt", "elsewhere": elsewhere}
     )
-    trials = gather_trials(settings, tmp_path, librispeech_utterances(), SPEAKERS, seed=1)
+    trials = gather_trials(settings, tmp_path, librispeech_utterances(), SPEAKERS)
     assert trials["trial_list"].tolist() == ["vox1_o", "mine", "elsewhere"]
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import WavLMConfig, WavLMModel
 
 import speaker_verification
+from speaker_verification.audio.files import read_audio
 from speaker_verification.errors import DataError
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
@@ -307,3 +309,13 @@ def test_training_takes_batches_alone(model: SpeakerModel) -> None:
     ):
         with pytest.raises(DataError, match=message):
             model(given)
+
+
+def test_a_file_of_any_format_has_an_embedding(model: SpeakerModel, tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).uniform(-0.3, 0.3, (12_000, 2))
+    soundfile.write(tmp_path / "call.mp3", wave, 8_000)
+    embedding = model.embed_file(tmp_path / "call.mp3")
+    assert embedding.shape == (1, model.embedding_size)
+    assert torch.equal(embedding, model.embed(torch.from_numpy(read_audio(tmp_path / "call.mp3"))[None]))
+    with pytest.raises(DataError, match=r"absent\.wav: no such file$"):
+        model.embed_file(tmp_path / "absent.wav")

@@ -174,8 +174,44 @@ def test_a_second_run_gives_the_same_figures_and_another_seed_does_not(
     )
     assert kedro("run").returncode == 0
     assert metrics_of(project) == first
+    of_data = [*project.glob("data/tiny/01_raw/mirror/*"), *project.glob("data/tiny/0[23]_*/*.parquet")]
+    before = {path: path.read_bytes() for path in of_data}
     assert kedro("run", "--params=seed=7").returncode == 0
     assert metrics_of(project) != first
+    refused = kedro("run", "--params=prepare.seed=7")
+    assert refused.returncode == 1
+    assert "of prepare.seed = 42, asked for is prepare.seed = 7" in refused.stdout
+    assert "Traceback" not in refused.stdout
+    assert {path: path.read_bytes() for path in of_data} == before
+
+
+def test_without_augmentation_its_archives_are_not_needed(finished_copy: tuple[Path, Kedro]) -> None:
+    folder, kedro = finished_copy
+    for name in ("musan.tar.gz", "rirs_noises.zip"):
+        (folder / "data/tiny/01_raw/mirror" / name).unlink()
+    for pipeline in ("prepare", "pretrain"):
+        run = kedro("run", f"--pipeline={pipeline}", "--params=augmentation.probability=0")
+        assert run.returncode == 0, run.stdout
+    later = kedro("run", "--pipeline=pretrain")
+    assert later.returncode == 1
+    assert re.search(r"Error: table 'noise_clips': no clip .*run --pipeline=prepare", later.stdout)
+    assert "Traceback" not in later.stdout
+
+
+def test_validation_speakers_of_another_seed_of_the_data_are_noticed(
+    finished_copy: tuple[Path, Kedro],
+) -> None:
+    folder, kedro = finished_copy
+    tables = folder / "data/tiny/03_primary"
+    shutil.copy(tables / "training_utterances.parquet", tables / "validation_utterances.parquet")
+    train = kedro("run", "--pipeline=finetune")
+    assert train.returncode == 1
+    assert re.search(r"Error: prepare\.seed = 42, .*run first: kedro run --pipeline=prepare", train.stdout)
+    score = kedro("run", "--pipeline=score", "--params=score.calibration_speakers=validation")
+    assert score.returncode == 1
+    message = r"Error: score\.calibration_speakers = 'validation', but .* trained on 6 of these 6 speakers"
+    assert re.search(message, score.stdout), score.stdout
+    assert "Traceback" not in train.stdout + score.stdout
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,8 @@ def test_an_epoch_begins_at_any_step_and_reads_nothing_of_those_before(
         read.append(path)
         return real(path, *place)
 
-    real = examples_module.read_audio
-    monkeypatch.setattr(examples_module, "read_audio", note)
+    real = examples_module.read_segment
+    monkeypatch.setattr(examples_module, "read_segment", note)
     rest = list(loader_of(num_workers).batches(1, first_step=3))
     assert_same(iter(rest), iter(whole[3 * PASSES :]), (STEPS - 3) * PASSES)
     if not num_workers:

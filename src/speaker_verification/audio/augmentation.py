@@ -98,6 +98,22 @@ class AugmentationSettings(Settings):
     on_training_device: bool = False
     cache_megabytes: int = Field(default=256, ge=0)
 
+    @property
+    def drawn_kinds(self) -> tuple[str, ...]:
+        """The kinds that may be drawn; none where nothing is augmented."""
+        weights = self.kinds.model_dump() if self.probability else {}
+        return tuple(kind for kind, weight in weights.items() if weight)
+
+    @property
+    def clip_kinds(self) -> tuple[str, ...]:
+        """Kinds of noise clips that these take, in alphabetical order."""
+        return tuple(sorted({clips for kind in self.drawn_kinds for clips in CLIPS_OF.get(kind, ())}))
+
+    @property
+    def takes_rooms(self) -> bool:
+        """Whether these take room responses."""
+        return "reverb" in self.drawn_kinds
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -241,14 +257,14 @@ class Augmenter:
         }
         self._cache = AudioCache(settings.cache_megabytes * 2**20, LONGEST_KEPT_SAMPLES)
         self._pieces = {}
-        for kind in sorted({clip_kind for drawn in self._kinds for clip_kind in CLIPS_OF.get(drawn, ())}):
+        for kind in settings.clip_kinds:
             clips = noise_clips[noise_clips["kind"] == kind]
             if clips.empty:
                 raise DataError(f"table 'noise_clips': no clip of kind '{kind}' to augment with")
             self._pieces[kind] = ClipPieces(clips, self._cache)
         if settings.simulated_rooms_only:
             room_responses = room_responses[room_responses["kind"] == "simulated"]
-        if room_responses.empty and "reverb" in self._kinds:
+        if room_responses.empty and settings.takes_rooms:
             raise DataError("table 'room_responses': no room response to augment with")
         self._response_names = room_responses["response_id"].tolist()
         self._response_paths = room_responses["path"].tolist()

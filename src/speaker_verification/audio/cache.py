@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from speaker_verification.audio.files import read_audio
+from speaker_verification.audio.files import read_segment
 
 BYTES_OF_SAMPLE = 4
 
@@ -44,14 +44,14 @@ class AudioCache:
             Shape (num_samples,), not to be changed.
 
         Raises:
-            AudioError: see `read_audio`.
+            AudioError: see `read_segment`.
         """
         kept = self._kept.get((path, channel))
         if kept is None:
             num_bytes = file_samples * BYTES_OF_SAMPLE
             if file_samples > self._longest_samples or num_bytes > self._bytes_left:
-                return read_audio(path, start, num_samples, channel)
-            kept = read_audio(path, 0, file_samples, channel)
+                return read_segment(path, start, num_samples, channel)
+            kept = read_segment(path, 0, file_samples, channel)
             kept.flags.writeable = False
             self._kept[path, channel] = kept
             self._bytes_left -= num_bytes

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import soundfile
 
 _CHECKED_SAMPLES = 1 << 20  # read at a time
+_SCALE = np.float32(2**-15)  # of a 16-bit sample
 MAX_SAMPLES = 2 * 3600 * SAMPLE_RATE  # of a recording: a few bytes of a hostile one may decode to any length
 
 
@@ -201,7 +202,41 @@ def energy(wave: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return np.sum(np.square(wave), axis=0, dtype=np.float64)
 
 
-def read_audio(
+def read_audio(source: str | Path | bytes | BinaryIO) -> npt.NDArray[np.float32]:
+    """Read a recording of any format, rate and number of channels as 16 kHz mono.
+
+    The samples are those that preparation would write and training would read of it, to the last bit.
+
+    Args:
+        source: path of the file, its bytes, or a file that is open for reading them.
+
+    Returns:
+        Samples in [-1, 1), shape (samples,), never empty.
+
+    Raises:
+        AudioError: there is no such file, it cannot be read, or see `decode_audio`.
+    """
+    if isinstance(source, bytes):
+        name, encoded = "audio", source
+    elif isinstance(source, (str, os.PathLike)):
+        name, encoded = str(source), _read_bytes(source)
+    else:
+        name, encoded = str(getattr(source, "name", "audio")), source.read()
+    if not isinstance(encoded, bytes):
+        raise AudioError(name, "opened as text: open it in binary mode, 'rb'")
+    return decode_audio(encoded, name) * _SCALE
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except FileNotFoundError as error:
+        raise AudioError(str(path), "no such file") from error
+    except OSError as error:
+        raise AudioError(str(path), f"cannot be read: {error.strerror}") from error
+
+
+def read_segment(
     path: str | Path, start: int = 0, num_samples: int | None = None, channel: int | None = None
 ) -> npt.NDArray[np.float32]:
     """Read a segment of one channel of a 16 kHz file; nothing outside the segment is read.
@@ -236,7 +271,7 @@ def read_audio(
     if len(samples) != stop - start:
         raise AudioError(str(path), f"ends after sample {start + len(samples)}, before its header says")
     wave = samples[:, channel or 0]  # (num_samples, channels) -> (num_samples,)
-    return wave * np.float32(2**-15) if is_16_bit else np.ascontiguousarray(wave)
+    return wave * _SCALE if is_16_bit else np.ascontiguousarray(wave)
 
 
 @contextmanager

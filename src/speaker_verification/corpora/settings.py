@@ -88,6 +88,7 @@ class PrepareSettings(Settings):
     Attributes:
         mirror: folder or base URL with VoxCeleb's own file names.
         synthetic: size of the synthetic mirror that stands in where no mirror is given.
+        seed: of the synthetic mirror, the drawn trial lists, the validation speakers and their trials.
         verify_checksums: read all archives once and compare with MD5SUMS, where the mirror has it.
         subsets: archives of recordings to read.
         trial_lists: lists to read (VoxCeleb) or to draw (LibriSpeech).
@@ -105,6 +106,7 @@ class PrepareSettings(Settings):
 
     mirror: FolderOrAddress | None = None
     synthetic: SyntheticSettings | None = None
+    seed: int = Field(42, ge=0)
     verify_checksums: bool = True
     subsets: tuple[Subset, ...] = ("vox1-dev", "vox1-test", "vox2-dev", "vox2-test")
     trial_lists: tuple[TrialList, ...] = Field(

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError
 
+from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.configuration import Settings
 from speaker_verification.corpora.addresses import CREDENTIALS_FILE, Address, is_address
 from speaker_verification.corpora.mirror import (
@@ -140,19 +141,23 @@ class Credentials(Settings):
             ) from None
 
 
-def needed_files(prepare: PrepareSettings) -> list[str]:
+def needed_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
     """The archives (by their whole names) and lists that `prepare` reads."""
-    archives = [ARCHIVES[subset] for subset in prepare.subsets]
-    return [*archives, *prepare.list_files.values(), MUSAN_ARCHIVE, ROOM_RESPONSE_ARCHIVE]
+    files = [*(ARCHIVES[subset] for subset in prepare.subsets), *prepare.list_files.values()]
+    if augmentation.clip_kinds:
+        files.append(MUSAN_ARCHIVE)
+    if augmentation.takes_rooms:
+        files.append(ROOM_RESPONSE_ARCHIVE)
+    return files
 
 
-def wanted_files(prepare: PrepareSettings) -> list[str]:
+def wanted_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
     """What `prepare` reads, and what it can do without; of the user's own lists those that a base URL has."""
     by_address = is_address(prepare.mirror)
     lists = prepare.other_trial_lists.values()
     at_hand = {file for file in lists if Path(file).is_absolute() or not by_address}
     with_voxceleb1 = any(subset.startswith("vox1-") for subset in prepare.subsets)
-    wanted = [name for name in needed_files(prepare) if name not in at_hand]
+    wanted = [name for name in needed_files(prepare, augmentation) if name not in at_hand]
     return [*wanted, *(OPTIONAL if with_voxceleb1 else ())]
 
 

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,36 @@ def is_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int) ->
     """Whether the folder holds the mirror that these settings and this seed give."""
     record = folder / RECORD
     return record.is_file() and record.read_text(encoding="utf-8") == _record(settings, seed)
+
+
+def refuse_other_mirror(folder: Path, settings: SyntheticSettings, seed: int) -> None:
+    """Refuse to go on with a synthetic mirror that other settings or another seed gave.
+
+    Raises:
+        DataError: with all that differs; the folder may also hold none.
+    """
+    record = folder / RECORD
+    if not record.is_file() or is_synthetic_mirror(folder, settings, seed):
+        return
+    try:
+        made = _origin(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, LookupError, TypeError, AttributeError):  # no such record
+        made = {}
+    asked = _origin(json.loads(_record(settings, seed)))
+    differing = [name for name in asked if made.get(name) != asked[name]]
+    before, now = (
+        ", ".join(f"{name} = {values.get(name, 'unknown')}" for name in differing) for values in (made, asked)
+    )
+    raise DataError(
+        f"{folder}: the synthetic corpus that was prepared here is of {before}, asked for is {now}: set "
+        f"these as they were, or another data_root in globals.yml, or remove {folder} and what came of it"
+    )
+
+
+def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record by the names of the parameters."""
+    sizes = {f"prepare.synthetic.{name}": value for name, value in record["settings"].items()}
+    return {"prepare.seed": record["seed"], **sizes, "version of the synthesis": record["recipe"]}
 
 
 def write_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int, num_workers: int) -> None:

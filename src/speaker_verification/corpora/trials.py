@@ -29,16 +29,15 @@ _LISTS = 2  # a stream of randomness beside those of validation.py
 
 
 def gather_trials(
-    prepare: PrepareSettings, mirror: Path, utterances: pd.DataFrame, speakers: pd.DataFrame, seed: int
+    prepare: PrepareSettings, mirror: Path, utterances: pd.DataFrame, speakers: pd.DataFrame
 ) -> pd.DataFrame:
     """Read the lists that lie in files and draw the others.
 
     Args:
-        prepare: which lists, and how large the drawn ones are.
+        prepare: which lists, and the size and the seed of the drawn ones.
         mirror: the mirror's folder.
         utterances: columns utterance_id, speaker_id and subset at least.
         speakers: the speakers table; same-sex lists need the genders in it.
-        seed: of the experiment.
 
     Returns:
         The trials table: the published lists, the user's own, the drawn ones.
@@ -57,7 +56,7 @@ def gather_trials(
             size.target_trials,
             size.nontarget_trials,
             name,
-            np.random.default_rng([seed, _LISTS, number]),
+            np.random.default_rng([prepare.seed, _LISTS, number]),
             across_sessions=True,
             genders=genders if drawn.same_sex else None,
         )

@@ -19,7 +19,7 @@ def hold_out_speakers(
     Args:
         utterances: the training set.
         num_speakers: how many speakers are held out.
-        seed: of the experiment.
+        seed: of the corpus (prepare.seed).
 
     Returns:
         The utterances of the other speakers and those of the held-out ones, each in the manifest's order.
@@ -50,7 +50,7 @@ def draw_validation_trials(validation: pd.DataFrame, num_trials: int, seed: int)
     Args:
         validation: the held-out utterances.
         num_trials: how many trials; fewer come back where the utterances do not allow as many.
-        seed: of the experiment.
+        seed: of the corpus (prepare.seed).
 
     Returns:
         The trials table, trial list "validation".

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from speaker_verification.audio.files import read_audio
 from speaker_verification.errors import DataError, UserError
 from speaker_verification.models.encoder_configuration import build_encoder, configuration_of
 from speaker_verification.models.frontend import Frontend, load_encoder
@@ -164,6 +165,17 @@ class SpeakerModel(nn.Module):
                 rows = [row for row, own in enumerate(lengths) if own == length]
                 embeddings[rows] = self(waveforms[rows, :length])
         return embeddings
+
+    def embed_file(self, source: str | Path | bytes | BinaryIO) -> Tensor:
+        """Embedding (1, E) of a recording of any format, as `embed` gives it.
+
+        Args:
+            source: see `read_audio`.
+
+        Raises:
+            DataError: it is no recording, or shorter than `minimum_samples`.
+        """
+        return self.embed(read_audio(source))
 
     @torch.inference_mode()
     def attention(self, waveforms: Waveforms) -> dict[str, Tensor]:

@@ -129,14 +129,14 @@ class _Excerpts:
     def read(self, excerpt: int) -> np.ndarray:
         """The waveform, float32 (samples,); an utterance that ends before its excerpt wraps round."""
         from speaker_verification.audio.crops import wrap
-        from speaker_verification.audio.files import read_audio
+        from speaker_verification.audio.files import read_segment
 
         row, start = self.rows[excerpt], int(self.starts[excerpt])
         path, num_samples = self.utterances["path"].iloc[row], int(self.num_samples[excerpt])
         available = int(self.utterances["num_samples"].iloc[row])
         if start + num_samples <= available:
-            return read_audio(path, start, num_samples)
-        return wrap(read_audio(path, 0, available), start + num_samples)[start:]
+            return read_segment(path, start, num_samples)
+        return wrap(read_segment(path, 0, available), start + num_samples)[start:]
 
 
 def _embed_excerpts(

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from speaker_verification.audio.augmentation import Augmentation, Augmenter
 from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.crops import draw_crop_start, wrap
-from speaker_verification.audio.files import read_audio
+from speaker_verification.audio.files import read_segment
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speed import change_speed, changed_length, source_span, speed_class_offsets
 from speaker_verification.errors import DataError
@@ -181,6 +181,6 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         available = changed_length(source_length, factor)
         num_samples = min(self._crop_samples, available)
         span = source_span(start, num_samples, factor, source_length)
-        source = read_audio(self._paths[row].as_py(), span.start, span.num_samples)
+        source = read_segment(self._paths[row].as_py(), span.start, span.num_samples)
         crop = change_speed(source, factor)[span.lead : span.lead + num_samples]
         return wrap(crop, self._crop_samples)

@@ -11,8 +11,9 @@ import yaml
 
 from speaker_verification.corpora.sources import DownloadSettings
 from speaker_verification.datasets import CredentialsDataset
-from speaker_verification.errors import ParameterError
+from speaker_verification.errors import DataError
 from speaker_verification.pipelines.download import create_pipeline
+from speaker_verification.pipelines.download.nodes import bring_pretrained_encoder
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
 from tests.corpora.builders import write_mirror
 from tests.corpora.host import Host, serving
@@ -20,10 +21,16 @@ from tests.corpora.host import Host, serving
 BASE = Path(__file__).parents[3] / "conf" / "base" / "parameters_download.yml"
 
 
-def run(folder: Path, prepare: dict[str, Any], credentials: dict[str, Any]) -> None:
-    (node,) = create_pipeline().nodes
+def run(
+    folder: Path,
+    prepare: dict[str, Any],
+    credentials: dict[str, Any],
+    augmentation: dict[str, Any] | None = None,
+) -> None:
+    node = next(node for node in create_pipeline().nodes if node.name == "download.bring_files")
     values = {
         "params:prepare": prepare,
+        "params:augmentation": augmentation or {},
         "params:download": {"retries": 0},
         "download_credentials": CredentialsDataset(credentials=credentials).load(),
         "mirror_folder": folder,
@@ -44,7 +51,17 @@ def test_all_that_prepare_needs_is_brought(tmp_path: Path) -> None:
         prepare = {"mirror": host.address}
         run(tmp_path / "raw", prepare, {"mirror": {"user": "ann", "password": "s3cret"}})
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == files
-    assert provide_mirror(prepare, tmp_path / "raw", seed=0) == str(tmp_path / "raw")
+    (tmp_path / "audio").mkdir()
+    assert provide_mirror(prepare, {}, tmp_path / "raw", tmp_path / "audio") == str(tmp_path / "raw")
+
+
+def test_archives_that_nothing_is_augmented_with_are_not_brought(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    files = {path.name: path.read_bytes() for path in mirror.iterdir()}
+    with serving(Host(files)) as host:
+        run(tmp_path / "raw", {"mirror": host.address}, {}, {"probability": 0})
+    brought = {path.name for path in (tmp_path / "raw").iterdir()}
+    assert files.keys() - brought == {"musan.tar.gz", "rirs_noises.zip"}
 
 
 def test_a_folder_is_taken_where_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -54,9 +71,33 @@ def test_a_folder_is_taken_where_it_lies(tmp_path: Path, caplog: pytest.LogCaptu
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_synthetic_mirror_is_not_downloaded_over(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"prepare\.synthetic makes the mirror"):
-        run(tmp_path / "raw", {"synthetic": {}}, {})
+def test_a_synthetic_mirror_is_not_downloaded_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path / "raw", {"synthetic": {}}, {})
+    assert "nothing to download: prepare.synthetic makes the mirror" in caplog.text
+    assert not (tmp_path / "raw").exists()
+
+
+def test_the_encoder_comes_first_so_that_its_name_is_checked_before_anything_long() -> None:
+    assert [node.name for node in create_pipeline().nodes] == [
+        "download.bring_encoder",
+        "download.bring_files",
+    ]
+
+
+def test_an_encoder_that_is_no_hub_s_needs_no_download(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bring_pretrained_encoder({"frontend": {"checkpoint": None, "architecture": {}}}, tmp_path / "raw")
+    assert "no encoder to download: its weights are drawn at random" in caplog.text
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match=rf"encoder '{tmp_path}/mine': the folder lacks config.json"):
+        bring_pretrained_encoder({"frontend": {"checkpoint": str(tmp_path / "mine")}}, tmp_path / "raw")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "mine" / name).touch()
+    bring_pretrained_encoder({"frontend": {"checkpoint": str(tmp_path / "mine")}}, tmp_path / "raw")
+    assert f"nothing to download, it is in {tmp_path}/mine" in caplog.text
+    assert not (tmp_path / "raw").exists()
 
 
 def test_credentials_are_shown_by_no_description() -> None:

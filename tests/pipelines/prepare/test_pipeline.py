@@ -9,27 +9,38 @@ import pandas as pd
 import pytest
 import yaml
 
+from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora import synthetic
 from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.feasibility import refuse_missing_augmentation
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
 from speaker_verification.tables import SCHEMAS
-from tests.corpora.builders import TINY, write_mirror
+from tests.corpora.builders import TINY, write_librispeech_mirror, write_mirror
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
 SMALL = {"num_workers": 0, "validation_speakers": 2, "validation_trials": 4}
 
 
-def run(folder: Path, prepare: dict[str, Any]) -> dict[str, Any]:
-    data: dict[str, Any] = {"params:prepare": prepare, "params:seed": 7}
+def run(folder: Path, prepare: dict[str, Any], augmentation: dict[str, Any] | None = None) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "params:prepare": {"seed": 7, **prepare},
+        "params:augmentation": augmentation or {},
+    }
     for name in ("mirror_folder", "audio_folder", "augmentation_folder"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
         data[name] = folder / name
     pipeline = create_pipeline()
     for node in pipeline.nodes:
         data |= node.run({name: data[name] for name in node.inputs})
     return {name: data[name] for name in pipeline.all_outputs()}
+
+
+@pytest.fixture
+def nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An audio folder without recordings."""
+    return tmp_path_factory.mktemp("audio")
 
 
 def test_a_mirror_becomes_manifests_trials_and_catalogs(tmp_path: Path) -> None:
@@ -71,6 +82,33 @@ def test_nothing_is_converted_when_a_file_is_missing(tmp_path: Path) -> None:
     assert not list((tmp_path / "audio_folder").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "absent", "num_clips", "num_responses"),
+    [
+        ({"probability": 0}, ["musan.tar.gz", "rirs_noises.zip"], 0, 0),
+        ({"kinds": {"reverb": 0}}, ["rirs_noises.zip"], 3, 0),
+        ({"kinds": {"noise": 0, "music": 0, "babble": 0, "television": 0}}, ["musan.tar.gz"], 0, 2),
+        ({"simulated_rooms_only": True}, [], 3, 2),
+    ],
+    ids=["nothing", "no rooms", "rooms alone", "simulated rooms"],
+)
+def test_archives_that_nothing_is_augmented_with_may_be_absent(
+    tmp_path: Path, augmentation: dict[str, Any], absent: list[str], num_clips: int, num_responses: int
+) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    for name in absent:
+        (mirror / name).unlink()
+    tables = run(tmp_path, {"mirror": str(mirror), **SMALL}, augmentation)
+    noise_clips, room_responses = tables["noise_clips"], tables["room_responses"]
+    assert (len(noise_clips), len(room_responses)) == (num_clips, num_responses)
+    pd.testing.assert_frame_equal(noise_clips, SCHEMAS["noise_clips"].conform(noise_clips))
+    settings = AugmentationSettings.parse(augmentation, "augmentation")
+    refuse_missing_augmentation(settings, noise_clips, room_responses)
+    for name in absent:
+        with pytest.raises(DataError, match=rf"lacks .*{name}"):
+            run(tmp_path, {"mirror": str(mirror), **SMALL})
+
+
 def test_what_the_mirror_tells_of_lists_and_speakers_is_handed_on(tmp_path: Path) -> None:
     mirror = write_mirror(tmp_path / "mirror")
     (mirror / "vox1_meta.csv").write_text(
@@ -85,43 +123,101 @@ def test_what_the_mirror_tells_of_lists_and_speakers_is_handed_on(tmp_path: Path
     assert (tables["trials"]["trial_list"] == "mine").sum() == 2
 
 
-def test_a_list_of_the_user_s_own_that_is_not_there_is_named_before_anything_long(tmp_path: Path) -> None:
+def test_a_list_of_the_user_s_own_that_is_not_there_is_named_before_anything_long(
+    tmp_path: Path, nothing: Path
+) -> None:
     mirror = write_mirror(tmp_path / "mirror")
     prepare = {"mirror": str(mirror), "other_trial_lists": {"mine": "mine.txt"}, **SMALL}
     with pytest.raises(DataError, match=r"lacks mine\.txt"):
-        provide_mirror(prepare, tmp_path, seed=0)
+        provide_mirror(prepare, {}, tmp_path, nothing)
 
 
-def test_without_a_mirror_the_user_is_told_what_to_set(tmp_path: Path) -> None:
+def test_without_a_mirror_the_user_is_told_what_to_set(tmp_path: Path, nothing: Path) -> None:
     with pytest.raises(
         ParameterError, match=r"no mirror: set prepare\.mirror .* run first: kedro run --pipeline=download$"
     ):
-        provide_mirror({}, tmp_path, seed=0)
+        provide_mirror({}, {}, tmp_path, nothing)
 
 
-def test_what_was_downloaded_is_taken_without_asking_any_host(tmp_path: Path) -> None:
+def test_what_was_downloaded_is_taken_without_asking_any_host(tmp_path: Path, nothing: Path) -> None:
     address = "http://127.0.0.1:9/DIR/"
     folder = write_mirror(tmp_path / "mirror")
     for prepare in ({"mirror": address}, {"mirror": address, "synthetic": {}}, {}):
-        assert provide_mirror(prepare, folder, seed=0) == str(folder)
+        assert provide_mirror(prepare, {}, folder, nothing) == str(folder)
     (folder / "musan.tar.gz").unlink()
     command = rf"run first: kedro run --pipeline=download --params=prepare\.mirror={address}"
     with pytest.raises(DataError, match=rf"lacks musan\.tar\.gz; {command}"):
-        provide_mirror({"mirror": address}, folder, seed=0)
+        provide_mirror({"mirror": address}, {}, folder, nothing)
 
 
-def test_a_synthetic_mirror_is_written_once_for_the_same_settings_and_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written: list[int] = []
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Seeds of the synthetic mirrors that were written; noise stands in for speech, which takes long."""
+    seeds: list[int] = []
 
     def write(part: Path, settings: Any, seed: int, num_workers: int) -> None:
         write_mirror(part)
         (part / synthetic.RECORD).write_text(synthetic._record(settings, seed))
-        written.append(seed)
+        seeds.append(seed)
 
     monkeypatch.setattr(synthetic, "_write_mirror", write)
-    prepare = {"synthetic": TINY.model_dump(), **SMALL}
+    return seeds
+
+
+SYNTHETIC = {"synthetic": TINY.model_dump(), **SMALL}
+
+
+def test_a_synthetic_mirror_is_written_once_for_the_same_settings_and_seed(
+    tmp_path: Path, written: list[int], nothing: Path
+) -> None:
     for seed in (1, 1, 2, 1):
-        assert provide_mirror(prepare, tmp_path / "mirror", seed) == str(tmp_path / "mirror")
+        prepare = SYNTHETIC | {"seed": seed}
+        assert provide_mirror(prepare, {}, tmp_path / "mirror", nothing) == str(tmp_path / "mirror")
     assert written == [1, 2, 1]
+
+
+def test_a_synthetic_mirror_that_recordings_were_taken_from_is_not_replaced(
+    tmp_path: Path, written: list[int]
+) -> None:
+    run(tmp_path, SYNTHETIC)
+    mirror = tmp_path / "mirror_folder"
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    larger = {"synthetic": TINY.model_copy(update={"noise_clips": 3}).model_dump()}
+    for changes, message in (
+        ({"seed": 8}, r"of prepare\.seed = 7, asked for is prepare\.seed = 8:"),
+        (
+            larger,
+            r"of prepare\.synthetic\.noise_clips = 2, asked for is prepare\.synthetic\.noise_clips = 3:",
+        ),
+    ):
+        with pytest.raises(
+            DataError, match=rf"^{mirror}: .*{message} .*data_root.* remove {mirror}"
+        ) as caught:
+            run(tmp_path, SYNTHETIC | changes)
+        assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run(tmp_path, SYNTHETIC)
+    assert written == [7]
+    (mirror / synthetic.RECORD).write_text("{}")
+    with pytest.raises(DataError, match=r"of prepare\.seed = unknown, .*, asked for is prepare\.seed = 7"):
+        run(tmp_path, SYNTHETIC)
+
+
+def test_the_seed_of_the_data_alone_draws_the_corpus_and_its_lists(tmp_path: Path) -> None:
+    mirror = write_librispeech_mirror(tmp_path / "mirror")
+    subsets = ("librispeech-train-clean-100", "librispeech-dev-clean", "librispeech-test-clean")
+    prepare = {
+        "mirror": str(mirror),
+        "subsets": subsets,
+        "trial_lists": ("librispeech_test_clean", "librispeech_dev_clean_same_sex"),
+        "librispeech_trials": {"target_trials": 4, "nontarget_trials": 4},
+        "training_set": subsets[0],
+        **SMALL,
+    }
+    assert all("params:seed" not in node.inputs for node in create_pipeline().nodes)
+    one, same, other = (run(tmp_path, prepare | {"seed": seed}) for seed in (1, 1, 2))
+    drawn = ("trials", "training_utterances", "validation_utterances", "validation_trials")
+    for name in ("utterances", *drawn):
+        pd.testing.assert_frame_equal(one[name], same[name])
+    pd.testing.assert_frame_equal(one["utterances"], other["utterances"])
+    assert not any(one[name].equals(other[name]) for name in drawn)

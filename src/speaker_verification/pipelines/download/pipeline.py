@@ -6,21 +6,33 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.pipelines.download.nodes import bring_files
+from speaker_verification.pipelines.download.nodes import bring_files, bring_pretrained_encoder
 
 
 def create_pipeline(**kwargs: Any) -> Pipeline:
-    """From a base URL, or the official hosts, to a mirror in the raw layer."""
+    """From the hub, a base URL or the official hosts to encoder and mirror in the raw layer."""
     return Pipeline(
         [
             Node(
+                bring_pretrained_encoder,  # by its name before the other: a mistake in it shows at once
+                inputs=["params:model", "encoders_folder"],
+                outputs=None,
+                name="bring_encoder",
+            ),
+            Node(
                 bring_files,
-                inputs=["params:prepare", "params:download", "download_credentials", "mirror_folder"],
+                inputs=[
+                    "params:prepare",
+                    "params:augmentation",
+                    "params:download",
+                    "download_credentials",
+                    "mirror_folder",
+                ],
                 outputs=None,
                 name="bring_files",
             ),
         ],
         namespace="download",
-        parameters={"params:prepare", "params:download"},
+        parameters={"params:prepare", "params:augmentation", "params:download", "params:model"},
         prefix_datasets_with_namespace=False,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora.addresses import is_address
 from speaker_verification.corpora.augmentation import extract_musan, extract_room_responses
 from speaker_verification.corpora.mirror import (
@@ -26,38 +27,51 @@ from speaker_verification.corpora.trials import gather_trials
 from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 from speaker_verification.errors import ParameterError
+from speaker_verification.tables import NOISE_CLIPS, REJECTED_FILES, ROOM_RESPONSES
 
 
-def provide_mirror(prepare: Mapping[str, Any], mirror_folder: Path, seed: int) -> str:
+def provide_mirror(
+    prepare: Mapping[str, Any], augmentation: Mapping[str, Any], mirror_folder: Path, audio_folder: Path
+) -> str:
     """Find the mirror, or write a synthetic one, and prove it whole before anything long begins.
 
     Args:
         prepare: parameters of `PrepareSettings`.
+        augmentation: parameters of `AugmentationSettings`.
         mirror_folder: where downloaded files and a synthetic mirror are kept.
-        seed: of the experiment.
+        audio_folder: where the recordings of a mirror go.
 
     Returns:
         The mirror's folder.
 
     Raises:
         ParameterError: there is neither a mirror nor settings for a synthetic one.
-        DataError: the mirror is missing, lacks files, or holds altered ones.
+        DataError: the mirror is missing, lacks files, or holds altered ones; or the recordings are of another
+            synthetic mirror.
     """
     settings = PrepareSettings.parse(prepare, "prepare")
-    mirror = _find_mirror(settings, mirror_folder, seed)
-    mirror.check(needed_files(settings), Digests(mirror_folder) if settings.verify_checksums else None)
+    mirror = _find_mirror(settings, mirror_folder, is_in_use=any(audio_folder.iterdir()))
+    needed = needed_files(settings, AugmentationSettings.parse(augmentation, "augmentation"))
+    mirror.check(needed, Digests(mirror_folder) if settings.verify_checksums else None)
     return str(mirror.folder)
 
 
-def _find_mirror(settings: PrepareSettings, mirror_folder: Path, seed: int) -> Mirror:
+def _find_mirror(settings: PrepareSettings, mirror_folder: Path, is_in_use: bool) -> Mirror:
     by_address = is_address(settings.mirror)
     if settings.mirror is not None and not by_address:
         return Mirror(Path(settings.mirror).expanduser())
     if settings.synthetic is not None and not by_address:
-        from speaker_verification.corpora.synthetic import is_synthetic_mirror, write_synthetic_mirror
+        from speaker_verification.corpora.synthetic import (
+            is_synthetic_mirror,
+            refuse_other_mirror,
+            write_synthetic_mirror,
+        )
 
-        if not is_synthetic_mirror(mirror_folder, settings.synthetic, seed):
-            write_synthetic_mirror(mirror_folder, settings.synthetic, seed, settings.num_workers)
+        synthetic, seed = settings.synthetic, settings.seed
+        if is_in_use:
+            refuse_other_mirror(mirror_folder, synthetic, seed)
+        if not is_synthetic_mirror(mirror_folder, synthetic, seed):
+            write_synthetic_mirror(mirror_folder, synthetic, seed, settings.num_workers)
         return Mirror(mirror_folder)
     download = "run first: kedro run --pipeline=download"
     if by_address:
@@ -115,7 +129,7 @@ def list_speakers(mirror: str, prepare: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def list_trials(
-    mirror: str, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: Mapping[str, Any], seed: int
+    mirror: str, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read or draw the trial lists and make sure that every utterance they name is there.
 
@@ -124,49 +138,47 @@ def list_trials(
         utterances: the manifest.
         speakers: the speakers table.
         prepare: parameters of `PrepareSettings`.
-        seed: of the experiment.
 
     Returns:
         The trials table and the trial_lists table.
     """
     settings = PrepareSettings.parse(prepare, "prepare")
-    trials = gather_trials(settings, Path(mirror), utterances, speakers, seed)
+    trials = gather_trials(settings, Path(mirror), utterances, speakers)
     files = {name: Path(mirror) / file for name, file in settings.list_files.items()}
     return trials, describe_lists(trials, files, utterances)
 
 
 def extract_augmentation(
-    mirror: str, augmentation_folder: Path, prepare: Mapping[str, Any]
+    mirror: str, augmentation_folder: Path, prepare: Mapping[str, Any], augmentation: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Take noises and room responses out of their archives.
+    """Take noises and room responses out of their archives, where training augments with them.
 
     Args:
         mirror: the mirror's folder.
         augmentation_folder: where they go.
         prepare: parameters of `PrepareSettings`.
+        augmentation: parameters of `AugmentationSettings`.
 
     Returns:
-        The noise_clips table, the room_responses table and the table of rejected files.
+        The noise_clips table, the room_responses table and the table of rejected files; what nothing is
+        augmented with is left out.
     """
     settings = PrepareSettings.parse(prepare, "prepare")
-    noise_clips, rejected_clips = extract_musan(
-        Path(mirror) / MUSAN_ARCHIVE,
-        augmentation_folder,
-        settings.max_rejected_fraction,
-        settings.num_workers,
-    )
-    room_responses, rejected_responses = extract_room_responses(
-        Path(mirror) / ROOM_RESPONSE_ARCHIVE,
-        augmentation_folder,
-        settings.max_rejected_fraction,
-        settings.num_workers,
-    )
-    rejected = pd.concat([rejected_clips, rejected_responses], ignore_index=True)
-    return noise_clips, room_responses, rejected
+    wanted = AugmentationSettings.parse(augmentation, "augmentation")
+    noise_clips, room_responses = NOISE_CLIPS.empty(), ROOM_RESPONSES.empty()
+    rejected_clips = rejected_responses = REJECTED_FILES.empty()
+    limits = (settings.max_rejected_fraction, settings.num_workers)
+    if wanted.clip_kinds:
+        archive = Path(mirror) / MUSAN_ARCHIVE
+        noise_clips, rejected_clips = extract_musan(archive, augmentation_folder, *limits)
+    if wanted.takes_rooms:
+        archive = Path(mirror) / ROOM_RESPONSE_ARCHIVE
+        room_responses, rejected_responses = extract_room_responses(archive, augmentation_folder, *limits)
+    return noise_clips, room_responses, REJECTED_FILES.concat([rejected_clips, rejected_responses])
 
 
 def hold_out_validation(
-    utterances: pd.DataFrame, trials: pd.DataFrame, prepare: Mapping[str, Any], seed: int
+    utterances: pd.DataFrame, trials: pd.DataFrame, prepare: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Split the training set into speakers to train on and speakers to choose checkpoints by.
 
@@ -174,7 +186,6 @@ def hold_out_validation(
         utterances: the manifest.
         trials: the trials table; its speakers must not be trained on.
         prepare: parameters of `PrepareSettings`.
-        seed: of the experiment.
 
     Returns:
         The utterances to train on, the held-out ones, and the trials among the held-out ones.
@@ -183,6 +194,7 @@ def hold_out_validation(
     name = settings.training_set
     refuse_seen_speakers(trials, utterances, name, "prepare.training_set", settings.allow_seen_speakers)
     training, validation = hold_out_speakers(
-        select_subset(utterances, name), settings.validation_speakers, seed
+        select_subset(utterances, name), settings.validation_speakers, settings.seed
     )
-    return training, validation, draw_validation_trials(validation, settings.validation_trials, seed)
+    drawn = draw_validation_trials(validation, settings.validation_trials, settings.seed)
+    return training, validation, drawn

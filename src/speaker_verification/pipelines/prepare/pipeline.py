@@ -22,7 +22,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         [
             Node(
                 provide_mirror,
-                inputs=["params:prepare", "mirror_folder", "params:seed"],
+                inputs=["params:prepare", "params:augmentation", "mirror_folder", "audio_folder"],
                 outputs="mirror",
                 name="provide_mirror",
             ),
@@ -40,24 +40,24 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             ),
             Node(
                 list_trials,
-                inputs=["mirror", "utterances", "speakers", "params:prepare", "params:seed"],
+                inputs=["mirror", "utterances", "speakers", "params:prepare"],
                 outputs=["trials", "trial_lists"],
                 name="list_trials",
             ),
             Node(
                 extract_augmentation,
-                inputs=["mirror", "augmentation_folder", "params:prepare"],
+                inputs=["mirror", "augmentation_folder", "params:prepare", "params:augmentation"],
                 outputs=["noise_clips", "room_responses", "rejected_augmentation"],
                 name="extract_augmentation",
             ),
             Node(
                 hold_out_validation,
-                inputs=["utterances", "trials", "params:prepare", "params:seed"],
+                inputs=["utterances", "trials", "params:prepare"],
                 outputs=["training_utterances", "validation_utterances", "validation_trials"],
                 name="hold_out_validation",
             ),
         ],
         namespace="prepare",
-        parameters={"params:prepare", "params:seed"},
+        parameters={"params:prepare", "params:augmentation"},
         prefix_datasets_with_namespace=False,
     )

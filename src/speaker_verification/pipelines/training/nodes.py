@@ -14,13 +14,18 @@ from speaker_verification.tracking import CHECKPOINT, log_epoch
 logger = logging.getLogger(__name__)
 
 
-def fetch_encoder(workspace: Path, model: dict[str, Any], seed: int) -> Path:
-    """Bring the pre-trained encoder (or a random one of the given architecture) into the catalog."""
+def fetch_encoder(workspace: Path, encoders_folder: Path, model: dict[str, Any], seed: int) -> Path:
+    """Take the pre-trained encoder from this machine, or a random one of the given architecture."""
+    from speaker_verification.feasibility import locate_encoder
     from speaker_verification.models.frontend import save_encoder
     from speaker_verification.models.settings import ModelSettings
 
+    frontend = ModelSettings.parse(model, "model").frontend
+    if frontend.checkpoint is not None:
+        found = locate_encoder(frontend.checkpoint, encoders_folder)
+        frontend = frontend.model_copy(update={"checkpoint": str(found)})
     folder = workspace / "encoder"
-    save_encoder(ModelSettings.parse(model, "model").frontend, folder, seed)
+    save_encoder(frontend, folder, seed)
     return folder
 
 

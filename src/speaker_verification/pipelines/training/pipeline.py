@@ -51,11 +51,12 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
     if start is None:
         encoder = Node(
             fetch_encoder,
-            inputs=["workspace", "params:model", "params:seed"],
+            inputs=["workspace", "encoders_folder", "params:model", "params:seed"],
             outputs="encoder",
             name="fetch_encoder",
         )
         nodes.insert(0, encoder)
+        inputs["encoders_folder"] = "encoders_folder"
         outputs["encoder"] = "encoder"
     else:
         inputs |= {"start": start, "encoder": "encoder"}
