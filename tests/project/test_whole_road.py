@@ -166,7 +166,10 @@ def test_a_second_run_gives_the_same_figures_and_another_seed_does_not(
     [
         (["--pipeline=finetune"], r"Error: not there yet: .*pretrain.checkpoint.*run --pipeline=pretrain"),
         (["--pipeline=score"], r"Error: not there yet: .*embeddings.*run --pipeline=embed"),
-        (["--params=prepare.miror=/x"], r"Error: unknown parameter 'prepare.miror': did you mean 'mirror'\?"),
+        (
+            ["--params=prepare.miror=/x"],
+            r"Error: unknown parameter 'prepare.miror': did you mean 'prepare.mirror'\?",
+        ),
         (["--params=prepare.mirror=/nowhere"], "mirror /nowhere: no such folder"),
         (["--params=recipe=mhfa_slt2"], r"Error: parameter 'recipe' is 'mhfa_slt2', .*mean 'mhfa_slt22'\?"),
         (

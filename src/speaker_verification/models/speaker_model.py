@@ -18,11 +18,8 @@ from speaker_verification.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAggregation, build_layer_aggregation
-from speaker_verification.models.settings import ModelSettings
+from speaker_verification.models.settings import CONFIG_FILE, WEIGHTS_FILE, ModelSettings
 from speaker_verification.models.speaker_networks import build_speaker_network
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 class SpeakerModel(nn.Module):
