@@ -120,7 +120,7 @@ def refuse_unwritable(data_root: Path) -> None:
         raise DataError(
             f"data_root {data_root}: {there} is no folder: move it away, or set another data_root"
         )
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise DataError(
             f"data_root {data_root}: {there} cannot be written (no permission, or a read-only disk): "
             "set another data_root in the environment's globals.yml"
