@@ -13,9 +13,10 @@ from typing import Any
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import KedroCliError
+from kedro.io import DatasetError
 
 from speaker_verification.errors import UserError
-from speaker_verification.run_options import check_options, in_one_line, split_params
+from speaker_verification.run_options import check_options, checked_file, in_one_line, split_params
 
 REMEDIES = {
     errno.EACCES: "allow it, or take another place",
@@ -27,6 +28,13 @@ REMEDIES = {
     errno.EEXIST: "a file lies where a folder is needed: move it away",
     errno.EISDIR: "a folder lies where a file is needed: move it away",
 }
+OF_CATALOG = (  # what Kedro says of an entry that it cannot make a dataset of
+    "parsing config for dataset",
+    "must only contain arguments valid for",
+    "Failed to instantiate dataset",
+    "not a valid dataset configuration",
+    "Incorrect dataset configuration",
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # told by writes, which know no path
 
 
@@ -80,6 +88,8 @@ def explanation(error: BaseException) -> str | None:
             return str(cause)
         if isinstance(cause, OSError) and (cause.filename is not None or cause.errno in NO_ROOM):
             return _of_system(cause)
+        if isinstance(cause, DatasetError) and any(text in str(cause) for text in OF_CATALOG):
+            return f"catalog: {' '.join(str(cause).split())}"
         if isinstance(cause, sqlite3.OperationalError):
             return (
                 f"tracking database: {cause}; see tracking_uri in tracking.yml, or set enabled: false there"
@@ -110,6 +120,8 @@ def _own_run() -> click.Command:
     own.params = [copy.copy(option) for option in kedro_run.params]
     for option in own.params:
         callback = split_params if option.name == "params" else option.callback
+        if callback is not None and option.name == "config":
+            callback = checked_file(callback)
         if callback is not None:
             option.callback = in_one_line(option.opts[0], callback)
     if kedro_run.callback is not None:

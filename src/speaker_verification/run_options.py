@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +16,8 @@ from kedro.utils import load_obj
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from speaker_verification.errors import ParameterError
+from speaker_verification.config_files import check_yaml
+from speaker_verification.errors import DataError, ParameterError, UserError
 
 SHOWN_NAMES = 15
 RUNNERS = ("SequentialRunner", "ThreadRunner", "ParallelRunner")
@@ -98,11 +100,25 @@ def in_one_line(option: str, callback: Callable[..., Any]) -> Callable[..., Any]
         except click.ClickException as error:
             told = error.message if error.message.startswith("--") else f"{option}: {error.message}"
             raise click.ClickException(told) from None
-        except (yaml.YAMLError, OmegaConfBaseException, LookupError, TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise click.ClickException(
-                f"{option}: cannot be read ({type(error).__name__}: {reason})"
-            ) from None
+        except UserError as error:
+            raise click.ClickException(f"{option}: {error}") from None
+        except OmegaConfBaseException as error:
+            raise click.ClickException(f"{option}: {str(error).splitlines()[0]}") from None
+
+    return read
+
+
+def checked_file(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the reader of a file of options so that a fault of the file is named with its line."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value:
+            content = Path(value).read_bytes()
+            check_yaml(value, content)
+            section = (yaml.safe_load(content) or {}).get(context.info_name)
+            if not isinstance(section, dict):
+                raise DataError(f"{value}: must hold options of this command below '{context.info_name}:'")
+        return callback(context, parameter, value)
 
     return read
 

@@ -103,6 +103,39 @@ def test_the_environment_of_the_shell_is_checked_too(
     assert refused(run_here(), project).endswith("did you mean 'tiny'?")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("run: [\n", "line 2: not YAML"),
+        ("run:\n  tags: a\n  tags: b\n", "line 3: 'tags' is set in line 2 already"),
+        ("runs: {pipeline: prepare}\n", "must hold options of this command below 'run:'"),
+        ("run: {pipeline: prepar}\n", "--pipelines: no pipeline 'prepar'"),
+        ("run: {pipelne: prepare}\n", "Key `pipelne` in provided configuration is not valid"),
+        ("run: {params: 'device=x'}\n", "parameter 'device' is 'x'"),
+    ],
+)
+def test_a_file_of_options_is_checked_too(content: str, message: str, run_here: Run, project: Path) -> None:
+    (project / "run.yml").write_text(content)
+    assert message in run_here("--config=run.yml").output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{type: nowhere.Dataset}", "dataset 'metrics'"),
+        ("{typ: x}", "'typ'"),
+        ("7", "Catalog entry 'metrics' is not a valid"),
+    ],
+)
+def test_a_wrong_entry_of_the_catalog_gets_one_line(
+    entry: str, message: str, run_here: Run, project: Path
+) -> None:
+    (project / "conf/tiny/catalog.yml").write_text(f"metrics: {entry}\n")
+    told = refused(run_here("--pipeline=report"), project)
+    assert told.startswith("catalog: ")
+    assert message in told
+
+
 def test_an_absent_version_is_told_with_those_that_are_there(run_here: Run, project: Path) -> None:
     folder = project / "data/tiny/08_reporting/metrics.json"
     for day in range(1, 6):
