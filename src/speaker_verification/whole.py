@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL_BYTES = 1 << 16  # free bytes of a disk on which nothing can be written any more
+from speaker_verification.errors import UserError
+
+FULL_BYTES = 1 << 20  # free bytes of a disk on which nothing can be written any more
 
 
 @contextmanager
@@ -50,14 +52,16 @@ def _path_in_errors(path: Path) -> Iterator[None]:
     """Name the path in errors of writing to it, and a full disk where a library does not."""
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = str(path)
+    except UserError:
         raise
     except Exception as error:
-        if shutil.disk_usage(path.parent).free >= FULL_BYTES:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        reason = os.strerror(errno.ENOSPC)
+        if reason not in str(error) and shutil.disk_usage(path.parent).free >= FULL_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, reason, str(path)) from error
 
 
 def remove(path: Path) -> None:

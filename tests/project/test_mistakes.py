@@ -240,6 +240,16 @@ def test_an_error_of_writing_carries_the_path(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_told_where_a_library_does_not(tmp_path: Path) -> None:
+    def write_by_library() -> None:
+        with written_whole(tmp_path / "model.safetensors"):
+            raise RuntimeError("I/O error: No space left on device (os error 28)")  # as safetensors says it
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_by_library()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model.safetensors"))
+
+
 def test_kedro_s_advice_is_dropped_only_where_it_is_wrong(
     run_here: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
