@@ -120,3 +120,28 @@ def test_a_phase_may_be_ranked_by_a_list_of_the_user_s_own() -> None:
 def test_seen_speakers_are_allowed_where_asked_for_by_name() -> None:
     asked = {"cohort_set": "voxceleb1-dev", "allow_seen_speakers": True}
     assert check_parameters(parameters(CONF, embed=asked)).embed.allow_seen_speakers
+
+
+@pytest.mark.parametrize(
+    ("changes", "meant"),
+    [
+        ({"epochs": 3}, "'pretrain.epochs', 'finetune.epochs' or 'lmft.epochs'"),
+        ({"epoch": 3}, "'pretrain.epochs', 'finetune.epochs' or 'lmft.epochs'"),
+        ({"finetune": {"epoch": 3}}, "'finetune.epochs'"),
+        ({"finetune": {"final": 0.2}}, "'finetune.margin.final'"),
+        ({"score": {"num_crops": 3}}, "'embed.num_crops'"),
+        ({"fintune": {"epochs": 3}}, "'finetune'"),
+    ],
+)
+def test_a_suggestion_is_the_whole_name_that_must_be_typed(changes: dict[str, Any], meant: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        check_parameters(parameters(CONF, **changes))
+    assert str(caught.value).endswith(f"did you mean {meant}?")
+
+
+@pytest.mark.parametrize("width", [0, True, "96", 96.0])
+def test_an_architecture_s_sizes_are_counts(width: Any) -> None:
+    for name in ("hidden_size", "num_attention_heads", "num_conv_pos_embedding_groups"):
+        changed = {"model": {"frontend": {"architecture": {name: width}}}}
+        with pytest.raises(ParameterError, match=rf"architecture\.{name} is {width!r}: give a whole number"):
+            check_parameters(parameters(CONF, "mini", **changed))

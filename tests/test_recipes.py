@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from speaker_verification.errors import ParameterError
+from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.parameters import Parameters, check_parameters
 from speaker_verification.recipes import RecipeConfigLoader
 from speaker_verification.settings import CONFIG_LOADER_ARGS
@@ -169,3 +169,153 @@ def test_without_credentials_their_group_is_empty(conf: Path) -> None:
 def test_no_parameter_holds_a_credential(conf: Path) -> None:
     (conf / "local/credentials.yml").write_text(yaml.safe_dump(SECRET))
     assert "from local" not in str(parameters(conf))
+
+
+def data_root(conf: Path, env: str | None) -> str:
+    loader = RecipeConfigLoader(str(conf), env, {}, **CONFIG_LOADER_ARGS)  # type: ignore[arg-type]
+    catalog_entry = "made: {type: x, filepath: '${globals:data_root}/made'}\n"
+    (conf / "base/catalog.yml").write_text(catalog_entry)
+    return loader["catalog"]["made"]["filepath"].removesuffix("/made")
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("tyni", r"^no environment 'tyni' in .*, which holds local, tiny: did you mean 'tiny'\?$"),
+        ("recipes", "^'recipes' is no environment: choose a recipe by --params=recipe=NAME$"),
+        ("mhfa", "^'mhfa' is no environment: choose a recipe by --params=recipe=mhfa$"),
+    ],
+)
+def test_an_environment_that_is_none_is_refused_with_the_nearest_one(
+    env: str, message: str, conf: Path
+) -> None:
+    with pytest.raises(ParameterError, match=message):
+        parameters(conf, env)
+
+
+def test_an_environment_has_a_data_root_of_its_own(conf: Path) -> None:
+    (conf / "base/globals.yml").write_text("data_root: data\n")
+    assert data_root(conf, None) == "data"
+    with pytest.raises(ParameterError, match=r"^conf/tiny/globals\.yml must set data_root.* share 'data'"):
+        data_root(conf, "tiny")
+    (conf / "tiny/globals.yml").write_text("data_root: data/tiny\n")
+    assert data_root(conf, "tiny") == "data/tiny"
+
+
+def test_home_and_variables_in_the_data_root_are_replaced(
+    conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCH", "/scratch/ann")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    (conf / "base/globals.yml").write_text("data_root: ~/experiments\n")
+    assert data_root(conf, None) == str(Path.home() / "experiments")
+    (conf / "tiny/globals.yml").write_text("data_root: $SCRATCH/tiny\n")
+    assert data_root(conf, "tiny") == "/scratch/ann/tiny"
+    for wrong, message in (
+        ("$NOWHERE/x", r"variable \$NOWHERE, which is not set"),
+        ("s3://bucket/x", "give the path of a folder"),
+        ("[a, b]", "give the path of a folder"),
+        ("''", "give the path of a folder"),
+    ):
+        (conf / "tiny/globals.yml").write_text(f"data_root: {wrong}\n")
+        with pytest.raises(ParameterError, match=rf"^conf/tiny/globals\.yml: data_root .*{message}"):
+            data_root(conf, "tiny")
+
+
+UNREADABLE = [
+    (b"seed: 1\n# caf\xe9\n", r", line 2: not UTF-8"),
+    ("seed: 1\n".encode("utf-16"), r", line 1: not UTF-8"),
+    (b"seed: 1\nmodel:\n\tkind: lap\n", r", line 3: indented with a tab: use spaces"),
+    (b"seed: 1\nmodel: {kind: lap\n", r", line 3: not YAML: expected ',' or '}'"),
+    (b"seed: 1\nmodel: a: b\n", r", line 2: not YAML: mapping values are not allowed"),
+    (b"seed: 1\nmodel: {kind: a}\nseed: 2\n", r", line 3: 'seed' is set in line 1 already"),
+    (b"model:\n  kind: a\n  kind: b\n", r", line 3: 'kind' is set in line 2 already"),
+    (b"- seed\n- model\n", r", line 1: must hold lines 'name: value'"),
+    (b"seed: 1\nmodel: \x00\n", r", line 2: a character that YAML does not allow"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE)
+@pytest.mark.parametrize("file", ["base/parameters.yml", "tiny/parameters_own.yml", "recipes/mhfa.yml"])
+def test_a_file_that_cannot_be_read_is_named_with_its_line(
+    file: str, content: bytes, message: str, conf: Path
+) -> None:
+    (conf / file).write_bytes(content)
+    with pytest.raises(DataError, match=f"^conf/{file}{message}") as caught:
+        parameters(conf, "tiny", recipe="mhfa")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE)
+@pytest.mark.parametrize("key", ["globals", "catalog", "tracking"])
+def test_so_are_files_of_every_other_kind(key: str, content: bytes, message: str, conf: Path) -> None:
+    (conf / f"base/{key}.yml").write_bytes(content)
+    with pytest.raises(DataError, match=f"^conf/base/{key}.yml{message}"):
+        RecipeConfigLoader(str(conf), None, {}, **CONFIG_LOADER_ARGS)[key]  # type: ignore[arg-type]
+
+
+def test_a_byte_order_mark_is_no_mistake(conf: Path) -> None:
+    file = conf / "tiny/parameters.yml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert parameters(conf, "tiny")["model"]["heads"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"download: {mmai: {key: SECRET\n", r"^conf/local/credentials\.yml, line 2: not YAML$"),
+        (b"download: {mmai: {key: SECRET\xe9\n", "line 1: not UTF-8"),
+        (b"SECRET: 1\nSECRET: 2\n", "line 2: a name is set in line 1 already$"),
+        (b"- SECRET\n", "line 1: must hold lines"),
+        (b"download: {key: '${oc.env:NOWHERE}SECRET'}\n", "Environment variable 'NOWHERE' not found$"),
+        (b"download: {key: 'SECRET${oops'}\n", "cannot be resolved$"),
+        (b"download: {key: '${SECRET}'}\n", "cannot be resolved$"),
+    ],
+)
+def test_an_error_in_credentials_repeats_none(
+    content: bytes, message: str, conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    (conf / "local/credentials.yml").write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        credentials(conf, "tiny")
+    assert "SECRET" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_files_say_together_is_told_in_one_line(conf: Path) -> None:
+    (conf / "tiny/parameters.yml").write_text("seed: ${globals:nothing}\n")
+    with pytest.raises(DataError, match=r"^conf: parameters: 'seed': .*'nothing' not found") as caught:
+        parameters(conf, "tiny")
+    assert "\n" not in str(caught.value)
+    (conf / "tiny/parameters.yml").write_text("seed: 1\n")
+    (conf / "tiny/parameters_more.yml").write_text("seed: 2\n")
+    with pytest.raises(DataError, match=r"^conf: parameters: Duplicate keys found in .*seed$"):
+        parameters(conf, "tiny")
+
+
+def test_recipes_based_on_each_other_are_refused(conf: Path) -> None:
+    (conf / "recipes/published.yml").write_text("based_on: mhfa_large\n")
+    (conf / "recipes/mhfa.yml").write_text("based_on: published\n")
+    with pytest.raises(
+        ParameterError, match=r"^conf/recipes/published\.yml: 'based_on' is 'mhfa_large', .*this"
+    ):
+        parameters(conf, recipe="mhfa_large")
+    (conf / "recipes/mhfa.yml").write_text("based_on: publish\n")
+    with pytest.raises(ParameterError, match=r"^conf/recipes/mhfa\.yml: .*did you mean 'published'\?$"):
+        parameters(conf, recipe="mhfa_large")
+
+
+def test_a_list_of_the_command_line_is_a_list_of_the_run() -> None:
+    given = {"finetune": {"monitor": "vox1_o;vox1_e"}, "score": {"p_targets": 0.1}, "lmft": {"monitor": None}}
+    taken = parameters(CONF, **given)
+    assert taken["finetune"]["monitor"] == ["vox1_o", "vox1_e"]
+    assert taken["score"]["p_targets"] == [0.1]
+    assert taken["lmft"]["monitor"] == []
+    check_parameters(taken)
+
+
+@pytest.mark.parametrize("wrong", [True, -1, "5", 1.5])
+def test_a_quick_check_that_is_no_count_is_refused_by_its_name_alone(wrong: Any) -> None:
+    with pytest.raises(ParameterError, match=r"^parameter 'quick_check' is [^;]*$"):
+        check_parameters(parameters(CONF, quick_check=wrong))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import CatalogProtocol, MemoryDataset
+from kedro.io import AbstractVersionedDataset, CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 DEVICE = "params:device"
 ENCODER = "encoder"  # what training starts from
 NOT_COUNTED = ("__default__", "evaluate")
+SHOWN_VERSIONS = 3
 
 
 class ParametersHook:
@@ -101,12 +103,94 @@ def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogP
     """Folder of the model whose embeddings are scored, where it is there already."""
     checkpoint = f"{PHASES[-1]}.{CHECKPOINT}"
     if embed.model is not None:
-        return Path(embed.model).expanduser()
+        return Path(embed.model)
     if checkpoint in pipeline.all_outputs() or not catalog.exists(checkpoint):
         return None
     from speaker_verification.training.checkpoints import best_checkpoint
 
     return best_checkpoint(catalog.load(checkpoint), embed.choose_top)
+
+
+class StartHook:
+    """Refuses a data root that cannot be written, absent versions, and folders that hold no model."""
+
+    def __init__(self) -> None:
+        self._data_root: Path | None = None
+        self._parameters: dict[str, Any] = {}
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        root = context.config_loader["globals"].get("data_root")
+        self._data_root = None if root is None else context.project_path / root
+        self._parameters = context.params
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
+        if self._data_root is not None:
+            refuse_unwritable(self._data_root)
+        refuse_absent_versions(run_params.get("load_versions") or {}, catalog)
+        if any("params:embed" in node.inputs for node in pipeline.nodes):
+            self._refuse_bad_model()
+        if ENCODER in pipeline.all_outputs():
+            self._refuse_bad_encoder()
+
+    def _refuse_bad_model(self) -> None:
+        from speaker_verification.models.settings import check_saved_model
+        from speaker_verification.scoring.settings import EmbedSettings
+
+        model = EmbedSettings.parse(self._parameters["embed"], "embed").model
+        if model:
+            try:
+                check_saved_model(Path(model))
+            except DataError as error:
+                raise ParameterError(f"parameter 'embed.model': {error}") from None
+
+    def _refuse_bad_encoder(self) -> None:
+        from speaker_verification.models.settings import ModelSettings, check_encoder_folder
+
+        checkpoint = ModelSettings.parse(self._parameters["model"], "model").frontend.checkpoint
+        if checkpoint is not None:
+            try:
+                check_encoder_folder(checkpoint)
+            except DataError as error:
+                raise ParameterError(f"parameter 'model.frontend.checkpoint': {error}") from None
+
+
+def refuse_unwritable(data_root: Path) -> None:
+    """Refuse a data root that is no folder, or in which nothing can be written.
+
+    Raises:
+        DataError: naming the folder that is in the way.
+    """
+    there = next(path for path in (data_root, *data_root.parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        raise DataError(
+            f"data_root {data_root}: {there} is no folder: move it away, or set another data_root"
+        )
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise DataError(
+            f"data_root {data_root}: {there} cannot be written (no permission, or a read-only disk): "
+            "set another data_root in the environment's globals.yml"
+        )
+
+
+def refuse_absent_versions(load_versions: Mapping[str, str], catalog: CatalogProtocol) -> None:
+    """Refuse versions that were never saved, naming the newest that were.
+
+    Raises:
+        DataError: naming the dataset.
+    """
+    for name, version in load_versions.items():
+        dataset = catalog.get(name)
+        if not isinstance(dataset, AbstractVersionedDataset) or dataset._version is None:
+            raise DataError(f"--load-versions: '{name}' keeps no versions: leave it out")
+        path = Path(dataset._filepath)
+        if not (path / version / path.name).exists():
+            saved = sorted((found.parent.name for found in path.glob(f"*/{path.name}")), reverse=True)
+            newest = f"the newest are {', '.join(saved[:SHOWN_VERSIONS])}" if saved else "it has none yet"
+            raise DataError(f"--load-versions: '{name}' has no version '{version}': {newest}")
 
 
 class InterruptedPhaseHook:
@@ -155,8 +239,11 @@ class InputsHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        self._model = context.params["embed"]["model"]
-        self._checkpoint = context.params["model"]["frontend"]["checkpoint"]
+        from speaker_verification.parameters import check_parameters
+
+        parameters = check_parameters(context.params)
+        self._model = parameters.embed.model
+        self._checkpoint = parameters.model.frontend.checkpoint
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:

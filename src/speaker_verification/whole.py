@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from speaker_verification.errors import UserError
+
+FULL_BYTES = 1 << 20  # free bytes of a disk on which nothing can be written any more
 
 
 @contextmanager
@@ -28,7 +33,8 @@ def written_whole(path: Path, keep_equal: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove(beside)
     try:
-        yield beside
+        with _path_in_errors(path):
+            yield beside
         if path.is_dir():  # a folder cannot be renamed over: the old one steps aside first
             old = path.with_name(f".{path.name}.old.part")
             remove(old)
@@ -39,6 +45,23 @@ def written_whole(path: Path, keep_equal: bool = False) -> Iterator[Path]:
             os.replace(beside, path)
     finally:
         remove(beside)
+
+
+@contextmanager
+def _path_in_errors(path: Path) -> Iterator[None]:
+    """Name the path in errors of writing to it, and a full disk where a library does not."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
+            raise
+        reason = os.strerror(errno.ENOSPC)
+        if reason not in str(error) and shutil.disk_usage(path.parent).free >= FULL_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, reason, str(path)) from error
 
 
 def remove(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from speaker_verification.corpora.addresses import is_address, masked
@@ -23,11 +25,12 @@ def test_credentials_in_an_address_are_refused_since_parameters_are_logged(addre
 
 
 def test_a_mirror_is_a_folder_or_an_address() -> None:
-    folders = ["/disks/voxceleb", "http", "~/x", "C:\\voxceleb"]
+    folders = ["/disks/voxceleb", "http", "C:\\voxceleb"]
     addresses = ["http://host/DIR/", "HTTPS://host:8000"]
     for mirror in [*folders, *addresses]:
         assert PrepareSettings.parse({"mirror": mirror}, "prepare").mirror == mirror
         assert is_address(mirror) == (mirror in addresses)
+    assert PrepareSettings.parse({"mirror": "~/x"}, "prepare").mirror == str(Path.home() / "x")
 
 
 def test_secrets_are_masked_in_every_spelling() -> None:

@@ -23,8 +23,11 @@ def test_the_parameter_file_names_every_parameter_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"miror": "x"}, r"unknown parameter 'prepare\.miror': did you mean 'mirror'"),
-        ({"synthetic": {"session": 2}}, r"'prepare\.synthetic\.session': did you mean 'sessions'"),
+        ({"miror": "x"}, r"unknown parameter 'prepare\.miror': did you mean 'prepare.mirror'"),
+        (
+            {"synthetic": {"session": 2}},
+            r"'prepare\.synthetic\.session': did you mean 'prepare.synthetic.sessions'",
+        ),
         ({"training_set": "voxceleb2"}, r"'prepare\.training_set': .*did you mean 'voxceleb2-\w+'"),
         ({"subsets": ["vox3-dev"]}, r"'prepare\.subsets\.0' is 'vox3-dev'"),
         ({"trial_lists": []}, "trial_lists and other_trial_lists are both empty"),
@@ -33,7 +36,10 @@ def test_the_parameter_file_names_every_parameter_with_its_default() -> None:
         ({"subsets": ["vox1-dev", "vox1-test"]}, "training_set 'voxceleb2-dev' needs vox2-dev"),
         ({"training_set": "voxceleb12-dev"}, "holds the speakers of vox1_e, vox1_h, vox1_e_original"),
         ({"trial_lists": ["librispeech_test_clean"]}, "needs librispeech-test-clean: add it to subsets"),
-        ({"librispeech_trials": {"target_trial": 5}}, "did you mean 'target_trials'"),
+        (
+            {"librispeech_trials": {"target_trial": 5}},
+            "did you mean 'prepare.librispeech_trials.target_trials'",
+        ),
         ({"other_trial_lists": {"vox1_e": "x.txt"}}, "vox1_e has a meaning of its own"),
         ({"other_trial_lists": {"validation": "x.txt"}}, "validation has a meaning of its own"),
         ({"other_trial_lists": {"my list": "x.txt"}}, r"'prepare\.other_trial_lists\.my list"),

@@ -220,7 +220,10 @@ def test_validation_speakers_of_another_seed_of_the_data_are_noticed(
         (["--pipeline=finetune"], r"Error: not there yet: .*pretrain.checkpoint.*run --pipeline=pretrain"),
         (["--pipeline=embed"], r"Error: not there yet: lmft.checkpoint.* saved model by embed.model"),
         (["--pipeline=score"], r"Error: not there yet: .*embeddings.*run --pipeline=embed"),
-        (["--params=prepare.miror=/x"], r"Error: unknown parameter 'prepare.miror': did you mean 'mirror'\?"),
+        (
+            ["--params=prepare.miror=/x"],
+            r"Error: unknown parameter 'prepare.miror': did you mean 'prepare.mirror'\?",
+        ),
         (["--params=prepare.mirror=/nowhere"], "mirror /nowhere: no such folder"),
         (["--params=recipe=mhfa_slt2"], r"Error: parameter 'recipe' is 'mhfa_slt2', .*mean 'mhfa_slt22'\?"),
         (

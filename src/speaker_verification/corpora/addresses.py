@@ -11,6 +11,8 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator
 
+from speaker_verification.configuration import expanded
+
 CREDENTIALS_FILE = "conf/local/credentials.yml"
 
 
@@ -37,7 +39,7 @@ Address = Annotated[str, AfterValidator(without_credentials)]
 
 
 def _folder_or_address(mirror: str) -> str:
-    return without_credentials(mirror) if is_address(mirror) else mirror
+    return without_credentials(mirror) if is_address(mirror) else expanded(mirror)
 
 
 FolderOrAddress = Annotated[str, AfterValidator(_folder_or_address)]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from speaker_verification.audio.format import AudioFormat
-from speaker_verification.configuration import Settings
+from speaker_verification.configuration import LocalPath, Settings
 from speaker_verification.corpora.addresses import FolderOrAddress
 from speaker_verification.corpora.subsets import subsets_of
 from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS, TRIAL_SUBSETS
@@ -112,7 +112,7 @@ class PrepareSettings(Settings):
     trial_lists: tuple[TrialList, ...] = Field(
         ("vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original")
     )
-    other_trial_lists: dict[ListName, str] = Field(default_factory=dict)
+    other_trial_lists: dict[ListName, LocalPath] = Field(default_factory=dict)
     librispeech_trials: LibriSpeechTrials = LibriSpeechTrials()
     training_set: str = "voxceleb2-dev"
     allow_seen_speakers: bool = False

@@ -19,10 +19,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.activations import ACT2FN
 
 from speaker_verification.errors import DataError, UserError
-from speaker_verification.models.settings import SUPPORTED_ENCODERS
+from speaker_verification.models.settings import CONFIG_FILE, SUPPORTED_ENCODERS
 from speaker_verification.models.weight_files import read_json, reason
 
-CONFIG_FILE = "config.json"
 MAX_BLOCKS = 255  # layer attentive pooling keeps the number of a state in a byte
 COUNTS = (
     "hidden_size",

@@ -11,10 +11,23 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from speaker_verification.configuration import Settings
+from speaker_verification.configuration import LocalPath, Settings
+from speaker_verification.errors import DataError
 from speaker_verification.models.weight_files import read_json
 
+CONFIG_FILE = "config.json"  # of a saved model, as of an encoder
+WEIGHTS_FILE = "model.safetensors"
+
 SUPPORTED_ENCODERS = ("wavlm", "hubert", "wav2vec2")
+
+COUNTS = (  # of an architecture: those that others are computed from
+    "hidden_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "intermediate_size",
+    "num_conv_pos_embeddings",
+    "num_conv_pos_embedding_groups",
+)
 
 PUBLISHED_WIDTHS = {
     **dict.fromkeys(
@@ -49,7 +62,7 @@ class RegularisationSettings(Settings):
 class FrontendSettings(Settings):
     """Which encoder to start from: a checkpoint, or a random one of a given architecture."""
 
-    checkpoint: str | None = "microsoft/wavlm-large"
+    checkpoint: LocalPath | None = "microsoft/wavlm-large"
     architecture: dict[str, Any] | None = None
     last_state: Literal["after", "before"] = "after"
     waveform_normalisation: Literal["none", "checkpoint", "always"] = "none"
@@ -61,6 +74,10 @@ class FrontendSettings(Settings):
     def _one_source(self) -> FrontendSettings:
         if (self.checkpoint is None) == (self.architecture is None):
             raise ValueError("give either a checkpoint or an architecture to initialise at random, not both")
+        for name in COUNTS:
+            value = (self.architecture or {}).get(name, 1)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"architecture.{name} is {value!r}: give a whole number from 1")
         if self.checkpoint is None and self.waveform_normalisation == "checkpoint":
             raise ValueError("waveform_normalisation is 'checkpoint' without one: use none or always")
         return self
@@ -72,7 +89,7 @@ def encoder_width(settings: FrontendSettings) -> int | None:
     Raises:
         DataError: the encoder's configuration is no JSON.
     """
-    config = Path(str(settings.checkpoint)) / "config.json"
+    config = Path(str(settings.checkpoint)) / CONFIG_FILE
     if settings.architecture is not None:
         width = settings.architecture.get("hidden_size", 768)  # transformers' own default
     elif config.is_file():
@@ -159,3 +176,51 @@ class MarginHeadSettings(Settings):
     scale: float = Field(30.0, gt=0)
     initialisation: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform"
     continuation: Literal["arcface", "wespeaker"] = "arcface"
+
+
+def check_saved_model(folder: Path) -> None:
+    """Refuse a folder that holds no saved speaker model; its weights are not read.
+
+    Raises:
+        DataError: naming what is missing or wrong.
+    """
+    saved = f"a saved speaker model ({CONFIG_FILE}, {WEIGHTS_FILE})"
+    if not folder.is_dir():
+        raise DataError(f"'{folder}' is no folder: give that of {saved}")
+    epochs = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if epochs and not (folder / CONFIG_FILE).is_file():
+        raise DataError(f"'{folder}' holds several models: give one of them, such as '{epochs[0]}'")
+    absent = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if CONFIG_FILE in absent:
+        raise DataError(f"'{folder}' is not {saved}: {', '.join(absent)} is not there")
+    config = read_json(folder / CONFIG_FILE)
+    if "model_type" in config:
+        raise DataError(
+            f"'{folder}' is an encoder ({config['model_type']}), not {saved}: to train from it, set "
+            "model.frontend.checkpoint"
+        )
+    if absent or not isinstance(config.get("model"), dict) or not isinstance(config.get("encoder"), dict):
+        wrong = f"{WEIGHTS_FILE} is not there" if absent else f"{CONFIG_FILE} lacks 'model' or 'encoder'"
+        raise DataError(f"'{folder}' is not {saved}: {wrong}")
+    ModelSettings.parse(config["model"], f"{folder / CONFIG_FILE}: model")
+
+
+def check_encoder_folder(checkpoint: str) -> None:
+    """Refuse the path of something that is no encoder's folder; the name of one on a hub is not looked up.
+
+    Raises:
+        DataError: naming what is missing or wrong.
+    """
+    path = Path(checkpoint)
+    if not (path.is_absolute() or checkpoint.startswith(".") or path.exists()):
+        return
+    if not path.is_dir():
+        raise DataError(f"'{path}' is no folder: give a hub name, or a folder in Hugging Face format")
+    if not (path / CONFIG_FILE).is_file():
+        raise DataError(f"'{path}' holds no encoder in Hugging Face format: {CONFIG_FILE} is not there")
+    config = read_json(path / CONFIG_FILE)
+    if config.get("model_type") not in SUPPORTED_ENCODERS:
+        raise DataError(
+            f"{path / CONFIG_FILE}: model_type is {config.get('model_type')!r}: give an encoder's folder, "
+            f"one of {', '.join(SUPPORTED_ENCODERS)}"
+        )

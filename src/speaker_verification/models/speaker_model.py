@@ -19,13 +19,10 @@ from speaker_verification.models.encoder_configuration import build_encoder, con
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAggregation, build_layer_aggregation
-from speaker_verification.models.settings import ModelSettings
+from speaker_verification.models.settings import CONFIG_FILE, WEIGHTS_FILE, ModelSettings
 from speaker_verification.models.speaker_networks import build_speaker_network
 from speaker_verification.models.waveforms import Lengths, Waveforms, as_batch, refuse_no_batch
 from speaker_verification.models.weight_files import read_json, read_safetensors, refuse_non_finite
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 class SpeakerModel(nn.Module):

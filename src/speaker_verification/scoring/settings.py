@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from speaker_verification.configuration import Settings
+from speaker_verification.configuration import LocalPath, Settings
 from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.metrics import OperatingPoint
 
@@ -17,7 +17,7 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 class EmbedSettings(Settings):
     """Parameters under `embed`."""
 
-    model: str | None = None
+    model: LocalPath | None = None
     choose_top: int = Field(1, ge=1)
     cohort_set: str = "voxceleb2-dev"
     allow_seen_speakers: bool = False
@@ -74,6 +74,6 @@ class ReportSettings(Settings):
 class MeasureSettings(Settings):
     """Parameters under `measure`."""
 
-    score_file: str | None = None
-    speakers: str | None = None
+    score_file: LocalPath | None = None
+    speakers: LocalPath | None = None
     calibrated: bool = False

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 
 from speaker_verification.errors import DataError, ParameterError, UserError
 from speaker_verification.models.margin_head import SubcentreMarginHead
-from speaker_verification.models.settings import MarginHeadSettings
-from speaker_verification.models.speaker_model import WEIGHTS_FILE, SpeakerModel, load_strictly
+from speaker_verification.models.settings import WEIGHTS_FILE, MarginHeadSettings
+from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
 from speaker_verification.models.weight_files import read_json, read_safetensors
 from speaker_verification.training.averaging import mean_state
 from speaker_verification.whole import written_whole

@@ -40,7 +40,7 @@ def measure_score_file(measure: Mapping[str, Any], score: Mapping[str, Any]) -> 
     settings = MeasureSettings.parse(measure, "measure")
     if settings.score_file is None:
         raise ParameterError("no scores to measure: set measure.score_file to a text file of scores")
-    file = Path(settings.score_file).expanduser()
+    file = Path(settings.score_file)
     trials = read_score_file(file)
     if "label" not in trials:
         raise DataError(f"{file}, line 1: no label; end each line with target or nontarget")
@@ -64,7 +64,7 @@ def _speakers_of(file: Path, trials: pd.DataFrame, settings: MeasureSettings) ->
         found = find_speakers(trials)
         remedy = "name them by measure.speakers"
     else:
-        given = Path(settings.speakers).expanduser()
+        given = Path(settings.speakers)
         speakers = read_speaker_file(given)
         refuse_unknown_speakers(file, trials, speakers, given)
         found = judge_given_speakers(trials, speakers)

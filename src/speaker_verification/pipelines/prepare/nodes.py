@@ -59,7 +59,7 @@ def provide_mirror(
 def _find_mirror(settings: PrepareSettings, mirror_folder: Path, is_in_use: bool) -> Mirror:
     by_address = is_address(settings.mirror)
     if settings.mirror is not None and not by_address:
-        return Mirror(Path(settings.mirror).expanduser())
+        return Mirror(Path(settings.mirror))
     if settings.synthetic is not None and not by_address:
         from speaker_verification.corpora.synthetic import (
             is_synthetic_mirror,
