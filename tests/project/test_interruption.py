@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -17,7 +19,9 @@ from tests.project.conftest import Kedro
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
 
 
-def kill_after_first_epoch(folder: Path) -> None:
+@contextmanager
+def stopped_after_first_epoch(folder: Path) -> Iterator[int]:
+    """The phase stands still after its first epoch, alive, and is killed in the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "kedro", *LMFT],
         cwd=folder,
@@ -31,7 +35,11 @@ def kill_after_first_epoch(folder: Path) -> None:
         for _ in process.stdout:
             if state.exists():
                 break
-        process.kill()
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield process.pid
+        finally:
+            process.kill()
     assert process.returncode == -signal.SIGKILL
 
 
@@ -41,7 +49,17 @@ def test_a_killed_phase_goes_on_in_its_own_run(finished_copy: tuple[Path, Kedro]
     experiment = client.get_experiment_by_name("speaker-verification-demo")
     assert experiment is not None
     before = {run.info.run_id for run in client.search_runs([experiment.experiment_id])}
-    kill_after_first_epoch(folder)
+    (folder / "scores.txt").write_text("a b 1 target\nc d 0 nontarget\n")
+    with stopped_after_first_epoch(folder) as pid:
+        for command in (("run",), (*LMFT, "--params=lmft.resume=false")):
+            second = kedro(*command)
+            assert second.returncode == 1
+            assert f"(process {pid} on host" in second.stdout
+            assert "Error: lmft is running since" in second.stdout.splitlines()[-1]
+        assert (folder / "data/tiny/06_models/lmft/workspace/checkpoint/epoch_01").exists()
+        beside = kedro("run", "--pipeline=measure", "--params=measure.score_file=scores.txt")
+        assert beside.returncode == 0, beside.stdout
+        assert len(list(folder.rglob(".*.lock"))) == 2
 
     refused = kedro("run")
     assert refused.returncode == 1
@@ -49,6 +67,8 @@ def test_a_killed_phase_goes_on_in_its_own_run(finished_copy: tuple[Path, Kedro]
     run = kedro(*LMFT)
     assert run.returncode == 0, run.stdout
     assert "epoch 0/3" not in run.stdout
+    assert f"taken over from lmft (process {pid} on host" in run.stdout
+    assert not list(folder.rglob(".*.lock"))
 
     runs = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_id not in before]
     assert [run.info.status for run in runs] == ["FINISHED"]

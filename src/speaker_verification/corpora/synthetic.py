@@ -33,6 +33,7 @@ from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
 from speaker_verification.corpora.trials import draw_trials
 from speaker_verification.corpora.voices import Voice, draw_voices, speak
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.locks import holds
 from speaker_verification.whole import written_whole
 
 RECORD = "synthetic.json"  # what the mirror was made from; written with it
@@ -68,6 +69,7 @@ def is_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int) ->
     return record.is_file() and record.read_text(encoding="utf-8") == _record(settings, seed)
 
 
+@holds("folder")
 def write_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int, num_workers: int) -> None:
     """Write a mirror with all of VoxCeleb's, MUSAN's and RIRS_NOISES' file names, whole or not at all.
 
@@ -79,6 +81,7 @@ def write_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int,
             reproducible in a fresh process.
 
     Raises:
+        InUseError: another run, which is alive, works in the folder.
         ParameterError: the packages that make speech and rooms are not installed.
         DataError: the folder holds something else.
     """
