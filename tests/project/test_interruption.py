@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 
 from speaker_verification.tracking import log_epoch
-from tests.project.conftest import Kedro
+from tests.project.conftest import Kedro, kedro_in
 
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
 
@@ -35,6 +38,7 @@ def stopped_after_first_epoch(folder: Path) -> Iterator[int]:
         for _ in process.stdout:
             if state.exists():
                 break
+        assert state.exists()
         process.send_signal(signal.SIGSTOP)
         try:
             yield process.pid
@@ -76,6 +80,38 @@ def test_a_killed_phase_goes_on_in_its_own_run(finished_copy: tuple[Path, Kedro]
         history = client.get_metric_history(runs[0].info.run_id, metric)
         assert [point.step for point in history] == list(range(metric == "loss", 4))
     assert list(folder.glob("data/tiny/06_models/lmft/workspace/*")) == []
+
+
+def test_a_moved_project_reads_its_own_files_and_its_phase_goes_on(
+    finished_copy: tuple[Path, Kedro], tmp_path: Path
+) -> None:
+    with stopped_after_first_epoch(finished_copy[0]):
+        pass
+    folder = tmp_path / "moved"
+    shutil.copytree(finished_copy[0], folder, copy_function=shutil.copyfile)  # all times are lost
+    shutil.rmtree(finished_copy[0])
+    data, kedro = folder / "data/tiny", kedro_in(folder)
+
+    prepared = kedro("run", "--pipeline=prepare")
+    assert prepared.returncode == 0, prepared.stdout
+    assert prepared.stdout.count("nothing to convert") == 6
+    tables = [file for file in data.rglob("*.parquet") if file.is_file()]
+    paths = [path for file in tables for path in pd.read_parquet(file).get("path", ())]
+    assert len(paths) > 200
+    assert all((data / path).is_file() and not Path(path).is_absolute() for path in paths)
+    for file in data.glob("06_models/*/checkpoint/*/checkpoint/*/run.json"):
+        assert not Path(json.loads(file.read_text())["start"]).is_absolute()
+
+    run = kedro(*LMFT)
+    assert run.returncode == 0, run.stdout
+    assert "epoch 0/3" not in run.stdout
+    assert "lmft goes on after" in run.stdout
+
+    (data / "02_intermediate/audio").rename(folder / "audio")
+    refused = kedro("run", "--pipeline=embed")
+    assert refused.returncode == 1
+    assert f"table 'utterances': {data}/02_intermediate/audio/" in refused.stdout.splitlines()[-1]
+    assert "kedro run --pipeline=prepare" in refused.stdout.splitlines()[-1]
 
 
 def test_an_epoch_told_again_is_not_logged_twice(

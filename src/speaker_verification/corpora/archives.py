@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import stat
@@ -25,6 +26,7 @@ _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _COMPANION = re.compile(r"(?i:.+\.txt|(license|licence|readme)(\.md|\.html?)?)")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of its name and extra field
 _GZIP = b"\x1f\x8b"
+_GZIP_TRAILER = 8  # bytes: CRC-32 and size of what was packed
 _ENCRYPTED = 1  # bit of a zip member's flags
 
 
@@ -152,6 +154,33 @@ def read_members(archive_files: Sequence[Path]) -> Sequence[Member] | Iterator[M
         start = stream.read(2)
         is_zip = start == b"PK" or (start != _GZIP and zipfile.is_zipfile(stream))  # its front may be missing
     return _zip_members(tuple(archive_files)) if is_zip else _tar_members(archive_files)
+
+
+def contents_digest(archive_files: Sequence[Path]) -> str:
+    """A digest of an archive's own checksums, for which none of its members is read.
+
+    Args:
+        archive_files: the archive, or its parts in order.
+
+    Returns:
+        Hexadecimal digits; empty for an archive without checksums (a tar that is not compressed) and for one
+        that is not whole.
+    """
+    with _open(archive_files) as stream:
+        if stream.read(2) == _GZIP:
+            stream.seek(-_GZIP_TRAILER, io.SEEK_END)
+            return stream.read().hex()
+    try:
+        members = read_members(archive_files)
+    except DataError:
+        return ""
+    if not isinstance(members, Sequence):
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
+    for member in members:
+        if isinstance(member, _ZipMember):
+            digest.update(f"{member.name} {member.size} {member.crc}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def safe_parts(name: str) -> tuple[str, ...] | None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from speaker_verification.audio.format import AudioFormat
-from speaker_verification.corpora.archives import Member, read_members
+from speaker_verification.corpora.archives import Member, contents_digest, read_members
 from speaker_verification.corpora.storing import Job, Recording, Store, store_all
 from speaker_verification.errors import DataError
 from speaker_verification.tables import REJECTED_FILES, TableSchema
@@ -35,6 +35,7 @@ RECORDINGS = TableSchema(
         }
     ),
 )
+_CONTENTS, _WRITTEN = "contents: ", "written: "  # lines of a marker
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,64 @@ class Corpus:
     growth: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What a folder was converted from, as its marker says.
+
+    Attributes:
+        files: NAME SIZE TIME of the archive's files, in order.
+        audio_format: of the recordings.
+        archive_files: the same files, where they are at hand.
+        contents: see `contents_digest`; empty where it is not known.
+        written: time of the marker in ns, before anything copied it; 0 where it is not known.
+    """
+
+    files: tuple[str, ...]
+    audio_format: str
+    archive_files: tuple[Path, ...] = ()
+    contents: str = ""
+    written: int = 0
+
+    @classmethod
+    def of(cls, archive_files: Sequence[Path], audio_format: AudioFormat) -> _Source:
+        stats = [(path.name, path.stat()) for path in archive_files]
+        files = tuple(f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in stats)
+        return cls(files, audio_format, tuple(archive_files))
+
+    @classmethod
+    def read(cls, marker: Path) -> _Source | None:
+        if not marker.is_file():
+            return None
+        lines = marker.read_text(encoding="utf-8").splitlines()
+        told = [line for line in lines if not line.startswith((_CONTENTS, _WRITTEN))]
+        contents, written = (
+            "".join(line.removeprefix(name) for line in lines if line.startswith(name))
+            for name in (_CONTENTS, _WRITTEN)
+        )
+        return cls(tuple(told[:-1]), told[-1] if told else "", (), contents, int(written or 0))
+
+    def write(self, marker: Path, keep_time: bool) -> None:
+        """Write the marker, with the time that stands in it unless a copy has lost that."""
+        with written_whole(marker) as part:
+            part.touch()
+            written = self.written or part.stat().st_mtime_ns
+            more = (f"{_CONTENTS}{self.contents}", f"{_WRITTEN}{written}")
+            part.write_text("\n".join([*self.files, self.audio_format, *more, ""]), encoding="utf-8")
+            if keep_time:
+                os.utime(part, ns=(written, written))
+
+    def is_of(self, now: _Source) -> bool:
+        """Whether this is the archive of now, in the same format, if with files of other times."""
+        if self.audio_format != now.audio_format:
+            return False
+        names = [[file.rpartition(" ")[0] for file in source.files] for source in (self, now)]
+        return self.files == now.files or (
+            names[0] == names[1]
+            and self.contents != ""
+            and self.contents == contents_digest(now.archive_files)
+        )
+
+
 class ConvertedFolder:
     """A folder of converted recordings, and the record of how they came there.
 
@@ -65,22 +124,36 @@ class ConvertedFolder:
     than the marker came from another archive, or is of another format, and does not count. The record is
     written once all of the archive was gone through: a row for every recording, refused ones included. With
     it a later run opens no file; without it, headers are read.
+
+    A copy may have lost all times. An archive of another time but with the same checksums inside is the same
+    one; and a folder whose marker has another time than stands in it counts by its record alone.
     """
 
     def __init__(self, folder: Path, archive_files: Sequence[Path], audio_format: AudioFormat) -> None:
         self.folder = folder
         self._audio_format = audio_format
         self._record = folder / ".record.parquet"
-        marker = folder / ".source"
-        stats = [(path.name, path.stat()) for path in archive_files]
-        lines = [f"{name} {found.st_size} {found.st_mtime_ns}\n" for name, found in stats]
-        source = "".join([*lines, f"{audio_format}\n"])
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != source:
-            with written_whole(marker) as part:
-                part.write_text(source, encoding="utf-8")
-        self._since = marker.stat().st_mtime_ns
+        self._since = self._mark(archive_files)
         self._outdated: set[str] = set()
         self._sizes = dict(self._walk(str(folder)))
+
+    def _mark(self, archive_files: Sequence[Path]) -> int:
+        """Write the marker unless it tells of this very archive.
+
+        Returns:
+            The time, in nanoseconds, from which on files count.
+        """
+        marker = self.folder / ".source"
+        before = _Source.read(marker)
+        now = _Source.of(archive_files, self._audio_format)
+        has_times = before is not None and before.written in (0, marker.stat().st_mtime_ns)
+        if before is not None and before.is_of(now) and (has_times or self._record.is_file()):
+            if before.files != now.files:
+                replace(now, contents=before.contents, written=before.written).write(marker, has_times)
+            return marker.stat().st_mtime_ns if has_times else 0
+        self._record.unlink(missing_ok=True)
+        replace(now, contents=contents_digest(archive_files)).write(marker, keep_time=True)
+        return marker.stat().st_mtime_ns
 
     def __len__(self) -> int:
         """How many recordings are there, from this archive and in this format."""
