@@ -38,7 +38,7 @@ class LockHook:
     ) -> Generator[None, None, None]:
         self._release()  # of a run of this process that Ctrl-C has ended: no hook is called then
         what = ", ".join(run_params.get("pipeline_names") or ["kedro run"])
-        self._hold = hold(_owned_paths(pipeline, catalog), what, "another data_root")
+        self._hold = hold(owned_paths(pipeline, catalog), what, "another data_root")
         try:
             yield
         except BaseException:
@@ -59,7 +59,7 @@ class LockHook:
             self._hold = None
 
 
-def _owned_paths(pipeline: Pipeline, catalog: CatalogProtocol) -> Iterator[Path]:
+def owned_paths(pipeline: Pipeline, catalog: CatalogProtocol) -> Iterator[Path]:
     """Local files and folders that nodes of a pipeline write or work in."""
     from speaker_verification.datasets import FolderDataset
 
