@@ -372,7 +372,7 @@ def _works_for(holder: Holder) -> bool:
     while pid > 1 and pid != holder.pid:
         found = _stat_of(pid)
         pid = int(found[1]) if found else 0
-    return pid == holder.pid
+    return pid == holder.pid and (pid > 1 or pid == os.getpid())  # 1 adopts orphans: no sign of kinship
 
 
 def _keep_alive() -> None:
