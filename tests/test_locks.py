@@ -242,6 +242,17 @@ def test_a_forked_process_unlocks_nothing_of_its_parents(tmp_path: Path) -> None
     outer.release()
 
 
+def test_an_entry_shows_the_command_without_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kedro", "run", "--params=prepare.mirror=http://ann:s3cret@host/a"])
+    with holding([tmp_path / "work"], "download"):
+        (entry,) = entries(tmp_path)
+        assert (
+            json.loads(entry.read_text())["command"] == "kedro run --params=prepare.mirror=http://...@host/a"
+        )
+
+
 def test_signs_of_life_are_given(tmp_path: Path) -> None:
     with held_by_another(tmp_path / "work"):
         (entry,) = entries(tmp_path)

@@ -46,6 +46,7 @@ ATTEMPTS = 5  # before a run that sees another one is refused: both may have wit
 FIRST_WAIT_SECONDS = 0.05  # at most, after the first attempt; doubled from one to the next
 ELSEWHERE = "another folder"
 _ENTRY = re.compile(r"\.[0-9a-f]{16}\.lock")
+_PASSWORD = re.compile(r"//[^/\s]*@")  # in an address
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -110,6 +111,14 @@ class _Entry:
         return {self.file.parent / name for name in self.names}
 
     def write(self) -> None:
+        try:
+            self._write()
+        except (
+            FileNotFoundError
+        ):  # the folder was empty, and another run that had made it has just removed it
+            self._write()
+
+    def _write(self) -> None:
         with written_whole(self.file) as part:
             part.write_text(json.dumps({**asdict(self.holder), "names": sorted(self.names)}, indent=2))
             with suppress(OSError):
@@ -222,11 +231,7 @@ def _announce(paths: Iterable[Path], holder: Holder, elsewhere: str) -> None:
     names: dict[Path, set[str]] = {}
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
-    wait_seconds, rivals = FIRST_WAIT_SECONDS, [""]
     for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(random.uniform(0, wait_seconds))
-            wait_seconds *= 2
         entries = [
             _Entry(folder / f".{secrets.token_hex(8)}.lock", holder, frozenset(found))
             for folder, found in names.items()
@@ -240,7 +245,9 @@ def _announce(paths: Iterable[Path], holder: Holder, elsewhere: str) -> None:
         if not rivals:
             return
         _leave(entries)
-    raise InUseError(f"{rivals[0]}: wait for it, or use {elsewhere}")
+        if attempt + 1 == ATTEMPTS:
+            raise InUseError(f"{rivals[0]}: wait for it, or use {elsewhere}")
+        time.sleep(random.uniform(0, FIRST_WAIT_SECONDS * 2**attempt))
 
 
 def _enter(entries: Iterable[_Entry], elsewhere: str) -> None:
@@ -266,8 +273,7 @@ def _leave(entries: Iterable[_Entry]) -> None:
     for entry in entries:
         _held.entries.remove(entry)
         if entry.holder.pid == os.getpid():
-            with suppress(OSError):
-                entry.file.unlink(missing_ok=True)
+            _remove(entry.file)
     if _held.entries:
         return
     made, _held.made = _held.made, []
@@ -296,11 +302,10 @@ def _rivals_of(entries: Iterable[_Entry]) -> list[str]:
             other = _Entry.read(folder / name)
             if other is None:
                 if silent_seconds > STALE_SECONDS:
-                    (folder / name).unlink(missing_ok=True)
+                    _remove(folder / name)
             elif not other.holder.is_alive(silent_seconds):
                 dead[other.holder.machine, other.holder.pid] = other
-                with suppress(OSError):
-                    (folder / name).unlink(missing_ok=True)
+                _remove(folder / name)
             elif (common := sorted(other.names & entry.names)) and not _works_for(other.holder):
                 rivals.append(f"{other.holder} in {folder / common[0]}{_last_seen(other.holder)}")
     for other in dead.values():
@@ -309,6 +314,11 @@ def _rivals_of(entries: Iterable[_Entry]) -> list[str]:
             *(other.file.parent, other.holder.what, other.holder.pid, other.holder.host),
         )
     return rivals
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):  # of another user, who alone may: nobody counts it
+        file.unlink(missing_ok=True)
 
 
 def _last_seen(holder: Holder) -> str:
@@ -325,7 +335,7 @@ def _this_process(what: str) -> Holder:
         pid=os.getpid(),
         started=_start_of(os.getpid()),
         since=time.time(),
-        command=" ".join(sys.argv),
+        command=_PASSWORD.sub("//...@", " ".join(sys.argv)),
     )
 
 
@@ -417,7 +427,7 @@ def _renew(entry: _Entry) -> None:
         with suppress(OSError):
             entry.write()
             if rivals := _rivals_of([entry]):
-                entry.file.unlink(missing_ok=True)
+                _remove(entry.file)
                 logger.error(
                     "this run was taken for dead after %g minutes of silence, and stops: %s",
                     *(STALE_SECONDS / 60, rivals[0]),
