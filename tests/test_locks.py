@@ -11,8 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,8 @@ import pytest
 from speaker_verification import locks
 from speaker_verification.errors import DataError
 from speaker_verification.locks import InUseError, hold, holding, holds
+from tests.locking import held_by_another
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from speaker_verification import locks
-locks.BEAT_SECONDS = 0.05
-with locks.holding(map(Path, sys.argv[2:]), sys.argv[1]):
-    print("holds", flush=True)
-    time.sleep(60)
-"""
 # Every process counts those that are inside with it, by files that it makes there and removes.
 CONTEND = """
 import sys, time
@@ -48,19 +39,6 @@ for _ in range(8):
     except InUseError:
         pass
 """
-
-
-@contextmanager
-def held_by_another(*paths: Path, what: str = "finetune") -> Iterator[subprocess.Popen[str]]:
-    """Another process holds these paths."""
-    command = [sys.executable, "-c", HOLD, what, *map(str, paths)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "holds\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def entries(folder: Path) -> list[Path]:
