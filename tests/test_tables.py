@@ -5,10 +5,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from speaker_verification.errors import DataError
+from speaker_verification.pipelines.embed.nodes import embed_trial_utterances
 from speaker_verification.tables import LEARNING_CURVE, TRIALS, UTTERANCES, require_files
 
+CONF = Path(__file__).parents[1] / "conf/base"
 ROW: dict[str, Any] = {"epoch": 1, "metric": "loss", "value": 2.5}
 
 
@@ -100,3 +103,12 @@ def test_a_table_whose_files_are_elsewhere_is_refused_with_the_remedy(tmp_path: 
     require_files({"utterances": there, "noise_clips": there.iloc[:0]})
     with pytest.raises(DataError, match=r"'noise_clips': /old/1.wav is not there; .* --pipeline=prepare"):
         require_files({"utterances": there, "noise_clips": there.assign(path="/old/1.wav")})
+
+
+def test_moved_audio_is_missed_before_a_model_is_loaded() -> None:
+    moved = UTTERANCES.conform(pd.DataFrame([utterance("/old/a/b/1.wav"), utterance("/old/a/b/2.wav")]))
+    enroll_id, test_id = moved["utterance_id"]
+    trial = {"trial_list": "mine", "label": 1, "enroll_id": enroll_id, "test_id": test_id}
+    embed = yaml.safe_load((CONF / "parameters_evaluation.yml").read_text())["embed"]
+    with pytest.raises(DataError, match=r"'utterances': /old/a/b/1.wav is not there"):
+        embed_trial_utterances(Path("absent"), moved, pd.DataFrame([trial]), embed, "cpu")

@@ -105,12 +105,6 @@ def test_a_moved_project_reads_its_own_files_and_its_phase_goes_on(
     assert "epoch 0/3" not in run.stdout
     assert "lmft goes on after" in run.stdout
 
-    (data / "02_intermediate/audio").rename(folder / "audio")
-    refused = kedro("run", "--pipeline=embed")
-    assert refused.returncode == 1
-    assert f"table 'utterances': {data}/02_intermediate/audio/" in refused.stdout.splitlines()[-1]
-    assert "kedro run --pipeline=prepare" in refused.stdout.splitlines()[-1]
-
 
 def test_an_epoch_told_again_is_not_logged_twice(
     finished_copy: tuple[Path, Kedro], monkeypatch: pytest.MonkeyPatch
