@@ -99,13 +99,14 @@ def _parse() -> argparse.Namespace:
 def _corpus(arguments: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Utterances, clips and room responses, as tables."""
     if arguments.data_root:
-        tables = (
-            "03_primary/training_utterances",
-            "02_intermediate/noise_clips",
-            "02_intermediate/room_responses",
-        )
+        root = arguments.data_root.absolute()
+        tables = {
+            "03_primary/training_utterances": UTTERANCES,
+            "02_intermediate/noise_clips": NOISE_CLIPS,
+            "02_intermediate/room_responses": ROOM_RESPONSES,
+        }
         utterances, clips, rooms = (
-            pd.read_parquet(arguments.data_root / f"{table}.parquet") for table in tables
+            schema.read(root / f"{table}.parquet", root) for table, schema in tables.items()
         )
         return utterances, clips, rooms
     spoken = [

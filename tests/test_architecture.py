@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = "speaker_verification"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
-GROUND = {"errors", "configuration", "tables", "whole"}
+GROUND = {"errors", "configuration", "tables", "whole", "locks"}
 # A library floor, and the library floors below it.
 FLOORS = {
     "audio": set(),

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from speaker_verification.errors import DataError
-from speaker_verification.tables import LEARNING_CURVE, TRIALS, UTTERANCES
+from speaker_verification.pipelines.embed.nodes import embed_trial_utterances
+from speaker_verification.tables import LEARNING_CURVE, TRIALS, UTTERANCES, require_files
 
+CONF = Path(__file__).parents[1] / "conf/base"
 ROW: dict[str, Any] = {"epoch": 1, "metric": "loss", "value": 2.5}
 
 
@@ -57,3 +61,54 @@ def test_ids_that_are_no_text_are_refused() -> None:
     rows = pd.DataFrame({"trial_list": "vox1_o", "label": 1, "enroll_id": [1], "test_id": ["a"]})
     with pytest.raises(DataError, match="column 'enroll_id' is not dictionary"):
         TRIALS.conform(rows)
+
+
+def utterance(path: str) -> dict[str, object]:
+    return {
+        "utterance_id": path[-11:],
+        "speaker_id": "a",
+        "session_id": "b",
+        "subset": "vox1-test",
+        "path": path,
+        "num_samples": 16_000,
+        "duration_seconds": 1.0,
+    }
+
+
+def test_files_below_the_root_are_stored_relative_to_it_and_others_as_they_are(tmp_path: Path) -> None:
+    paths = [f"{tmp_path}/here/audio/a/b/1.wav", "/elsewhere/audio/a/b/2.wav", f"{tmp_path}/here2/a/b/3.wav"]
+    table = UTTERANCES.conform(pd.DataFrame(map(utterance, paths)))
+    UTTERANCES.write(table, tmp_path / "t.parquet", tmp_path / "here")
+    assert pd.read_parquet(tmp_path / "t.parquet")["path"].tolist() == ["audio/a/b/1.wav", *paths[1:]]
+    assert table["path"].tolist() == paths
+    pd.testing.assert_frame_equal(UTTERANCES.read(tmp_path / "t.parquet", tmp_path / "here"), table)
+    moved = UTTERANCES.read(tmp_path / "t.parquet", tmp_path / "there")
+    assert moved["path"].tolist() == [f"{tmp_path}/there/audio/a/b/1.wav", *paths[1:]]
+    empty = UTTERANCES.empty()
+    UTTERANCES.write(empty, tmp_path / "e.parquet", tmp_path)
+    pd.testing.assert_frame_equal(UTTERANCES.read(tmp_path / "e.parquet", tmp_path), empty)
+
+
+def test_a_path_that_is_none_is_refused_when_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no value in column 'path', row 0"):
+        UTTERANCES.write(pd.DataFrame([utterance("a/b/1.wav") | {"path": None}]), tmp_path / "t", tmp_path)
+    with pytest.raises(DataError, match="column 'path' is not string"):
+        UTTERANCES.write(pd.DataFrame([utterance("a/b/1.wav") | {"path": 1}]), tmp_path / "t", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_whose_files_are_elsewhere_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "1.wav").touch()
+    there = pd.DataFrame([utterance(str(tmp_path / "1.wav"))])
+    require_files({"utterances": there, "noise_clips": there.iloc[:0]})
+    with pytest.raises(DataError, match=r"'noise_clips': /old/1.wav is not there; .* --pipeline=prepare"):
+        require_files({"utterances": there, "noise_clips": there.assign(path="/old/1.wav")})
+
+
+def test_moved_audio_is_missed_before_a_model_is_loaded() -> None:
+    moved = UTTERANCES.conform(pd.DataFrame([utterance("/old/a/b/1.wav"), utterance("/old/a/b/2.wav")]))
+    enroll_id, test_id = moved["utterance_id"]
+    trial = {"trial_list": "mine", "label": 1, "enroll_id": enroll_id, "test_id": test_id}
+    embed = yaml.safe_load((CONF / "parameters_evaluation.yml").read_text())["embed"]
+    with pytest.raises(DataError, match=r"'utterances': /old/a/b/1.wav is not there"):
+        embed_trial_utterances(Path("absent"), moved, pd.DataFrame([trial]), embed, "cpu")

@@ -78,7 +78,7 @@ class Parameters(Settings):
             yield f"{where}.model_type' is '{model_type}': use one of {', '.join(SUPPORTED_ENCODERS)}"
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             divisor = architecture.get(name, 1)
-            if width is not None and not (isinstance(divisor, int) and divisor > 0 and width % divisor == 0):
+            if width is not None and width % divisor:
                 yield f"{where}.{name}' is {divisor}: it must divide the encoder's width {width}"
 
     def _in_phases(self) -> Iterator[str]:

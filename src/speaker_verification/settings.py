@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
-from speaker_verification.hooks import InputsHook, InterruptedPhaseHook, ParametersHook, StartHook
+from speaker_verification.hooks import InputsHook, InterruptedPhaseHook, LockHook, ParametersHook, StartHook
 from speaker_verification.recipes import RecipeConfigLoader
 from speaker_verification.tracking import TrackingHook
 
@@ -17,7 +17,7 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")  # where it is installed: one tracker is enough
 
 # The last one is called first.
-HOOKS = (TrackingHook(), InputsHook(), InterruptedPhaseHook(), StartHook(), ParametersHook())
+HOOKS = (LockHook(), TrackingHook(), InputsHook(), InterruptedPhaseHook(), StartHook(), ParametersHook())
 
 CONFIG_LOADER_CLASS = RecipeConfigLoader
 

@@ -5,8 +5,9 @@ All that comes after the embeddings works from these tables alone, without audio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -22,11 +23,13 @@ class TableSchema:
         name: what messages call the table.
         columns: names and types; no value may be missing.
         key: columns whose combination is unique; empty when rows may repeat.
+        paths: columns of files' paths.
     """
 
     name: str
     columns: pa.Schema
     key: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
     def conform(self, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
         """Return the table with exactly these columns, in this order and of these types.
@@ -73,6 +76,43 @@ class TableSchema:
         filled = [table for table in tables if len(table)]
         return self.conform(pd.concat(filled, ignore_index=True)) if filled else self.empty()
 
+    def write(self, table: pd.DataFrame, file: Path, root: Path | None = None) -> None:
+        """Write a parquet file.
+
+        Args:
+            table: of these columns.
+            file: the file to write.
+            root: folder whose files are named relative to it, so that it can be moved; others, and all where
+                it is None, keep their paths.
+
+        Raises:
+            DataError: as `conform`.
+        """
+        prefix = f"{root}/"
+        stored = table if root is None else self._with_paths(table, lambda path: path.removeprefix(prefix))
+        self.conform(stored).to_parquet(file, index=False)
+
+    def read(self, file: Path, root: Path | None = None) -> pd.DataFrame:
+        """Read what `write` wrote; relative paths become absolute ones below `root`.
+
+        Raises:
+            DataError: as `conform`; the file is named.
+        """
+        table = pd.read_parquet(file)
+        prefix = f"{root}/"
+        if root is not None:
+            table = self._with_paths(table, lambda path: path if path.startswith("/") else prefix + path)
+        return self.conform(table, str(file))
+
+    def _with_paths(self, table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+        return table.assign(
+            **{
+                name: [change(path) if isinstance(path, str) else path for path in table[name]]
+                for name in self.paths
+                if name in table.columns
+            }
+        )
+
     def empty(self) -> pd.DataFrame:
         """A table of these columns without rows."""
         return self.columns.empty_table().to_pandas()
@@ -95,6 +135,7 @@ UTTERANCES = TableSchema(
         }
     ),
     key=("utterance_id",),
+    paths=("path",),
 )
 
 TRIALS = TableSchema(
@@ -167,6 +208,7 @@ NOISE_CLIPS = TableSchema(
         }
     ),
     key=("clip_id",),
+    paths=("path",),
 )
 
 ROOM_RESPONSES = TableSchema(
@@ -181,6 +223,7 @@ ROOM_RESPONSES = TableSchema(
         }
     ),
     key=("response_id",),
+    paths=("path",),
 )
 
 REJECTED_FILES = TableSchema(
@@ -220,3 +263,20 @@ SCHEMAS = {
         LEARNING_CURVE,
     )
 }
+
+
+def require_files(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse tables whose files are elsewhere, as after a move; of each the first file is looked for.
+
+    Args:
+        tables: by name, with a column `path`.
+
+    Raises:
+        DataError: a table and a file that is not there.
+    """
+    for name, table in tables.items():
+        if len(table) and not Path(path := table["path"].iloc[0]).exists():
+            raise DataError(
+                f"table '{name}': {path} is not there; where data were moved, make the tables anew: "
+                "kedro run --pipeline=prepare"
+            )

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import random
+import shutil
 import signal
 import stat
 import struct
@@ -110,6 +111,87 @@ def test_what_killed_runs_left_half_written_is_removed(tmp_path: Path) -> None:
     convert(archive, audio)
     assert contents(audio) == before
     assert not (audio / "vox1-dev/id0/.s.part").exists()
+
+
+def copy_without_times(source: Path, target: Path) -> None:
+    """As `cp -r` does: every file gets the time of its copying, in no order that means anything."""
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    for number, path in enumerate(sorted(target.rglob("*"), reverse=True)):
+        os.utime(path, (1.5e9 + number, 1.5e9 + number))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_a_copy_that_lost_all_times_is_not_converted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "old").mkdir()
+    archive = write_archive(tmp_path / "old")
+    if kind == "tar.gz":
+        archive.write_bytes(tarred({"wav/id1/s/0.wav": wav(noise(1))}))
+    first, _ = convert(archive, tmp_path / "old/audio")
+    copy_without_times(tmp_path / "old", tmp_path / "new")
+    shutil.rmtree(tmp_path / "old")
+    monkeypatch.setattr(storing, "audio_info", None)
+    monkeypatch.setattr(storing, "decode_audio", None)
+    for _ in range(2):
+        second, _ = convert(tmp_path / "new/a.zip", tmp_path / "new/audio")
+        pd.testing.assert_frame_equal(second.drop(columns="path"), first.drop(columns="path"))
+        assert all(Path(path).is_relative_to(tmp_path / "new") for path in second["path"])
+        os.utime(tmp_path / "new/a.zip", (1, 1))
+    monkeypatch.undo()
+    convert(tmp_path / "new/a.zip", tmp_path / "new/audio", "flac")
+    assert not list((tmp_path / "new").rglob("*.wav"))
+
+
+def test_half_a_folder_whose_copy_lost_all_times_is_begun_anew_and_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").mkdir()
+    first, _ = convert(write_archive(tmp_path / "old"), tmp_path / "old/audio")
+    (tmp_path / "old/audio/vox1-dev/.record.parquet").unlink()
+    altered = tmp_path / "old/audio/vox1-dev/id0/s/0.wav"  # in the copy, nothing tells of which archive it is
+    right = altered.read_bytes()
+    altered.write_bytes(wav(noise(99, 8_000)))
+    copy_without_times(tmp_path / "old", tmp_path / "new")
+    archive, audio = tmp_path / "new/a.zip", tmp_path / "new/audio"
+    with monkeypatch.context() as killed:
+        killed.setattr(conversion.ConvertedFolder, "save_record", None)
+        with pytest.raises(TypeError):
+            convert(archive, audio)
+    assert contents(audio)["vox1-dev/id0/s/0.wav"] == right
+    monkeypatch.setattr(storing, "write_audio", None)
+    second, _ = convert(archive, audio)
+    pd.testing.assert_frame_equal(second.drop(columns="path"), first.drop(columns="path"))
+
+
+def test_an_archive_of_the_same_size_with_other_contents_is_converted(tmp_path: Path) -> None:
+    def samples(value: int) -> bytes:
+        return wav(np.full(8_000, value, np.int16))
+
+    archive, audio = tmp_path / "a.zip", tmp_path / "audio"
+    sizes = set()
+    for value in (1_000, 2_000):
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+            file.writestr("wav/id1/s/0.wav", samples(value))
+        sizes.add(archive.stat().st_size)
+        utterances, _ = convert(archive, audio)
+        assert read_audio(utterances["path"][0])[0] * 32768 == value
+    assert len(sizes) == 1
+
+
+def test_a_marker_without_digest_still_tells_of_its_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, audio = write_archive(tmp_path), tmp_path / "audio"
+    first, _ = convert(archive, audio)
+    marker = audio / "vox1-dev/.source"
+    found = marker.stat()
+    marker.write_text("".join(line for line in marker.open() if ": " not in line))
+    os.utime(marker, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert marker.read_text() == f"a.zip {archive.stat().st_size} {archive.stat().st_mtime_ns}\nwav\n"
+    monkeypatch.setattr(conversion, "read_members", None)
+    second, _ = convert(archive, audio)
+    pd.testing.assert_frame_equal(first, second)
 
 
 def test_a_file_that_was_changed_since_is_converted_anew(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from speaker_verification.corpora import client, download, sources
 from speaker_verification.corpora.download import download_files
 from speaker_verification.corpora.sources import Credentials, DownloadSettings
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.locks import InUseError
 from tests.corpora.host import Host, serving
+from tests.locking import held_by_another
 
 ARCHIVE = "vox1_test_wav.zip"
 PARTS = [f"vox2_dev_aac_parta{letter}" for letter in "abc"]
@@ -433,3 +435,14 @@ def test_hosts_that_say_less_serve_as_well(host: Host, bring: Bring, folder: Pat
     setattr(host, lacking, False)
     bring()
     assert found(folder) == host.files
+
+
+def test_a_folder_that_another_process_downloads_to_is_left_as_it_is(
+    host: Host, bring: Bring, folder: Path
+) -> None:
+    with held_by_another(folder, what="download"):
+        with pytest.raises(InUseError, match="download is running since"):
+            bring()
+        assert not host.requests
+    bring()
+    assert found(folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,33 @@ def test_checksums_saved_with_a_byte_order_mark_are_read(mirror_folder: Path) ->
     sums.write_text("\n".join([f"{'0' * 32}  {first.split()[1]}", *others]), encoding="utf-8-sig")
     with pytest.raises(DataError, match=f"{first.split()[1]}: MD5 is {first.split()[0]}, MD5SUMS says 0000"):
         Mirror(mirror_folder).check([first.split()[1]], Digests(mirror_folder))
+
+
+def test_what_was_read_before_a_move_is_not_read_again(
+    mirror_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, elsewhere = tmp_path / "old", tmp_path / "elsewhere"
+    shutil.copytree(mirror_folder, old / "mirror")
+    shutil.copytree(mirror_folder, elsewhere)
+    for folder in (old / "mirror", elsewhere):
+        Mirror(folder).check(NEEDED, Digests(old / "mirror"))
+    record = old / ".mirror_md5.json"
+    assert {name.startswith("/") for name in json.loads(record.read_text())} == {True, False}
+    old.rename(tmp_path / "new")
+    monkeypatch.setattr(mirror, "add_file", None)
+    for folder in (tmp_path / "new/mirror", elsewhere):
+        Mirror(folder).check(NEEDED, Digests(tmp_path / "new/mirror"))
+
+
+def test_a_record_of_absolute_paths_holds_where_it_was_written(
+    mirror_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Mirror(mirror_folder).check(NEEDED, Digests(mirror_folder))
+    record = mirror_folder.with_name(f".{mirror_folder.name}_md5.json")
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps({f"{mirror_folder.parent.resolve()}/{name}": known[name] for name in known}))
+    monkeypatch.setattr(mirror, "add_file", None)
+    Mirror(mirror_folder).check(NEEDED, Digests(mirror_folder))
 
 
 def test_a_malformed_checksum_line_is_named(mirror_folder: Path) -> None:

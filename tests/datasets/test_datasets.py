@@ -120,6 +120,51 @@ def test_embeddings_come_back_memory_mapped(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(loaded.utterances, store.utterances)
 
 
+@pytest.mark.parametrize("root", ["data/demo", "./data/demo", "{project}/data/demo"])
+def test_tables_of_a_moved_data_root_name_its_files_and_not_those_of_the_old_place(
+    root: str, tmp_path: Path
+) -> None:
+    def data(project: Path) -> tuple[TableDataset, EmbeddingStoreDataset, str]:
+        folder = f"{project}/data/demo"
+        options = {"root": root.format(project=project)}
+        return (
+            TableDataset(filepath=f"{folder}/02/t.parquet", schema="utterances", **options),
+            EmbeddingStoreDataset(filepath=f"{folder}/07/embeddings", **options),
+            folder,
+        )
+
+    table, embeddings, folder = data(tmp_path / "old")
+    rows = UTTERANCES.conform(pd.DataFrame([UTTERANCE | {"path": f"{folder}/02/audio/1.wav"}]))
+    table.save(rows)
+    embeddings.save(EmbeddingStore(np.ones((1, 3), dtype=np.float32), rows))
+    assert table.load()["path"].tolist() == embeddings.load().utterances["path"].tolist() == [*rows["path"]]
+    (tmp_path / "old").rename(tmp_path / "new")
+    table, embeddings, folder = data(tmp_path / "new")
+    moved = [f"{tmp_path}/new/data/demo/02/audio/1.wav"]
+    assert table.load()["path"].tolist() == embeddings.load().utterances["path"].tolist() == moved
+
+
+def test_a_copy_whose_table_names_the_originals_files_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("original", "copy"):
+        (tmp_path / name / "02/audio").mkdir(parents=True)
+        (tmp_path / name / "02/audio/1.wav").touch()
+    old = TableDataset(filepath=str(tmp_path / "copy/02/t.parquet"), schema="utterances")
+    old.save(pd.DataFrame([UTTERANCE | {"path": str(tmp_path / "original/02/audio/1.wav")}]))
+    table = TableDataset(
+        filepath=str(tmp_path / "copy/02/t.parquet"), schema="utterances", root=str(tmp_path / "copy")
+    )
+    assert table.load()["path"].tolist() == [str(tmp_path / "original/02/audio/1.wav")]
+    assert len(caplog.records) == 1
+    assert f"{tmp_path}/copy/02/t.parquet names files of another data root" in caplog.text
+    assert "kedro run --pipeline=prepare" in caplog.text
+    caplog.clear()
+    table.save(pd.DataFrame([UTTERANCE | {"path": "/corpora/1.wav"}]))  # a corpus that lies elsewhere
+    assert table.load()["path"].tolist() == ["/corpora/1.wav"]
+    assert not caplog.records
+
+
 def test_previews_show_the_newest_or_nothing(tmp_path: Path) -> None:
     table = TableDataset(filepath=str(tmp_path / "t.parquet"), schema="trials")
     assert table.preview()["data"] == []

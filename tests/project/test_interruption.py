@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 
 from speaker_verification.tracking import log_epoch
-from tests.project.conftest import Kedro
+from tests.project.conftest import Kedro, kedro_in
 
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
 
 
-def kill_after_first_epoch(folder: Path) -> None:
+@contextmanager
+def stopped_after_first_epoch(folder: Path) -> Iterator[int]:
+    """The phase stands still after its first epoch, alive, and is killed in the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "kedro", *LMFT],
         cwd=folder,
@@ -31,7 +37,12 @@ def kill_after_first_epoch(folder: Path) -> None:
         for _ in process.stdout:
             if state.exists():
                 break
-        process.kill()
+        assert state.exists()
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield process.pid
+        finally:
+            process.kill()
     assert process.returncode == -signal.SIGKILL
 
 
@@ -41,14 +52,25 @@ def test_a_killed_phase_goes_on_in_its_own_run(finished_copy: tuple[Path, Kedro]
     experiment = client.get_experiment_by_name("speaker-verification-demo")
     assert experiment is not None
     before = {run.info.run_id for run in client.search_runs([experiment.experiment_id])}
-    kill_after_first_epoch(folder)
+    (folder / "scores.txt").write_text("a b 1 target\nc d 0 nontarget\n")
+    with stopped_after_first_epoch(folder) as pid:
+        second = kedro(*LMFT, "--params=lmft.resume=false")
+        assert second.returncode == 1
+        assert "Error: lmft is running since" in second.stdout.splitlines()[-1]
+        assert f"(process {pid} on host" in second.stdout
+        assert (folder / "data/tiny/06_models/lmft/workspace/checkpoint/epoch_01").exists()
+        beside = kedro("run", "--pipeline=measure", "--params=measure.score_file=scores.txt")
+        assert beside.returncode == 0, beside.stdout
+        assert len(list(folder.rglob(".*.lock"))) == 2
 
     refused = kedro("run")
     assert refused.returncode == 1
     assert "Error: lmft was interrupted: --from-nodes=lmft.train_phase goes on from there" in refused.stdout
+    assert f"taken over from lmft (process {pid} on host" in refused.stdout
     run = kedro(*LMFT)
     assert run.returncode == 0, run.stdout
     assert "epoch 0/3" not in run.stdout
+    assert not list(folder.rglob(".*.lock"))
 
     runs = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_id not in before]
     assert [run.info.status for run in runs] == ["FINISHED"]
@@ -56,6 +78,32 @@ def test_a_killed_phase_goes_on_in_its_own_run(finished_copy: tuple[Path, Kedro]
         history = client.get_metric_history(runs[0].info.run_id, metric)
         assert [point.step for point in history] == list(range(metric == "loss", 4))
     assert list(folder.glob("data/tiny/06_models/lmft/workspace/*")) == []
+
+
+def test_a_moved_project_reads_its_own_files_and_its_phase_goes_on(
+    finished: tuple[Path, Kedro, str], finished_copy: tuple[Path, Kedro], tmp_path: Path
+) -> None:
+    with stopped_after_first_epoch(finished_copy[0]):
+        pass
+    folder = tmp_path / "moved"
+    shutil.copytree(finished_copy[0], folder, copy_function=shutil.copyfile)  # all times are lost
+    shutil.rmtree(finished_copy[0])
+    data, kedro = folder / "data/tiny", kedro_in(folder)
+
+    prepared = kedro("run", "--pipeline=prepare")
+    assert prepared.returncode == 0, prepared.stdout
+    assert prepared.stdout.count("nothing to convert") == 6
+    tables = [file for file in data.rglob("*.parquet") if file.is_file()]
+    paths = [path for file in tables for path in pd.read_parquet(file).get("path", ())]
+    assert len(paths) > 100
+    assert all((data / path).is_file() and not Path(path).is_absolute() for path in paths)
+    for file in (file for file in data.rglob("*.json") if file.is_file()):
+        assert str(finished[0]) not in file.read_text(), file
+
+    run = kedro(*LMFT)
+    assert run.returncode == 0, run.stdout
+    assert "epoch 0/3" not in run.stdout
+    assert "lmft goes on after" in run.stdout
 
 
 def test_an_epoch_told_again_is_not_logged_twice(

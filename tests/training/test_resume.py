@@ -20,6 +20,7 @@ from transformers import set_seed
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.locks import InUseError
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.training import checkpoints, resume
@@ -30,6 +31,7 @@ from speaker_verification.training.loop import train
 from speaker_verification.training.resume import Origin, is_interrupted, resume_path
 from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
+from tests.locking import held_by_another
 from tests.models.conftest import TINY_WAVLM, tiny_settings
 from tests.training.test_loop import phase_settings
 
@@ -348,3 +350,15 @@ def test_a_state_that_cannot_be_read_is_named(job: Job) -> None:
         DataError, match=r"out.resume' is no interrupted phase, it lacks \['origin', .*resume=false"
     ):
         job.train()
+
+
+def test_a_folder_that_another_process_trains_in_is_left_as_it_is(job: Job) -> None:
+    job.folder.mkdir()
+    (job.folder / "epoch_01").touch()
+    resume_path(job.folder).touch()
+    anew = replace(job, changes={"resume": False})
+    with held_by_another(job.folder, what="train") as other:
+        with pytest.raises(InUseError, match=rf"train is running since .*process {other.pid} on host"):
+            anew.train()
+        assert (job.folder / "epoch_01").exists()
+        assert resume_path(job.folder).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import stat
@@ -30,6 +31,7 @@ _ASCII_PART = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{,{_LONGEST_PART - 1}}}"
 _MAC_EXTRAS = "__MACOSX"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of its name and extra field
 _GZIP = b"\x1f\x8b"
+_GZIP_TRAILER = 8  # bytes: CRC-32 and size of what was packed
 _ENCRYPTED, _UTF_8 = 1, 0x800  # bits of a zip member's flags
 _DOS_FOLDER = 0x10  # bit of its external attributes
 
@@ -168,6 +170,33 @@ def plain_name(name: str) -> str:
         name = name[2:]
     stem, _, ending = name.rpartition(".")
     return f"{stem}.{ending.lower()}" if stem and ending.lower() in AUDIO_ENDINGS else name
+
+
+def contents_digest(archive_files: Sequence[Path]) -> str:
+    """A digest of an archive's own checksums, for which none of its members is read.
+
+    Args:
+        archive_files: the archive, or its parts in order.
+
+    Returns:
+        Hexadecimal digits; empty for an archive without checksums (a tar that is not compressed) and for one
+        that is not whole.
+    """
+    with _open(archive_files) as stream:
+        if stream.read(2) == _GZIP:
+            stream.seek(-_GZIP_TRAILER, io.SEEK_END)
+            return stream.read().hex()
+    try:
+        members = read_members(archive_files)
+    except DataError:
+        return ""
+    if not isinstance(members, Sequence):
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
+    for member in members:
+        if isinstance(member, _ZipMember):
+            digest.update(f"{member.name} {member.size} {member.crc}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def safe_parts(name: str) -> tuple[str, ...] | None:

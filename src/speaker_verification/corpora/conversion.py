@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
-from speaker_verification.corpora.archives import Member, read_members
+from speaker_verification.corpora.archives import Member, contents_digest, read_members
 from speaker_verification.corpora.storing import Job, Recording, Store, store_all
 from speaker_verification.errors import DataError
 from speaker_verification.tables import REJECTED_FILES, TableSchema
@@ -37,6 +37,7 @@ RECORDINGS = TableSchema(
 )
 REPEATED = "stands more than once in the archive"
 _NUM_NAMED = 3  # members that a line of the log shows
+_CONTENTS, _WRITTEN = "contents: ", "written: "  # lines of a marker
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,64 @@ class Corpus:
     misplaced: str = ""
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What a folder was converted from, as its marker says.
+
+    Attributes:
+        files: NAME SIZE TIME of the archive's files, in order.
+        terms: format of the recordings, and how they were judged.
+        archive_files: the same files, where they are at hand.
+        contents: see `contents_digest`; empty where it is not known.
+        written: time of the marker in ns, before anything copied it; 0 where it is not known.
+    """
+
+    files: tuple[str, ...]
+    terms: str
+    archive_files: tuple[Path, ...] = ()
+    contents: str = ""
+    written: int = 0
+
+    @classmethod
+    def of(cls, archive_files: Sequence[Path], terms: str) -> _Source:
+        stats = [(path.name, path.stat()) for path in archive_files]
+        files = tuple(f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in stats)
+        return cls(files, terms, tuple(archive_files))
+
+    @classmethod
+    def read(cls, marker: Path) -> _Source | None:
+        if not marker.is_file():
+            return None
+        lines = marker.read_text(encoding="utf-8").splitlines()
+        told = [line for line in lines if not line.startswith((_CONTENTS, _WRITTEN))]
+        contents, written = (
+            "".join(line.removeprefix(name) for line in lines if line.startswith(name))
+            for name in (_CONTENTS, _WRITTEN)
+        )
+        return cls(tuple(told[:-1]), told[-1] if told else "", (), contents, int(written or 0))
+
+    def write(self, marker: Path, keep_time: bool) -> None:
+        """Write the marker, with the time that stands in it unless a copy has lost that."""
+        with written_whole(marker) as part:
+            part.touch()
+            written = self.written or part.stat().st_mtime_ns
+            more = (f"{_CONTENTS}{self.contents}", f"{_WRITTEN}{written}")
+            part.write_text("\n".join([*self.files, self.terms, *more, ""]), encoding="utf-8")
+            if keep_time:
+                os.utime(part, ns=(written, written))
+
+    def is_of(self, now: _Source) -> bool:
+        """Whether this is the archive of now, on the same terms, if with files of other times."""
+        if self.terms != now.terms:
+            return False
+        names = [[file.rpartition(" ")[0] for file in source.files] for source in (self, now)]
+        return self.files == now.files or (
+            names[0] == names[1]
+            and self.contents != ""
+            and self.contents == contents_digest(now.archive_files)
+        )
+
+
 class ConvertedFolder:
     """A folder of converted recordings, and the record of how they came there.
 
@@ -71,6 +130,9 @@ class ConvertedFolder:
     was judged otherwise, and does not count. The record is written once all of the archive was gone through:
     a row for every recording, refused ones included. With it a later run opens no file; without it, headers
     are read.
+
+    A copy may have lost all times. An archive of another time but with the same checksums inside is the same
+    one; and a folder whose marker has another time than stands in it counts by its record alone.
     """
 
     def __init__(
@@ -79,16 +141,28 @@ class ConvertedFolder:
         self.folder = folder
         self._audio_format = audio_format
         self._record = folder / ".record.parquet"
-        marker = folder / ".source"
-        stats = [(path.name, path.stat()) for path in archive_files]
-        lines = [f"{name} {found.st_size} {found.st_mtime_ns}\n" for name, found in stats]
-        source = "".join([*lines, f"{audio_format} {judged}".rstrip() + "\n"])
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != source:
-            with written_whole(marker) as part:
-                part.write_text(source, encoding="utf-8")
-        self._since = marker.stat().st_mtime_ns
+        self._terms = f"{audio_format} {judged}".rstrip()
+        self._since = self._mark(archive_files)
         self._outdated: set[str] = set()
         self._sizes = dict(self._walk(str(folder)))
+
+    def _mark(self, archive_files: Sequence[Path]) -> int:
+        """Write the marker unless it tells of this very archive.
+
+        Returns:
+            The time, in nanoseconds, from which on files count.
+        """
+        marker = self.folder / ".source"
+        before = _Source.read(marker)
+        now = _Source.of(archive_files, self._terms)
+        has_times = before is not None and before.written in (0, marker.stat().st_mtime_ns)
+        if before is not None and before.is_of(now) and (has_times or self._record.is_file()):
+            if before.files != now.files:
+                replace(now, contents=before.contents, written=before.written).write(marker, has_times)
+            return marker.stat().st_mtime_ns if has_times else 0
+        self._record.unlink(missing_ok=True)
+        replace(now, contents=contents_digest(archive_files)).write(marker, keep_time=True)
+        return marker.stat().st_mtime_ns
 
     def __len__(self) -> int:
         """How many recordings are there, from this archive and in this format."""

@@ -45,6 +45,7 @@ from speaker_verification.corpora.sources import (
     official_places,
 )
 from speaker_verification.errors import DataError, UserError
+from speaker_verification.locks import holds
 from speaker_verification.whole import written_whole
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,7 @@ class Transfer:
         return md5
 
 
+@holds("folder")
 def download_files(
     names: Sequence[str],
     folder: Path,
@@ -188,6 +190,7 @@ def download_files(
 
     Raises:
         ParameterError: the official hosts want credentials that are not given.
+        InUseError: another run, which is alive, works in the folder.
         DataError: files cannot be had, are not what they must be, or do not fit the disk; all of them are
             named.
     """

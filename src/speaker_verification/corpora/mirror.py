@@ -53,20 +53,24 @@ def parse_checksums(text: str, where: object) -> dict[str, str]:
 class Digests:
     """MD5 of files, read once: a record beside the mirror keeps them by path, size and time of change.
 
+    Paths below the record's folder are relative to it, so that both can be moved together.
+
     Args:
         folder: the mirror in the raw layer; the record lies beside it, for mirrors elsewhere too.
     """
 
     def __init__(self, folder: Path) -> None:
         self._record = folder.with_name(f".{folder.name}_md5.json")
+        self._beside = f"{folder.parent.resolve()}/"
         self._writing = threading.Lock()
         self._known: dict[str, list[str]] = {}
         if self._record.is_file():
-            self._known = json.loads(self._record.read_text(encoding="utf-8"))
+            known = json.loads(self._record.read_text(encoding="utf-8"))
+            self._known = {name.replace(self._beside, ""): found for name, found in known.items()}
 
     def knows(self, paths: Sequence[Path]) -> bool:
         """Whether the files, as they are, were read before."""
-        name, state = _state(paths)
+        name, state = self._state(paths)
         return self._known.get(name, [""])[0] == state
 
     def md5(self, paths: Sequence[Path]) -> str:
@@ -76,21 +80,20 @@ class Digests:
             for path in paths:
                 add_file(digest, path)
             self.remember(paths, digest.hexdigest())
-        return self._known[_state(paths)[0]][1]
+        return self._known[self._state(paths)[0]][1]
 
     def remember(self, paths: Sequence[Path], md5: str) -> None:
         """Keep what was found while the files were written."""
-        name, state = _state(paths)
+        name, state = self._state(paths)
         with self._writing:
             self._known[name] = [state, md5]
             with written_whole(self._record) as part:
                 part.write_text(json.dumps(self._known, indent=2), encoding="utf-8")
 
-
-def _state(paths: Sequence[Path]) -> tuple[str, str]:
-    stats = [path.stat() for path in paths]
-    name = " ".join(str(path.resolve()) for path in paths)
-    return name, " ".join(f"{found.st_size}/{found.st_mtime_ns}" for found in stats)
+    def _state(self, paths: Sequence[Path]) -> tuple[str, str]:
+        stats = [path.stat() for path in paths]
+        name = " ".join(str(path.resolve()).removeprefix(self._beside) for path in paths)
+        return name, " ".join(f"{found.st_size}/{found.st_mtime_ns}" for found in stats)
 
 
 def add_file(digest: hashlib._Hash, path: Path) -> None:

@@ -34,6 +34,7 @@ from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
 from speaker_verification.corpora.trials import draw_trials
 from speaker_verification.corpora.voices import Voice, draw_voices, speak
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.locks import holds
 from speaker_verification.whole import written_whole
 
 RECORD = "synthetic.json"  # what the mirror was made from; written with it
@@ -99,6 +100,7 @@ def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"prepare.seed": record["seed"], **sizes, "version of the synthesis": record["recipe"]}
 
 
+@holds("folder")
 def write_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int, num_workers: int) -> None:
     """Write a mirror with all of VoxCeleb's, MUSAN's and RIRS_NOISES' file names, whole or not at all.
 
@@ -110,6 +112,7 @@ def write_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int,
             reproducible in a fresh process.
 
     Raises:
+        InUseError: another run, which is alive, works in the folder.
         ParameterError: the packages that make speech and rooms are not installed.
         DataError: the folder holds something else.
     """

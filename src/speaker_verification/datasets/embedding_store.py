@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from speaker_verification.datasets.versioned import AtomicDataset
+from kedro.io import Version
+
+from speaker_verification.datasets.versioned import AtomicDataset, folder_of_paths
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
 
 class EmbeddingStoreDataset(AtomicDataset[EmbeddingStore]):
-    """Folder with `embeddings.npy` (float32, N x E) and `utterances.parquet` in row order, maybe crops."""
+    """Folder with `embeddings.npy` (float32, N x E) and `utterances.parquet` in row order, maybe crops.
+
+    Args:
+        filepath: of the folder; versions stand below it.
+        root: folder whose files are named relative to it, as `TableDataset` does.
+        version: given by Kedro for `versioned: true`.
+        metadata: left to plugins.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        root: str | None = None,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, version=version, metadata=metadata)
+        self._root = folder_of_paths(filepath, root)
 
     def _write(self, path: Path, data: EmbeddingStore) -> None:
         path.mkdir()
-        data.write(path)
+        data.write(path, self._root)
 
     def _read(self, path: Path) -> EmbeddingStore:
-        return EmbeddingStore.read(path)
+        return EmbeddingStore.read(path, self._root)

@@ -37,6 +37,11 @@ class FolderDataset(AtomicDataset[Path]):
         self._create = create
         self._preview_file = preview_file
 
+    @property
+    def is_workplace(self) -> bool:
+        """Whether it is a place for nodes to work in."""
+        return self._create
+
     def load(self) -> Path:
         if self._create:
             Path(self._filepath).mkdir(parents=True, exist_ok=True)

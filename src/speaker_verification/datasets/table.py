@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pandas as pd
 from kedro.io import DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
-from speaker_verification.datasets.versioned import AtomicDataset
+from speaker_verification.datasets.versioned import AtomicDataset, folder_of_paths
 from speaker_verification.tables import SCHEMAS
 
 PREVIEW_ROWS = 20
+
+logger = logging.getLogger(__name__)
 
 
 class TableDataset(AtomicDataset[pd.DataFrame]):
@@ -21,6 +24,8 @@ class TableDataset(AtomicDataset[pd.DataFrame]):
     Args:
         filepath: of the file; versions stand below it.
         schema: name of the table.
+        root: folder whose files the table names relative to it, so that it can be moved; nodes are handed
+            absolute paths all the same.
         version: given by Kedro for `versioned: true`.
         metadata: left to plugins.
 
@@ -33,6 +38,7 @@ class TableDataset(AtomicDataset[pd.DataFrame]):
         *,
         filepath: str,
         schema: str,
+        root: str | None = None,
         version: Version | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
@@ -40,12 +46,30 @@ class TableDataset(AtomicDataset[pd.DataFrame]):
         if schema not in SCHEMAS:
             raise DatasetError(f"unknown table schema '{schema}': one of {sorted(SCHEMAS)}")
         self._schema = SCHEMAS[schema]
+        self._root = folder_of_paths(filepath, root)
 
     def _write(self, path: Path, data: pd.DataFrame) -> None:
-        self._schema.conform(data).to_parquet(path, index=False)
+        self._schema.write(data, path, self._root)
 
     def _read(self, path: Path) -> pd.DataFrame:
-        return self._schema.conform(pd.read_parquet(path), str(path))
+        table = self._schema.read(path, self._root)
+        if self._root is not None:
+            self._warn_of_another_root(path, table)
+        return table
+
+    def _warn_of_another_root(self, file: Path, table: pd.DataFrame) -> None:
+        """Tell of a table from before paths were relative, in a copy of the data that it names."""
+        for name in self._schema.paths:
+            named = Path(table[name].iloc[0]) if len(table) else None
+            if named is None or self._root is None or named.is_relative_to(self._root):
+                continue
+            own = [self._root.joinpath(*named.parts[start:]) for start in range(1, len(named.parts))]
+            if any(path.exists() for path in own):
+                logger.warning(
+                    "%s names files of another data root, such as %s; for those of this one make it anew: "
+                    "kedro run --pipeline=prepare",
+                    *(file, named),
+                )
 
     def preview(self) -> TablePreview:
         """The first rows, as Kedro-Viz shows them."""

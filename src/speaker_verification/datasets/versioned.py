@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -11,6 +12,21 @@ from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from speaker_verification.whole import written_whole
 
 DataType = TypeVar("DataType")
+
+
+def folder_of_paths(filepath: str, root: str | None) -> Path | None:
+    """The folder that paths stored in a file are relative to, absolute.
+
+    Args:
+        filepath: of the file, which Kedro makes absolute.
+        root: the folder as the configuration has it, absolute or relative to the project; None: paths are
+            stored as they are.
+    """
+    if root is None:
+        return None
+    parts = Path(root).parts
+    above = (folder for folder in Path(filepath).parents if parts and folder.parts[-len(parts) :] == parts)
+    return next(above, Path(os.path.abspath(root)))
 
 
 class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataType]):

@@ -99,10 +99,9 @@ class SpeakerModel(nn.Module):
         """Write the model to a folder, which is made."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config: dict[str, Any] = {
-            "model": self.settings.model_dump(mode="json"),
-            "encoder": {**self.frontend.config.to_dict(), "model_type": self.frontend.config.model_type},
-        }
+        encoder = {**self.frontend.config.to_dict(), "model_type": self.frontend.config.model_type}
+        encoder.pop("_name_or_path", None)  # the folder that it was loaded from, on this machine
+        config: dict[str, Any] = {"model": self.settings.model_dump(mode="json"), "encoder": encoder}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_FILE)
 

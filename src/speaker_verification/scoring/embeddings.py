@@ -67,19 +67,21 @@ class EmbeddingStore:
         """Rows of the given utterances, as `rows_of_ids`."""
         return rows_of_ids(utterance_ids, self.utterances, "have no embedding: embed them first")
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, root: Path | None = None) -> None:
         """Write `embeddings.npy`, `utterances.parquet` and, where there are crops, `crop_embeddings.npy`.
 
-        The folder is made if need be.
+        Args:
+            folder: made if need be.
+            root: folder whose files are named relative to it, see `TableSchema.write`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / EMBEDDINGS_FILE, self.embeddings)
         if self.crops is not None:
             np.save(folder / CROPS_FILE, self.crops)
-        UTTERANCES.conform(self.utterances).to_parquet(folder / UTTERANCES_FILE, index=False)
+        UTTERANCES.write(self.utterances, folder / UTTERANCES_FILE, root)
 
     @classmethod
-    def read(cls, folder: Path) -> EmbeddingStore:
+    def read(cls, folder: Path, root: Path | None = None) -> EmbeddingStore:
         """Read what `write` wrote; the embeddings are mapped into memory, not loaded.
 
         Raises:
@@ -88,7 +90,7 @@ class EmbeddingStore:
         for name in (EMBEDDINGS_FILE, UTTERANCES_FILE):
             if not (folder / name).is_file():
                 raise DataError(f"{folder} is no embedding store: {name} is missing")
-        utterances = UTTERANCES.conform(pd.read_parquet(folder / UTTERANCES_FILE), str(folder))
+        utterances = UTTERANCES.read(folder / UTTERANCES_FILE, root)
         crops = folder / CROPS_FILE
         return cls(
             np.load(folder / EMBEDDINGS_FILE, mmap_mode="r"),

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from speaker_verification.locks import holds
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.tables import LEARNING_CURVE
@@ -42,6 +43,7 @@ from speaker_verification.training.tally import EpochTally, Metrics, progress_ba
 logger = logging.getLogger(__name__)
 
 
+@holds("folder")
 def train(
     phase: PhaseSettings,
     model: SpeakerModel,
@@ -77,6 +79,7 @@ def train(
     Raises:
         TrainingError: the loss or a gradient is not finite (the utterances of the step are named), or memory
             is short.
+        InUseError: another run, which is alive, trains in the folder.
         ParameterError: the corpus is smaller than one step, or has too few speakers for a batch of
             different ones; or parameters have changed since the phase was interrupted; or the phase is to be
             compiled, and nothing can be.

@@ -11,6 +11,7 @@ import pandas as pd
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.extraction import extract_embeddings, utterances_in_trials
 from speaker_verification.scoring.settings import EmbedSettings
+from speaker_verification.tables import require_files
 
 if TYPE_CHECKING:
     from speaker_verification.models.speaker_model import SpeakerModel
@@ -50,6 +51,7 @@ def embed_cohort(
 def _embed(
     utterances: pd.DataFrame, lmft_checkpoint: Path, settings: EmbedSettings, device: str, num_crops: int = 0
 ) -> EmbeddingStore:
+    require_files({"utterances": utterances})
     return extract_embeddings(
         _load_model(lmft_checkpoint, settings, device),
         utterances,

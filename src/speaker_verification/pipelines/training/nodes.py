@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from plotly.graph_objects import Figure
 
+from speaker_verification.tables import require_files
 from speaker_verification.tracking import CHECKPOINT, log_epoch
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,9 @@ def train_phase(
         if augmentation_settings.probability
         else None
     )
+    tables = {"training_utterances": training_utterances, "validation_utterances": validation_utterances}
+    augmentation_tables = {"noise_clips": noise_clips, "room_responses": room_responses}
+    require_files(tables | (augmentation_tables if augmenter else {}))
     phase_seed = seed + settings.seed_offset
     examples = TrainingExamples(
         training_utterances, augmenter, settings.crop_seconds, settings.speed_factors, phase_seed
@@ -94,6 +99,7 @@ def train_phase(
         "seed": seed,
     }
     folder = workspace / CHECKPOINT
+    begun_from = os.path.relpath(start, workspace.parent.parent)  # true also after a move
     curve = train(
         settings,
         speaker_model,
@@ -102,13 +108,13 @@ def train_phase(
         regularise=PretrainedDistance(speaker_model.frontend, encoder, settings.pretrained_distance),
         validate=lambda current: validate(current, held_out, monitored),
         folder=folder,
-        run={"speaker_ids": examples.speaker_ids, "start": str(start), **parameters},
+        run={"speaker_ids": examples.speaker_ids, "start": begun_from, **parameters},
         seed=phase_seed,
         on_epoch=log_epoch,
         origin=Origin(
             phase=workspace.parent.name,
             parameters=parameters,
-            start=str(start),
+            start=begun_from,
             tables={
                 "training_utterances": training_utterances[["utterance_id", "num_samples"]],
                 "validation_utterances": heard.utterances[["utterance_id", "num_samples"]],
