@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, SharedMemoryDataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
@@ -38,6 +38,10 @@ class ParametersHook:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        if isinstance(catalog, SharedMemoryDataCatalog):  # made for it; hooks do not work in its processes
+            raise ParameterError(
+                "ParallelRunner cannot run this project: use SequentialRunner or ThreadRunner"
+            )
         self._stages = {stage for node in pipeline.nodes if (stage := stage_of(node))}
         corpus = ("utterances", "trials")
         if pipeline.inputs().issuperset(corpus) and all(catalog.exists(name) for name in corpus):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from speaker_verification.tracking import CHECKPOINT, log_epoch
+from speaker_verification.tracking import CHECKPOINT, begin, ids_of, log_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def train_phase(
         "augmentation": augmentation_settings.model_dump(mode="json"),
         "seed": seed,
     }
-    folder = workspace / CHECKPOINT
+    folder, name = workspace / CHECKPOINT, workspace.parent.name
     curve = train(
         settings,
         speaker_model,
@@ -97,11 +98,16 @@ def train_phase(
         regularise=PretrainedDistance(speaker_model.frontend, encoder, settings.pretrained_distance),
         validate=lambda current, mean: validate(current, heard, mean),
         folder=folder,
-        run={"speaker_ids": examples.speaker_ids, "start": str(start), **parameters},
+        run={
+            "speaker_ids": examples.speaker_ids,
+            "start": str(start),
+            **parameters,
+            "tracking": ids_of(name),
+        },
         seed=phase_seed,
-        on_epoch=log_epoch,
+        on_epoch=partial(log_epoch, name),
         origin=Origin(
-            phase=workspace.parent.name,
+            phase=name,
             parameters=parameters,
             start=str(start),
             tables={
@@ -112,6 +118,7 @@ def train_phase(
                 "room_responses": room_responses[["response_id", "num_samples"]],
             },
         ),
+        on_start=partial(begin, name),
     )
     return curve, folder
 
