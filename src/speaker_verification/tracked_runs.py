@@ -80,7 +80,7 @@ class _Entry:
 
     run: TrackedRun
     what: str
-    send: Send
+    send: Callable[[MlflowClient], None]
     uploads: bool = False
 
 
@@ -183,14 +183,14 @@ class RunLog:
     def _send(self, entry: _Entry) -> None:
         client = self._client()
         try:
-            entry.send(client, entry.run.id(client))
+            entry.send(client)
         except Exception as error:
             if not _is_refusal(error):
                 raise
             self._experiment = None  # it may have been deleted with all its runs
             if not entry.run.revive(client):
                 raise
-            entry.send(client, entry.run.id(client))
+            entry.send(client)
 
     def _client(self) -> MlflowClient:
         if self._known_client is None:
@@ -366,13 +366,15 @@ class TrackedRun:
     def mark_killed(self) -> None:
         """Set the status of a run that was made before, and that nobody ended, to killed."""
 
-        def send(client: MlflowClient, run_id: str) -> None:
-            if client.get_run(run_id).info.status == "RUNNING":
-                client.set_terminated(run_id, "KILLED")
+        run_id = self.ids["run"]
 
-        if self.ids["run"] is not None and not self.opened:
-            self._joined = True
-            self._send("end", send)
+        def send(client: MlflowClient) -> None:
+            run = None if run_id is None else _found(client, run_id)
+            if run is not None and run.info.lifecycle_stage == "active" and run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, "KILLED")
+
+        if run_id is not None and not self.opened:
+            self._log.send(_Entry(self, "end", send))
 
     def id(self, client: MlflowClient) -> str:
         """MLflow's id of the run, which is made if need be."""
@@ -460,7 +462,7 @@ class TrackedRun:
         self._send(what, send, uploads)
 
     def _send(self, what: str, send: Send, uploads: bool = False) -> None:
-        self._log.send(_Entry(self, what, send, uploads))
+        self._log.send(_Entry(self, what, lambda client: send(client, self.id(client)), uploads))
 
 
 def sqlite_uri(database: Path) -> str:

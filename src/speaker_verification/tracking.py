@@ -203,7 +203,7 @@ class TrackingHook:
         self._settings = settings
         self._store = settings.store(Path(context.project_path)) if tracked else None
         self._parameters = context.params
-        self._env = context.env
+        self._env = context.env or getattr(context.config_loader, "default_run_env", None)
 
     @hook_impl(trylast=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -360,7 +360,7 @@ class TrackingHook:
                 Path(chosen).expanduser() if chosen else _best_of(self._catalog, last, embed["choose_top"])
             )
             trained_here = not chosen and last in outputs
-            return model and str(model), _ids_of_model(model).get("experiment"), trained_here
+            return model, _ids_of_model(model).get("experiment"), trained_here
         for name in MARKED:
             if name in inputs:
                 left = _read_json(_beside(self._catalog, name))

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import mlflow
-import pytest
 
-from speaker_verification.tracking import log_epoch
 from tests.project.conftest import Kedro
 
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
@@ -56,17 +54,3 @@ def test_a_killed_phase_goes_on_in_its_own_run(finished_copy: tuple[Path, Kedro]
         history = client.get_metric_history(runs[0].info.run_id, metric)
         assert [point.step for point in history] == list(range(metric == "loss", 4))
     assert list(folder.glob("data/tiny/06_models/lmft/workspace/*")) == []
-
-
-def test_an_epoch_told_again_is_not_logged_twice(
-    finished_copy: tuple[Path, Kedro], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished_copy[0] / 'mlflow.db'}")
-    with mlflow.start_run() as run:
-        log_epoch(1, {"loss": 2.0})
-        log_epoch(1, {"loss": 2.5, "average.eer": 1.0})
-        log_epoch(2, {"loss": 1.5})
-    history_of = mlflow.MlflowClient().get_metric_history
-    points = [(point.step, point.value) for point in history_of(run.info.run_id, "loss")]
-    assert points == [(1, 2.0), (2, 1.5)]
-    assert [point.value for point in history_of(run.info.run_id, "average.eer")] == [1.0]
