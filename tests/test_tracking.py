@@ -48,7 +48,7 @@ WEIRD = "it's 100% a?b#c"
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new database in a folder of a name with all that addresses escape; MLflow takes seconds to make it."""
+    """A new database, in a folder whose name holds all that addresses escape; it takes MLflow seconds."""
     folder = tmp_path_factory.mktemp("database") / WEIRD
     store = TrackingSettings(tracking_uri="sqlite:///runs/mlflow.db", experiment="x").store(folder)
     TrackedRun(RunLog(store), "run", {}, {}).open()
@@ -289,6 +289,37 @@ def test_an_absent_server_costs_seconds_and_the_end_says_what_it_lacks(
     assert dict(os.environ) == before
     assert list(project.folder.glob("data/tiny/06_models/lmft/checkpoint/*/checkpoint/epoch_01"))
     assert project.runs() == []
+
+
+def test_a_server_that_never_answers_costs_one_time_out_which_a_person_may_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        log = RunLog(TrackingSettings(tracking_uri=uri, experiment="x").store(tmp_path))
+        run = TrackedRun(log, "run", {}, {})
+        started = time.monotonic()
+        for epoch in range(5):
+            run.log_metrics(f"epoch {epoch}", {epoch: {"loss": 1.0}})
+        assert 2 <= time.monotonic() - started < 6
+        log.close()
+    assert "run (start, parameters, epoch 0, epoch 1, " in warnings_in(caplog)[-1]
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "2"
+
+
+def test_an_absent_database_server_costs_seconds_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = f"postgresql://ann:pa55@127.0.0.1:{free_port()}/mlflow"
+    log = RunLog(TrackingSettings(tracking_uri=uri, experiment="x").store(tmp_path))
+    started = time.monotonic()
+    TrackedRun(log, "run", {}, {}).open()
+    log.close()
+    assert time.monotonic() - started < 10
+    away, lacks = warnings_in(caplog)
+    assert "ConnectionRefusedError" in away
+    assert "run (start, parameters)" in lacks
 
 
 def test_a_database_that_cannot_be_written_costs_no_result(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sqlite3
 import threading
 import time
@@ -38,6 +39,8 @@ NUM_NAMED = 8  # of a run's missing entries, in messages
 # Instead of MLflow's seven retries of up to two minutes each: what fails is tried again later.
 IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 IMPATIENT_UPLOADS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+CONNECTION_SECONDS = 5.0
 LEAST_PAUSE = 5.0  # s between two tries
 PAUSE_FACTOR = 20.0  # longer pauses after tries that took long: waiting costs a twentieth of the time at most
 LAST_PAUSE = 1.0  # s before the last try of all
@@ -95,7 +98,7 @@ class RunLog:
         self.store = store
         self.lock = threading.RLock()
         self._waiting: deque[_Entry] = deque()
-        self._missing: list[_Entry] = []
+        self._missing: deque[_Entry] = deque(maxlen=MOST_WAITING)
         self._away = False
         self._next_try = 0.0
         self._known_client: MlflowClient | None = None
@@ -113,9 +116,12 @@ class RunLog:
     def close(self) -> None:
         """Try what waits a last time, and name what is missing."""
         with self.lock:
+            started = time.monotonic()
             if self._waiting:
                 self._send_waiting()
-            if self._waiting:
+            if (
+                self._waiting and time.monotonic() < started + LAST_PAUSE
+            ):  # what fails slowly has had its time
                 time.sleep(LAST_PAUSE)
                 self._send_waiting()
             missing = [*self._missing, *self._waiting]
@@ -154,33 +160,44 @@ class RunLog:
     def _send_waiting(self) -> None:
         """Send entries until one fails; uploads that fail hold up other uploads only."""
         entries, kept = self._waiting, deque[_Entry]()
-        uploads_fail = False
+        failures: dict[bool, Exception] = {}  # by whether it was an upload
         started = time.monotonic()
-        failure: Exception | None = None
-        while entries:
-            entry = entries.popleft()
-            if entry.uploads and uploads_fail:
-                kept.append(entry)
-                continue
-            # Whatever MLflow, its database or its server raises must not end what is being tracked.
-            try:
-                with _environment(IMPATIENT_UPLOADS if entry.uploads else IMPATIENCE):
-                    self._send(entry)
-            except Exception as error:
-                if _is_refusal(error):
-                    logger.warning("MLflow at %s refuses %s: %s", self.store, _named([entry]), _line(error))
-                    self._missing.append(entry)
-                    continue
-                failure = error
-                kept.append(entry)
+        try:
+            while entries and False not in failures:
+                entry = entries[0]
+                failure = None if entry.uploads in failures else self._failure_of(entry)
+                if failure is not None:
+                    failures[entry.uploads] = failure
+                if entry.uploads in failures:
+                    kept.append(entry)
+                entries.popleft()
+        finally:  # a signal may end the process here
+            self._waiting = kept + entries
+        self._tell(next(iter(failures.values()), None), time.monotonic() - started)
+
+    def _failure_of(self, entry: _Entry) -> Exception | None:
+        """Send an entry; give the error after which it must be tried again, if there is one."""
+        sent = False
+        # Whatever MLflow, its database or its server raises must not end what is being tracked.
+        try:
+            with _environment(IMPATIENT_UPLOADS if entry.uploads else IMPATIENCE):
+                self._send(entry)
+            sent = True
+        except Exception as error:
+            if not _is_refusal(error):
+                return error
+            sent = True
+            if not self._missing:
+                logger.warning("MLflow at %s refuses %s: %s", self.store, _named([entry]), _line(error))
+            self._missing.append(entry)
+        finally:
+            if not sent:
                 entry.run.doubt()
-                uploads_fail = entry.uploads
-                if not entry.uploads:
-                    break
-        self._waiting = kept + entries
-        self._tell(failure, time.monotonic() - started)
+        return None
 
     def _send(self, entry: _Entry) -> None:
+        if self._away or self._known_client is None:
+            _refuse_absent(self.store.uri)
         client = self._client()
         try:
             entry.send(client)
@@ -351,12 +368,14 @@ class TrackedRun:
             error: what went wrong.
             at: end of the run in ms since 1970; None: now.
         """
-        if not self.opened or self.ended or self._joined:
+        if not self.opened or self.ended:
             return
         self.ended = True
         end_time = at or _now()
 
         def send(client: MlflowClient, run_id: str) -> None:
+            if self._joined:
+                return
             if error is not None:
                 client.set_tag(run_id, "error", error[:LONGEST_VALUE])
             client.set_terminated(run_id, status, end_time)
@@ -416,7 +435,7 @@ class TrackedRun:
                     run.info.run_id,
                 )
                 self._log_parameters(client, run.info.run_id)
-        elif not self._joined:
+        elif not self._joined and not self.ended:
             client.update_run(run.info.run_id, status="RUNNING")
             if "error" in run.data.tags:
                 client.delete_tag(run.info.run_id, "error")
@@ -548,6 +567,19 @@ def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in own:
             os.environ.pop(name, None)
+
+
+def _refuse_absent(uri: str) -> None:
+    """Fail at once where a database's server is not there: MLflow tries for minutes.
+
+    Raises:
+        OSError: it takes no connection.
+    """
+    parts = urlsplit(uri)
+    port = DATABASE_PORTS.get(parts.scheme.split("+")[0])
+    if port is not None and parts.hostname is not None:
+        with socket.create_connection((parts.hostname, parts.port or port), timeout=CONNECTION_SECONDS):
+            return
 
 
 def _is_refusal(error: Exception) -> bool:

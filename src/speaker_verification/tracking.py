@@ -215,7 +215,7 @@ class TrackingHook:
         self._log = RunLog(self._store)
         self._pipeline, self._catalog = pipeline, catalog
         atexit.register(self._close, "KILLED")  # for Ctrl-C and sys.exit no hook is called
-        if threading.current_thread() is threading.main_thread():  # no other is told of signals
+        if _is_main_thread():  # no other is told of signals
             self._at_termination = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     @hook_impl
@@ -291,7 +291,7 @@ class TrackingHook:
     def _planned_phase(self, log: RunLog, phase: str, node: Node) -> _Stage:
         """The run of a phase: the one in which it was interrupted, or a new one."""
         workspace = workspace_of(phase, self._catalog)
-        left = _read_json(workspace / IDS_FILE)
+        left = _read_ids(workspace / IDS_FILE)
         resumed = goes_on(phase, self._catalog, self._parameters)
         if self._trained is None:
             known = left.get("experiment") if resumed else None
@@ -363,7 +363,7 @@ class TrackingHook:
             return model, _ids_of_model(model).get("experiment"), trained_here
         for name in MARKED:
             if name in inputs:
-                left = _read_json(_beside(self._catalog, name))
+                left = _read_ids(_beside(self._catalog, name))
                 named = Path(left["model"]) if left.get("model") else None
                 return named, left.get("experiment") or _ids_of_model(named).get("experiment"), False
         return None, None, False
@@ -400,9 +400,13 @@ class TrackingHook:
             global _current
             _current = None
             atexit.unregister(self._close)
-            if self._at_termination is not None:
+            if self._at_termination is not None and _is_main_thread():
                 signal.signal(signal.SIGTERM, self._at_termination)
                 self._at_termination = None
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _trains(node: Node) -> bool:
@@ -449,14 +453,14 @@ def _best_of(catalog: CatalogProtocol, checkpoint: str, rank: int) -> Path | Non
         return None
 
 
-def _ids_of_model(folder: Path | None) -> Ids:
+def _ids_of_model(folder: Path | None) -> dict[str, str]:
     """Ids of the runs that trained a model, which stand in its folder."""
     if folder is None:
         return {}
     from speaker_verification.training.checkpoints import RUN_FILE
 
     ids = _read_json(folder / RUN_FILE).get("tracking")
-    return ids if isinstance(ids, dict) else {}
+    return _texts(ids) if isinstance(ids, dict) else {}
 
 
 def _beside(catalog: CatalogProtocol, dataset_name: str) -> Path:
@@ -469,6 +473,14 @@ def _remember(stage: _Stage) -> None:
     if stage.workspace is not None and stage.run.ids["run"] and stage.run.ids != stage.remembered:
         _write_json(stage.workspace / IDS_FILE, stage.run.ids)
         stage.remembered = dict(stage.run.ids)
+
+
+def _read_ids(file: Path) -> dict[str, str]:
+    return _texts(_read_json(file))
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if isinstance(value, str)}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
