@@ -68,6 +68,7 @@ class Job:
         on_pass: Callable[[int], None] = lambda _: None,
         on_epoch: Callable[[int, Any], None] = lambda *_: None,
         on_validation: Callable[[], None] = lambda: None,
+        on_start: Callable[[list[dict[str, Any]]], None] = lambda _: None,
     ) -> pd.DataFrame:
         """Train it; the callbacks are told the number of each pass, and of what follows."""
         phase = phase_settings(**CHANGES | self.changes)
@@ -104,6 +105,7 @@ class Job:
                 str(self.encoder),
                 {"training_utterances": self.utterances[["utterance_id", "num_samples"]]},
             ),
+            on_start=on_start,
         )
 
 
@@ -206,6 +208,23 @@ def test_only_the_steps_after_the_save_are_taken_again(job: Job) -> None:
     job.train(on_pass=passes.append, on_epoch=lambda epoch, _: epochs.append(epoch))
     assert len(passes) == (9 - 4) * PASSES_OF_A_STEP
     assert epochs == [2, 3, 3]  # the average of the best is told with the last one
+
+
+def test_an_epoch_is_saved_before_it_is_told(job: Job) -> None:
+    def break_down(epoch: int, _: Any) -> None:
+        if epoch == 1:
+            raise ConnectionError("the server is gone")
+
+    with pytest.raises(ConnectionError):
+        job.train(on_epoch=break_down)
+    passes: list[int] = []
+    told: list[tuple[int, str]] = []
+    job.train(
+        on_pass=passes.append,
+        on_start=lambda rows: told.extend((row["epoch"], row["metric"]) for row in rows),
+    )
+    assert len(passes) == (9 - 3) * PASSES_OF_A_STEP
+    assert {(0, "validation.eer"), (1, "validation.eer"), (1, "loss")} <= set(told)
 
 
 def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:
