@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import AbstractVersionedDataset, CatalogProtocol, MemoryDataset
+from kedro.io import AbstractVersionedDataset, CatalogProtocol, MemoryDataset, SharedMemoryDataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
@@ -102,6 +102,10 @@ class ParametersHook:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        if isinstance(catalog, SharedMemoryDataCatalog):  # made for it; hooks do not work in its processes
+            raise ParameterError(
+                "ParallelRunner cannot run this project: use SequentialRunner or ThreadRunner"
+            )
         if self._parameters is not None and any(DEVICE in node.inputs for node in pipeline.nodes):
             from speaker_verification.models.device import check_device
 

@@ -10,7 +10,7 @@ from speaker_verification.recipes import RecipeConfigLoader
 from speaker_verification.tracking import TrackingHook
 
 os.environ["KEDRO_DISABLE_TELEMETRY"] = "1"
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # it asks a host of its own, whatever the tracking server
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # to a host of its own, whatever the server
 # A dot in a dataset's name is the phase's namespace: "pretrain.checkpoint".
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.' characters")
 

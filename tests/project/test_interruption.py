@@ -13,9 +13,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-import pytest
 
-from speaker_verification.tracking import log_epoch
 from tests.project.conftest import Kedro, kedro_in
 
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
@@ -104,17 +102,3 @@ def test_a_moved_project_reads_its_own_files_and_its_phase_goes_on(
     assert run.returncode == 0, run.stdout
     assert "epoch 0/3" not in run.stdout
     assert "lmft goes on after" in run.stdout
-
-
-def test_an_epoch_told_again_is_not_logged_twice(
-    finished_copy: tuple[Path, Kedro], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished_copy[0] / 'mlflow.db'}")
-    with mlflow.start_run() as run:
-        log_epoch(1, {"loss": 2.0})
-        log_epoch(1, {"loss": 2.5, "average.eer": 1.0})
-        log_epoch(2, {"loss": 1.5})
-    history_of = mlflow.MlflowClient().get_metric_history
-    points = [(point.step, point.value) for point in history_of(run.info.run_id, "loss")]
-    assert points == [(1, 2.0), (2, 1.5)]
-    assert [point.value for point in history_of(run.info.run_id, "average.eer")] == [1.0]

@@ -72,6 +72,7 @@ class Job:
         on_pass: Callable[[int], None] = lambda _: None,
         on_epoch: Callable[[int, Any], None] = lambda *_: None,
         on_validation: Callable[[], None] = lambda: None,
+        on_start: Callable[[list[dict[str, Any]]], None] = lambda _: None,
     ) -> pd.DataFrame:
         """Train it; the callbacks are told the number of each pass, and of what follows."""
         phase = phase_settings(**CHANGES | self.changes)
@@ -116,6 +117,7 @@ class Job:
                 str(self.encoder),
                 tables,
             ),
+            on_start=on_start,
         )
 
 
@@ -148,7 +150,7 @@ def train_until_killed(job: Job, moment: str) -> None:
 
         resume._write_through = write_half
         job.train()
-    elif moment == "an epoch told but not saved":
+    elif moment == "an epoch told":
         job.train(on_epoch=die)
     elif moment == "a model written without its head":
         checkpoints.save_file = die
@@ -184,7 +186,7 @@ def test_a_phase_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(job: 
     for moment in (
         "in a step after a save",
         "half of the file written",
-        "an epoch told but not saved",
+        "an epoch told",
         "a model written without its head",
         "validating averaged weights",
         "the average of the best told",
@@ -218,6 +220,23 @@ def test_only_the_steps_after_the_save_are_taken_again(job: Job) -> None:
     job.train(on_pass=passes.append, on_epoch=lambda epoch, _: epochs.append(epoch))
     assert len(passes) == (9 - 4) * PASSES_OF_A_STEP
     assert epochs == [2, 3, 3]  # the average of the best is told with the last one
+
+
+def test_an_epoch_is_saved_before_it_is_told(job: Job) -> None:
+    def break_down(epoch: int, _: Any) -> None:
+        if epoch == 1:
+            raise ConnectionError("the server is gone")
+
+    with pytest.raises(ConnectionError):
+        job.train(on_epoch=break_down)
+    passes: list[int] = []
+    told: list[tuple[int, str]] = []
+    job.train(
+        on_pass=passes.append,
+        on_start=lambda rows: told.extend((row["epoch"], row["metric"]) for row in rows),
+    )
+    assert len(passes) == (9 - 3) * PASSES_OF_A_STEP
+    assert {(0, "validation.eer"), (1, "validation.eer"), (1, "loss")} <= set(told)
 
 
 def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:

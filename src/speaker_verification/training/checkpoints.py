@@ -4,7 +4,7 @@ ranking.json                best first: epoch, folder, error rate; an average of
 epoch_07/config.json        the speaker model (SpeakerModel.from_pretrained)
 epoch_07/model.safetensors
 epoch_07/head.safetensors   the margin head
-epoch_07/run.json           speakers in class order, settings, metrics
+epoch_07/run.json           speakers in class order, settings, metrics, ids of the tracked runs
 average/                    likewise, of the best epochs' average, where the phase makes one
 """
 

@@ -56,6 +56,7 @@ def train(
     seed: int,
     on_epoch: Callable[[int, Metrics], None],
     origin: Origin,
+    on_start: Callable[[list[dict[str, Any]]], None] = lambda _: None,
 ) -> pd.DataFrame:
     """Train a phase and keep its best epochs; go on from the last save where that was interrupted.
 
@@ -69,9 +70,10 @@ def train(
         folder: receives the best epochs (see checkpoints.py).
         run: plain values to store in every checkpoint.
         seed: of the order of utterances.
-        on_epoch: told the metrics of every epoch; epoch 0 is the state before the first step. The epoch in
-            which a phase was interrupted may be told again.
+        on_epoch: told the metrics of every epoch, once it is saved; epoch 0 is the state before any step.
         origin: what an interrupted phase must find unchanged to go on.
+        on_start: told, when nothing refuses the phase any more, the rows of the learning curve that an
+            interrupted one has saved; `on_epoch` may have missed the last of them.
 
     Returns:
         LEARNING_CURVE table.
@@ -105,6 +107,7 @@ def train(
         {"modules": both, "optimiser": optimiser, "average": average, "best": checkpoints, "tally": tally},
     )
     progress = resume.begin(phase.resume, phase.allow_changed_augmentation)
+    on_start(progress.curve)
 
     def waveforms_of(epoch: int) -> Iterator[Tensor]:
         return (batch.waveforms for batch in loader.batches(epoch - 1))
@@ -112,7 +115,6 @@ def train(
     def record(epoch: int, metrics: Metrics) -> None:
         rows = ({"epoch": epoch, "metric": name, "value": float(value)} for name, value in metrics.items())
         progress.curve.extend(rows)
-        on_epoch(epoch, metrics)
         logger.info("epoch %d/%d: %s", epoch, phase.epochs, readable(metrics))
 
     def finish_epoch(epoch: int, metrics: Metrics) -> None:
@@ -124,7 +126,9 @@ def train(
         record(epoch, metrics)
 
     if not progress.curve:
-        finish_epoch(0, {})
+        metrics: Metrics = {}
+        finish_epoch(0, metrics)
+        on_epoch(0, metrics)
     done_epochs, done_steps = divmod(progress.step, steps_per_epoch)
     for epoch in range(done_epochs + 1, phase.epochs + 1):
         started = time.perf_counter()
@@ -183,6 +187,7 @@ def train(
         tally.clear()
         resume.save(progress)
         checkpoints.forget_dropped()
+        on_epoch(epoch, metrics)
     if phase.epochs and phase.average_best > 1:
         checkpoints.load_average(model, head, phase.average_best)
         reestimate_statistics(model, waveforms_of(phase.epochs))
@@ -192,5 +197,7 @@ def train(
             checkpoints.put_first(
                 phase.epochs, eer, model, head, {**run, "epoch": phase.epochs, "metrics": metrics}
             )
-        record(phase.epochs, {f"average.{name}": value for name, value in metrics.items()})
+        metrics = {f"average.{name}": value for name, value in metrics.items()}
+        record(phase.epochs, metrics)
+        on_epoch(phase.epochs, metrics)
     return LEARNING_CURVE.conform(pd.DataFrame(progress.curve))

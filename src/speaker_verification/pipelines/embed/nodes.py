@@ -12,6 +12,7 @@ from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.extraction import extract_embeddings, utterances_in_trials
 from speaker_verification.scoring.settings import EmbedSettings
 from speaker_verification.tables import require_files
+from speaker_verification.tracking import EVALUATION, begin
 
 if TYPE_CHECKING:
     from speaker_verification.models.speaker_model import SpeakerModel
@@ -71,4 +72,6 @@ def _load_model(lmft_checkpoint: Path, settings: EmbedSettings, device: str) -> 
     from speaker_verification.training.checkpoints import best_checkpoint
 
     folder = Path(settings.model) if settings.model else best_checkpoint(lmft_checkpoint, settings.choose_top)
-    return SpeakerModel.from_pretrained(folder, resolve_device(device))
+    model = SpeakerModel.from_pretrained(folder, resolve_device(device))
+    begin(EVALUATION)
+    return model

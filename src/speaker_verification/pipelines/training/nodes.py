@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from speaker_verification.tables import require_files
-from speaker_verification.tracking import CHECKPOINT, log_epoch
+from speaker_verification.tracking import CHECKPOINT, begin, ids_of, log_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def train_phase(
         "augmentation": augmentation_settings.model_dump(mode="json"),
         "seed": seed,
     }
-    folder = workspace / CHECKPOINT
+    folder, name = workspace / CHECKPOINT, workspace.parent.name
     begun_from = os.path.relpath(start, workspace.parent.parent)  # true also after a move
     curve = train(
         settings,
@@ -108,11 +109,16 @@ def train_phase(
         regularise=PretrainedDistance(speaker_model.frontend, encoder, settings.pretrained_distance),
         validate=lambda current: validate(current, held_out, monitored),
         folder=folder,
-        run={"speaker_ids": examples.speaker_ids, "start": begun_from, **parameters},
+        run={
+            "speaker_ids": examples.speaker_ids,
+            "start": begun_from,
+            **parameters,
+            "tracking": ids_of(name),
+        },
         seed=phase_seed,
-        on_epoch=log_epoch,
+        on_epoch=partial(log_epoch, name),
         origin=Origin(
-            phase=workspace.parent.name,
+            phase=name,
             parameters=parameters,
             start=begun_from,
             tables={
@@ -123,6 +129,7 @@ def train_phase(
                 "room_responses": room_responses[["response_id", "num_samples"]],
             },
         ),
+        on_start=partial(begin, name),
     )
     return curve, folder
 
