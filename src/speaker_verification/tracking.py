@@ -28,7 +28,7 @@ from kedro.io import CatalogProtocol, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from speaker_verification.configuration import Settings
+from speaker_verification.configuration import Settings, expanded
 from speaker_verification.errors import ParameterError, UserError
 from speaker_verification.tracked_runs import (
     ARTIFACTS_FOLDER,
@@ -186,6 +186,7 @@ class TrackingHook:
         self._store: Store | None = None
         self._parameters: dict[str, Any] = {}
         self._env: str | None = None
+        self._project = Path()
         self._lock = threading.RLock()  # for runners with threads
         self._log: RunLog | None = None
         self._pipeline = Pipeline([])
@@ -197,11 +198,12 @@ class TrackingHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
+        self._project = Path(context.project_path)
         settings = TrackingSettings.parse(context.config_loader["tracking"], "tracking.yml")
         on_this_process = int(os.environ.get("RANK", 0)) == 0
         tracked = settings.enabled and on_this_process
         self._settings = settings
-        self._store = settings.store(Path(context.project_path)) if tracked else None
+        self._store = settings.store(self._project) if tracked else None
         self._parameters = context.params
         self._env = context.env or getattr(context.config_loader, "default_run_env", None)
 
@@ -258,7 +260,7 @@ class TrackingHook:
         if dataset_name in MARKED:
             _write_json(
                 _beside(self._catalog, dataset_name),
-                stage.run.ids | {"model": stage.model and str(stage.model)},
+                stage.run.ids | {"model": stage.model and self._portable(stage.model)},
             )
         if dataset_name in stage.unsaved:
             self._end_phase(stage, dataset_name)
@@ -356,17 +358,20 @@ class TrackingHook:
         if not outputs.isdisjoint(EMBEDDINGS):
             last = f"{PHASES[-1]}.{CHECKPOINT}"
             chosen = embed["model"]
-            model = (
-                Path(chosen).expanduser() if chosen else _best_of(self._catalog, last, embed["choose_top"])
-            )
+            model = Path(expanded(chosen)) if chosen else _best_of(self._catalog, last, embed["choose_top"])
             trained_here = not chosen and last in outputs
             return model, _ids_of_model(model).get("experiment"), trained_here
         for name in MARKED:
             if name in inputs:
                 left = _read_ids(_beside(self._catalog, name))
-                named = Path(left["model"]) if left.get("model") else None
+                named = self._project / left["model"] if left.get("model") else None
                 return named, left.get("experiment") or _ids_of_model(named).get("experiment"), False
         return None, None, False
+
+    def _portable(self, path: Path) -> str:
+        """The path, relative to the project where it lies in it: it stays true when the project moves."""
+        inside = path.is_relative_to(self._project)
+        return str(path.relative_to(self._project) if inside else path.absolute())
 
     def _tags(self, stage: str) -> dict[str, str]:
         return {"stage": stage} | ({"env": self._env} if self._env else {})
