@@ -253,7 +253,7 @@ def measure_large(folder: Path, width: int, device: str) -> None:
     cohort_store = make_store(
         folder / "cohort", spread(LARGE_COHORT_UTTERANCES, VOX2_SPEAKERS), width, seed=2
     )
-    cohort = summarise_cohort(cohort_store, {})
+    cohort = summarise_cohort(cohort_store, cohort_store, {})
     calibration = fit_score_calibration(cohort_store, cohort, NO_VALIDATION, {}, 0, device)
     for num_utterances, num_trials in LARGE:
         say(f"\nwidth {width}: {num_trials:,} trials of {num_utterances:,} utterances")

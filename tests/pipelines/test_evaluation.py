@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ class BandEnergies:
 
     minimum_samples = 1600
     device = torch.device("cpu")
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"bands": torch.tensor(12)}
 
     def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
         energy = torch.fft.rfft(waveforms).abs().square()
@@ -453,11 +457,26 @@ def test_cohort_size_above_the_speakers_of_a_calibration_trial_is_refused() -> N
     columns = dict.fromkeys(UTTERANCES.columns.names, 1.0)
     table = pd.DataFrame({**columns, "speaker_id": np.repeat(["a", "b", "c", "d"], 2)})
     store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
-    cohort = summarise_cohort(store, SCORE)
+    cohort = summarise_cohort(store, store, SCORE)
     with pytest.raises(ParameterError, match=r"'score\.cohort_size' is 6, .* take 2 to 2"):
         fit_score_calibration(store, cohort, table, SCORE, 0, "cpu")
     with pytest.raises(ParameterError, match=r"'score\.calibration_trials'"):
         fit_score_calibration(store, cohort, table, {"calibration_trials": 401}, 0, "cpu")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_embeddings_of_two_models_are_not_scored_together(
+    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
+) -> None:
+    """As after an `embed` that broke off between its two nodes."""
+    inputs = (lmft_checkpoint, utterances, trials, EMBED, "cpu")
+    embeddings, cohort = embed_trial_utterances(*inputs), embed_cohort(*inputs)
+    assert embeddings.model
+    summarise_cohort(cohort, embeddings, SCORE)
+    replace(cohort, model="another").write(tmp_path / "cohort")
+    with pytest.raises(DataError, match=r"are of two models.*: embed both sets with one"):
+        summarise_cohort(EmbeddingStore.read(tmp_path / "cohort"), embeddings, SCORE)
+    summarise_cohort(replace(cohort, model=""), embeddings, SCORE)  # of an earlier version
 
 
 def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:

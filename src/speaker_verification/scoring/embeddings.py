@@ -16,6 +16,7 @@ from speaker_verification.tables import UTTERANCES
 EMBEDDINGS_FILE = "embeddings.npy"
 CROPS_FILE = "crop_embeddings.npy"
 UTTERANCES_FILE = "utterances.parquet"
+MODEL_FILE = "model.txt"
 
 _ROWS_PER_CHECK = 65_536
 
@@ -28,6 +29,7 @@ class EmbeddingStore:
         embeddings: float32 (N, E), N utterances of embedding width E; may be a memory map.
         utterances: N rows of the UTTERANCES schema.
         crops: float32 (N, V, E), embeddings of V crops of each utterance, or None.
+        model: digest of the weights that made them; empty where it is not known.
 
     Raises:
         DataError: the embeddings are not a matrix, not one row for each utterance, or not finite (the
@@ -37,6 +39,7 @@ class EmbeddingStore:
     embeddings: np.ndarray
     utterances: pd.DataFrame
     crops: np.ndarray | None = None
+    model: str = ""
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
@@ -67,8 +70,20 @@ class EmbeddingStore:
         """Rows of the given utterances, as `rows_of_ids`."""
         return rows_of_ids(utterance_ids, self.utterances, "have no embedding: embed them first")
 
+    def refuse_other_model(self, other: EmbeddingStore) -> None:
+        """Refuse to compare these embeddings with another model's.
+
+        Raises:
+            DataError: both models are known, and they differ.
+        """
+        if self.model and other.model and self.model != other.model:
+            raise DataError(
+                f"embeddings of {len(self.utterances)} and of {len(other.utterances)} utterances are of two "
+                "models, whose embeddings cannot be compared: embed both sets with one"
+            )
+
     def write(self, folder: Path, root: Path | None = None) -> None:
-        """Write `embeddings.npy`, `utterances.parquet` and, where there are crops, `crop_embeddings.npy`.
+        """Write `embeddings.npy`, `utterances.parquet`, `model.txt` and, with crops, `crop_embeddings.npy`.
 
         Args:
             folder: made if need be.
@@ -79,6 +94,7 @@ class EmbeddingStore:
         if self.crops is not None:
             np.save(folder / CROPS_FILE, self.crops)
         UTTERANCES.write(self.utterances, folder / UTTERANCES_FILE, root)
+        (folder / MODEL_FILE).write_text(self.model, encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path, root: Path | None = None) -> EmbeddingStore:
@@ -91,11 +107,12 @@ class EmbeddingStore:
             if not (folder / name).is_file():
                 raise DataError(f"{folder} is no embedding store: {name} is missing")
         utterances = UTTERANCES.read(folder / UTTERANCES_FILE, root)
-        crops = folder / CROPS_FILE
+        crops, model = folder / CROPS_FILE, folder / MODEL_FILE
         return cls(
             np.load(folder / EMBEDDINGS_FILE, mmap_mode="r"),
             utterances,
             np.load(crops, mmap_mode="r") if crops.is_file() else None,
+            model.read_text(encoding="utf-8") if model.is_file() else "",
         )
 
 

@@ -8,7 +8,6 @@ handed on is finished, not interrupted, even if this file is there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,9 +21,9 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.models.speaker_model import weights_digest
 from speaker_verification.models.weight_files import read_torch_file
 from speaker_verification.training.guards import explaining_failed_writes
 from speaker_verification.whole import written_whole
@@ -107,7 +106,7 @@ class ResumePoint:
             "parameters": dict(_flatten(json.loads(json.dumps(origin.parameters)))),
             "tables": {name: _rows(table) for name, table in origin.tables.items()},
             "start": origin.start,
-            "weights": _digest(parts["modules"].state_dict()),
+            "weights": weights_digest(parts["modules"].state_dict()),
         }
         self._saved_step: int | None = None
 
@@ -252,14 +251,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in state.items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _random_states() -> dict[str, Any]:

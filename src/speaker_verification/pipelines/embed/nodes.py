@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,12 @@ def embed_cohort(
 def _embed(
     utterances: pd.DataFrame, lmft_checkpoint: Path, settings: EmbedSettings, device: str, num_crops: int = 0
 ) -> EmbeddingStore:
+    from speaker_verification.models.speaker_model import weights_digest
+
     require_files({"utterances": utterances})
-    return extract_embeddings(
-        _load_model(lmft_checkpoint, settings, device),
+    model = _load_model(lmft_checkpoint, settings, device)
+    store = extract_embeddings(
+        model,
         utterances,
         batch_seconds=settings.batch_seconds,
         max_seconds=settings.max_seconds,
@@ -63,6 +67,7 @@ def _embed(
         num_workers=settings.num_workers,
         progress=True,
     )
+    return replace(store, model=weights_digest(model.state_dict()))
 
 
 def _load_model(lmft_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:

@@ -26,8 +26,11 @@ from speaker_verification.tables import SCORES
 logger = logging.getLogger(__name__)
 
 
-def summarise_cohort(cohort_embeddings: EmbeddingStore, score: Mapping[str, Any]) -> Cohort:
+def summarise_cohort(
+    cohort_embeddings: EmbeddingStore, embeddings: EmbeddingStore, score: Mapping[str, Any]
+) -> Cohort:
     """Take from the cohort set what embeddings are centred on and scores are normalised against."""
+    embeddings.refuse_other_model(cohort_embeddings)
     settings = ScoreSettings.parse(score, "score")
     return Cohort.of(cohort_embeddings, settings.cohort, settings.centre)
 

@@ -19,7 +19,12 @@ from speaker_verification.pipelines.score.nodes import (
 def create_pipeline(**kwargs: Any) -> Pipeline:
     """Trials and embeddings in, scores and error rates out: three scoring phases, each built on the last."""
     cohort = [
-        Node(summarise_cohort, ["cohort_embeddings", "params:score"], "cohort", name="summarise_cohort")
+        Node(
+            summarise_cohort,
+            ["cohort_embeddings", "embeddings", "params:score"],
+            "cohort",
+            name="summarise_cohort",
+        )
     ]
     cosine = [
         Node(
