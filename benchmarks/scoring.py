@@ -168,7 +168,7 @@ def measure_chain(
         )
         scores = timed("QMF", calibrate_scores, normalised, store, calibration, {})
         del scored, normalised
-        rates = timed("metrics", measure_rates, scores, calibration)
+        rates = timed("metrics", measure_rates, scores, calibration, store.utterances)
         seconds = time.perf_counter() - start
     for name, row in rates.items():
         say(f"    {name:10} EER % " + ", ".join(f"{scoring} {eer:.3f}" for scoring, eer in row.items()))
@@ -176,10 +176,12 @@ def measure_chain(
     return scores, seconds
 
 
-def measure_rates(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def measure_rates(
+    scores: pd.DataFrame, calibration: Mapping[str, Any], utterances: pd.DataFrame
+) -> dict[str, dict[str, float]]:
     """Error rates, costs and calibration of every list and scoring; the error rates are returned."""
     without_intervals = ScoreSettings(bootstrap_resamples=0)
-    metrics = measure(scores, Calibration.from_dict(calibration), without_intervals)
+    metrics = measure(scores, Calibration.from_dict(calibration), utterances, without_intervals)
     return {
         name: {scoring: values["eer"] for scoring, values in scorings.items()}
         for name, scorings in metrics.items()
@@ -266,9 +268,10 @@ def measure_large(folder: Path, width: int, device: str) -> None:
             trials = timed("AS-norm", normalise_scores, trials, store, cohort, {}, device)
             trials = timed("QMF", calibrate_scores, trials, store, calibration, {})
         scored = time.perf_counter() - start
-        del store  # measuring reads scores alone
+        utterances = store.utterances[["utterance_id", "speaker_id"]]
+        del store  # measuring reads scores and speakers alone
         with peak_memory() as metrics_peak:
-            timed("metrics", measure_rates, trials, calibration)
+            timed("metrics", measure_rates, trials, calibration, utterances)
         measured = time.perf_counter() - start - scored
         for name, seconds, peak in (("scores", scored, scoring_peak), ("metrics", measured, metrics_peak)):
             per_million = 1e6 * seconds / num_trials

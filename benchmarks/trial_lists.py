@@ -41,7 +41,7 @@ def main() -> None:
             "ours": lambda: read_trial_list(path, "list"),
             "line by line": lambda: read_directly(path),
             "ours, with the check": lambda: read_trials({"list": path}, utterances),
-            "description": lambda: describe_lists(trials, {"list": path}),
+            "description": lambda: describe_lists(trials, {"list": path}, utterances),
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(arguments.repeats):
@@ -69,7 +69,7 @@ def write_list(path: Path, num_trials: int) -> pd.DataFrame:
     labels = rng.integers(2, size=num_trials).tolist()
     lines = (f"{label} {ids[a]} {ids[b]}\n" for label, (a, b) in zip(labels, pairs, strict=True))
     path.write_text("".join(lines))
-    return pd.DataFrame({"utterance_id": ids})
+    return pd.DataFrame({"utterance_id": ids, "speaker_id": [name.split("/")[0] for name in ids]})
 
 
 def read_directly(path: Path) -> pd.DataFrame:
