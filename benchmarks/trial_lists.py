@@ -36,7 +36,7 @@ def main() -> None:
         utterances = write_list(path, arguments.trials)
         trials = read_trial_list(path, "list")
         directly = read_directly(path)
-        pd.testing.assert_frame_equal(trials[list(directly)], directly, check_dtype=False)
+        pd.testing.assert_frame_equal(trials[list(directly)].astype(directly.dtypes), directly)
         ways: dict[str, Callable[[], Any]] = {
             "ours": lambda: read_trial_list(path, "list"),
             "line by line": lambda: read_directly(path),
