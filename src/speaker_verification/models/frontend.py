@@ -204,6 +204,12 @@ class Frontend(nn.Module):
             block.attention.compile()
             block.feed_forward.compile()
 
+    def normalise(self, waveforms: Tensor) -> Tensor:
+        """Waveforms (B, samples) as the encoder wants them."""
+        if not self.normalises:
+            return waveforms
+        return functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMALISATION_FLOOR)
+
     def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
         """Encode waveforms of equal length.
 
@@ -213,10 +219,8 @@ class Frontend(nn.Module):
         Returns:
             L+1 states of shape (B, T, D); the first is the input of the first block.
         """
-        if self.normalises:
-            waveforms = functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMALISATION_FLOOR)
         self._block_inputs.clear()
-        output = self.encoder(waveforms).last_hidden_state
+        output = self.encoder(self.normalise(waveforms)).last_hidden_state
         inputs, self._block_inputs = self._block_inputs, {}
         if self.last_state == "before":
             output = inputs.get(self.num_blocks, output)

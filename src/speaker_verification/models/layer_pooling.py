@@ -131,7 +131,8 @@ class _PooledStates(torch.autograd.Function):
             weights = functional.dropout(sure, dropout)
             winner, state = projected.mul_(_states_first(weights, dtype)).max(dim=0)  # (n, h, d)
             pooled.append(winner)
-            kept += [state.byte(), channel.short(), *summaries, sure, weights]
+            if any(ctx.needs_input_grad):
+                kept += [state.byte(), channel.short(), *summaries, sure, weights]
         output = torch.cat(pooled).flatten(start_dim=1)  # (N, D)
         ctx.save_for_backward(output, *tensors, *kept)
         ctx.standardisation, ctx.num_states = standardisation, len(states)

@@ -54,6 +54,7 @@ def _embed(
         _load_model(lmft_checkpoint, settings, device),
         utterances,
         batch_seconds=settings.batch_seconds,
+        window_seconds=settings.window_seconds,
         max_seconds=settings.max_seconds,
         num_crops=num_crops,
         crop_seconds=settings.crop_seconds,

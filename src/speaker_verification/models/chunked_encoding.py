@@ -1,0 +1,182 @@
+"""Hidden states of long recordings in bounded memory.
+
+The encoder's own arithmetic, in chunks of frames: convolutions take overlapping pieces of the waveform,
+queries attend to all frames a few hundred at a time, and all else in a block works on single frames. Beside
+the L+1 states themselves only a chunk is held, and no tensor has the size of T x T frames. Evaluation only:
+nothing is dropped and no gradient is kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+from speaker_verification.models.frontend import Frontend
+from speaker_verification.models.wavlm_attention import bias_gates, offset_biases, split_heads
+
+# Elements of the largest tensor of a chunk, unless a single frame, channel or head has more.
+CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
+# Frames of a chunk. torch's fused attention on a CPU takes 256 queries at a time where there are 768 or more:
+# with whole blocks of these its sums stay as they are.
+CHUNK_FRAMES = {"cpu": 768, "cuda": 4096}
+
+
+def encode_in_chunks(frontend: Frontend, waveforms: Tensor) -> tuple[Tensor, ...]:
+    """The states that the frontend gives in evaluation mode, to rounding.
+
+    Args:
+        frontend: with any of the supported encoders.
+        waveforms: (B, samples) at 16 kHz.
+
+    Returns:
+        L+1 states of shape (B, T, D), as of `Frontend.forward`.
+    """
+    encoder: Any = frontend.encoder
+    blocks, is_stable = encoder.encoder, frontend.config.do_stable_layer_norm
+    projected = encoder.feature_projection(_convolve(frontend, frontend.normalise(waveforms)))
+    x = projected[0] if isinstance(projected, tuple) else projected  # HuBERT gives the one tensor
+    x = x + blocks.pos_conv_embed(x)
+    states = [x if is_stable else blocks.layer_norm(x)]  # (B, T, D)
+    first = blocks.layers[0].attention
+    biases = offset_biases(first, x.shape[1]) if isinstance(first, WavLMAttention) else None
+    del projected, x
+    for block in blocks.layers:
+        states.append(_run_block(block, states[-1], biases, is_stable))
+    if is_stable and frontend.last_state == "after":
+        states[-1] = blocks.layer_norm(states[-1])
+    return tuple(states)
+
+
+def _even_chunks(length: int, most: int) -> Iterator[slice]:
+    """The fewest slices of at most so much (or 1), as even as can be."""
+    count = -(-length // max(most, 1))
+    bounds = [index * length // count for index in range(count + 1)]
+    yield from itertools.starmap(slice, itertools.pairwise(bounds))
+
+
+def _frame_chunks(length: int, size: int) -> Iterator[slice]:
+    """Slices of one size, the last longer by what is left."""
+    *starts, last = range(0, max(length - size, 0) + 1, size)
+    yield from (slice(start, start + size) for start in starts)
+    yield slice(last, length)
+
+
+def _limit(limits: dict[str, int], x: Tensor) -> int:
+    return limits["cpu" if x.device.type == "cpu" else "cuda"]
+
+
+def _convolve(frontend: Frontend, waveforms: Tensor) -> Tensor:
+    """Output of the convolutional feature extractor: (B, samples) -> (B, T, C)."""
+    encoder: Any = frontend.encoder
+    first, *others = encoder.feature_extractor.conv_layers
+    config = frontend.config
+    length = waveforms.shape[1]
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        length = (length - kernel) // stride + 1
+    hop = frontend.minimum_samples(2) - frontend.minimum_samples(1)
+    norm = getattr(first, "layer_norm", None)
+    affine = _norm_over_time(first.conv, norm, waveforms) if isinstance(norm, nn.GroupNorm) else None
+    elements_a_frame = len(waveforms) * config.conv_dim[0] * hop // config.conv_stride[0]
+    features = waveforms.new_empty(len(waveforms), length, config.conv_dim[-1])
+    for frames in _even_chunks(length, _limit(CHUNK_ELEMENTS, waveforms) // elements_a_frame):
+        stop = frames.start * hop + frontend.minimum_samples(frames.stop - frames.start)
+        x = waveforms[:, None, frames.start * hop : stop]
+        x = (
+            first(x)
+            if affine is None
+            else first.activation(torch.addcmul(affine[1], first.conv(x), affine[0]))
+        )
+        for layer in others:
+            x = layer(x)
+        features[:, frames] = x.transpose(1, 2)
+    return features
+
+
+def _norm_over_time(conv: nn.Conv1d, norm: nn.GroupNorm, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift (B, C, 1) that a norm of every channel over all of the time comes to.
+
+    Its statistics are taken over whole channels, a few at a time, as torch takes them.
+
+    Args:
+        conv: whose output is normalised.
+        norm: with a group for every channel.
+        waveforms: (B, samples).
+    """
+    batch, num_samples = waveforms.shape
+    length = (num_samples - conv.kernel_size[0]) // conv.stride[0] + 1
+    statistics = []
+    for channels in _even_chunks(conv.out_channels, _limit(CHUNK_ELEMENTS, waveforms) // (batch * length)):
+        bias = None if conv.bias is None else conv.bias[channels]
+        x = functional.conv1d(waveforms[:, None], conv.weight[channels], bias, conv.stride)
+        _, *moments = torch.native_group_norm(
+            x.to(norm.weight.dtype), None, None, batch, x.shape[1], length, x.shape[1], norm.eps
+        )
+        statistics.append(torch.stack(moments))
+    mean, inverse_deviation = torch.cat(statistics, dim=2)  # (B, C)
+    scale = inverse_deviation * norm.weight
+    return scale.unsqueeze(2), torch.addcmul(norm.bias, scale, mean, value=-1).unsqueeze(2)
+
+
+def _run_block(block: Any, states: Tensor, biases: Tensor | None, is_stable: bool) -> Tensor:
+    """A block's output, (B, T, D).
+
+    Args:
+        block: of any supported encoder.
+        states: its input, (B, T, D).
+        biases: of the positions, see `offset_biases`; None where attention has none.
+        is_stable: the norms stand before attention and feed-forward network rather than behind them.
+    """
+    attention, adapter = block.attention, getattr(block, "adapter_layer", None)
+    source = block.layer_norm(states) if is_stable else states
+    key, value = (
+        split_heads(project(source), attention.num_heads) for project in (attention.k_proj, attention.v_proj)
+    )
+    output = torch.empty_like(states)
+    for frames in _frame_chunks(states.shape[1], _limit(CHUNK_FRAMES, states)):
+        x = states[:, frames] + _attend(attention, source[:, frames], frames, key, value, biases)
+        if is_stable:
+            x = x + block.feed_forward(block.final_layer_norm(x))
+            x = x if adapter is None else x + adapter(x)
+        else:
+            x = block.layer_norm(x)
+            x = block.final_layer_norm(x + block.feed_forward(x))
+        output[:, frames] = x
+    return output
+
+
+def _attend(
+    attention: Any, source: Tensor, frames: slice, key: Tensor, value: Tensor, biases: Tensor | None
+) -> Tensor:
+    """Attention's output (B, n, D) for n frames.
+
+    Args:
+        attention: of the block.
+        source: what these frames' queries are projected from, (B, n, D).
+        frames: which of all frames they are.
+        key: of all frames, (B, h, T, d).
+        value: of all frames, (B, h, T, d).
+        biases: see `offset_biases`.
+    """
+    query = split_heads(attention.q_proj(source), attention.num_heads)  # (B, h, n, d)
+    if biases is None:
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+    else:
+        mixed = torch.empty_like(query)
+        num_frames, gates = key.shape[2], bias_gates(attention, source)  # (B, h, n, 1)
+        # A view whose row r, shifted by one from row to row, has the biases of the query frames.stop - 1 - r.
+        offsets = slice(num_frames - frames.stop, 2 * num_frames - 1 - frames.start)
+        shifted = biases[:, offsets].unfold(1, num_frames, 1)  # (h, n, T)
+        together = _limit(CHUNK_ELEMENTS, source) // (source.shape[1] * num_frames)
+        for row, heads in itertools.product(range(len(source)), _even_chunks(len(biases), together)):
+            here = slice(row, row + 1), heads
+            bias = shifted[heads].flip(1).unsqueeze(0).mul_(gates[here])  # (1, heads, n, T)
+            mixed[here] = functional.scaled_dot_product_attention(
+                query[here], key[here], value[here], attn_mask=bias.to(query.dtype)
+            )
+    return attention.out_proj(mixed.transpose(1, 2).flatten(start_dim=2))
