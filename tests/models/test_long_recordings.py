@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, WavLMConfig, WavLMModel
 
 from speaker_verification.audio.crops import WINDOW_SECONDS
 from speaker_verification.audio.format import SAMPLE_RATE
@@ -24,6 +24,7 @@ from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.speaker_model import SpeakerModel
 from tests.models.conftest import AGGREGATIONS, NETWORKS, TINY_LARGE, TINY_WAVLM, tiny_settings
 
+SMALLEST = TINY_WAVLM | {"num_hidden_layers": 1, "num_attention_heads": 1}
 # Widths of whole vector registers, as those of all published encoders.
 EVEN = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "conv_dim": [32] * 7}
 
@@ -40,7 +41,7 @@ def frontend_of(architecture: dict[str, Any], **options: Any) -> Frontend:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_encoding, "CHUNK_ELEMENTS", {"cpu": 200})
-    monkeypatch.setattr(chunked_encoding, "CHUNK_FRAMES", {"cpu": 5})
+    monkeypatch.setattr(chunked_encoding, "QUERY_BLOCK", 2)
 
 
 VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -81,7 +82,7 @@ def test_states_in_chunks_are_the_same_to_the_last_digit(base: dict[str, Any], m
 
 
 def test_compiled_blocks_run_in_chunks_too(small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, compiled = frontend_of(TINY_WAVLM), frontend_of(TINY_WAVLM)
+    plain, compiled = frontend_of(SMALLEST), frontend_of(SMALLEST)
     graphs = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
     compiled.compile_blocks()
@@ -105,29 +106,32 @@ def memory_limit(megabytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-@pytest.fixture
-def model(encoder_folder: Path) -> SpeakerModel:
+def model_of(aggregation: str = "lap", network: str = "astp") -> SpeakerModel:
     torch.manual_seed(0)
-    return SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM)).eval()
+    values = {name: value for name, value in SMALLEST.items() if name != "model_type"}
+    return SpeakerModel(
+        WavLMModel(WavLMConfig(**values)), tiny_settings(SMALLEST, aggregation, network)
+    ).eval()
 
 
-def test_ten_minutes_are_embedded_within_a_memory_limit(model: SpeakerModel) -> None:
-    """Attention over all 30,000 frames at once takes 21 GB."""
-    waveforms = torch.randn(1, 600 * SAMPLE_RATE)
-    with memory_limit(300):
+@pytest.fixture
+def model() -> SpeakerModel:
+    return model_of()
+
+
+def test_a_long_recording_is_embedded_within_a_memory_limit(model: SpeakerModel) -> None:
+    """Relative positions of all 12,000 frames alone take 1.2 GB."""
+    waveforms = torch.randn(1, 240 * SAMPLE_RATE)
+    with memory_limit(250):
         assert model.embed(waveforms).isfinite().all()
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_recording_within_the_window_is_heard_whole(
-    encoder_folder: Path, network: str, aggregation: str
-) -> None:
-    """Half a minute in one piece takes 400 MB."""
-    model = SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM, aggregation, network)).eval()
+def test_a_recording_within_the_window_is_heard_whole(network: str, aggregation: str) -> None:
+    model = model_of(aggregation, network)
     waveforms = torch.randn(2, 31 * SAMPLE_RATE)
-    with memory_limit(150):
-        embeddings = model.embed(waveforms)
+    embeddings = model.embed(waveforms)
     assert torch.equal(embeddings[1:], model.embed(waveforms[1:]))  # whatever the company
     with torch.no_grad():
         torch.testing.assert_close(embeddings[:1], model(waveforms[:1]), rtol=1e-4, atol=1e-5)
@@ -168,6 +172,6 @@ def test_attention_is_refused_beyond_the_window(model: SpeakerModel) -> None:
     too_long = torch.zeros(1, round(WINDOW_SECONDS * SAMPLE_RATE) + 1)
     with pytest.raises(DataError, match=r"at most 225 s, .* 225\.0 s: take a part"):
         model.attention(too_long)
-    with memory_limit(150):
-        weights = model.attention(torch.randn(1, 31 * SAMPLE_RATE))
-    assert weights["layer_aggregation.frames"].shape == (1, 4, 1549, 4)
+    with memory_limit(250):
+        weights = model.attention(torch.randn(1, 60 * SAMPLE_RATE))
+    assert weights["layer_aggregation.frames"].shape == (1, 4, 2999, 2)

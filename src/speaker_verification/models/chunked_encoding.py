@@ -22,9 +22,10 @@ from speaker_verification.models.wavlm_attention import bias_gates, offset_biase
 
 # Elements of the largest tensor of a chunk, unless a single frame, channel or head has more.
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
-# Frames of a chunk. torch's fused attention on a CPU takes 256 queries at a time where there are 768 or more:
-# with whole blocks of these its sums stay as they are.
-CHUNK_FRAMES = {"cpu": 768, "cuda": 4096}
+# torch's fused attention on a CPU takes so many queries at a time where there are three times as many, or
+# more: in chunks of at least three whole blocks its sums stay as they are.
+QUERY_BLOCK = 256
+CHUNK_BLOCKS = {"cpu": 3, "cuda": 16}
 
 
 def encode_in_chunks(frontend: Frontend, waveforms: Tensor) -> tuple[Tensor, ...]:
@@ -60,11 +61,15 @@ def _even_chunks(length: int, most: int) -> Iterator[slice]:
     yield from itertools.starmap(slice, itertools.pairwise(bounds))
 
 
-def _frame_chunks(length: int, size: int) -> Iterator[slice]:
-    """Slices of one size, the last longer by what is left."""
-    *starts, last = range(0, max(length - size, 0) + 1, size)
-    yield from (slice(start, start + size) for start in starts)
-    yield slice(last, length)
+def _query_chunks(num_frames: int, least: int) -> Iterator[slice]:
+    """Slices of whole blocks of queries, at least so many of them, as even as can be.
+
+    The last has the frames that fill no block; where there are too few frames, they are one slice.
+    """
+    num_blocks = num_frames // QUERY_BLOCK
+    count = max(num_blocks // least, 1)
+    starts = [-(-index * num_blocks // count) * QUERY_BLOCK for index in range(count)]
+    yield from itertools.starmap(slice, itertools.pairwise([*starts, num_frames]))
 
 
 def _limit(limits: dict[str, int], x: Tensor) -> int:
@@ -138,7 +143,7 @@ def _run_block(block: Any, states: Tensor, biases: Tensor | None, is_stable: boo
         split_heads(project(source), attention.num_heads) for project in (attention.k_proj, attention.v_proj)
     )
     output = torch.empty_like(states)
-    for frames in _frame_chunks(states.shape[1], _limit(CHUNK_FRAMES, states)):
+    for frames in _query_chunks(states.shape[1], _limit(CHUNK_BLOCKS, states)):
         x = states[:, frames] + _attend(attention, source[:, frames], frames, key, value, biases)
         if is_stable:
             x = x + block.feed_forward(block.final_layer_norm(x))
