@@ -1,6 +1,6 @@
 """Time and memory of long recordings' embeddings, at the default window.
 
-    python benchmarks/long_recordings.py [--seconds 30 225 3600] [--window-seconds 225] [--large]
+    python benchmarks/long_recordings.py [--seconds 30 150 3600] [--window-seconds 150] [--large]
 
 Random weights of WavLM's size, noise in place of speech. Every length has a process of its own, and the peak
 is that process's resident memory: imports, weights and the waveform (64 kB a second) count. On a GPU the peak

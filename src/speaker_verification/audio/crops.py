@@ -10,8 +10,8 @@ import numpy.typing as npt
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError, ParameterError
 
-# Of a recording that a model hears in one piece; VoxCeleb's longest have 145 s (1) and 220 s (2).
-WINDOW_SECONDS = 225.0
+# Of a recording that a model hears in one piece; the longest of VoxCeleb1 has 145 s.
+WINDOW_SECONDS = 150.0
 LEAST_WINDOW_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
