@@ -43,15 +43,18 @@ def encode_in_chunks(frontend: Frontend, waveforms: Tensor) -> tuple[Tensor, ...
     projected = encoder.feature_projection(_convolve(frontend, frontend.normalise(waveforms)))
     x = projected[0] if isinstance(projected, tuple) else projected  # HuBERT gives the one tensor
     x = x + blocks.pos_conv_embed(x)
-    states = [x if is_stable else blocks.layer_norm(x)]  # (B, T, D)
+    # Allocated once: many tensors of megabytes that come and go leave holes in the C library's heap.
+    states = x.new_empty(frontend.num_states, *x.shape)  # (L+1, B, T, D)
+    keys_and_values = x.new_empty(2, *x.shape)
+    states[0] = x if is_stable else blocks.layer_norm(x)
     first = blocks.layers[0].attention
     biases = offset_biases(first, x.shape[1]) if isinstance(first, WavLMAttention) else None
     del projected, x
-    for block in blocks.layers:
-        states.append(_run_block(block, states[-1], biases, is_stable))
+    for block, source, output in zip(blocks.layers, states, states[1:], strict=False):
+        _run_block(block, source, output, keys_and_values, biases, is_stable)
     if is_stable and frontend.last_state == "after":
         states[-1] = blocks.layer_norm(states[-1])
-    return tuple(states)
+    return states.unbind()
 
 
 def _even_chunks(length: int, most: int) -> Iterator[slice]:
@@ -128,23 +131,28 @@ def _norm_over_time(conv: nn.Conv1d, norm: nn.GroupNorm, waveforms: Tensor) -> t
     return scale.unsqueeze(2), torch.addcmul(norm.bias, scale, mean, value=-1).unsqueeze(2)
 
 
-def _run_block(block: Any, states: Tensor, biases: Tensor | None, is_stable: bool) -> Tensor:
-    """A block's output, (B, T, D).
+def _run_block(
+    block: Any, states: Tensor, output: Tensor, memory: Tensor, biases: Tensor | None, is_stable: bool
+) -> None:
+    """Fill in a block's output.
 
     Args:
         block: of any supported encoder.
         states: its input, (B, T, D).
+        output: (B, T, D).
+        memory: place for the keys and the values, (2, B, T, D).
         biases: of the positions, see `offset_biases`; None where attention has none.
         is_stable: the norms stand before attention and feed-forward network rather than behind them.
     """
     attention, adapter = block.attention, getattr(block, "adapter_layer", None)
-    source = block.layer_norm(states) if is_stable else states
-    key, value = (
-        split_heads(project(source), attention.num_heads) for project in (attention.k_proj, attention.v_proj)
-    )
-    output = torch.empty_like(states)
-    for frames in _query_chunks(states.shape[1], _limit(CHUNK_BLOCKS, states)):
-        x = states[:, frames] + _attend(attention, source[:, frames], frames, key, value, biases)
+    chunks = list(_query_chunks(states.shape[1], _limit(CHUNK_BLOCKS, states)))
+    for frames in chunks:
+        source = block.layer_norm(states[:, frames]) if is_stable else states[:, frames]
+        memory[0, :, frames], memory[1, :, frames] = attention.k_proj(source), attention.v_proj(source)
+    key, value = (split_heads(x, attention.num_heads) for x in memory)  # (B, h, T, d)
+    for frames in chunks:
+        source = block.layer_norm(states[:, frames]) if is_stable else states[:, frames]
+        x = states[:, frames] + _attend(attention, source, frames, key, value, biases)
         if is_stable:
             x = x + block.feed_forward(block.final_layer_norm(x))
             x = x if adapter is None else x + adapter(x)
@@ -152,7 +160,6 @@ def _run_block(block: Any, states: Tensor, biases: Tensor | None, is_stable: boo
             x = block.layer_norm(x)
             x = block.final_layer_norm(x + block.feed_forward(x))
         output[:, frames] = x
-    return output
 
 
 def _attend(
