@@ -21,7 +21,7 @@ from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.wavlm_attention import bias_gates, offset_biases, split_heads
 
 # Elements of the largest tensor of a chunk, unless a single frame, channel or head has more.
-CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
+CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
 # torch's fused attention on a CPU takes so many queries at a time where there are three times as many, or
 # more: in chunks of at least three whole blocks its sums stay as they are.
 QUERY_BLOCK = 256
@@ -38,18 +38,20 @@ def encode_in_chunks(frontend: Frontend, waveforms: Tensor) -> tuple[Tensor, ...
     Returns:
         L+1 states of shape (B, T, D), as of `Frontend.forward`.
     """
-    encoder: Any = frontend.encoder
-    blocks, is_stable = encoder.encoder, frontend.config.do_stable_layer_norm
-    projected = encoder.feature_projection(_convolve(frontend, frontend.normalise(waveforms)))
-    x = projected[0] if isinstance(projected, tuple) else projected  # HuBERT gives the one tensor
-    x = x + blocks.pos_conv_embed(x)
+    blocks: Any = frontend.encoder.encoder
+    is_stable = frontend.config.do_stable_layer_norm
+    num_frames = _num_frames(frontend, waveforms.shape[1])
     # Allocated once: many tensors of megabytes that come and go leave holes in the C library's heap.
-    states = x.new_empty(frontend.num_states, *x.shape)  # (L+1, B, T, D)
-    keys_and_values = x.new_empty(2, *x.shape)
-    states[0] = x if is_stable else blocks.layer_norm(x)
+    states = waveforms.new_empty(frontend.num_states, len(waveforms), num_frames, frontend.width)
+    keys_and_values = waveforms.new_empty(2, *states.shape[1:])
+    x = keys_and_values[0]  # (B, T, D), until the first block needs the place
+    _project_features(frontend, frontend.normalise(waveforms), x)
+    # In one piece: a grouped convolution's sums depend on its length in the last digit.
+    states[0] = x + blocks.pos_conv_embed(x)
+    if not is_stable:
+        states[0] = blocks.layer_norm(states[0])
     first = blocks.layers[0].attention
-    biases = offset_biases(first, x.shape[1]) if isinstance(first, WavLMAttention) else None
-    del projected, x
+    biases = offset_biases(first, num_frames) if isinstance(first, WavLMAttention) else None
     for block, source, output in zip(blocks.layers, states, states[1:], strict=False):
         _run_block(block, source, output, keys_and_values, biases, is_stable)
     if is_stable and frontend.last_state == "after":
@@ -79,20 +81,24 @@ def _limit(limits: dict[str, int], x: Tensor) -> int:
     return limits["cpu" if x.device.type == "cpu" else "cuda"]
 
 
-def _convolve(frontend: Frontend, waveforms: Tensor) -> Tensor:
-    """Output of the convolutional feature extractor: (B, samples) -> (B, T, C)."""
-    encoder: Any = frontend.encoder
-    first, *others = encoder.feature_extractor.conv_layers
-    config = frontend.config
-    length = waveforms.shape[1]
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+def _num_frames(frontend: Frontend, num_samples: int) -> int:
+    """T."""
+    length = num_samples
+    for kernel, stride in zip(frontend.config.conv_kernel, frontend.config.conv_stride, strict=True):
         length = (length - kernel) // stride + 1
+    return length
+
+
+def _project_features(frontend: Frontend, waveforms: Tensor, output: Tensor) -> None:
+    """Convolve waveforms (B, samples) and fill in the projections of what comes out, (B, T, D)."""
+    encoder: Any = frontend.encoder
+    config = frontend.config
+    first, *others = encoder.feature_extractor.conv_layers
     hop = frontend.minimum_samples(2) - frontend.minimum_samples(1)
     norm = getattr(first, "layer_norm", None)
     affine = _norm_over_time(first.conv, norm, waveforms) if isinstance(norm, nn.GroupNorm) else None
     elements_a_frame = len(waveforms) * config.conv_dim[0] * hop // config.conv_stride[0]
-    features = waveforms.new_empty(len(waveforms), length, config.conv_dim[-1])
-    for frames in _even_chunks(length, _limit(CHUNK_ELEMENTS, waveforms) // elements_a_frame):
+    for frames in _even_chunks(output.shape[1], _limit(CHUNK_ELEMENTS, waveforms) // elements_a_frame):
         stop = frames.start * hop + frontend.minimum_samples(frames.stop - frames.start)
         x = waveforms[:, None, frames.start * hop : stop]
         x = (
@@ -102,8 +108,8 @@ def _convolve(frontend: Frontend, waveforms: Tensor) -> Tensor:
         )
         for layer in others:
             x = layer(x)
-        features[:, frames] = x.transpose(1, 2)
-    return features
+        projected = encoder.feature_projection(x.transpose(1, 2))
+        output[:, frames] = projected[0] if isinstance(projected, tuple) else projected  # HuBERT: the one
 
 
 def _norm_over_time(conv: nn.Conv1d, norm: nn.GroupNorm, waveforms: Tensor) -> tuple[Tensor, Tensor]:
