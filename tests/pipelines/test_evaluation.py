@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 
+from speaker_verification.audio.crops import WINDOW_SECONDS
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError, ParameterError
 from speaker_verification.models import SpeakerModel
@@ -58,10 +59,18 @@ class BandEnergies:
     minimum_samples = 1600
     device = torch.device("cpu")
 
+    window_seconds: ClassVar[float]
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"bands": torch.tensor(12)}
 
-    def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(
+        self,
+        waveforms: torch.Tensor,
+        num_samples: torch.Tensor | None = None,
+        window_seconds: float = WINDOW_SECONDS,
+    ) -> torch.Tensor:
+        type(self).window_seconds = window_seconds
         energy = torch.fft.rfft(waveforms).abs().square()
         return torch.stack([band.mean(dim=1).log() for band in energy.chunk(12, dim=1)], dim=1)
 
@@ -424,6 +433,20 @@ def test_kept_epoch_of_the_last_phase_is_loaded_by_its_rank(
         embed_trial_utterances(lmft_checkpoint, utterances, trials, {**EMBED, "choose_top": rank}, "cpu")
     cpu = torch.device("cpu")
     assert loaded == [(lmft_checkpoint / "epoch_03", cpu), (lmft_checkpoint / "epoch_01", cpu)]
+
+
+def test_the_window_is_a_parameter(
+    utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
+) -> None:
+    named = {**EMBED, "model": "my_model"}
+    for parameters, expected in ((named, WINDOW_SECONDS), ({**named, "window_seconds": 7.0}, 7.0)):
+        embed_trial_utterances(Path("lmft"), utterances, trials, parameters, "cpu")
+        assert BandEnergies.window_seconds == expected
+    for wrong in (0.5, float("inf")):
+        with pytest.raises(ParameterError, match=r"parameter 'embed\.window_seconds' is "):
+            embed_trial_utterances(
+                Path("lmft"), utterances, trials, {**named, "window_seconds": wrong}, "cpu"
+            )
 
 
 def test_saved_model_can_be_named_instead(

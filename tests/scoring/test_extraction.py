@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from speaker_verification.audio.crops import WINDOW_SECONDS
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError
 from speaker_verification.scoring import EmbeddingStore, extract_embeddings
@@ -25,9 +27,16 @@ class MomentsEmbedder:
 
     def __init__(self) -> None:
         self.batch_shapes: list[tuple[int, ...]] = []
+        self.window_seconds: set[float] = set()
 
-    def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(
+        self,
+        waveforms: torch.Tensor,
+        num_samples: torch.Tensor | None = None,
+        window_seconds: float = WINDOW_SECONDS,
+    ) -> torch.Tensor:
         assert num_samples is None  # batches of one length need no mask
+        self.window_seconds.add(window_seconds)
         self.batch_shapes.append(tuple(waveforms.shape))
         length = torch.full((len(waveforms),), float(waveforms.shape[1]))
         return torch.stack([waveforms.mean(1), waveforms.std(1), length], dim=1)
@@ -82,6 +91,51 @@ def test_only_the_beginning_is_heard_when_so_asked(utterances: pd.DataFrame) -> 
     assert store.utterances["num_samples"].tolist() == LENGTHS
 
 
+@pytest.fixture
+def long_recording(utterances: pd.DataFrame, tmp_path: Path) -> pd.DataFrame:
+    """The utterances, with one of 2.5 s beside them."""
+    samples = np.random.default_rng(5).normal(0, 0.1, 40_001) + np.linspace(-0.4, 0.4, 40_001)
+    soundfile.write(tmp_path / "long.wav", samples, SAMPLE_RATE, subtype="PCM_16")
+    row = utterances.iloc[[0]].assign(path=str(tmp_path / "long.wav"), num_samples=40_001, utterance_id="l")
+    return pd.concat([utterances, row])
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_seconds": 60.0}, {"num_workers": 2}])
+def test_a_recording_beyond_the_window_is_read_and_embedded_in_equal_windows(
+    long_recording: pd.DataFrame, options: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = MomentsEmbedder()
+    with caplog.at_level(logging.INFO):
+        store = extract(long_recording, model, window_seconds=1.0, **options)
+    assert max(samples for _, samples in model.batch_shapes) == 16_000
+    assert sum(rows for rows, samples in model.batch_shapes if samples == 13_334) == 3
+    assert model.window_seconds == {1.0}
+    assert store.embeddings.dtype == np.float32
+    np.testing.assert_array_equal(store.embeddings[:-1], extract(long_recording.iloc[:-1]).embeddings)
+    samples, _ = soundfile.read(long_recording["path"].iloc[-1])
+    windows = np.stack([samples[start : start + 13_334] for start in (0, 13_333, 26_667)])
+    expected = [windows.mean(), windows.std(axis=1, ddof=1).mean(), 13_334]
+    np.testing.assert_allclose(store.embeddings[-1], expected, rtol=1e-5, atol=1e-6)
+    assert [record.getMessage()[:60] for record in caplog.records] == [
+        "1 of 8 recordings are longer than window_seconds, 1: each ge"
+    ]
+
+
+def test_windows_are_of_what_is_heard_and_of_long_crops(long_recording: pd.DataFrame) -> None:
+    beginning = extract(long_recording, window_seconds=1.0, max_seconds=1.0)
+    assert beginning.embeddings[:, 2].tolist() == [*LENGTHS, 16_000]
+    store = extract(long_recording, window_seconds=1.0, num_crops=2, crop_seconds=1.5)
+    assert store.crops is not None
+    assert (store.crops[:, :, 2] == 12_000).all()
+    samples, _ = soundfile.read(long_recording["path"].iloc[-1])
+    expected = [samples[start : start + 24_000].mean() for start in (0, 16_001)]
+    np.testing.assert_allclose(store.crops[-1, :, 0], expected, atol=1e-6)
+    short, _ = soundfile.read(long_recording["path"].iloc[1])
+    wrapped = np.resize(short, 24_001)
+    expected = [wrapped[:24_000].mean(), wrapped[1:].mean()]
+    np.testing.assert_allclose(store.crops[1, :, 0], expected, atol=1e-6)
+
+
 def test_too_short_utterances_are_counted_and_the_first_named(utterances: pd.DataFrame) -> None:
     model = MomentsEmbedder()
     model.minimum_samples = 3200
@@ -91,7 +145,12 @@ def test_too_short_utterances_are_counted_and_the_first_named(utterances: pd.Dat
 
 def test_utterance_whose_embedding_is_not_finite_is_named(utterances: pd.DataFrame) -> None:
     class Diverging(MomentsEmbedder):
-        def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+        def embed(
+            self,
+            waveforms: torch.Tensor,
+            num_samples: torch.Tensor | None = None,
+            window_seconds: float = WINDOW_SECONDS,
+        ) -> torch.Tensor:
             embeddings = super().embed(waveforms)
             if waveforms.shape[1] == 8000:
                 embeddings[0, 1] = torch.inf

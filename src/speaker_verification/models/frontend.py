@@ -295,6 +295,12 @@ class Frontend(nn.Module):
             block.attention.compile()
             block.feed_forward.compile()
 
+    def normalise(self, waveforms: Tensor) -> Tensor:
+        """Waveforms (B, samples) as the encoder wants them."""
+        if not self.normalises:
+            return waveforms
+        return functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMALISATION_FLOOR)
+
     def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
         """Encode waveforms of equal length.
 
@@ -309,10 +315,8 @@ class Frontend(nn.Module):
             DataError: the encoder gives states of several lengths or widths.
         """
         self._refuse_shorter_than_masks(waveforms.shape[1])
-        if self.normalises:
-            waveforms = functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMALISATION_FLOOR)
         self._block_inputs.clear()
-        output = self.encoder(waveforms).last_hidden_state
+        output = self.encoder(self.normalise(waveforms)).last_hidden_state
         inputs, self._block_inputs = self._block_inputs, {}
         if self.last_state == "before":
             output = inputs.get(self.num_blocks, output)

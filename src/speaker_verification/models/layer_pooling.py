@@ -122,7 +122,7 @@ class _PooledStates(torch.autograd.Function):
     ) -> Tensor:
         parameters, states = LapParameters(*tensors[:NUM_PARAMETERS]), tensors[NUM_PARAMETERS:]
         folded = _fold(standardisation, parameters, dtype)
-        pooled, kept = [], []
+        output, kept = states[0].new_empty(states[0].shape, dtype=dtype), []  # (N, D)
         for rows in _blocks(states):
             projected = _project(_centred(states, rows, standardisation.mean, dtype), folded, parameters)
             largest, channel = projected.max(dim=3)  # (L+1, n, h)
@@ -130,9 +130,9 @@ class _PooledStates(torch.autograd.Function):
             sure = _excite(*summaries, *parameters.excitation).sigmoid()  # (h, n, L+1)
             weights = functional.dropout(sure, dropout)
             winner, state = projected.mul_(_states_first(weights, dtype)).max(dim=0)  # (n, h, d)
-            pooled.append(winner)
-            kept += [state.byte(), channel.short(), *summaries, sure, weights]
-        output = torch.cat(pooled).flatten(start_dim=1)  # (N, D)
+            output[rows] = winner.flatten(start_dim=1)
+            if any(ctx.needs_input_grad):
+                kept += [state.byte(), channel.short(), *summaries, sure, weights]
         ctx.save_for_backward(output, *tensors, *kept)
         ctx.standardisation, ctx.num_states = standardisation, len(states)
         return output

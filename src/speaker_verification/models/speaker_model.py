@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from speaker_verification.audio.crops import WINDOW_SECONDS, even_windows
 from speaker_verification.audio.files import read_audio
+from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError, UserError
+from speaker_verification.models.chunked_encoding import encode_in_chunks
 from speaker_verification.models.encoder_configuration import build_encoder, configuration_of
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import xavier_initialise
@@ -24,6 +28,8 @@ from speaker_verification.models.settings import CONFIG_FILE, WEIGHTS_FILE, Mode
 from speaker_verification.models.speaker_networks import build_speaker_network
 from speaker_verification.models.waveforms import Lengths, Waveforms, as_batch, refuse_no_batch
 from speaker_verification.models.weight_files import read_json, read_safetensors, refuse_non_finite
+
+CHUNKED_SAMPLES = 30 * SAMPLE_RATE  # longer recordings are embedded one by one, and encoded in chunks
 
 
 class SpeakerModel(nn.Module):
@@ -132,21 +138,29 @@ class SpeakerModel(nn.Module):
         Raises:
             DataError: they are no such batch, or shorter than `minimum_samples`.
         """
-        states = self._encode(waveforms)
-        embeddings = self.speaker_network(*self._aggregate(states))
+        embeddings = self.speaker_network(*self._aggregate(self._encode(waveforms)))
         return self.speaker_network.loss_input(embeddings) if self.training else embeddings
 
     @torch.inference_mode()
-    def embed(self, waveforms: Waveforms, num_samples: Lengths | None = None) -> Tensor:
+    def embed(
+        self,
+        waveforms: Waveforms,
+        num_samples: Lengths | None = None,
+        window_seconds: float = WINDOW_SECONDS,
+    ) -> Tensor:
         """Embeddings as evaluation uses them: evaluation mode, float32, nothing learns.
 
         Utterances of one length go through together and others apart, so that neither padding nor the
-        company in a batch changes an embedding.
+        company in a batch changes an embedding. Memory beside the waveforms is bounded: utterances of more
+        than 30 s go through one by one, and through the encoder in chunks; one longer than the window has the
+        mean of the embeddings of equal windows, each a recording of its own. The mean is of plain
+        embeddings, not of unit-length ones: so a mean that is subtracted later means the same for it.
 
         Args:
             waveforms: (B, samples) at 16 kHz, padded at the end in any way, or one waveform (samples,): a
                 tensor on any device or a NumPy array, float32 or float64.
             num_samples: length of each, (B,); None when nothing is padded.
+            window_seconds: longest part of a recording that is heard in one piece, at least 1.
 
         Returns:
             (B, E), on the model's device; (1, E) of one waveform.
@@ -154,13 +168,18 @@ class SpeakerModel(nn.Module):
         Raises:
             DataError: the waveforms or lengths are of another type or shape, a waveform is not finite, or is
                 shorter than `minimum_samples`.
+            ParameterError: window_seconds is too small.
         """
         waveforms, lengths = as_batch(waveforms, num_samples, self.device)
+        owners, windows = even_windows(np.array(lengths, dtype=np.int64), window_seconds)
         embeddings = torch.empty(len(waveforms), self.embedding_size, device=self.device)
         with _evaluating(self):
             for length in sorted(set(lengths)):
                 rows = [row for row, own in enumerate(lengths) if own == length]
-                embeddings[rows] = self(waveforms[rows, :length])
+                parts = [slice(*bounds) for bounds in windows[owners == rows[0]].tolist()]
+                for group in [rows] if length <= CHUNKED_SAMPLES else [[row] for row in rows]:
+                    heard = [self(waveforms[group, part]) for part in parts]  # (B, E) each
+                    embeddings[group] = torch.stack(heard).mean(dim=0)
         return embeddings
 
     def embed_file(self, source: str | Path | bytes | BinaryIO) -> Tensor:
@@ -188,9 +207,15 @@ class SpeakerModel(nn.Module):
             (B, heads, T) of MHFA; the x-vector has none.
 
         Raises:
-            DataError: they are of another type or shape, not finite, or shorter than `minimum_samples`.
+            DataError: they are of another type or shape, not finite, shorter than `minimum_samples`, or so
+                long (more than WINDOW_SECONDS) that the weights would not fit in memory.
         """
         batch, _ = as_batch(waveforms, None, self.device)
+        if batch.shape[1] > WINDOW_SECONDS * SAMPLE_RATE:
+            raise DataError(
+                f"attention is given of at most {WINDOW_SECONDS:g} s, and these waveforms have "
+                f"{batch.shape[1] / SAMPLE_RATE:.1f} s: take a part of them"
+            )
         with _evaluating(self):
             states = self._encode(batch)
             weights = {
@@ -201,13 +226,15 @@ class SpeakerModel(nn.Module):
         return weights if frame_weights is None else weights | {"speaker_network": frame_weights}
 
     def _encode(self, waveforms: Tensor) -> tuple[Tensor, ...]:
-        """L+1 states (B, T, D) of waveforms that are long enough."""
+        """L+1 states (B, T, D) of waveforms that are long enough; in inference mode, in bounded memory."""
         refuse_no_batch(waveforms)
         if waveforms.shape[1] < self.minimum_samples:
             raise DataError(
                 f"a waveform of {waveforms.shape[1]} samples is too short: this model needs "
                 f"{self.minimum_samples} ({self.minimum_samples / 16_000:.3f} s at 16 kHz)"
             )
+        if waveforms.shape[1] > CHUNKED_SAMPLES and torch.is_inference_mode_enabled() and not self.training:
+            return encode_in_chunks(self.frontend, waveforms)
         return self.frontend(waveforms)
 
     def _aggregate(self, states: Sequence[Tensor]) -> list[Tensor]:

@@ -42,13 +42,12 @@ class FusedWavLMAttention(WavLMAttention):
         if position_bias is None:
             num_frames = hidden_states.shape[1]
             position_bias = self.compute_bias(num_frames, num_frames)
-        gates = self.gru_rel_pos_linear(self._split(hidden_states))  # (B, h, T, 8)
-        update, reset = gates.unflatten(3, (2, 4)).sum(dim=4).sigmoid().split(1, dim=3)
-        bias = (update * (reset * self.gru_rel_pos_const - 1) + 2) * position_bias  # (B, h, T, T)
+        bias = bias_gates(self, hidden_states) * position_bias  # (B, h, T, T)
         if attention_mask is not None:
             bias = bias.masked_fill(attention_mask.ne(1)[:, None, None, :], -torch.inf)
         query, key, value = (
-            self._split(projection(hidden_states)) for projection in (self.q_proj, self.k_proj, self.v_proj)
+            split_heads(projection(hidden_states), self.num_heads)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(
@@ -56,6 +55,26 @@ class FusedWavLMAttention(WavLMAttention):
         )
         return self.out_proj(mixed.transpose(1, 2).flatten(start_dim=2)), None, position_bias
 
-    def _split(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, h, T, d)."""
-        return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, T, D) -> (B, h, T, d)."""
+    return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
+
+
+def bias_gates(attention: WavLMAttention, hidden_states: Tensor) -> Tensor:
+    """Factor of the position bias for every query of states (B, T, D): (B, h, T, 1)."""
+    gates = attention.gru_rel_pos_linear(split_heads(hidden_states, attention.num_heads))  # (B, h, T, 8)
+    update, reset = gates.unflatten(3, (2, 4)).sum(dim=4).sigmoid().split(1, dim=3)
+    return update * (reset * attention.gru_rel_pos_const - 1) + 2
+
+
+def offset_biases(attention: WavLMAttention, num_frames: int) -> Tensor:
+    """Position biases by the offset of the key from the query, -(T - 1) to T - 1: (h, 2T - 1).
+
+    Args:
+        attention: of the first block, which has the table.
+        num_frames: T.
+    """
+    table = attention.rel_attn_embed
+    offsets = torch.arange(1 - num_frames, num_frames, device=table.weight.device)
+    return table(attention._relative_positions_bucket(offsets)).T

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pandas as pd
 
+from speaker_verification.audio.crops import WINDOW_SECONDS, even_windows
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.errors import DataError
 from speaker_verification.scoring.embeddings import EmbeddingStore, missing_utterances
@@ -30,7 +31,12 @@ class Embedder(Protocol):
     def device(self) -> torch.device:
         """Where `embed` wants the waveforms."""
 
-    def embed(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(
+        self,
+        waveforms: torch.Tensor,
+        num_samples: torch.Tensor | None = None,
+        window_seconds: float = WINDOW_SECONDS,
+    ) -> torch.Tensor:
         """Embeddings (B, E) of waveforms (B, samples), both float32; evaluation mode, no gradients."""
 
 
@@ -52,6 +58,7 @@ def extract_embeddings(
     utterances: pd.DataFrame,
     *,
     batch_seconds: float,
+    window_seconds: float = WINDOW_SECONDS,
     max_seconds: float | None = None,
     num_crops: int = 0,
     crop_seconds: float = 4.015,
@@ -60,12 +67,14 @@ def extract_embeddings(
 ) -> EmbeddingStore:
     """Embed every utterance, each in a batch of utterances of its own length.
 
-    There is no padding, so an embedding depends on its utterance alone.
+    There is no padding, so an embedding depends on its utterance alone. What is longer than a window is read
+    and embedded in equal windows, whose embeddings are averaged as `SpeakerModel.embed` does.
 
     Args:
         model: maps waveforms (B, samples) to embeddings (B, E).
         utterances: table of the UTTERANCES schema, N rows.
-        batch_seconds: audio in a batch, at most; a longer utterance is a batch of its own.
+        batch_seconds: audio in a batch, at most; a longer utterance or window is a batch of its own.
+        window_seconds: longest part of an utterance that the model hears in one piece, at least 1.
         max_seconds: hear only this much of the beginning of each utterance; None: all of it.
         num_crops: crops of each whole utterance to embed as well, V; 0: none.
         crop_seconds: length of these crops; see `crop_starts`.
@@ -78,6 +87,7 @@ def extract_embeddings(
     Raises:
         DataError: an utterance is too short for the model, its file shorter than the table says, or its
             embedding not finite; it is named.
+        ParameterError: window_seconds is too small.
     """
     if utterances.empty:
         raise DataError("there are no utterances to embed")
@@ -87,8 +97,16 @@ def extract_embeddings(
     every = np.arange(len(utterances))
 
     def embed(rows: np.ndarray, starts: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
-        excerpts = _Excerpts(utterances, rows, starts, num_samples)
-        return _embed_excerpts(model, excerpts, round(batch_seconds * SAMPLE_RATE), num_workers, progress)
+        _refuse_short(_Excerpts(utterances, rows, starts, num_samples), model.minimum_samples)
+        owners, windows = even_windows(num_samples, window_seconds)  # (W,), (W, 2)
+        excerpts = _Excerpts(
+            utterances, rows[owners], starts[owners] + windows[:, 0], windows[:, 1] - windows[:, 0]
+        )
+        embeddings = _embed_excerpts(
+            model, excerpts, round(batch_seconds * SAMPLE_RATE), window_seconds, num_workers, progress
+        )
+        first = np.flatnonzero(np.diff(owners, prepend=-1))  # window of every excerpt
+        return np.add.reduceat(embeddings, first) / np.bincount(owners)[:, None].astype(np.float32)
 
     whole = embed(every, np.zeros_like(every), heard)
     if num_crops == 0:
@@ -140,19 +158,24 @@ class _Excerpts:
 
 
 def _embed_excerpts(
-    model: Embedder, excerpts: _Excerpts, batch_samples: int, num_workers: int, progress: bool
+    model: Embedder,
+    excerpts: _Excerpts,
+    batch_samples: int,
+    window_seconds: float,
+    num_workers: int,
+    progress: bool,
 ) -> np.ndarray:
     """Embeddings float32 (M, E) of M excerpts."""
     import torch
     from rich.progress import Progress
 
-    _refuse_short(excerpts, model.minimum_samples)
     embeddings: np.ndarray | None = None
     batches = _batches_of_equal_length(excerpts.num_samples, batch_samples)
     with Progress(disable=not progress) as bar:
         task = bar.add_task("Embedding utterances", total=len(excerpts.rows))
         for rows, waveforms in _read_batches(excerpts, batches, num_workers):
-            embedded = model.embed(torch.from_numpy(waveforms).to(model.device)).cpu().numpy()  # (B, E)
+            batch = torch.from_numpy(waveforms).to(model.device)
+            embedded = model.embed(batch, window_seconds=window_seconds).cpu().numpy()  # (B, E)
             finite = np.isfinite(embedded).all(axis=1)
             if not finite.all():
                 name = excerpts.name(rows[finite.argmin()])

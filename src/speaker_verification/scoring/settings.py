@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from speaker_verification.audio.crops import LEAST_WINDOW_SECONDS, WINDOW_SECONDS
 from speaker_verification.configuration import LocalPath, Settings
 from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.metrics import OperatingPoint
@@ -22,6 +23,7 @@ class EmbedSettings(Settings):
     cohort_set: str = "voxceleb2-dev"
     allow_seen_speakers: bool = False
     batch_seconds: float = Field(160.0, gt=0)
+    window_seconds: float = Field(WINDOW_SECONDS, ge=LEAST_WINDOW_SECONDS, allow_inf_nan=False)
     max_seconds: float | None = Field(None, gt=0)
     num_crops: int = Field(0, ge=0)
     crop_seconds: float = Field(4.015, gt=0)

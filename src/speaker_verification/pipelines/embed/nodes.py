@@ -61,6 +61,7 @@ def _embed(
         model,
         utterances,
         batch_seconds=settings.batch_seconds,
+        window_seconds=settings.window_seconds,
         max_seconds=settings.max_seconds,
         num_crops=num_crops,
         crop_seconds=settings.crop_seconds,
