@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,24 +169,19 @@ def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogP
 
 
 class StartHook:
-    """Refuses a data root that cannot be written, absent versions, and folders that hold no model."""
+    """Refuses absent versions, and folders that hold no model."""
 
     def __init__(self) -> None:
-        self._data_root: Path | None = None
         self._parameters: dict[str, Any] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        root = context.config_loader["globals"].get("data_root")
-        self._data_root = None if root is None else context.project_path / root
         self._parameters = context.params
 
     @hook_impl
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
-        if self._data_root is not None:
-            refuse_unwritable(self._data_root)
         refuse_absent_versions(run_params.get("load_versions") or {}, catalog)
         if any("params:embed" in node.inputs for node in pipeline.nodes):
             self._refuse_bad_model()
@@ -214,24 +208,6 @@ class StartHook:
                 check_encoder_folder(checkpoint)
             except DataError as error:
                 raise ParameterError(f"parameter 'model.frontend.checkpoint': {error}") from None
-
-
-def refuse_unwritable(data_root: Path) -> None:
-    """Refuse a data root that is no folder, or in which nothing can be written.
-
-    Raises:
-        DataError: naming the folder that is in the way.
-    """
-    there = next(path for path in (data_root, *data_root.parents) if path.exists() or path.is_symlink())
-    if not there.is_dir():
-        raise DataError(
-            f"data_root {data_root}: {there} is no folder: move it away, or set another data_root"
-        )
-    if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise DataError(
-            f"data_root {data_root}: {there} cannot be written (no permission, or a read-only disk): "
-            "set another data_root in the environment's globals.yml"
-        )
 
 
 def refuse_absent_versions(load_versions: Mapping[str, str], catalog: CatalogProtocol) -> None:
