@@ -1,4 +1,4 @@
-"""Which runs may go side by side in a data root, and which not."""
+"""Locks of whole runs: allowed and refused side by side in one data root."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def project(tmp_path: Path, empty_database: Path) -> Project:
 def train(
     phase: str, workspace: Path, *_: Any, after_epoch: Callable[[int], None] = lambda _: None
 ) -> tuple[pd.DataFrame, Path]:
-    """What `train_phase` does, without the training."""
+    """Stand-in of `train_phase`, without the training."""
     folder = workspace / "checkpoint"
     (folder / "epoch_01").mkdir(parents=True, exist_ok=True)
     begin(phase)

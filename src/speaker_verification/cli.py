@@ -63,7 +63,7 @@ def _explaining(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _silence_what_contradicts() -> None:
-    """Drop a node's error, which is told once, and Kedro's advice to repeat a command that cannot succeed."""
+    """Log filter for node errors, printed at the end, and for misleading advice to repeat a command."""
     logging.getLogger("kedro.pipeline.node").addFilter(_is_no_error)
     for runner in ("sequential", "thread", "parallel"):
         logging.getLogger(f"kedro.runner.{runner}_runner").addFilter(_is_no_advice_to_repeat)

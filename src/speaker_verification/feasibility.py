@@ -35,25 +35,25 @@ RUN_FILE = "run.json"  # of a checkpoint
 
 
 class Problems:
-    """Mistakes found one after the other, told in one message."""
+    """Mistakes collected one after the other and raised as one message."""
 
     def __init__(self) -> None:
         self._found: list[UserError] = []
 
     def __len__(self) -> int:
-        """How many were noted."""
+        """Number of mistakes noted."""
         return len(self._found)
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Note a mistake that the block raises, and go on behind it."""
+        """Collect a mistake that the block raises, and continue after it."""
         try:
             yield
         except UserError as error:
             self._found.append(error)
 
     def tell(self) -> None:
-        """Raise what was noted.
+        """Raise all collected mistakes as one.
 
         Raises:
             ParameterError: parameters are wrong, and nothing else.

@@ -58,12 +58,12 @@ class InUseError(UserError):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who locks, as it stands in an entry.
+    """Holder of a lock, as recorded in an entry.
 
     Attributes:
         what: name of the run, for messages.
         host: name of its machine, for messages.
-        machine: identity of the machine since it was booted, and of the space of its process numbers.
+        machine: boot id and PID namespace.
         pid: process number.
         started: start of the process, as the machine counts; empty where it cannot be known.
         since: seconds since 1970.
@@ -126,7 +126,7 @@ class _Entry:
 
     @classmethod
     def read(cls, file: Path) -> _Entry | None:
-        """None where a holder has left, or a machine that failed has left half a file."""
+        """Entry in a file; None where its holder has left, or where it is cut short."""
         try:
             values = json.loads(file.read_text())
             holder = Holder(**{known.name: values[known.name] for known in fields(Holder)})
@@ -137,7 +137,7 @@ class _Entry:
 
 @dataclass
 class _Held:
-    """What this process holds."""
+    """Locks of this process."""
 
     times: Counter[Path] = field(default_factory=Counter)
     entries: list[_Entry] = field(default_factory=list)
@@ -150,7 +150,7 @@ _held = _Held()
 
 
 def _begin_child() -> None:
-    """A forked process works for the one that forked it: it holds the same and releases nothing."""
+    """Inherit the locks in a forked process, which releases none of them."""
     _held.changing, _held.beating = threading.RLock(), None
 
 
@@ -386,7 +386,7 @@ def _works_for(holder: Holder) -> bool:
 
 
 def _keep_alive() -> None:
-    """Renew entries from now on, and remove them however this process ends, unless by a kill."""
+    """Start the heartbeat, and remove the entries when this process ends, unless it is killed."""
     if not _held.entries:
         return
     if threading.current_thread() is threading.main_thread() and (
@@ -418,7 +418,7 @@ def _beat() -> None:
 
 
 def _renew(entry: _Entry) -> None:
-    """Show that the holder is alive; where it was taken for dead meanwhile, hold again or stop it."""
+    """Renew the heartbeat; where the lock was taken over meanwhile, lock again or stop the run."""
     try:
         os.utime(entry.file)
     except FileNotFoundError:

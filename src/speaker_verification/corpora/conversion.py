@@ -66,7 +66,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a folder was converted from, as its marker says.
+    """Source of a converted folder, as its marker records it.
 
     Attributes:
         files: NAME SIZE TIME of the archive's files, in order.

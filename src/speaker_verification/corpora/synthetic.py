@@ -71,7 +71,7 @@ def is_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int) ->
 
 
 def refuse_other_mirror(folder: Path, settings: SyntheticSettings, seed: int) -> None:
-    """Refuse to go on with a synthetic mirror that other settings or another seed gave.
+    """Refuse a synthetic mirror made with other settings or another seed.
 
     Raises:
         DataError: with all that differs; the folder may also hold none.

@@ -112,7 +112,7 @@ def _md5(data: bytes) -> str:
 
 
 def _oddities(trials: pd.DataFrame, speaker_of: Mapping[str, str]) -> dict[str, int]:
-    """How many trials of a list are of no use, or contradict their speakers."""
+    """Counts of a list's repeated and self trials, and of those that contradict their speakers."""
     sides, ids = pd.factorize(pd.concat([trials["enroll_id"], trials["test_id"]]))
     speakers, _ = pd.factorize(pd.Series(ids).map(speaker_of))
     enroll, test = np.split(sides, 2)

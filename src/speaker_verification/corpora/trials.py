@@ -167,7 +167,7 @@ def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataF
 
 
 def _describe_ids(name: str, ids: pd.Series) -> str:
-    """The form of ids, and the one that a name may have meant."""
+    """Hint on the form of ids, with the nearest one."""
     form = "an id begins with the speaker and ends in .wav (SPEAKER/SESSION/UTTERANCE.wav)"
     known = np.array(sorted(ids), dtype=str)
     if not len(known):

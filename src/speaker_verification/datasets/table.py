@@ -58,7 +58,7 @@ class TableDataset(AtomicDataset[pd.DataFrame]):
         return table
 
     def _warn_of_another_root(self, file: Path, table: pd.DataFrame) -> None:
-        """Tell of a table from before paths were relative, in a copy of the data that it names."""
+        """Warn of absolute paths that name files of the data root this one was copied from."""
         for name in self._schema.paths:
             named = Path(table[name].iloc[0]) if len(table) else None
             if named is None or self._root is None or named.is_relative_to(self._root):

@@ -82,7 +82,7 @@ def _limit(limits: dict[str, int], x: Tensor) -> int:
 
 
 def _num_frames(frontend: Frontend, num_samples: int) -> int:
-    """T."""
+    """Number of frames, T."""
     length = num_samples
     for kernel, stride in zip(frontend.config.conv_kernel, frontend.config.conv_stride, strict=True):
         length = (length - kernel) // stride + 1

@@ -228,6 +228,6 @@ def _unsupported(model_type: Any) -> str:
 
 
 def _explain(error: Exception) -> str:
-    """What transformers says of a configuration, in one line."""
+    """Complaint of transformers about a configuration, in one line."""
     cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
     return reason(cause if isinstance(cause, Exception) else error)

@@ -121,7 +121,7 @@ def load_encoder(
 
 
 def _take_normalisation(config: PreTrainedConfig, checkpoint: str | Path) -> None:
-    """What the file beside the configuration says of the waveforms becomes part of it."""
+    """Waveform normalisation from the preprocessor file, added to the configuration."""
     beside = Path(checkpoint) / "preprocessor_config.json"
     if beside.is_file():
         read_json(beside)
@@ -155,7 +155,7 @@ def _local_file(checkpoint: str | Path, name: str) -> Path | None:
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """transformers prints a table of what does not fit, which is judged here."""
+    """Silence the table of unfitting weights that transformers prints: they are judged here."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -243,7 +243,7 @@ class SpeakerModel(nn.Module):
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """What `save_pretrained` wrote of the model's parts."""
+    """Configuration that `save_pretrained` wrote."""
     config = read_json(path)
     if "model_type" in config:
         raise DataError(f"'{path}' is of an encoder, which model.frontend.checkpoint takes to train from")

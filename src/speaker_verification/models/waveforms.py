@@ -1,4 +1,4 @@
-"""Waveforms as people have them, made into the batches that the model takes."""
+"""Input checks of `embed`: NumPy arrays, tensors and single waveforms to batches."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _as_lengths(num_samples: Any, num_waveforms: int, width: int) -> list[int]:
 
 
 def _refuse_non_finite(batch: Tensor, lengths: list[int]) -> None:
-    """Padding may be anything, so rows are looked at one by one once something is found."""
+    """Refuse rows with NaN or infinity; padding may hold anything."""
     if all(abs(float(extreme)) <= LARGEST_SAMPLE for extreme in torch.aminmax(batch)):
         return
     for row, length in enumerate(lengths):

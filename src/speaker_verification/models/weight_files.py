@@ -1,4 +1,4 @@
-"""Files that a model is read from: what they hold, or in one line why they do not hold it."""
+"""Readers of weights and JSON files, with one-line errors for files of another kind."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ def unreadable(path: Path, kind: str, error: Exception) -> DataError:
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """Message of an exception, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def file_fault(path: Path) -> str | None:
-    """What makes a file no file of weights or JSON, and what to do about it; None if it looks like one."""
+    """Reason and remedy for a file that is no weights or JSON; None where it looks like one."""
     if path.is_dir():
         return "it is a folder"
     if not path.is_file():

@@ -213,7 +213,7 @@ class Calibration:
         }
 
     def remarks(self, point: OperatingPoint) -> dict[str, str]:
-        """What `unreachable` and `unseen` say of an operating point, by scoring."""
+        """Messages of `unreachable` and `unseen` on an operating point, by scoring."""
         return {**self.unreachable(point), **self.unseen(point)}
 
     def thresholds(self, point: OperatingPoint) -> dict[str, float]:

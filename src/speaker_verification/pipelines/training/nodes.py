@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def fetch_encoder(workspace: Path, encoders_folder: Path, model: dict[str, Any], seed: int) -> Path:
-    """Take the pre-trained encoder from this machine, or a random one of the given architecture."""
+    """Save the pre-trained encoder, found on this machine, or a random one of the given architecture."""
     from speaker_verification.feasibility import locate_encoder
     from speaker_verification.models.frontend import save_encoder
     from speaker_verification.models.settings import ModelSettings
