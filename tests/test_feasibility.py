@@ -240,7 +240,7 @@ def test_a_device_that_is_not_here_is_refused_where_one_is_needed_and_not_elsewh
     pipelines = register_pipelines()
     for name in ("pretrain", "finetune", "lmft", "embed", "score", "__default__"):
         with pytest.raises(
-            ParameterError, match=r"parameter 'device' is 'cuda:998', but here is .*; use auto"
+            ParameterError, match=r"parameter 'device' is 'cuda:998', but this machine has .*; use auto"
         ):
             hook.before_pipeline_run(pipelines[name], DataCatalog())
     for name in ("download", "prepare", "report", "export", "measure"):

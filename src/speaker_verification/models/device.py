@@ -17,7 +17,7 @@ def check_device(name: str) -> None:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and int(number or 0) >= num_gpus:
         here = f"cuda:0 to cuda:{num_gpus - 1}" if num_gpus > 1 else "cuda:0 alone" if num_gpus else "no GPU"
-        raise ParameterError(f"parameter 'device' is '{name}', but here is {here}; use auto, cpu or cuda:N")
+        raise ParameterError(f"parameter 'device' is '{name}', but this machine has {here}; use auto, cpu or cuda:N")
 
 
 def resolve_device(name: str) -> torch.device:
