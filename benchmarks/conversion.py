@@ -29,7 +29,7 @@ import av
 import numpy as np
 import soundfile
 
-from speaker_verification.corpora.archives import read_members
+from speaker_verification.corpora.conversion.archives import read_members
 from speaker_verification.corpora.mirror import ARCHIVES, Mirror
 from speaker_verification.corpora.utterances import convert_subset, utterance_id_of
 

@@ -32,8 +32,8 @@ from scipy import signal
 from speaker_verification.audio.augmentation import CLIPS_OF, AugmentationSettings, Augmenter
 from speaker_verification.audio.files import audio_info, read_segment, write_audio
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, UTTERANCES
-from speaker_verification.training.examples import TrainingExamples
+from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES, UTTERANCES
+from speaker_verification.data.examples import TrainingExamples
 
 SPEEDS = (1.0, 1.0, 1.0, 0.9, 1.1)
 PIECE = 5 * SAMPLE_RATE

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from speaker_verification.audio.files import encode_audio
-from speaker_verification.corpora.conversion import ConvertedFolder
+from speaker_verification.corpora.conversion.convert import ConvertedFolder
 from speaker_verification.corpora.utterances import convert_subset
 
 SUBSET = "vox2-dev"

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.models import public_systems as systems
 
-from speaker_verification.models.public_weights import one_naming
+from speaker_verification.models.importing.public_weights import one_naming
 
 EVALUATION_BAR = 1e-5
 TRAINING_BAR = 1e-8

@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
+from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.pipelines.score.nodes import (
     calibrate_scores,
     fit_score_calibration,
@@ -46,7 +47,6 @@ from speaker_verification.scoring.metrics import sort_trials
 from speaker_verification.scoring.normalisation import Cohort
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import measure
-from speaker_verification.tables import UTTERANCES
 
 VOX1_SPEAKERS, VOX1_UTTERANCES = 1251, 153_516
 VOX1_TEST_SPEAKERS, VOX1_TEST_UTTERANCES = 40, 4_874

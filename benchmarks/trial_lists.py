@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from speaker_verification.corpora.trial_lists import describe_lists
-from speaker_verification.corpora.trials import read_trial_list, read_trials
+from speaker_verification.corpora.trials.trial_lists import describe_lists
+from speaker_verification.corpora.trials.trials import read_trial_list, read_trials
 
 SPEAKERS, UTTERANCES = 1_251, 117
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from speaker_verification.common.tables import LEARNING_CURVE, SPEAKERS
 from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
 from speaker_verification.scoring.figures import (
     det_figure,
@@ -18,7 +19,6 @@ from speaker_verification.scoring.figures import (
 )
 from speaker_verification.scoring.settings import ReportSettings, ScoreSettings
 from speaker_verification.scoring.summary import measure
-from speaker_verification.tables import LEARNING_CURVE, SPEAKERS
 from tests.scoring.builders import calibration, scores_of, utterances_of
 
 NOTEBOOK = json.loads((Path(__file__).parents[1] / "notebooks" / "results.ipynb").read_text())

@@ -15,8 +15,8 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import KedroCliError
 from kedro.io import DatasetError
 
-from speaker_verification.errors import UserError
-from speaker_verification.run_options import check_options, checked_file, in_one_line, split_params
+from speaker_verification.common.errors import UserError
+from speaker_verification.config.run_options import check_options, checked_file, in_one_line, split_params
 
 REMEDIES = {
     errno.EACCES: "allow it, or take another place",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 
-from speaker_verification.hooks import InputsHook, InterruptedPhaseHook, LockHook, ParametersHook, StartHook
-from speaker_verification.recipes import RecipeConfigLoader
-from speaker_verification.tracking import TrackingHook
+from speaker_verification.config.loader import RecipeConfigLoader
+from speaker_verification.hooks.checks import InputsHook, ParametersHook, StartHook
+from speaker_verification.hooks.locks import LockHook
+from speaker_verification.hooks.resume import InterruptedPhaseHook
+from speaker_verification.hooks.tracking import TrackingHook
 
 os.environ["KEDRO_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # to a host of its own, whatever the server

@@ -12,8 +12,8 @@ import soundfile
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter, ClipPieces, amplitude
 from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES
 
 Wave = npt.NDArray[np.float32]
 NO_CACHE = AudioCache(0, 0)

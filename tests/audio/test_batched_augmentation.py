@@ -11,7 +11,7 @@ import torch
 from speaker_verification.audio.augmentation import Augmentation, AugmentationSettings, Augmenter
 from speaker_verification.audio.batched_augmentation import augment_batch, collate
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES
+from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES
 
 NUM_SAMPLES = 1200
 

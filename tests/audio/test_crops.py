@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from speaker_verification.audio.crops import WINDOW_SECONDS, draw_crop_start, even_windows, wrap
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 
 
 def test_a_short_wave_repeats_from_its_beginning() -> None:

@@ -22,7 +22,7 @@ from speaker_verification.audio.files import (
     read_segment,
     write_audio,
 )
-from speaker_verification.corpora.storing import store_speech
+from speaker_verification.corpora.conversion.storing import store_speech
 
 
 def encoded(samples: np.ndarray, rate: int, format: str = "WAV") -> bytes:

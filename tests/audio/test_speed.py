@@ -5,7 +5,7 @@ import pytest
 
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speed import change_speed, changed_length, source_span, speed_class_offsets
-from speaker_verification.errors import ParameterError
+from speaker_verification.common.errors import ParameterError
 
 
 def test_normal_speed_is_class_group_zero_and_the_others_follow_in_order_of_appearance() -> None:

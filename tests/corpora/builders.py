@@ -15,8 +15,8 @@ import pandas as pd
 import soundfile
 
 from speaker_verification.audio.files import encode_audio
+from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.corpora.settings import SyntheticSettings
-from speaker_verification.tables import UTTERANCES
 
 
 def noise(seed: int, num_samples: int = 16_000, channels: int = 1) -> np.ndarray:

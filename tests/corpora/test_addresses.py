@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from speaker_verification.corpora.addresses import is_address, masked
+from speaker_verification.common.errors import ParameterError
+from speaker_verification.corpora.download.addresses import is_address, masked
+from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.sources import DownloadSettings
-from speaker_verification.errors import ParameterError
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speaker_verification.corpora.archives import (
+from speaker_verification.common.errors import DataError
+from speaker_verification.corpora.conversion.archives import (
     JoinedFiles,
     is_recording,
     plain_name,
     read_members,
     safe_parts,
 )
-from speaker_verification.errors import DataError
 from tests.corpora.builders import tarred, write_parts, zipped
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.augmentation import RIR_LIST, extract_musan, extract_room_responses
-from speaker_verification.errors import DataError
 from tests.corpora.builders import flac, noise, tarred, wav, zipped
 
 

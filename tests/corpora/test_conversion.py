@@ -27,10 +27,11 @@ import soundfile
 
 from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import AudioFormat
-from speaker_verification.corpora import archives, conversion, storing
+from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.augmentation import extract_musan
+from speaker_verification.corpora.conversion import archives, storing
+from speaker_verification.corpora.conversion import convert as conversion
 from speaker_verification.corpora.utterances import PUBLISHED_COUNTS, convert_subset, list_subset
-from speaker_verification.errors import DataError
 from tests.corpora.builders import flac, m4a, noise, tarred, wav, write_parts, zipped
 
 NAMES = [f"id{speaker}/s/{number}" for speaker in range(3) for number in range(4)]
@@ -603,6 +604,6 @@ def test_a_process_that_dies_is_told_in_one_line(tmp_path: Path, monkeypatch: py
 
 
 def test_the_processes_that_convert_load_neither_tables_nor_torch() -> None:
-    load = "import sys, speaker_verification.corpora.storing"
+    load = "import sys, speaker_verification.corpora.conversion.storing"
     check = "sys.exit(not {'pandas', 'pyarrow', 'torch', 'pydantic'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", f"{load}; {check}"], check=False).returncode == 0

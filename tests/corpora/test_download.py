@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speaker_verification.corpora import client, download, sources
-from speaker_verification.corpora.download import download_files
-from speaker_verification.corpora.sources import Credentials, DownloadSettings
-from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.locks import InUseError
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.locks import InUseError
+from speaker_verification.corpora.download import client, sources
+from speaker_verification.corpora.download import downloader as download
+from speaker_verification.corpora.download.downloader import download_files
+from speaker_verification.corpora.download.sources import Credentials, DownloadSettings
+from tests.common.locking import held_by_another
 from tests.corpora.host import Host, serving
-from tests.locking import held_by_another
 
 ARCHIVE = "vox1_test_wav.zip"
 PARTS = [f"vox2_dev_aac_parta{letter}" for letter in "abc"]
@@ -119,8 +120,8 @@ def test_a_line_that_drops_at_random_costs_no_byte_twice(
 def test_a_killed_run_is_gone_on_with_where_it_stopped(host: Host, bring: Bring, folder: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from speaker_verification.corpora.download import download_files\n"
-        "from speaker_verification.corpora.sources import Credentials, DownloadSettings\n"
+        "from speaker_verification.corpora.download.downloader import download_files\n"
+        "from speaker_verification.corpora.download.sources import Credentials, DownloadSettings\n"
         f"download_files({NAMES!r}, Path(sys.argv[1]), sys.argv[2], DownloadSettings(), Credentials())\n"
     )
     drawn = random.Random(3)

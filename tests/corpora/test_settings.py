@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.errors import ParameterError
 
 BASE = Path(__file__).parents[2] / "conf" / "base" / "parameters_prepare.yml"
 

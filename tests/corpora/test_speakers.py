@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.mirror import Mirror
 from speaker_verification.corpora.speakers import known_speakers
-from speaker_verification.errors import DataError
 from tests.corpora.builders import librispeech_archive, tarred
 
 HEADER = "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"

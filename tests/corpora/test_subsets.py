@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
-from speaker_verification.corpora.trials import draw_trials
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.corpora.trials.trials import draw_trials
 from tests.corpora.builders import manifest
 
 UTTERANCES = pd.concat(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.corpora import synthetic
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.corpora.augmentation import extract_musan, extract_room_responses
 from speaker_verification.corpora.mirror import (
     ARCHIVES,
@@ -21,13 +21,13 @@ from speaker_verification.corpora.mirror import (
     Mirror,
 )
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.sounds import chord_music, coloured_noise, room_response
-from speaker_verification.corpora.synthetic import is_synthetic_mirror, write_synthetic_mirror
-from speaker_verification.corpora.trial_lists import TRIAL_SUBSETS
-from speaker_verification.corpora.trials import read_trials
+from speaker_verification.corpora.synthetic import mirror as synthetic
+from speaker_verification.corpora.synthetic.mirror import is_synthetic_mirror, write_synthetic_mirror
+from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, room_response
+from speaker_verification.corpora.synthetic.voices import FEMALE_VARIANTS, MALE_VARIANTS, draw_voices
+from speaker_verification.corpora.trials.trial_lists import TRIAL_SUBSETS
+from speaker_verification.corpora.trials.trials import read_trials
 from speaker_verification.corpora.utterances import convert_subset
-from speaker_verification.corpora.voices import FEMALE_VARIANTS, MALE_VARIANTS, draw_voices
-from speaker_verification.errors import DataError, ParameterError
 from tests.corpora.builders import TINY
 
 VOXCELEB = PrepareSettings()

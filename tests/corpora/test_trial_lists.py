@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.corpora import trial_lists
 from speaker_verification.corpora.mirror import ARCHIVES
 from speaker_verification.corpora.settings import Subset, TrialList
-from speaker_verification.corpora.trial_lists import (
+from speaker_verification.corpora.trials import trial_lists
+from speaker_verification.corpora.trials.trial_lists import (
     PUBLISHED_LISTS,
     TRIAL_SUBSETS,
     PublishedList,
     describe_lists,
 )
-from speaker_verification.corpora.trials import draw_trials, read_trial_list
+from speaker_verification.corpora.trials.trials import draw_trials, read_trial_list
 from tests.corpora.builders import manifest
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.settings import LibriSpeechTrials, PrepareSettings
-from speaker_verification.corpora.trials import (
+from speaker_verification.corpora.trials.trials import (
     draw_trials,
     gather_trials,
     read_trial_list,
     read_trials,
 )
-from speaker_verification.errors import DataError
 from tests.corpora.builders import manifest
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from speaker_verification.audio.files import audio_info, decode_audio, read_audio
+from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.utterances import convert_subset, utterance_id_of
-from speaker_verification.errors import DataError
 from tests.corpora.builders import m4a, noise, wav, write_parts, zipped
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from kedro.io import DatasetError, Version
 
+from speaker_verification.common.tables import TRIALS, UTTERANCES
 from speaker_verification.datasets import EmbeddingStoreDataset, FolderDataset, JsonDataset, TableDataset
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.tables import TRIALS, UTTERANCES
 
 TRIAL = {"trial_list": "vox1_o", "label": 1, "enroll_id": "a/b/1.wav", "test_id": "a/c/2.wav"}
 UTTERANCE = {

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from speaker_verification.models import Margins, import_checkpoint, import_encoder, import_margin_head
 from speaker_verification.models.frontend import Frontend
-from speaker_verification.models.public_checkpoints import lap_name, slt22_name
+from speaker_verification.models.importing.public_checkpoints import lap_name, slt22_name
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
 from tests.models.conftest import TINY_LARGE, TINY_WAVLM

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models import import_checkpoint, import_encoder
 from speaker_verification.models.encoder_configuration import (
     build_encoder,

@@ -18,7 +18,7 @@ from transformers import (
     WavLMModel,
 )
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
 from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
 from tests.models.conftest import TINY_LARGE, TINY_WAVLM

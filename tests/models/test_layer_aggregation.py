@@ -9,7 +9,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from speaker_verification.errors import ParameterError
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.models import layer_pooling
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAttentivePooling, WeightedSum

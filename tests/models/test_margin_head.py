@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from speaker_verification.errors import ParameterError
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
 from tests.models.direct_way import DirectHead

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.settings import (
     CONFIG_FILE,
     WEIGHTS_FILE,

@@ -14,7 +14,7 @@ from transformers import WavLMConfig, WavLMModel
 
 import speaker_verification
 from speaker_verification.audio.files import read_audio
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from tests.models.conftest import AGGREGATIONS, NETWORKS, TINY_WAVLM, tiny_settings

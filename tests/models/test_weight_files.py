@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.models import import_checkpoint, import_encoder, import_margin_head
 from speaker_verification.models.frontend import load_encoder
 from speaker_verification.models.settings import FrontendSettings, encoder_width

@@ -23,7 +23,8 @@ from kedro.runner import SequentialRunner
 
 from speaker_verification.audio.crops import WINDOW_SECONDS
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.tables import SCORES, SPEAKERS, TRIAL_LISTS, TRIALS, UTTERANCES
 from speaker_verification.models import SpeakerModel
 from speaker_verification.pipelines import embed, export, measure, report, score
 from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
@@ -36,7 +37,6 @@ from speaker_verification.scoring.settings import (
     ReportSettings,
     ScoreSettings,
 )
-from speaker_verification.tables import SCORES, SPEAKERS, TRIAL_LISTS, TRIALS, UTTERANCES
 from speaker_verification.training.checkpoints import RANKING_FILE
 
 CONF = Path(__file__).parents[2] / "conf" / "base"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import ParameterError
+from speaker_verification.common.errors import ParameterError
 from tests.project.conftest import PROJECT, Kedro
 
 

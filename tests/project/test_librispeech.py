@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from speaker_verification.corpora.trial_lists import DRAWN_LISTS
+from speaker_verification.corpora.trials.trial_lists import DRAWN_LISTS
 from tests.corpora.builders import LIBRISPEECH, write_librispeech_mirror
 from tests.project.conftest import copy_project, kedro_in
 

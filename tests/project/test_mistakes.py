@@ -16,8 +16,8 @@ from kedro.framework.project import configure_project
 from kedro.io import DatasetError
 
 from speaker_verification.cli import explanation, run
-from speaker_verification.errors import DataError
-from speaker_verification.whole import written_whole
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import DataError
 
 Run = Callable[..., Result]
 
@@ -211,7 +211,7 @@ def test_every_kind_of_system_error_is_told_and_an_error_of_the_program_is_not()
 
 def test_an_error_of_writing_carries_the_path(tmp_path: Path) -> None:
     def write_to_full_disk() -> None:
-        with written_whole(tmp_path / "table.parquet") as part:
+        with atomic_write(tmp_path / "table.parquet") as part:
             part.write_bytes(b"half")
             with Path("/dev/full").open("wb", buffering=0) as full:
                 full.write(b"x")
@@ -224,7 +224,7 @@ def test_an_error_of_writing_carries_the_path(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_where_a_library_does_not(tmp_path: Path) -> None:
     def write_by_library() -> None:
-        with written_whole(tmp_path / "model.safetensors"):
+        with atomic_write(tmp_path / "model.safetensors"):
             raise RuntimeError("I/O error: No space left on device (os error 28)")  # as safetensors says it
 
     with pytest.raises(OSError, match="No space left on device") as caught:

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
-from speaker_verification.tracking import TrackingSettings
+from speaker_verification.hooks.tracking import TrackingSettings
 from tests.project.conftest import Kedro
 
 

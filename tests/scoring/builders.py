@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from speaker_verification.common.tables import SCORES
 from speaker_verification.scoring import AffineCalibration, Calibration, OperatingPoint, QmfCalibration
 from speaker_verification.scoring.metrics import DecisionErrors
 from speaker_verification.scoring.settings import Scoring
-from speaker_verification.tables import SCORES
 
 
 def calibration(llr: Scoring = "qmf") -> Calibration:

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.tables import SPEAKERS
 from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
 from speaker_verification.scoring.settings import ReportSettings
-from speaker_verification.tables import SPEAKERS
 from tests.scoring.builders import calibration, scores_of
 
 

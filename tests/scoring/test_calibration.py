@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring import (
     AffineCalibration,
     Calibration,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.scoring import EmbeddingStore, cosine
 from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.cosine import centre_and_normalise, cosine_scores, trial_scores

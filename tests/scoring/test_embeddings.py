@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.scoring import EmbeddingStore, embeddings
 
 MakeStore = Callable[..., EmbeddingStore]

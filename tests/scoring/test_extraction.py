@@ -11,10 +11,10 @@ import torch
 
 from speaker_verification.audio.crops import WINDOW_SECONDS
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.scoring import EmbeddingStore, extract_embeddings
 from speaker_verification.scoring.extraction import crop_starts, utterances_in_trials
-from speaker_verification.tables import UTTERANCES
 
 LENGTHS = [4000, 2500, 4000, 8000, 2500, 4000, 16_000]  # samples
 

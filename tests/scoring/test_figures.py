@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from speaker_verification.common.tables import LEARNING_CURVE
 from speaker_verification.scoring.breakdown import reliability
 from speaker_verification.scoring.figures import (
     det_figure,
@@ -13,7 +14,6 @@ from speaker_verification.scoring.figures import (
     learning_curve_figure,
     reliability_figure,
 )
-from speaker_verification.tables import LEARNING_CURVE
 from tests.scoring.builders import calibration, scores_of
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, normalisation, selection
 from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.cosine import cosine_scores

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring import EmbeddingStore, QmfCalibration, qmf, qmf_features
 from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.normalisation import Cohort

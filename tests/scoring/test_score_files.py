@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.scoring import read_score_file, write_score_file
 from speaker_verification.scoring.score_files import read_speaker_file, refuse_unknown_speakers
 

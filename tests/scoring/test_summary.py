@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.tables import SCORES, TRIAL_LISTS
 from speaker_verification.scoring import (
     actual_detection_cost,
     cllr,
@@ -18,7 +19,6 @@ from speaker_verification.scoring import (
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import SCORINGS, Metrics, format_table, measure_trials
 from speaker_verification.scoring.summary import measure as measure_scores
-from speaker_verification.tables import SCORES, TRIAL_LISTS
 from tests.scoring.builders import calibration, scores_of, utterances_of
 
 

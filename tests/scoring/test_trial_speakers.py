@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.scoring.trial_speakers import (
     find_speakers,
     judge_given_speakers,

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.audio.files import write_audio
-from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, TRIALS, UTTERANCES
+from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES, TRIALS, UTTERANCES
 
 NUM_SPEAKERS = 6
 UTTERANCES_EACH = 4

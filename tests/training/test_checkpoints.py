@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings, ModelSettings

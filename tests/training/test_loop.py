@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.files import read_audio
+from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
@@ -25,7 +26,6 @@ from speaker_verification.training.checkpoints import (
     best_checkpoint,
     load_head,
 )
-from speaker_verification.training.examples import TrainingExamples
 from speaker_verification.training.guards import TrainingError
 from speaker_verification.training.loop import train
 from speaker_verification.training.phase import PhaseSettings

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from speaker_verification.errors import ParameterError
-from speaker_verification.models.device import resolve_device
+from speaker_verification.common.device import resolve_device
+from speaker_verification.common.errors import ParameterError
 from tests.training.test_loop import phase_settings
 
 

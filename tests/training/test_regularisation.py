@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance

@@ -19,19 +19,19 @@ import torch
 from transformers import set_seed
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
-from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.locks import InUseError
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.locks import InUseError
+from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.training import checkpoints, resume
 from speaker_verification.training.checkpoints import RUN_FILE
-from speaker_verification.training.examples import TrainingExamples
 from speaker_verification.training.guards import TrainingError
 from speaker_verification.training.loop import train
 from speaker_verification.training.resume import Origin, is_interrupted, resume_path
 from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
-from tests.locking import held_by_another
+from tests.common.locking import held_by_another
 from tests.models.conftest import TINY_WAVLM, tiny_settings
 from tests.training.test_loop import phase_settings
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from speaker_verification.errors import ParameterError
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.training.schedules import (
     CosineSettings,
     ExponentialSettings,

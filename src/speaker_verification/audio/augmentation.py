@@ -23,8 +23,8 @@ from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.crops import draw_crop_start, wrap
 from speaker_verification.audio.files import energy
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.configuration import Settings
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.settings_base import Settings
 
 PIECE_SAMPLES = 5 * SAMPLE_RATE
 PIECE_STEP = 3 * SAMPLE_RATE

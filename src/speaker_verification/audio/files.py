@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
-from speaker_verification.errors import DataError
-from speaker_verification.whole import written_whole
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import DataError
 
 if TYPE_CHECKING:
     import av
@@ -141,7 +141,7 @@ def write_audio(path: Path, samples: npt.NDArray[np.int16]) -> None:
         OSError: the disk is full, among others.
     """
     encoded = encode_audio(samples, "flac" if path.suffix == ".flac" else "wav")
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(encoded)  # in one go: libsndfile, writing itself, passes over a full disk
 
 

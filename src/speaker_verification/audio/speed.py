@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.errors import ParameterError
+from speaker_verification.common.errors import ParameterError
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from speaker_verification.corpora.archives import (
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES, TableSchema
+from speaker_verification.corpora.conversion.archives import (
     DamagedMember,
     Member,
     is_recording,
@@ -16,7 +18,7 @@ from speaker_verification.corpora.archives import (
     read_members,
     safe_parts,
 )
-from speaker_verification.corpora.conversion import (
+from speaker_verification.corpora.conversion.convert import (
     ConvertedFolder,
     Corpus,
     as_table,
@@ -26,10 +28,8 @@ from speaker_verification.corpora.conversion import (
     refuse_too_many_rejected,
     rejected_files,
 )
-from speaker_verification.corpora.storing import Recording, store_as_it_is
+from speaker_verification.corpora.conversion.storing import Recording, store_as_it_is
 from speaker_verification.corpora.texts import decode_text
-from speaker_verification.errors import DataError
-from speaker_verification.tables import NOISE_CLIPS, ROOM_RESPONSES, TableSchema
 
 MUSAN = "musan"
 RIRS_NOISES = "RIRS_NOISES"

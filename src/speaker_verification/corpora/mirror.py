@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.texts import decode_text
-from speaker_verification.errors import DataError
-from speaker_verification.whole import written_whole
 
 ARCHIVES = {
     "vox1-dev": "vox1_dev_wav.zip",
@@ -87,7 +87,7 @@ class Digests:
         name, state = self._state(paths)
         with self._writing:
             self._known[name] = [state, md5]
-            with written_whole(self._record) as part:
+            with atomic_write(self._record) as part:
                 part.write_text(json.dumps(self._known, indent=2), encoding="utf-8")
 
     def _state(self, paths: Sequence[Path]) -> tuple[str, str]:

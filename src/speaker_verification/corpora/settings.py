@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from speaker_verification.audio.format import AudioFormat
-from speaker_verification.configuration import LocalPath, Settings
-from speaker_verification.corpora.addresses import FolderOrAddress
+from speaker_verification.common.settings_base import LocalPath, Settings
+from speaker_verification.corpora.download.addresses import FolderOrAddress
 from speaker_verification.corpora.subsets import subsets_of
-from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS, TRIAL_SUBSETS
+from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS, TRIAL_SUBSETS
 
 Subset = Literal[
     "vox1-dev",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from speaker_verification.corpora.archives import read_members
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.tables import SPEAKERS
+from speaker_verification.corpora.conversion.archives import read_members
 from speaker_verification.corpora.mirror import ARCHIVES, Mirror
 from speaker_verification.corpora.texts import decode_text
-from speaker_verification.errors import DataError
-from speaker_verification.tables import SPEAKERS
 
 VOXCELEB1_META = "vox1_meta.csv"
 LIBRISPEECH_SPEAKERS = "LibriSpeech/SPEAKERS.TXT"

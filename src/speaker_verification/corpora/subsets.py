@@ -6,7 +6,7 @@ import difflib
 
 import pandas as pd
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 
 NAMED_SUBSETS = {
     "voxceleb1-dev": ("vox1-dev",),

@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
-from speaker_verification.corpora.archives import is_recording, read_members, safe_parts
-from speaker_verification.corpora.conversion import (
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.tables import UTTERANCES
+from speaker_verification.corpora.conversion.archives import is_recording, read_members, safe_parts
+from speaker_verification.corpora.conversion.convert import (
     ConvertedFolder,
     Corpus,
     as_table,
@@ -20,9 +22,7 @@ from speaker_verification.corpora.conversion import (
     refuse_too_many_rejected,
     rejected_files,
 )
-from speaker_verification.corpora.storing import Recording, store_speech
-from speaker_verification.errors import DataError
-from speaker_verification.tables import UTTERANCES
+from speaker_verification.corpora.conversion.storing import Recording, store_speech
 
 PUBLISHED_COUNTS = {  # speakers and utterances
     "vox1-dev": (1_211, 148_642),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from speaker_verification.corpora.trials import draw_trials
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.corpora.trials.trials import draw_trials
 
 _HOLD_OUT, _DRAW = 0, 1  # separate streams of randomness
 

@@ -10,8 +10,8 @@ import pandas as pd
 from kedro.io import DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
+from speaker_verification.common.tables import SCHEMAS
 from speaker_verification.datasets.versioned import AtomicDataset, folder_of_paths
-from speaker_verification.tables import SCHEMAS
 
 PREVIEW_ROWS = 20
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from kedro.io import AbstractVersionedDataset, DatasetError, Version
 
-from speaker_verification.whole import written_whole
+from speaker_verification.common.atomic import atomic_write
 
 DataType = TypeVar("DataType")
 
@@ -62,7 +62,7 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
         return self._read(path)
 
     def save(self, data: DataType) -> None:
-        with written_whole(Path(self._get_save_path()), keep_equal=True) as part:
+        with atomic_write(Path(self._get_save_path()), skip_if_unchanged=True) as part:
             self._write(part, data)
 
     @property

@@ -5,11 +5,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "device": ["resolve_device"],
         "frontend": ["load_encoder", "save_encoder"],
         "margin_head": ["HeadOutput", "Margins", "SubcentreMarginHead"],
-        "original_wavlm": ["import_encoder"],
-        "public_checkpoints": ["import_checkpoint", "import_margin_head"],
+        "importing.original_wavlm": ["import_encoder"],
+        "importing.public_checkpoints": ["import_checkpoint", "import_margin_head"],
         "settings": ["FrontendSettings", "MarginHeadSettings", "ModelSettings"],
         "speaker_model": ["SpeakerModel"],
     },

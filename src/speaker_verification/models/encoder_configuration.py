@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from speaker_verification.errors import DataError, UserError
+from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.models.settings import CONFIG_FILE, SUPPORTED_ENCODERS
 from speaker_verification.models.weight_files import read_json, reason
 

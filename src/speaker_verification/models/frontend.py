@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.encoder_configuration import (
     build_encoder,
     configuration_of,

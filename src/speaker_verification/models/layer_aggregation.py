@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from speaker_verification.errors import ParameterError
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.layer_pooling import (
     LapParameters,
     Standardisation,

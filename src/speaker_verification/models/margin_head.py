@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speaker_verification.errors import ParameterError
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.settings import MarginHeadSettings
 

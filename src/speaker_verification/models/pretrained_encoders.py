@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from speaker_verification.errors import DataError, UserError
+from speaker_verification.common.atomic import atomic_write, remove
+from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.models.settings import SUPPORTED_ENCODERS
-from speaker_verification.whole import remove, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def bring_encoder(checkpoint: str, downloads: Path) -> Path:
         logger.info("encoder %s: downloaded to %s", checkpoint, folder)
         return folder
     if found != folder and _is_hub_name(checkpoint) and not Path(checkpoint).is_dir():
-        with written_whole(folder) as part:
+        with atomic_write(folder) as part:
             part.mkdir()
             for path in found.iterdir():
                 if path.suffix in COPIED:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from speaker_verification.configuration import LocalPath, Settings
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.models.weight_files import read_json
 
 CONFIG_FILE = "config.json"  # of a saved model, as of an encoder

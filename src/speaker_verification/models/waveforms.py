@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 
 Waveforms = Tensor | npt.NDArray[np.floating[Any]]
 Lengths = Tensor | npt.NDArray[np.integer[Any]] | Sequence[int] | int

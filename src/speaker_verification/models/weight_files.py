@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 
 if TYPE_CHECKING:
     import torch

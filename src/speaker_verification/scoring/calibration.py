@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring.cosine import centre_and_normalise
 from speaker_verification.scoring.metrics import DecisionErrors, OperatingPoint, decision_errors
 from speaker_verification.scoring.qmf import (

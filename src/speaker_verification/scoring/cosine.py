@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.scoring.blocks import Workspace, forget_pages
 from speaker_verification.scoring.embeddings import EmbeddingStore
 

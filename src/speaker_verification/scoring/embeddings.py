@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.scoring.blocks import passing_over
-from speaker_verification.tables import UTTERANCES
 
 EMBEDDINGS_FILE = "embeddings.npy"
 CROPS_FILE = "crop_embeddings.npy"

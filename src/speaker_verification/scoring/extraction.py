@@ -13,7 +13,7 @@ import pandas as pd
 
 from speaker_verification.audio.crops import WINDOW_SECONDS, even_windows
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.scoring.embeddings import EmbeddingStore, missing_utterances
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring.blocks import row_blocks
 
 Rates = TypeVar("Rates", float, np.ndarray)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.scoring.blocks import Workspace, forget_pages, gather
 from speaker_verification.scoring.cosine import cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from speaker_verification.errors import DataError
-from speaker_verification.whole import written_whole
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import DataError
 
 COLUMNS = ("enroll_id", "test_id", "score", "label")
 LABELS = {"target": 1, "nontarget": 0}
@@ -35,7 +35,7 @@ def write_score_file(path: Path, scores: pd.DataFrame) -> None:
         words = np.array(sorted(LABELS, key=LABELS.__getitem__))
         columns["label"] = pa.array(words[scores["label"]])
     plain = csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
-    with written_whole(Path(path)) as part:
+    with atomic_write(Path(path)) as part:
         csv.write_csv(pa.table(columns), part, plain)
 
 

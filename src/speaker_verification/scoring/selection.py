@@ -37,7 +37,7 @@ def _on_device(name: str) -> _Device:
     """NumPy on the CPU, whose selection is twice as fast as torch's there; torch on a GPU."""
     if name == "cpu":
         return _CPU
-    from speaker_verification.models.device import resolve_device
+    from speaker_verification.common.device import resolve_device
 
     device = resolve_device(name)
     return _CPU if device.type == "cpu" else torch_device(device)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from speaker_verification.audio.crops import LEAST_WINDOW_SECONDS, WINDOW_SECONDS
-from speaker_verification.configuration import LocalPath, Settings
+from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.metrics import OperatingPoint
 

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from speaker_verification.errors import DataError, ParameterError, UserError
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import DataError, ParameterError, UserError
 from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.settings import WEIGHTS_FILE, MarginHeadSettings
 from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
 from speaker_verification.models.weight_files import read_json, read_safetensors
 from speaker_verification.training.averaging import mean_state
-from speaker_verification.whole import written_whole
 
 RANKING_FILE = "ranking.json"
 HEAD_FILE = "head.safetensors"
@@ -53,7 +53,7 @@ def save_checkpoint(
         head: margin head.
         run: plain values: at least `speaker_ids` (in class order) and `head` (its settings).
     """
-    with written_whole(folder) as part:
+    with atomic_write(folder) as part:
         model.save_pretrained(part)
         save_file({k: v.contiguous() for k, v in head.state_dict().items()}, part / HEAD_FILE)
         (part / RUN_FILE).write_text(json.dumps(run, indent=2))
@@ -156,7 +156,7 @@ class BestCheckpoints:
         self._rank([RankedEpoch(epoch, AVERAGE_FOLDER, eer), *self.ranking])
 
     def _rank(self, ranking: list[RankedEpoch]) -> None:
-        with written_whole(self.folder / RANKING_FILE) as part:
+        with atomic_write(self.folder / RANKING_FILE) as part:
             part.write_text(json.dumps([asdict(ranked) for ranked in ranking], indent=2))
         self.ranking = ranking
 

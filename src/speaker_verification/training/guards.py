@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from speaker_verification.errors import DataError, UserError
-from speaker_verification.training.examples import TrainingExamples
+from speaker_verification.common.errors import DataError, UserError
+from speaker_verification.data.examples import TrainingExamples
+from speaker_verification.data.sampling import Key
 from speaker_verification.training.phase import PhaseSettings
-from speaker_verification.training.sampling import Key
 
 logger = logging.getLogger(__name__)
 NUM_NAMED = 8  # examples that a message shows

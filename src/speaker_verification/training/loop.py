@@ -13,20 +13,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from speaker_verification.locks import holds
+from speaker_verification.common.locks import holds
+from speaker_verification.common.tables import LEARNING_CURVE
+from speaker_verification.data.examples import TrainingExamples
+from speaker_verification.data.loading import BatchLoader
+from speaker_verification.data.sampling import EpochBatches, Key, UtteranceOrder
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.speaker_model import SpeakerModel
-from speaker_verification.tables import LEARNING_CURVE
 from speaker_verification.training.averaging import MovingAverage, reestimate_statistics
 from speaker_verification.training.checkpoints import BestCheckpoints
-from speaker_verification.training.examples import TrainingExamples
 from speaker_verification.training.guards import (
     explaining_failed_writes,
     explaining_short_memory,
     holding_termination,
     require_finite,
 )
-from speaker_verification.training.loading import BatchLoader
 from speaker_verification.training.optimiser import (
     choose_trained,
     make_optimiser,
@@ -36,7 +37,6 @@ from speaker_verification.training.optimiser import (
 )
 from speaker_verification.training.phase import NEWEST_FIRST, PhaseSettings
 from speaker_verification.training.resume import Origin, ResumePoint
-from speaker_verification.training.sampling import EpochBatches, Key, UtteranceOrder
 from speaker_verification.training.schedules import margin, top_k_penalty
 from speaker_verification.training.tally import EpochTally, Metrics, progress_bar, readable
 

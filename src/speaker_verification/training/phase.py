@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from speaker_verification.configuration import Settings
+from speaker_verification.common.settings_base import Settings
+from speaker_verification.data.sampling import SamplingSettings
 from speaker_verification.training.schedules import (
     LearningRateSettings,
     MarginSettings,
@@ -66,13 +67,6 @@ class AveragingSettings(Settings):
     newest_weight: float = Field(0.9, gt=0, le=1)
     rate: float | None = Field(None, gt=0)
     anneal: Literal["linear", "cosine"] = "linear"
-
-
-class SamplingSettings(Settings):
-    """Which utterances an epoch holds, and which of them may share a forward pass (see sampling.py)."""
-
-    unique_speakers: bool = False
-    max_utterances_per_speaker: int | None = Field(None, ge=1)
 
 
 class PhaseSettings(Settings):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from speaker_verification.errors import DataError
+from speaker_verification.common.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.training.phase import PretrainedDistanceSettings
 

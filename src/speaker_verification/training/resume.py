@@ -22,11 +22,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.speaker_model import weights_digest
 from speaker_verification.models.weight_files import read_torch_file
 from speaker_verification.training.guards import explaining_failed_writes
-from speaker_verification.whole import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class ResumePoint:
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "random": _random_states(),
         }
-        with explaining_failed_writes(self.path, self.last_good), written_whole(self.path) as beside:
+        with explaining_failed_writes(self.path, self.last_good), atomic_write(self.path) as beside:
             _write_through(saved, beside)
         self._saved_step = progress.step
 

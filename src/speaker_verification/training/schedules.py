@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from speaker_verification.configuration import Settings
+from speaker_verification.common.settings_base import Settings
 
 MarginCurve = Literal["log", "exp", "cos", "linear", "concave"]
 CONCAVE_REST = 1e-3  # what the concave curve lacks at its end

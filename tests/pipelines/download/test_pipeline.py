@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from speaker_verification.corpora.sources import DownloadSettings
+from speaker_verification.common.errors import DataError
+from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.datasets import CredentialsDataset
-from speaker_verification.errors import DataError
 from speaker_verification.pipelines.download import create_pipeline
 from speaker_verification.pipelines.download.nodes import bring_pretrained_encoder
 from speaker_verification.pipelines.prepare.nodes import provide_mirror

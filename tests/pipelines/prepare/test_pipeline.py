@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from speaker_verification.audio.augmentation import AugmentationSettings
-from speaker_verification.corpora import synthetic
-from speaker_verification.corpora.trial_lists import PUBLISHED_LISTS
-from speaker_verification.errors import DataError, ParameterError
-from speaker_verification.feasibility import refuse_missing_augmentation
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.tables import SCHEMAS
+from speaker_verification.config.feasibility import refuse_missing_augmentation
+from speaker_verification.corpora.synthetic import mirror as synthetic
+from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
-from speaker_verification.tables import SCHEMAS
 from tests.corpora.builders import TINY, write_librispeech_mirror, write_mirror
 
 CONF = Path(__file__).parents[3] / "conf" / "base"

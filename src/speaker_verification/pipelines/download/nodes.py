@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from speaker_verification.audio.augmentation import AugmentationSettings
-from speaker_verification.corpora.addresses import is_address
+from speaker_verification.corpora.download.addresses import is_address
+from speaker_verification.corpora.download.sources import Credentials, DownloadSettings, wanted_files
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.sources import Credentials, DownloadSettings, wanted_files
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def bring_files(
         ParameterError: the credentials are missing or wrong.
         DataError: files cannot be had; all of them are named.
     """
-    from speaker_verification.corpora.download import download_files
+    from speaker_verification.corpora.download.downloader import download_files
 
     settings = PrepareSettings.parse(prepare, "prepare")
     if settings.mirror is not None and not is_address(settings.mirror):

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from speaker_verification.common.tables import require_files
+from speaker_verification.config.phases import EVALUATION
+from speaker_verification.hooks.tracking import begin
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.extraction import extract_embeddings, utterances_in_trials
 from speaker_verification.scoring.settings import EmbedSettings
-from speaker_verification.tables import require_files
-from speaker_verification.tracking import EVALUATION, begin
 
 if TYPE_CHECKING:
     from speaker_verification.models.speaker_model import SpeakerModel
@@ -73,7 +74,7 @@ def _embed(
 
 def _load_model(lmft_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:
     """The model that the parameters name, or else the phase's best (or `choose_top`-th best)."""
-    from speaker_verification.models.device import resolve_device
+    from speaker_verification.common.device import resolve_device
     from speaker_verification.models.speaker_model import SpeakerModel
     from speaker_verification.training.checkpoints import best_checkpoint
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from speaker_verification.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring.score_files import (
     read_score_file,
     read_speaker_file,

@@ -9,8 +9,11 @@ from typing import Any
 import pandas as pd
 
 from speaker_verification.audio.augmentation import AugmentationSettings
-from speaker_verification.corpora.addresses import is_address
+from speaker_verification.common.errors import ParameterError
+from speaker_verification.common.tables import NOISE_CLIPS, REJECTED_FILES, ROOM_RESPONSES
 from speaker_verification.corpora.augmentation import extract_musan, extract_room_responses
+from speaker_verification.corpora.download.addresses import is_address
+from speaker_verification.corpora.download.sources import needed_files
 from speaker_verification.corpora.mirror import (
     ARCHIVES,
     MUSAN_ARCHIVE,
@@ -19,15 +22,12 @@ from speaker_verification.corpora.mirror import (
     Mirror,
 )
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.sources import needed_files
 from speaker_verification.corpora.speakers import known_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
-from speaker_verification.corpora.trial_lists import describe_lists
-from speaker_verification.corpora.trials import gather_trials
+from speaker_verification.corpora.trials.trial_lists import describe_lists
+from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
-from speaker_verification.errors import ParameterError
-from speaker_verification.tables import NOISE_CLIPS, REJECTED_FILES, ROOM_RESPONSES
 
 
 def provide_mirror(
@@ -61,7 +61,7 @@ def _find_mirror(settings: PrepareSettings, mirror_folder: Path, is_in_use: bool
     if settings.mirror is not None and not by_address:
         return Mirror(Path(settings.mirror))
     if settings.synthetic is not None and not by_address:
-        from speaker_verification.corpora.synthetic import (
+        from speaker_verification.corpora.synthetic.mirror import (
             is_synthetic_mirror,
             refuse_other_mirror,
             write_synthetic_mirror,

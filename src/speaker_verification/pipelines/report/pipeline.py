@@ -6,6 +6,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from speaker_verification.config.phases import PHASES
 from speaker_verification.pipelines.report.nodes import (
     draw_det_curves,
     draw_learning_curves,
@@ -20,9 +21,7 @@ from speaker_verification.pipelines.report.nodes import (
 
 def create_pipeline(**kwargs: Any) -> Pipeline:
     """Metrics, scores and learning curves in, tables and figures out."""
-    curves = {
-        f"{phase}_learning_curve": f"{phase}.learning_curve" for phase in ("pretrain", "finetune", "lmft")
-    }
+    curves = {f"{phase}_learning_curve": f"{phase}.learning_curve" for phase in PHASES}
     scores = ["scores", "calibration"]
     nodes = [
         Node(tabulate_results, "metrics", "results_table", name="tabulate_results"),

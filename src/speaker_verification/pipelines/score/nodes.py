@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from speaker_verification.common.tables import SCORES
 from speaker_verification.scoring.calibration import Calibration, calibration_trials, fit_calibration
 from speaker_verification.scoring.cosine import cosine_scores, trial_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
@@ -21,7 +22,6 @@ from speaker_verification.scoring.qmf import (
 )
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import Metrics, measure
-from speaker_verification.tables import SCORES
 
 logger = logging.getLogger(__name__)
 

@@ -11,15 +11,16 @@ from typing import Any
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from speaker_verification.tables import require_files
-from speaker_verification.tracking import CHECKPOINT, begin, ids_of, log_epoch
+from speaker_verification.common.tables import require_files
+from speaker_verification.config.phases import CHECKPOINT
+from speaker_verification.hooks.tracking import begin, ids_of, log_epoch
 
 logger = logging.getLogger(__name__)
 
 
 def fetch_encoder(workspace: Path, encoders_folder: Path, model: dict[str, Any], seed: int) -> Path:
     """Save the pre-trained encoder, found on this machine, or a random one of the given architecture."""
-    from speaker_verification.feasibility import locate_encoder
+    from speaker_verification.config.feasibility import locate_encoder
     from speaker_verification.models.frontend import save_encoder
     from speaker_verification.models.settings import ModelSettings
 
@@ -54,9 +55,9 @@ def train_phase(
     from transformers import set_seed
 
     from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
-    from speaker_verification.models.device import resolve_device
+    from speaker_verification.common.device import resolve_device
+    from speaker_verification.data.examples import TrainingExamples
     from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
-    from speaker_verification.training.examples import TrainingExamples
     from speaker_verification.training.loop import train
     from speaker_verification.training.phase import PhaseSettings
     from speaker_verification.training.regularisation import PretrainedDistance

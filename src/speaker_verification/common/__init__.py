@@ -1,0 +1,1 @@
+"""Ground floor: errors, tables, atomic writes, settings base, device."""

@@ -1,0 +1,40 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+from speaker_verification.common.errors import ParameterError
+
+
+def check_device(name: str) -> None:
+    """Refuse the name of a device that is not here, without taking memory of one that is.
+
+    Raises:
+        ParameterError: there is no GPU, or none of this number.
+    """
+    kind, _, number = name.partition(":")
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number or 0) >= num_gpus:
+        here = f"cuda:0 to cuda:{num_gpus - 1}" if num_gpus > 1 else "cuda:0 alone" if num_gpus else "no GPU"
+        raise ParameterError(
+            f"parameter 'device' is '{name}', but this machine has {here}; use auto, cpu or cuda:N"
+        )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name: `auto` takes a GPU if there is one.
+
+    Raises:
+        ParameterError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ParameterError(f"parameter 'device' is '{name}': {reason}; use auto, cpu or cuda:N") from error
+    return device

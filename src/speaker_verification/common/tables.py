@@ -1,0 +1,282 @@
+"""The tables that floors and pipelines hand to each other, with their schemas.
+
+All that comes after the embeddings works from these tables alone, without audio and without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from speaker_verification.common.errors import DataError
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """Columns of a table, in order, and the ones that together name a row.
+
+    Attributes:
+        name: what messages call the table.
+        columns: names and types; no value may be missing.
+        key: columns whose combination is unique; empty when rows may repeat.
+        paths: columns of files' paths.
+    """
+
+    name: str
+    columns: pa.Schema
+    key: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+    def conform(self, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
+        """Return the table with exactly these columns, in this order and of these types.
+
+        Args:
+            table: any data frame; it is not changed.
+            where: file or dataset it came from, for messages.
+
+        Raises:
+            DataError: a column is missing or unknown, a value is missing or of another type, or a key
+                repeats; the column and the first offending row are named.
+        """
+        origin = f"table '{self.name}'" + (f" ({where})" if where else "")
+        missing = [name for name in self.columns.names if name not in table.columns]
+        unknown = [name for name in table.columns if name not in self.columns.names]
+        if missing or unknown:
+            raise DataError(f"{origin}: missing columns {missing}, unknown columns {unknown}")
+        for name in table.columns:
+            empty = table[name].isna().to_numpy()
+            if empty.any():
+                raise DataError(f"{origin}: no value in column '{name}', row {int(empty.argmax())}")
+        arrays = [self._column(table, field, origin) for field in self.columns]
+        # Columns apart are not copied.
+        conformed = pa.Table.from_arrays(arrays, schema=self.columns).to_pandas(split_blocks=True)
+        if self.key:
+            repeated = conformed.duplicated(list(self.key))
+            if repeated.any():
+                row = int(repeated.to_numpy().argmax())
+                values = ", ".join(str(conformed[name].iloc[row]) for name in self.key)
+                raise DataError(f"{origin}: {', '.join(self.key)} = {values} stands more than once")
+        return conformed
+
+    def _column(self, table: pd.DataFrame, field: pa.Field, origin: str) -> pa.Array:
+        column = table[field.name]
+        if isinstance(column.dtype, pd.CategoricalDtype) and not pa.types.is_dictionary(field.type):
+            column = column.astype(column.cat.categories.dtype)
+        try:
+            return pa.array(column, type=field.type, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"{origin}: column '{field.name}' is not {field.type}: {error}") from error
+
+    def concat(self, tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+        """The rows of several such tables, one table after the other."""
+        filled = [table for table in tables if len(table)]
+        return self.conform(pd.concat(filled, ignore_index=True)) if filled else self.empty()
+
+    def write(self, table: pd.DataFrame, file: Path, root: Path | None = None) -> None:
+        """Write a parquet file.
+
+        Args:
+            table: of these columns.
+            file: the file to write.
+            root: folder whose files are named relative to it, so that it can be moved; others, and all where
+                it is None, keep their paths.
+
+        Raises:
+            DataError: as `conform`.
+        """
+        prefix = f"{root}/"
+        stored = table if root is None else self._with_paths(table, lambda path: path.removeprefix(prefix))
+        self.conform(stored).to_parquet(file, index=False)
+
+    def read(self, file: Path, root: Path | None = None) -> pd.DataFrame:
+        """Read what `write` wrote; relative paths become absolute ones below `root`.
+
+        Raises:
+            DataError: as `conform`; the file is named.
+        """
+        table = pd.read_parquet(file)
+        prefix = f"{root}/"
+        if root is not None:
+            table = self._with_paths(table, lambda path: path if path.startswith("/") else prefix + path)
+        return self.conform(table, str(file))
+
+    def _with_paths(self, table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+        return table.assign(
+            **{
+                name: [change(path) if isinstance(path, str) else path for path in table[name]]
+                for name in self.paths
+                if name in table.columns
+            }
+        )
+
+    def empty(self) -> pd.DataFrame:
+        """A table of these columns without rows."""
+        return self.columns.empty_table().to_pandas()
+
+
+# Of a few values that repeat over millions of trials: read and kept as categories.
+REPEATED = pa.dictionary(pa.int32(), pa.string())
+
+UTTERANCES = TableSchema(
+    "utterances",
+    pa.schema(
+        {
+            "utterance_id": pa.string(),  # SPEAKER/SESSION/UTTERANCE.wav
+            "speaker_id": pa.string(),
+            "session_id": pa.string(),
+            "subset": pa.string(),  # vox1-dev, ..., librispeech-test-clean
+            "path": pa.string(),  # 16 kHz mono s16 file
+            "num_samples": pa.int64(),
+            "duration_seconds": pa.float64(),
+        }
+    ),
+    key=("utterance_id",),
+    paths=("path",),
+)
+
+TRIALS = TableSchema(
+    "trials",
+    pa.schema(
+        {
+            "trial_list": REPEATED,  # vox1_o, ..., librispeech_test_clean, or the user's own name
+            "label": pa.int8(),  # 1 target (same speaker), 0 non-target
+            "enroll_id": REPEATED,
+            "test_id": REPEATED,
+        }
+    ),
+)
+
+TRIAL_LISTS = TableSchema(
+    "trial_lists",
+    pa.schema(
+        {
+            "trial_list": pa.string(),
+            "file": pa.string(),  # its file's name, or "drawn"
+            "md5": pa.string(),  # of its lines, ended as on Unix
+            "num_target": pa.int64(),
+            "num_nontarget": pa.int64(),
+            "official": pa.bool_(),  # the published list of this name, by its number of trials and its MD5
+            "num_repeated": pa.int64(),  # trials of two utterances that an earlier trial has paired
+            "num_self": pa.int64(),  # trials of an utterance with itself
+            "num_mislabelled": pa.int64(),  # trials whose label contradicts their speakers
+        }
+    ),
+    key=("trial_list",),
+)
+
+SPEAKERS = TableSchema(
+    "speakers",
+    pa.schema(
+        {
+            "speaker_id": pa.string(),
+            "gender": pa.string(),  # f, m, unknown
+            "nationality": pa.string(),  # a country's name, unknown
+        }
+    ),
+    key=("speaker_id",),
+)
+
+SCORES = TableSchema(
+    "scores",
+    pa.schema(
+        {
+            "trial_list": REPEATED,
+            "enroll_id": REPEATED,
+            "test_id": REPEATED,
+            "label": pa.int8(),
+            "cosine": pa.float64(),
+            "as_norm": pa.float64(),
+            "qmf": pa.float64(),  # probability of "same speaker"
+            "llr": pa.float64(),  # natural log of the likelihood ratio
+        }
+    ),
+)
+
+NOISE_CLIPS = TableSchema(
+    "noise_clips",
+    pa.schema(
+        {
+            "clip_id": pa.string(),
+            "kind": pa.string(),  # noise, music, speech
+            "path": pa.string(),
+            "num_samples": pa.int64(),
+            "num_channels": pa.int64(),
+        }
+    ),
+    key=("clip_id",),
+    paths=("path",),
+)
+
+ROOM_RESPONSES = TableSchema(
+    "room_responses",
+    pa.schema(
+        {
+            "response_id": pa.string(),
+            "kind": pa.string(),  # simulated, real
+            "path": pa.string(),
+            "num_samples": pa.int64(),
+            "num_channels": pa.int64(),
+        }
+    ),
+    key=("response_id",),
+    paths=("path",),
+)
+
+REJECTED_FILES = TableSchema(
+    "rejected_files",
+    pa.schema(
+        {
+            "file_id": pa.string(),  # utterance, clip or response id
+            "subset": pa.string(),  # vox1-dev, ..., musan, rirs_noises
+            "reason": pa.string(),
+        }
+    ),
+)
+
+LEARNING_CURVE = TableSchema(
+    "learning_curve",
+    pa.schema(
+        {
+            "epoch": pa.int64(),  # 0 is the state before the first step
+            "metric": pa.string(),
+            "value": pa.float64(),
+        }
+    ),
+    key=("epoch", "metric"),
+)
+
+SCHEMAS = {
+    schema.name: schema
+    for schema in (
+        UTTERANCES,
+        TRIALS,
+        TRIAL_LISTS,
+        SPEAKERS,
+        SCORES,
+        NOISE_CLIPS,
+        ROOM_RESPONSES,
+        REJECTED_FILES,
+        LEARNING_CURVE,
+    )
+}
+
+
+def require_files(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse tables whose files are elsewhere, as after a move; of each the first file is looked for.
+
+    Args:
+        tables: by name, with a column `path`.
+
+    Raises:
+        DataError: a table and a file that is not there.
+    """
+    for name, table in tables.items():
+        if len(table) and not Path(path := table["path"].iloc[0]).exists():
+            raise DataError(
+                f"table '{name}': {path} is not there; where data were moved, make the tables anew: "
+                "kedro run --pipeline=prepare"
+            )

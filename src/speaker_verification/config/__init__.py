@@ -1,0 +1,1 @@
+"""The parameters tree, its loader, and what a corpus makes impossible."""

@@ -1,0 +1,297 @@
+"""What a corpus makes impossible, refused before any of its audio is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
+from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.common.tables import TRIALS
+from speaker_verification.config.tree import Parameters
+from speaker_verification.corpora.augmentation import check_room_responses
+from speaker_verification.corpora.conversion.convert import refuse_too_many_rejected
+from speaker_verification.corpora.mirror import ARCHIVES, ROOM_RESPONSE_ARCHIVE, Mirror
+from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.speakers import known_speakers
+from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
+from speaker_verification.corpora.trials.trials import gather_trials
+from speaker_verification.corpora.utterances import list_subset
+from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
+from speaker_verification.models.pretrained_encoders import find_encoder
+from speaker_verification.scoring.normalisation import check_cohort_size
+from speaker_verification.training.phase import PhaseSettings
+
+logger = logging.getLogger(__name__)
+NUM_NAMED = 3  # of a kind of problem
+
+RUN_FILE = "run.json"  # of a checkpoint
+
+
+class Problems:
+    """Mistakes collected one after the other and raised as one message."""
+
+    def __init__(self) -> None:
+        self._found: list[UserError] = []
+
+    def __len__(self) -> int:
+        """Number of mistakes noted."""
+        return len(self._found)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Collect a mistake that the block raises, and continue after it."""
+        try:
+            yield
+        except UserError as error:
+            self._found.append(error)
+
+    def tell(self) -> None:
+        """Raise all collected mistakes as one.
+
+        Raises:
+            ParameterError: parameters are wrong, and nothing else.
+            DataError: something else is.
+        """
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            kind = ParameterError if all(isinstance(e, ParameterError) for e in self._found) else DataError
+            told = "; ".join(f"({number}) {error}" for number, error in enumerate(self._found, start=1))
+            raise kind(f"{len(self._found)} problems: {told}")
+
+
+def refuse_impossible_mirror(parameters: Parameters, mirror: str, stages: Collection[str]) -> None:
+    """Refuse, before a recording is read, what a mirror's listings and lists make impossible.
+
+    Args:
+        parameters: of the run.
+        mirror: its folder.
+        stages: as `refuse_impossible`.
+
+    Raises:
+        ParameterError: parameters are named, with what the corpus allows.
+        DataError: archives or trial lists are wrong; all that is wrong is named in one message.
+    """
+    problems = Problems()
+    utterances, trials = list_corpus(mirror, parameters.prepare, parameters.augmentation, problems)
+    if utterances is not None:
+        _note_impossible(parameters, utterances, trials, stages, problems)
+    problems.tell()
+
+
+def list_corpus(
+    mirror: str, prepare: PrepareSettings, augmentation: AugmentationSettings, problems: Problems
+) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """Utterances and trials that a mirror's archives and lists name, without reading a recording.
+
+    Args:
+        mirror: its folder.
+        prepare: what is taken from it.
+        augmentation: settings that say whether room responses are needed.
+        problems: receives what is wrong with archives and lists.
+
+    Returns:
+        Utterances (utterance_id, speaker_id, subset), None when an archive cannot be listed; and the trials
+        table, without rows when trials are not as they must be.
+    """
+    logger.info("listing the archives of %s before any is converted", ", ".join(prepare.subsets))
+    files = Mirror(Path(mirror))
+    listed = []
+    for subset in prepare.subsets:
+        with problems.noted():
+            utterances, rejected = list_subset(subset, files.files(ARCHIVES[subset]))
+            listed.append(utterances)
+            num_files = len(utterances) + len(rejected)
+            refuse_too_many_rejected(rejected, num_files, prepare.max_rejected_fraction)
+    responses = files.folder / ROOM_RESPONSE_ARCHIVE
+    if augmentation.takes_rooms and responses.is_file():
+        with problems.noted():
+            check_room_responses(responses, prepare.max_rejected_fraction)
+    if len(listed) < len(prepare.subsets):
+        return None, TRIALS.empty()
+    corpus = pd.concat(listed, ignore_index=True)
+    with problems.noted():
+        _refuse_repeated(corpus)
+    trials = TRIALS.empty()
+    with problems.noted():
+        trials = gather_trials(prepare, files.folder, corpus, known_speakers(files, prepare.subsets))
+    return corpus, trials
+
+
+def _refuse_repeated(utterances: pd.DataFrame) -> None:
+    repeated = utterances[utterances.duplicated("utterance_id", keep=False)]
+    if len(repeated):
+        ids = repeated["utterance_id"].unique()
+        raise DataError(
+            f"{len(ids)} utterances stand in several archives ({', '.join(repeated['subset'].unique())}): "
+            f"{', '.join(ids[:NUM_NAMED])}{' ...' if len(ids) > NUM_NAMED else ''}; take one of these out of "
+            "prepare.subsets, or pack them under other names"
+        )
+
+
+def refuse_impossible(
+    parameters: Parameters, utterances: pd.DataFrame, trials: pd.DataFrame, stages: Collection[str]
+) -> None:
+    """Refuse parameters that a corpus cannot serve.
+
+    Args:
+        parameters: of the run.
+        utterances: columns utterance_id, speaker_id and subset at least.
+        trials: the trials table.
+        stages: what is going to run: prepare, pretrain, finetune, lmft, evaluate.
+
+    Raises:
+        ParameterError: the parameters are named, with what the corpus allows.
+        DataError: the corpus lacks a subset, or cannot give validation trials.
+    """
+    problems = Problems()
+    _note_impossible(parameters, utterances, trials, stages, problems)
+    problems.tell()
+
+
+def _note_impossible(
+    parameters: Parameters,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    stages: Collection[str],
+    problems: Problems,
+) -> None:
+    prepare = parameters.prepare
+    phases = {name: phase for name, phase in parameters.phases.items() if name in stages and phase.epochs}
+    training = None
+    if phases or "prepare" in stages:
+        with problems.noted():
+            training_set = select_subset(utterances, prepare.training_set)
+            refuse_seen_speakers(
+                trials, utterances, prepare.training_set, "prepare.training_set", prepare.allow_seen_speakers
+            )
+            training, held_out = hold_out_speakers(training_set, prepare.validation_speakers, prepare.seed)
+            if "prepare" in stages:
+                draw_validation_trials(held_out, prepare.validation_trials, prepare.seed)
+    if training is not None:
+        num_speakers = training["speaker_id"].nunique()
+        num_classes = num_speakers * parameters.pretrain.num_speed_classes
+        for name, phase in phases.items():
+            with problems.noted():
+                _refuse_phase(name, phase, num_classes, num_speakers, len(training))
+    if "evaluate" in stages:
+        with problems.noted():
+            _refuse_cohort(parameters, utterances, trials)
+
+
+def _refuse_phase(
+    name: str, phase: PhaseSettings, num_classes: int, num_speakers: int, num_utterances: int
+) -> None:
+    if phase.margin.top_k >= num_classes:
+        raise ParameterError(
+            f"parameter '{name}.margin.top_k' is {phase.margin.top_k}: it must be below the "
+            f"{num_classes} classes of {num_speakers} training speakers"
+        )
+    if phase.sampling.unique_speakers and phase.batch_size > num_speakers:
+        raise ParameterError(
+            f"parameter '{name}.batch_size' is {phase.batch_size}: with sampling.unique_speakers it must "
+            f"not exceed the {num_speakers} training speakers"
+        )
+    if phase.steps_per_epoch is None and phase.examples_per_step > num_utterances:
+        raise ParameterError(
+            f"parameter '{name}.batch_size' makes steps of {phase.examples_per_step} examples, more than "
+            f"the {num_utterances} training utterances: lower it, or set {name}.steps_per_epoch"
+        )
+
+
+def _refuse_cohort(parameters: Parameters, utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
+    embed = parameters.embed
+    cohort = select_subset(utterances, embed.cohort_set)
+    refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
+    counts = cohort["speaker_id"].value_counts().to_numpy()
+    of_cohort = np.ones_like(counts) if parameters.score.cohort == "speaker_means" else counts
+    check_cohort_size(parameters.score.cohort_size, of_cohort, num_excluded=2)
+
+
+def locate_encoder(checkpoint: str, downloads: Path) -> Path:
+    """Folder of the encoder that training starts from, on this machine.
+
+    Args:
+        checkpoint: hub name or folder.
+        downloads: folder of downloaded encoders.
+
+    Raises:
+        DataError: it has to be downloaded first, or there is no such folder.
+    """
+    folder = find_encoder(checkpoint, downloads)
+    if folder is None:
+        raise DataError(
+            f"encoder '{checkpoint}' (model.frontend.checkpoint) is no folder and neither in {downloads} nor "
+            "in the hub's cache: run first: kedro run --pipeline=download"
+        )
+    return folder
+
+
+def refuse_missing_augmentation(
+    settings: AugmentationSettings, noise_clips: pd.DataFrame, room_responses: pd.DataFrame
+) -> None:
+    """Refuse augmentation with clips or room responses that were not prepared.
+
+    Raises:
+        DataError: the table and the parameters are named.
+    """
+    if not settings.probability:
+        return
+    try:
+        Augmenter(noise_clips, room_responses, settings)
+    except DataError as error:
+        raise DataError(
+            f"{error}, as augmentation.probability = {settings.probability:g} with augmentation.kinds wants: "
+            "run first: kedro run --pipeline=prepare, or set augmentation.probability=0"
+        ) from error
+
+
+def refuse_other_split(prepare: PrepareSettings, utterances: pd.DataFrame, validation: pd.DataFrame) -> None:
+    """Refuse parameters that are not those which the validation speakers were prepared with.
+
+    Args:
+        prepare: of the run.
+        utterances: the manifest.
+        validation: the held-out utterances as they were prepared.
+
+    Raises:
+        ParameterError: the parameters of the split are named.
+    """
+    training_set = select_subset(utterances, prepare.training_set)
+    _, expected = hold_out_speakers(training_set, prepare.validation_speakers, prepare.seed)
+    if set(expected["speaker_id"]) != set(validation["speaker_id"]):
+        raise ParameterError(
+            f"prepare.seed = {prepare.seed}, prepare.validation_speakers = {prepare.validation_speakers} and "
+            f"prepare.training_set = '{prepare.training_set}' give other validation speakers than were "
+            "prepared: set them as they were, or run first: kedro run --pipeline=prepare"
+        )
+
+
+def refuse_trained_validation(model: Path, validation: pd.DataFrame) -> None:
+    """Refuse to calibrate on validation speakers that a model was trained on: they were drawn anew since.
+
+    Args:
+        model: its folder; one without a record of its training is taken as it is.
+        validation: utterances of the validation speakers.
+
+    Raises:
+        ParameterError: the model and the number of speakers are named.
+    """
+    record = model / RUN_FILE
+    if not record.is_file():
+        return
+    trained = set(json.loads(record.read_text(encoding="utf-8")).get("speaker_ids", ()))
+    speakers = set(validation["speaker_id"])
+    if shared := trained & speakers:
+        raise ParameterError(
+            f"score.calibration_speakers = 'validation', but {model} was trained on {len(shared)} of these "
+            f"{len(speakers)} speakers: prepare with the prepare.seed, prepare.validation_speakers and "
+            "prepare.training_set that it was trained with, train it again, or take 'cohort'"
+        )

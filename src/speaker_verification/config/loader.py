@@ -1,0 +1,221 @@
+"""Recipes: parameter files that go over `conf/base` and under the environment's own parameters.
+
+`kedro run --env=mini --params=recipe=mhfa_slt22` takes what is trained from the recipe, and how much of it
+from the environment. What `--params` gives goes over both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from kedro.config import MissingConfigException, OmegaConfigLoader
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.common.settings_base import expanded, with_lists
+from speaker_verification.config.files import check_yaml
+from speaker_verification.config.phases import PHASES
+
+RECIPES = "recipes"  # their folder, beside the environments
+QUICK_EPOCHS = 2  # the second goes on from the first: what happens between epochs is tried as well
+
+
+class RecipeConfigLoader(OmegaConfigLoader):
+    """Kedro's loader, with the chosen recipe as one more layer of the parameters.
+
+    The parameter `recipe` names a file of the folder RECIPES; `quick_check` shortens every phase. Credentials
+    are those of conf/local whatever the environment, whose own go over them. Every environment has a data
+    root of its own, in which `~` and environment variables are replaced.
+
+    Raises:
+        DataError: a file cannot be read, with its line.
+        ParameterError: the environment, the recipe or the data root cannot be.
+    """
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        if key in self.data or key not in self.config_patterns:
+            return super().__getitem__(key)
+        with _told_in_one_line(key):
+            for folder in (self.base_env, self._run_env):
+                self._check_folder(folder)
+                self._check_files(folder, key, self.config_patterns[key])
+            if key == "credentials":
+                return self._read_credentials()
+            if key == "parameters":
+                return self._read_parameters()
+            if key == "globals":
+                return self._read_globals()
+            return super().__getitem__(key)
+
+    @property
+    def _run_env(self) -> str:
+        return self.env or self.default_run_env
+
+    @property
+    def _own_env(self) -> str | None:
+        """The environment that goes over the base, if there is one."""
+        return None if self._run_env == self.base_env else self._run_env
+
+    def _read_parameters(self) -> dict[str, Any]:
+        if self.runtime_params:
+            from speaker_verification.config.tree import Parameters
+
+            self.runtime_params = with_lists(Parameters, self.runtime_params)
+        patterns = self.config_patterns["parameters"]
+        base = self._read_layer(self.base_env, patterns)
+        own = self._read_layer(self._own_env, patterns) if self._own_env else {}
+        merged = _merge(base, self._read_recipe(_merge(base, own).get("recipe")), own)
+        if is_count(merged.get("quick_check")):
+            merged = _merge(merged, quick_phases(merged), self.runtime_params)
+        return merged
+
+    def _read_globals(self) -> dict[str, Any]:
+        """Globals, with a data root that is a folder of this environment."""
+        values = super().__getitem__("globals")
+        root = values.get("data_root")
+        if root is None:
+            return values
+        env, patterns = self._run_env, self.config_patterns["globals"]
+        file = f"conf/{env}/{patterns[0]}"
+        if env not in (self.base_env, self.default_run_env):
+            own = self.load_and_merge_dir_config(self._get_conf_env_path(env), patterns, "globals", set())
+            if own.get("data_root") is None:
+                raise ParameterError(
+                    f"{file} must set data_root, a folder of its own: without, the environment '{env}' would "
+                    f"share '{root}' with conf/{self.base_env}"
+                )
+        if not isinstance(root, str) or not root.strip() or "://" in root:
+            raise ParameterError(f"{file}: data_root is {root!r}: give the path of a folder on this machine")
+        try:
+            return {**values, "data_root": expanded(root)}
+        except ValueError as error:
+            raise ParameterError(f"{file}: data_root {error}") from None
+
+    def _read_layer(self, folder: str, patterns: list[str]) -> dict[str, Any]:
+        """Parameters of a folder, under those of the command line."""
+        path = self._get_conf_env_path(folder)
+        return self.load_and_merge_dir_config(path, patterns, "parameters", processed_files=set())
+
+    def _read_credentials(self) -> dict[str, Any]:
+        """Credentials by group; the group `download`, which the catalog names, is there if only empty."""
+        folders = dict.fromkeys([self.base_env, self.default_run_env, self.env or self.base_env])
+        there = [folder for folder in folders if Path(self._get_conf_env_path(folder)).is_dir()]
+        patterns = self.config_patterns["credentials"]
+        layers = []
+        for folder in there:
+            self._check_files(folder, "credentials", patterns)
+            layers.append(
+                self.load_and_merge_dir_config(
+                    self._get_conf_env_path(folder),
+                    patterns,
+                    "credentials",
+                    set(),
+                    read_environment_variables=True,
+                )
+            )
+        return _merge({"download": {}}, *layers)
+
+    def _read_recipe(self, name: Any, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Parameters of a recipe, over those of the one that it names as `based_on`.
+
+        Args:
+            name: of the recipe.
+            heirs: recipes that are based on it, from the one that was chosen on.
+        """
+        file = self._recipe_file(name, heirs)
+        self._check_files(RECIPES, "parameters", [file])
+        recipe = self._read_layer(RECIPES, [file])
+        parent = recipe.pop("based_on", None)
+        return _merge(self._read_recipe(parent, (*heirs, name)), recipe) if parent else recipe
+
+    def _recipe_file(self, name: Any, heirs: tuple[str, ...]) -> str:
+        paths = self._fs.glob(f"{Path(self._get_conf_env_path(RECIPES)).as_posix()}/*.yml")
+        files = {Path(path).stem: Path(path).name for path in paths}
+        asking = f"conf/{RECIPES}/{heirs[-1]}.yml: 'based_on'" if heirs else "parameter 'recipe'"
+        if name in heirs:
+            raise ParameterError(f"{asking} is '{name}', which is based on this very recipe")
+        if name not in files:
+            nearest = difflib.get_close_matches(str(name), files, n=1, cutoff=0.0)
+            hint = f": did you mean '{nearest[0]}'?" if nearest else ""
+            raise ParameterError(f"{asking} is '{name}', which conf/{RECIPES} does not hold{hint}")
+        return files[name]
+
+    def _check_folder(self, env: str) -> None:
+        """Refuse an environment that is none, with the nearest one."""
+        folder = Path(self._get_conf_env_path(env))
+        if env != RECIPES and self._fs.isdir(folder.as_posix()):
+            return
+        conf = folder.parent.as_posix()
+        folders = [Path(path).name for path in self._fs.glob(f"{conf}/*") if self._fs.isdir(path)]
+        known = sorted(name for name in folders if name not in (self.base_env, RECIPES) and name[0] != ".")
+        recipes = [Path(path).stem for path in self._fs.glob(f"{conf}/{RECIPES}/*.yml")]
+        if env == RECIPES or env in recipes:
+            recipe = "NAME" if env == RECIPES else env
+            raise ParameterError(f"'{env}' is no environment: choose a recipe by --params=recipe={recipe}")
+        nearest = difflib.get_close_matches(env, known, n=1, cutoff=0.4)
+        hint = f": did you mean '{nearest[0]}'?" if nearest else ""
+        raise ParameterError(
+            f"no environment '{env}' in {self.conf_source}, which holds {', '.join(known) or 'none'}{hint}"
+        )
+
+    def _check_files(self, folder: str, key: str, patterns: list[str]) -> None:
+        """Refuse files that cannot be read."""
+        inside = Path(self._get_conf_env_path(folder)).as_posix()
+        found = {path for pattern in patterns for path in self._fs.glob(f"{inside}/{pattern}")}
+        for path in sorted(path for path in found if self._is_valid_config_path(Path(path))):
+            if not self._is_hidden(path):
+                with self._fs.open(path) as file:
+                    name = f"conf/{folder}{path.removeprefix(inside)}"
+                    check_yaml(name, file.read(), secret=key == "credentials")
+
+
+@contextmanager
+def _told_in_one_line(key: str) -> Iterator[None]:
+    """Errors of Kedro and OmegaConf as one line, which repeats no credentials."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n")[0]
+        if key == "credentials":
+            unset = re.search(r"Environment variable '\w+'", reason)
+            reason = f"{unset[0]} not found" if unset else "cannot be resolved"
+        name = f"'{error.full_key}': " if error.full_key else ""
+        raise DataError(f"conf: {key}: {name}{reason}") from None
+    except (MissingConfigException, ValueError) as error:
+        reason = "; ".join(str(error).split("\n"))
+        raise DataError(f"conf: {key}: {'cannot be read' if key == 'credentials' else reason}") from None
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether a value is a whole number from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def quick_phases(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes by which every phase takes a few steps only.
+
+    Args:
+        parameters: the whole tree; `quick_check` of it is the steps of an epoch.
+    """
+    steps = parameters["quick_check"]
+    changes: dict[str, Any] = {}
+    for phase in PHASES:
+        group = parameters.get(phase)
+        if isinstance(group, Mapping):  # what is wrong with it is told when the whole tree is checked
+            epochs = group.get("epochs")
+            shortened = {"epochs": min(QUICK_EPOCHS, epochs)} if is_count(epochs) else {}
+            changes[phase] = {"steps_per_epoch": steps, **shortened}
+    return changes
+
+
+def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(*layers))
+    return merged

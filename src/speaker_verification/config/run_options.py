@@ -1,0 +1,201 @@
+"""Options of `kedro run`, checked first: a misspelt name is told with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from kedro.framework.project import pipelines
+from kedro.pipeline import Pipeline
+from kedro.utils import load_obj
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.config.files import check_yaml
+
+SHOWN_NAMES = 15
+RUNNERS = ("SequentialRunner", "ThreadRunner", "ParallelRunner")
+
+Names = Callable[[Pipeline], Collection[str]]
+
+
+def _namespaces(pipeline: Pipeline) -> set[str]:
+    parts = [node.namespace.split(".") for node in pipeline.nodes if node.namespace]
+    return {".".join(names[: depth + 1]) for names in parts for depth in range(len(names))}
+
+
+def _node_names(pipeline: Pipeline) -> set[str]:
+    return {node.name for node in pipeline.nodes}
+
+
+SELECTIONS: dict[
+    str, tuple[str, str, Names]
+] = {  # option of Kedro's run: its name, what it names, which are known
+    "node_names": ("--nodes", "node", _node_names),
+    "from_nodes": ("--from-nodes", "node", _node_names),
+    "to_nodes": ("--to-nodes", "node", _node_names),
+    "from_inputs": ("--from-inputs", "dataset", Pipeline.datasets),
+    "to_outputs": ("--to-outputs", "dataset", Pipeline.datasets),
+    "tags": ("--tags", "tag", lambda pipeline: {tag for node in pipeline.nodes for tag in node.tags}),
+    "namespaces": ("--namespaces", "namespace", _namespaces),
+}
+
+
+def split_params(context: click.Context, parameter: click.Parameter, value: Any) -> dict[str, Any]:
+    """Values of `--params` by name; commas inside brackets do not part them, as they do in Kedro.
+
+    Raises:
+        ClickException: an item is not NAME=VALUE.
+    """
+    if isinstance(value, Mapping):
+        return dict(value)
+    items = [item.strip() for item in _split_outside_brackets(value) if item.strip()]
+    for item in items:
+        name, equals, _ = item.partition("=")
+        if not equals or not name.strip():
+            raise click.ClickException(f"--params: '{item}' must be NAME=VALUE; several are parted by commas")
+    return _merged([_read_item(item) for item in items])
+
+
+def _read_item(item: str) -> DictConfig:
+    name, _, value = item.partition("=")
+    try:
+        return OmegaConf.from_dotlist([f"{name.strip()}={value}"])
+    except (yaml.YAMLError, OmegaConfBaseException):
+        raise click.ClickException(
+            f"--params: '{item}' cannot be read: close its brackets and quotes"
+        ) from None
+
+
+def _merged(items: Sequence[DictConfig]) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(OmegaConf.merge({}, *items))
+    return values
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "[{") - (char in "]}")
+        if char == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return parts
+
+
+def in_one_line(option: str, callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a reader of an option so that what goes wrong in it is one line."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        try:
+            return callback(context, parameter, value)
+        except click.UsageError:
+            raise
+        except click.ClickException as error:
+            told = error.message if error.message.startswith("--") else f"{option}: {error.message}"
+            raise click.ClickException(told) from None
+        except UserError as error:
+            raise click.ClickException(f"{option}: {error}") from None
+        except OmegaConfBaseException as error:
+            raise click.ClickException(f"{option}: {str(error).splitlines()[0]}") from None
+
+    return read
+
+
+def checked_file(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the reader of a file of options so that a fault of the file is named with its line."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value:
+            content = Path(value).read_bytes()
+            check_yaml(value, content)
+            section = (yaml.safe_load(content) or {}).get(context.info_name)
+            if not isinstance(section, dict):
+                raise DataError(f"{value}: must hold options of this command below '{context.info_name}:'")
+        return callback(context, parameter, value)
+
+    return read
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse names that no pipeline, node, dataset, tag, namespace or runner has.
+
+    Args:
+        options: of Kedro's `run`, as it takes them.
+
+    Raises:
+        ParameterError: naming the option, with the nearest known name.
+    """
+    _check_runner(options["runner"], options["runner_params"])
+    selections = [name for name in SELECTIONS if options[name]]
+    if not (options["pipelines"] or selections or options["load_versions"]):
+        return
+    pipelines.set_requested(None)
+    registry = dict(pipelines.items())
+    chosen = options["pipelines"] or ["__default__"]
+    for name in chosen:
+        if name not in registry:
+            raise ParameterError(_unknown("--pipelines", "pipeline", name, registry))
+    run = sum((registry[name] for name in chosen), start=Pipeline([]))
+    for selection in selections:
+        _check_selection(selection, options[selection], run, registry)
+    _check_any_left(run, {name: options[name] for name in selections})
+    datasets = {
+        name for pipeline in registry.values() for name in pipeline.datasets() if "params:" not in name
+    }
+    for name in options["load_versions"] or ():
+        if name not in datasets:
+            raise ParameterError(_unknown("--load-versions", "dataset", name, datasets))
+
+
+def _check_selection(
+    selection: str, given: Collection[str], run: Pipeline, registry: Mapping[str, Pipeline]
+) -> None:
+    option, kind, names_of = SELECTIONS[selection]
+    known = names_of(run)
+    for name in given:
+        if name in known:
+            continue
+        holders = [key for key, other in registry.items() if key[0] != "_" and name in names_of(other)]
+        if holders:
+            raise ParameterError(
+                f"{option}: the {kind} '{name}' is not in the chosen pipeline but in {', '.join(holders)}: "
+                f"choose by --pipeline={holders[0]}"
+            )
+        raise ParameterError(_unknown(option, kind, name, known))
+
+
+def _check_any_left(run: Pipeline, given: Mapping[str, Any]) -> None:
+    arguments = {**given, "node_namespaces": given.get("namespaces")}
+    arguments.pop("namespaces", None)
+    try:
+        run.filter(**arguments)
+    except ValueError:
+        asked = " and ".join(f"{SELECTIONS[name][0]}={','.join(values)}" for name, values in given.items())
+        raise ParameterError(f"no node is left to run by {asked}: drop one of them") from None
+
+
+def _check_runner(name: str | None, parameters: Mapping[str, Any]) -> None:
+    try:
+        runner = load_obj(name or RUNNERS[0], "kedro.runner")
+    except (ImportError, AttributeError, ValueError):
+        raise ParameterError(_unknown("--runner", "runner", str(name), RUNNERS)) from None
+    try:
+        inspect.signature(runner).bind(**parameters)
+    except TypeError as error:
+        raise ParameterError(f"--runner-params: {runner.__name__}: {error}") from None
+
+
+def _unknown(option: str, kind: str, name: str, known: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    if nearest:
+        return f"{option}: no {kind} '{name}': did you mean '{nearest[0]}'?"
+    shown = sorted(other for other in known if other[0] != "_" and "params:" not in other)
+    more = ", ..." if len(shown) > SHOWN_NAMES else ""
+    return f"{option}: no {kind} '{name}': known are {', '.join(shown[:SHOWN_NAMES])}{more}"

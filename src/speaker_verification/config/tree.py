@@ -1,0 +1,129 @@
+"""The whole parameters tree, typed and closed: checked before any node runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from speaker_verification.audio.augmentation import AugmentationSettings
+from speaker_verification.common.errors import ParameterError
+from speaker_verification.common.settings_base import Settings
+from speaker_verification.corpora.download.sources import DownloadSettings
+from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.subsets import subsets_of
+from speaker_verification.corpora.trials.trial_lists import TRIAL_SUBSETS
+from speaker_verification.models.settings import (
+    SUPPORTED_ENCODERS,
+    MarginHeadSettings,
+    ModelSettings,
+    encoder_width,
+)
+from speaker_verification.scoring.settings import (
+    EmbedSettings,
+    MeasureSettings,
+    ReportSettings,
+    ScoreSettings,
+)
+from speaker_verification.training.phase import PhaseSettings
+
+
+class Parameters(Settings):
+    """All that `conf/*/parameters*.yml` and `--params` may say."""
+
+    recipe: str
+    quick_check: int | None = Field(ge=1)
+    seed: int = Field(ge=0)
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    download: DownloadSettings
+    prepare: PrepareSettings
+    model: ModelSettings
+    head: MarginHeadSettings
+    augmentation: AugmentationSettings
+    pretrain: PhaseSettings
+    finetune: PhaseSettings
+    lmft: PhaseSettings
+    embed: EmbedSettings
+    score: ScoreSettings
+    report: ReportSettings
+    measure: MeasureSettings
+
+    @property
+    def phases(self) -> dict[str, PhaseSettings]:
+        """The three phases in their order."""
+        return {"pretrain": self.pretrain, "finetune": self.finetune, "lmft": self.lmft}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Parameters:
+        contradictions = [*self._in_model(), *self._in_phases(), *self._in_cohort()]
+        if contradictions:
+            raise ValueError("; ".join(contradictions))
+        return self
+
+    def _in_model(self) -> Iterator[str]:
+        width = encoder_width(self.model.frontend)
+        aggregation = self.model.layer_aggregation
+        if width is not None and aggregation.kind == "lap" and width % aggregation.lap.num_heads:
+            yield (
+                f"parameter 'model.layer_aggregation.lap.num_heads' is {aggregation.lap.num_heads}: it must "
+                f"divide the encoder's width {width}"
+            )
+        architecture = self.model.frontend.architecture
+        if architecture is None:
+            return
+        where = "parameter 'model.frontend.architecture"
+        model_type = architecture.get("model_type")
+        if model_type not in SUPPORTED_ENCODERS:
+            yield f"{where}.model_type' is '{model_type}': use one of {', '.join(SUPPORTED_ENCODERS)}"
+        for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+            divisor = architecture.get(name, 1)
+            if width is not None and width % divisor:
+                yield f"{where}.{name}' is {divisor}: it must divide the encoder's width {width}"
+
+    def _in_phases(self) -> Iterator[str]:
+        known = (*TRIAL_SUBSETS, *self.prepare.other_trial_lists)
+        for name, phase in self.phases.items():
+            unknown = [monitored for monitored in phase.monitor if monitored not in known]
+            if unknown:
+                yield f"parameter '{name}.monitor' holds {', '.join(unknown)}: known are {', '.join(known)}"
+            if phase.rank_by in known and phase.rank_by not in self.prepare.list_names:
+                yield f"parameter '{name}.rank_by' is '{phase.rank_by}': prepare.trial_lists must hold it"
+            if phase.num_speed_classes > self.pretrain.num_speed_classes:
+                yield (
+                    f"parameter '{name}.speed_factors' makes {phase.num_speed_classes} classes of a speaker, "
+                    f"pretrain.speed_factors only {self.pretrain.num_speed_classes}"
+                )
+        takers = {"finetune": self.finetune.choose_top, "lmft": self.lmft.choose_top}
+        if self.embed.model is None:
+            takers["embed"] = self.embed.choose_top
+        for (before, phase), (name, rank) in zip(self.phases.items(), takers.items(), strict=False):
+            kept = min(phase.keep_checkpoints, max(phase.epochs, 1)) + (phase.average_best > 1)
+            if rank > kept:
+                yield f"parameter '{name}.choose_top' is {rank}: {before} keeps {kept} checkpoints"
+
+    def _in_cohort(self) -> Iterator[str]:
+        where = f"parameter 'embed.cohort_set' is '{self.embed.cohort_set}'"
+        try:
+            cohort = subsets_of(self.embed.cohort_set)
+        except ParameterError as error:
+            yield f"{where}: {error}"
+            return
+        absent = [subset for subset in cohort if subset not in self.prepare.subsets]
+        if absent:
+            yield f"{where}: prepare.subsets must hold {', '.join(absent)}"
+        tested = [name for name in self.prepare.trial_lists if {*TRIAL_SUBSETS[name]} & {*cohort}]
+        if tested and not self.embed.allow_seen_speakers:
+            yield (
+                f"{where}, which holds the speakers of {', '.join(tested)}: take another one, drop these "
+                "prepare.trial_lists, or set embed.allow_seen_speakers"
+            )
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> Parameters:
+    """Refuse a tree that no pipeline could run with.
+
+    Raises:
+        ParameterError: naming every offending parameter, with the nearest known name for an unknown one.
+    """
+    return Parameters.parse(parameters, "")

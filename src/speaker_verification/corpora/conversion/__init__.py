@@ -1,0 +1,1 @@
+"""Conversion of archives to audio folders."""

@@ -1,0 +1,387 @@
+"""From archives of audio to folders of it, begun anew or gone on with, and what was refused on the way."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
+from speaker_verification.common.atomic import atomic_write, remove
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.tables import REJECTED_FILES, TableSchema
+from speaker_verification.corpora.conversion.archives import Member, contents_digest, read_members
+from speaker_verification.corpora.conversion.storing import Job, Recording, Store, store_all
+
+RECORDINGS = TableSchema(
+    "recordings",
+    pa.schema(
+        {
+            "file_id": pa.string(),
+            "kind": pa.string(),
+            "num_samples": pa.int64(),
+            "num_channels": pa.int64(),
+            "num_bytes": pa.int64(),
+            "reason": pa.string(),
+        }
+    ),
+)
+REPEATED = "stands more than once in the archive"
+_NUM_NAMED = 3  # members that a line of the log shows
+_CONTENTS, _WRITTEN = "contents: ", "written: "  # lines of a marker
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What an archive holds, and what is made of it.
+
+    Attributes:
+        name: what messages call it.
+        recording_of: the recording that an archive member is, by its path; with a reason when it is not where
+            the corpus keeps recordings; None to pass it over.
+        store: makes a file of it.
+        growth: bytes on disk for every byte in the archive, by extension of the member; `.tar` for a tar
+            archive, which does not tell its members beforehand.
+        misplaced: the reason of members whose paths are refused as a whole; rows with it in a record are
+            judged anew. Empty: none are.
+    """
+
+    name: str
+    recording_of: Callable[[str], Recording | None]
+    store: Store
+    growth: Mapping[str, float]
+    misplaced: str = ""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Source of a converted folder, as its marker records it.
+
+    Attributes:
+        files: NAME SIZE TIME of the archive's files, in order.
+        terms: format of the recordings, and how they were judged.
+        archive_files: the same files, where they are at hand.
+        contents: see `contents_digest`; empty where it is not known.
+        written: time of the marker in ns, before anything copied it; 0 where it is not known.
+    """
+
+    files: tuple[str, ...]
+    terms: str
+    archive_files: tuple[Path, ...] = ()
+    contents: str = ""
+    written: int = 0
+
+    @classmethod
+    def of(cls, archive_files: Sequence[Path], terms: str) -> _Source:
+        stats = [(path.name, path.stat()) for path in archive_files]
+        files = tuple(f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in stats)
+        return cls(files, terms, tuple(archive_files))
+
+    @classmethod
+    def read(cls, marker: Path) -> _Source | None:
+        if not marker.is_file():
+            return None
+        lines = marker.read_text(encoding="utf-8").splitlines()
+        told = [line for line in lines if not line.startswith((_CONTENTS, _WRITTEN))]
+        contents, written = (
+            "".join(line.removeprefix(name) for line in lines if line.startswith(name))
+            for name in (_CONTENTS, _WRITTEN)
+        )
+        return cls(tuple(told[:-1]), told[-1] if told else "", (), contents, int(written or 0))
+
+    def write(self, marker: Path, keep_time: bool) -> None:
+        """Write the marker, with the time that stands in it unless a copy has lost that."""
+        with atomic_write(marker) as part:
+            part.touch()
+            written = self.written or part.stat().st_mtime_ns
+            more = (f"{_CONTENTS}{self.contents}", f"{_WRITTEN}{written}")
+            part.write_text("\n".join([*self.files, self.terms, *more, ""]), encoding="utf-8")
+            if keep_time:
+                os.utime(part, ns=(written, written))
+
+    def is_of(self, now: _Source) -> bool:
+        """Whether this is the archive of now, on the same terms, if with files of other times."""
+        if self.terms != now.terms:
+            return False
+        names = [[file.rpartition(" ")[0] for file in source.files] for source in (self, now)]
+        return self.files == now.files or (
+            names[0] == names[1]
+            and self.contents != ""
+            and self.contents == contents_digest(now.archive_files)
+        )
+
+
+class ConvertedFolder:
+    """A folder of converted recordings, and the record of how they came there.
+
+    A marker in the folder names the archive's files with their sizes and times, the format, and how the
+    recordings were judged: what is older than the marker came from another archive, is of another format or
+    was judged otherwise, and does not count. The record is written once all of the archive was gone through:
+    a row for every recording, refused ones included. With it a later run opens no file; without it, headers
+    are read.
+
+    A copy may have lost all times. An archive of another time but with the same checksums inside is the same
+    one; and a folder whose marker has another time than stands in it counts by its record alone.
+    """
+
+    def __init__(
+        self, folder: Path, archive_files: Sequence[Path], audio_format: AudioFormat, judged: str = ""
+    ) -> None:
+        self.folder = folder
+        self._audio_format = audio_format
+        self._record = folder / ".record.parquet"
+        self._terms = f"{audio_format} {judged}".rstrip()
+        self._since = self._mark(archive_files)
+        self._outdated: set[str] = set()
+        self._sizes = dict(self._walk(str(folder)))
+
+    def _mark(self, archive_files: Sequence[Path]) -> int:
+        """Write the marker unless it tells of this very archive.
+
+        Returns:
+            The time, in nanoseconds, from which on files count.
+        """
+        marker = self.folder / ".source"
+        before = _Source.read(marker)
+        now = _Source.of(archive_files, self._terms)
+        has_times = before is not None and before.written in (0, marker.stat().st_mtime_ns)
+        if before is not None and before.is_of(now) and (has_times or self._record.is_file()):
+            if before.files != now.files:
+                replace(now, contents=before.contents, written=before.written).write(marker, has_times)
+            return marker.stat().st_mtime_ns if has_times else 0
+        self._record.unlink(missing_ok=True)
+        replace(now, contents=contents_digest(archive_files)).write(marker, keep_time=True)
+        return marker.stat().st_mtime_ns
+
+    def __len__(self) -> int:
+        """How many recordings are there, from this archive and in this format."""
+        return len(self._sizes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all that is there."""
+        return sum(self._sizes.values())
+
+    def name(self, file_id: str) -> str:
+        """The file of a recording, below the folder."""
+        return f"{file_id.removesuffix('.wav')}.{self._audio_format}"
+
+    def holds(self, file_id: str) -> bool:
+        """Whether a recording is there."""
+        return self.name(file_id) in self._sizes
+
+    def load_record(self) -> tuple[pd.DataFrame, bool]:
+        """What an earlier run recorded and is still as it was, and whether that is all of the archive.
+
+        Recordings whose files were altered since are forgotten, so that they are converted anew.
+        """
+        try:
+            if self._record.stat().st_mtime_ns < self._since:
+                return RECORDINGS.empty(), False
+            table = RECORDINGS.conform(pd.read_parquet(self._record))
+        except (FileNotFoundError, pa.ArrowInvalid, DataError):
+            return RECORDINGS.empty(), False
+        names = [self.name(file_id) for file_id in table["file_id"]]
+        sizes = np.array([self._sizes.get(name, -1) for name in names])
+        is_stored = table["reason"].to_numpy() == ""
+        is_altered = is_stored & (sizes != table["num_bytes"].to_numpy())
+        if not is_altered.any():
+            return table, True
+        for row in np.flatnonzero(is_altered):
+            self._sizes.pop(names[row], None)
+        return table[is_stored & ~is_altered], False
+
+    def save_record(self, table: pd.DataFrame) -> None:
+        """Keep what became of all recordings of the archive; remove what was there of other archives."""
+        with atomic_write(self._record) as part:
+            table.to_parquet(part, index=False)
+        for name in self._outdated.difference(map(self.name, table["file_id"])):
+            (self.folder / name).unlink()
+
+    def _walk(self, folder: str, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Names and sizes of the files that count; what a killed run left half written is removed."""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    if entry.name.endswith(".part"):
+                        remove(Path(entry.path))
+                elif entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(entry.path, f"{prefix}{entry.name}/")
+                elif (found := entry.stat()).st_mtime_ns >= self._since:
+                    yield prefix + entry.name, found.st_size
+                else:
+                    self._outdated.add(prefix + entry.name)
+
+
+def convert_archive(
+    corpus: Corpus, archive_files: Sequence[Path], converted: ConvertedFolder, num_workers: int
+) -> pd.DataFrame:
+    """Bring all recordings of an archive to disk; what an earlier run brought there stays.
+
+    Args:
+        corpus: what the archive holds.
+        archive_files: the archive, or its parts in order.
+        converted: where the recordings go.
+        num_workers: processes that store them; 0 stores in this one.
+
+    Returns:
+        Rows of `RECORDINGS`, one for every recording, refused ones included; sorted.
+
+    Raises:
+        DataError: the archive is not whole, or the disk is too small for it.
+    """
+    from rich.progress import track
+
+    known, is_all = converted.load_record()
+    if is_all and _names_are_judged_otherwise(corpus, known):
+        known, is_all = known[known["reason"] == ""], False
+    if is_all:
+        logger.info("%s: nothing to convert, all %d recordings are done", corpus.name, len(known))
+        return known
+    num_before = len(converted)
+    members = read_members(archive_files)
+    _refuse_small_disk(corpus, archive_files, members, converted)
+    total = len(members) if isinstance(members, Sequence) else None
+    jobs = _jobs(corpus, track(members, f"convert {corpus.name}", total), converted, {*known["file_id"]})
+    try:
+        table = as_table(store_all(jobs, corpus.store, num_workers))
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise DataError(
+            f"{converted.folder}: the disk is full; make room and run again, what is converted stays"
+        ) from error
+    table = pd.concat([known, table]).sort_values(["file_id", "reason"], ignore_index=True)
+    converted.save_record(table)
+    num_refused = int((table["reason"] != "").sum())
+    logger.info(
+        "%s: %d recordings, %d of them done by an earlier run, %d refused",
+        *(corpus.name, len(table), num_before, num_refused),
+    )
+    return table
+
+
+def recordings_in(
+    corpus: Corpus, members: Iterable[Member], passed_over: list[str]
+) -> Iterator[tuple[Recording, Member]]:
+    """The recordings among the members of an archive, judged by their names and headers.
+
+    Args:
+        corpus: what the archive holds.
+        members: what is in it.
+        passed_over: receives the names of the other members.
+
+    Yields:
+        Recordings with a reason where they are refused, and their members.
+    """
+    seen: set[str] = set()
+    for member in members:
+        recording = corpus.recording_of(member.name)
+        if recording is None:
+            passed_over.append(member.name)
+            continue
+        reason = recording.reason or member.refused
+        if not reason and recording.file_id in seen:
+            reason = REPEATED
+        seen.add(recording.file_id)
+        yield replace(recording, reason=reason), member
+
+
+def _jobs(
+    corpus: Corpus, members: Iterable[Member], converted: ConvertedFolder, known: Collection[str]
+) -> Iterator[Job]:
+    passed_over: list[str] = []
+    for recording, member in recordings_in(corpus, members, passed_over):
+        if recording.file_id not in known or recording.reason == REPEATED:
+            path = converted.folder / converted.name(recording.file_id)
+            yield Job(recording, member, path, converted.holds(recording.file_id))
+    if passed_over:
+        first = ", ".join(passed_over[:_NUM_NAMED]) + (" ..." if len(passed_over) > _NUM_NAMED else "")
+        logger.info(
+            "%s: %d other members of its archive are passed over: %s", corpus.name, len(passed_over), first
+        )
+
+
+def _names_are_judged_otherwise(corpus: Corpus, known: pd.DataFrame) -> bool:
+    """Whether a record refuses members as misplaced that no longer are."""
+    names = known.loc[(known["reason"] == corpus.misplaced) & (known["reason"] != ""), "file_id"]
+    return any((found := corpus.recording_of(name)) is None or not found.reason for name in names)
+
+
+def _refuse_small_disk(
+    corpus: Corpus,
+    archive_files: Sequence[Path],
+    members: Sequence[Member] | Iterator[Member],
+    converted: ConvertedFolder,
+) -> None:
+    """Compare an estimate of what is still to be written with the room that there is.
+
+    Raises:
+        DataError: with the number of bytes that are missing.
+    """
+    if isinstance(members, Sequence):
+        files = [(os.path.splitext(member.name)[1], member.size) for member in members if not member.refused]
+    else:
+        files = [(".tar", sum(path.stat().st_size for path in archive_files))]
+    needed = sum(size * corpus.growth.get(extension, 0) for extension, size in files)
+    missing = int(needed) - converted.num_bytes - shutil.disk_usage(converted.folder).free
+    if missing > 0:
+        raise DataError(
+            f"{converted.folder}: the disk lacks {missing} bytes for {corpus.name}, which takes about "
+            f"{int(needed)}; make room, or set another data_root"
+        )
+
+
+def as_table(recordings: Iterable[Recording]) -> pd.DataFrame:
+    """Rows of `RECORDINGS`, in the order given."""
+    columns = RECORDINGS.columns.names
+    return RECORDINGS.conform(pd.DataFrame(map(attrgetter(*columns), recordings), columns=columns))
+
+
+def refuse_short(recordings: pd.DataFrame, min_duration_seconds: float) -> pd.DataFrame:
+    """Rows of `RECORDINGS` in which recordings of less than a duration are refused."""
+    lengths = recordings["num_samples"]
+    is_short = (recordings["reason"] == "") & (lengths < min_duration_seconds * SAMPLE_RATE)
+    reasons = lengths.astype(str) + f" samples, shorter than {min_duration_seconds:g} s"
+    return recordings.assign(reason=recordings["reason"].mask(is_short, reasons))
+
+
+def rejected_files(recordings: pd.DataFrame, subset: str) -> pd.DataFrame:
+    """The table of refused files.
+
+    Args:
+        recordings: rows of `RECORDINGS`.
+        subset: the subset or archive that they came from.
+    """
+    refused = recordings.loc[recordings["reason"] != "", ["file_id", "reason"]]
+    return REJECTED_FILES.conform(refused.assign(subset=subset))
+
+
+def refuse_too_many_rejected(rejected: pd.DataFrame, num_files: int, max_fraction: float) -> None:
+    """Stop when a subset holds more unusable files than a set fraction.
+
+    Args:
+        rejected: the refused files of one subset.
+        num_files: how many files the subset has, refused ones included.
+        max_fraction: fraction of them, 0 to 1, that may be refused.
+
+    Raises:
+        DataError: with the count and the first ten files.
+    """
+    if len(rejected) > max_fraction * num_files:
+        first = ", ".join(f"{row.file_id} ({row.reason})" for row in rejected.head(10).itertuples())
+        raise DataError(
+            f"{rejected['subset'].iloc[0]}: {len(rejected)} of {num_files} files cannot be used, more than "
+            f"prepare.max_rejected_fraction ({max_fraction:g}) allows; the first are {first}"
+        )

@@ -1,0 +1,187 @@
+"""From an archive to disk: members become audio files, by a pool of processes.
+
+What the processes load is light on purpose: no tables, no settings.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from speaker_verification.audio.files import (
+    AudioError,
+    AudioInfo,
+    audio_info,
+    check_audio,
+    decode_audio,
+    write_audio,
+)
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import DataError
+from speaker_verification.corpora.conversion.archives import DamagedMember, Member
+
+_BATCH_MEMBERS = 32
+_BATCH_BYTES = 8 << 20  # unpacked; a few batches for every process are under way at a time
+_BATCHES_PER_WORKER = 3
+
+# (bytes of a member, file to write) -> what was written; raises AudioError for what cannot be used
+Store = Callable[[bytes, Path], AudioInfo]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording of a corpus, and what became of it.
+
+    Attributes:
+        file_id: its name in tables.
+        kind: simulated, music, ...; empty for utterances.
+        num_samples: length per channel.
+        num_channels: channels of its file.
+        num_bytes: size of its file.
+        reason: why it was refused, else empty; a refused one has no file.
+    """
+
+    file_id: str
+    kind: str = ""
+    num_samples: int = 0
+    num_channels: int = 0
+    num_bytes: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recording on its way to disk.
+
+    Attributes:
+        recording: with a reason when it is refused already.
+        member: where it lies in its archive.
+        path: the file that it shall be.
+        is_there: an earlier run wrote it.
+    """
+
+    recording: Recording
+    member: Member
+    path: Path
+    is_there: bool
+
+
+def store_speech(source: bytes, path: Path) -> AudioInfo:
+    """Convert a recording to 16 kHz mono 16-bit; the extension of the file says whether that is WAV or FLAC.
+
+    Raises:
+        AudioError: not audio, empty, not finite, too long or silent throughout.
+    """
+    samples = decode_audio(source, path.name)
+    if not samples.any():
+        raise AudioError(path.name, "silent")
+    write_audio(path, samples)
+    return AudioInfo(len(samples), SAMPLE_RATE, 1)
+
+
+def store_as_it_is(source: bytes, path: Path) -> AudioInfo:
+    """Write a recording bit for bit, once all of it is decoded and proves usable.
+
+    Raises:
+        AudioError: see `check_audio`.
+    """
+    info = check_audio(source)
+    with atomic_write(path) as part:
+        part.write_bytes(source)
+    return info
+
+
+def store_all(jobs: Iterable[Job], store: Store, num_workers: int) -> Iterator[Recording]:
+    """Store recordings, in order; so few are under way at a time that their bytes fit into memory.
+
+    Args:
+        jobs: what to store.
+        store: a function of a module, so that other processes find it.
+        num_workers: processes that store; 0 stores in this one.
+
+    Raises:
+        DataError: a process died.
+    """
+    if num_workers == 0:
+        for job in jobs:
+            yield _store_one(job, store)
+        return
+    waiting: deque[Future[list[Recording]]] = deque()
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(num_workers, spawn, initializer=_follow_parent) as pool:
+            for batch in _batches(jobs):
+                waiting.append(pool.submit(_store_batch, batch, store))
+                if len(waiting) >= _BATCHES_PER_WORKER * num_workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that converts was killed, perhaps for want of memory: lower prepare.num_workers and "
+            "run again; what is converted stays"
+        ) from error
+
+
+def _batches(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+    batch: list[Job] = []
+    num_bytes = 0
+    for job in jobs:
+        batch.append(job)
+        num_bytes += job.member.size
+        if len(batch) == _BATCH_MEMBERS or num_bytes >= _BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _store_batch(batch: Iterable[Job], store: Store) -> list[Recording]:
+    return [_store_one(job, store) for job in batch]
+
+
+def _store_one(job: Job, store: Store) -> Recording:
+    if job.recording.reason:
+        return job.recording
+    try:
+        info = _header(job) or store(job.member.read(), job.path)
+    except AudioError as error:
+        return replace(job.recording, reason=error.reason)
+    except DamagedMember as error:
+        return replace(job.recording, reason=f"damaged in the archive: {error}")
+    return replace(
+        job.recording,
+        num_samples=info.num_samples,
+        num_channels=info.num_channels,
+        num_bytes=job.path.stat().st_size,
+    )
+
+
+def _header(job: Job) -> AudioInfo | None:
+    """What an earlier run wrote; None when it wrote nothing, or the file was damaged since."""
+    try:
+        return audio_info(job.path) if job.is_there else None
+    except AudioError:
+        return None
+
+
+def _follow_parent() -> None:
+    """Let a process of the pool end when its parent is killed; Ctrl-C is for the parent alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,208 @@
+"""Asking hosts for files: patiently, and telling apart what may go wrong."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import requests
+import urllib3
+
+from speaker_verification.common.errors import DataError
+from speaker_verification.corpora.download.addresses import CREDENTIALS_FILE, masked
+from speaker_verification.corpora.download.sources import DownloadSettings, Place, Source
+
+logger = logging.getLogger(__name__)
+
+_INTERRUPTED = (requests.RequestException, urllib3.exceptions.HTTPError)
+_REPEATABLE = (408, 425, 429, 500, 502, 503, 504)
+
+Result = TypeVar("Result")
+
+
+class AbsentError(DataError):
+    """The host answers, and does not have the file."""
+
+
+class StoppedError(Exception):
+    """The client was stopped from another thread."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What a host says of a file.
+
+    Attributes:
+        size: in bytes; None where it does not say.
+        version: its entity tag, or else the time of its last change; empty where it says neither.
+    """
+
+    size: int | None
+    version: str
+
+    @classmethod
+    def of(cls, response: requests.Response) -> Remote:
+        headers = response.headers
+        whole = headers.get("Content-Range", "").rpartition("/")[2]  # of a range, where it is one
+        size = whole if response.status_code == 206 else headers.get("Content-Length", "")
+        return cls(
+            int(size) if size.isdecimal() else None, headers.get("ETag") or headers.get("Last-Modified", "")
+        )
+
+    def differs(self, other: Remote) -> bool:
+        """Whether these are two versions of the file."""
+        sizes = {self.size, other.size} - {None}
+        return self.version != other.version or len(sizes) > 1
+
+    @property
+    def condition(self) -> dict[str, str]:
+        """The header by which a range is only sent of this version; weak tags do not serve."""
+        return {"If-Range": self.version} if self.version and not self.version.startswith("W/") else {}
+
+
+class Client:
+    """Asks hosts for files, patiently, and says what is wrong in words that hold no credentials."""
+
+    def __init__(self, settings: DownloadSettings, secrets: Sequence[str]) -> None:
+        self._settings = settings
+        self._secrets = secrets
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Let what runs in other threads end soon."""
+        self._stopped.set()
+
+    def go_on(self) -> None:
+        """Raise where the client was stopped."""
+        if self._stopped.is_set():
+            raise StoppedError
+
+    def ask(self, source: Source, method: str = "GET", **headers: str) -> requests.Response:
+        """Send one request.
+
+        Returns:
+            The response, its body unread.
+
+        Raises:
+            requests.RequestException: the host cannot be reached, or asks for patience.
+            AbsentError: it has no such file, or sends a page in its place.
+            DataError: it refuses the credentials, or answers with something else.
+        """
+        self.go_on()
+        place = source.place
+        response = requests.request(
+            method,
+            source.address,
+            params={"key": place.key} if place.key else None,
+            auth=place.login,
+            headers={"Accept-Encoding": "identity", **headers},
+            stream=True,
+            timeout=self._settings.timeout_seconds,
+            allow_redirects=True,
+        )
+        status = response.status_code
+        if response.ok and "html" not in response.headers.get("Content-Type", ""):
+            return response
+        response.close()
+        if response.ok:
+            raise page_error(source)
+        if status in _REPEATABLE:
+            raise requests.HTTPError(f"the host answers {status} {response.reason}", response=response)
+        if status in (401, 403):
+            raise DataError(f"{source.address}: access refused ({status}); {_access_remedy(place)}")
+        if status in (404, 410):
+            raise AbsentError(f"{source.address}: not there ({status}); check {place.parameter}")
+        raise DataError(f"{source.address}: the host answers {status} {response.reason}")
+
+    def probe(self, source: Source) -> Remote:
+        """What the host says of a file, before any of it is fetched."""
+
+        def look() -> Remote:
+            try:
+                with self.ask(source, "HEAD") as response:
+                    remote = Remote.of(response)
+            except AbsentError:
+                raise
+            except DataError:
+                remote = Remote(None, "")
+            if remote.size:
+                return remote
+            with self.ask(source, Range="bytes=0-0") as response:  # a host that has no answer to HEAD
+                return Remote.of(response)
+
+        return self.persist(source, look, lambda: 0)
+
+    def text(self, source: Source) -> str:
+        """A small file."""
+
+        def get() -> str:
+            with self.ask(source) as response:
+                if is_page(response.content):
+                    raise page_error(source)
+                return response.content.decode("utf-8", errors="replace")
+
+        return self.persist(source, get, lambda: 0)
+
+    def persist(self, source: Source, attempt: Callable[[], Result], progress: Callable[[], int]) -> Result:
+        """Attempt until it succeeds, waiting longer from one time to the next that brings nothing new.
+
+        Args:
+            source: the file, for messages.
+            attempt: raises `requests.RequestException` or `urllib3.exceptions.HTTPError` to be made again.
+            progress: bytes that came so far; they grow when an attempt brought something new.
+
+        Raises:
+            DataError: too many attempts in a row brought nothing new.
+        """
+        failures, held = 0, progress()
+        while True:
+            try:
+                return attempt()
+            except _INTERRUPTED as error:
+                self.go_on()
+                dropped = isinstance(error, urllib3.exceptions.ProtocolError)
+                reason = "too few bytes came" if dropped else masked(str(error), self._secrets)
+                before, held = held, progress()
+                failures = 0 if held > before else failures + 1
+                if failures > self._settings.retries:
+                    raise DataError(
+                        f"{source.address}: given up at byte {held:,}, after {failures} attempts that "
+                        f"brought nothing new; the last: {reason}; run again to go on from there"
+                    ) from None
+                wait = self._wait(failures, error)
+                logger.warning(
+                    "%s: %s; going on at byte %s in %g s", source.address, reason, f"{held:,}", wait
+                )
+                self._stopped.wait(wait)
+
+    def _wait(self, failures: int, error: Exception) -> float:
+        """Seconds to wait: what the host asks for, or a time that doubles; none where something came."""
+        settings = self._settings
+        wait = settings.backoff_seconds * 2.0 ** (failures - 1) if failures else 0.0
+        response = getattr(error, "response", None)
+        asked = response.headers.get("Retry-After", "") if response is not None else ""
+        return min(max(wait, float(asked) if asked.isdecimal() else 0.0), settings.longest_backoff_seconds)
+
+
+def is_page(start: bytes) -> bool:
+    """Whether a body that begins so is HTML."""
+    return start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
+
+
+def page_error(source: Source) -> AbsentError:
+    """What to say where HTML came."""
+    return AbsentError(
+        f"{source.address}: an HTML page instead of the file (of a login or an error?); open it in a "
+        f"browser, check {source.place.group or source.place.parameter}"
+    )
+
+
+def _access_remedy(place: Place) -> str:
+    if not place.group:
+        return f"check {place.parameter}"
+    if place.login or place.key:
+        return f"check what {CREDENTIALS_FILE} says under {place.group}"
+    return f"put user and password into {CREDENTIALS_FILE}, under {place.group}"

@@ -1,0 +1,356 @@
+"""Files brought over HTTP: resumed where they stopped, verified, and there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import requests
+import urllib3
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import DataError, UserError
+from speaker_verification.common.locks import holds
+from speaker_verification.corpora.download.addresses import secrets_out_of_logs
+from speaker_verification.corpora.download.client import (
+    AbsentError,
+    Client,
+    Remote,
+    StoppedError,
+    is_page,
+    page_error,
+)
+from speaker_verification.corpora.download.sources import (
+    OFFICIAL_SUMS,
+    OPTIONAL,
+    Credentials,
+    DownloadSettings,
+    Place,
+    Source,
+    forms_of,
+    mirror_place,
+    official_places,
+)
+from speaker_verification.corpora.mirror import CHECKSUMS, Digests, add_file, parse_checksums
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 1 << 16  # bytes on their way to disk: what a kill loses
+_VERSION = 8  # hexadecimal digits of a part's name that tell versions of a file apart
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Transfer:
+    """One file on its way: a hidden part beside its final name, named after the version it is a part of.
+
+    A part of another version is removed.
+
+    Args:
+        source: the file.
+        remote: what the host says of it.
+        folder: where it goes.
+    """
+
+    def __init__(self, source: Source, remote: Remote, folder: Path) -> None:
+        self.source = source
+        self._folder = folder
+        self._begin(remote)
+        self._furthest = self.held
+        self._digest = hashlib.md5(usedforsecurity=False)
+
+    def _begin(self, remote: Remote) -> None:
+        self.remote = remote
+        version = hashlib.md5(f"{remote.version} {remote.size}".encode(), usedforsecurity=False).hexdigest()
+        self._part = self._folder / f".{self.source.name}.{version[:_VERSION]}.part"
+        for other in _parts_of(self.source.name, self._folder):
+            if other != self._part:
+                logger.warning(
+                    "%s: another version of the file than the %s bytes held, which are removed",
+                    self.source.address,
+                    f"{other.stat().st_size:,}",
+                )
+                other.unlink()
+        self.held = self._part.stat().st_size if self._part.is_file() else 0
+
+    @property
+    def missing(self) -> int:
+        """Bytes still to come, as far as is known."""
+        return max((self.remote.size or 0) - self.held, 0)
+
+    def run(self, client: Client, advance: Callable[[int], None]) -> str:
+        """Bring what is missing, verify it and give the file its name.
+
+        Args:
+            client: by which it is brought.
+            advance: is told of bytes that came, and of bytes lost again as a negative number.
+
+        Returns:
+            The file's MD5.
+
+        Raises:
+            DataError: the file cannot be had, or is not what it must be.
+        """
+        if self.held:
+            add_file(self._digest, self._part)
+        try:
+            client.persist(self.source, lambda: self._attempt(client, advance), lambda: self._furthest)
+        finally:
+            if not self.held:
+                self._part.unlink(missing_ok=True)
+        return self._finish()
+
+    def _attempt(self, client: Client, advance: Callable[[int], None]) -> None:
+        if self.remote.size is None or self.held > self.remote.size:
+            self._drop(advance)  # where no size is told, a part may be the whole
+        if self.held and self.held == self.remote.size:
+            return
+        headers = {"Range": f"bytes={self.held}-", **self.remote.condition} if self.held else {}
+        with client.ask(self.source, **headers) as response:
+            found = Remote.of(response)
+            changed = self.remote.differs(found)
+            if self.held and (changed or response.status_code == 200):
+                reason = "the file has changed" if changed else "the host ignores ranges"
+                lost = f"{self.held:,}"
+                logger.warning("%s: %s; starting over, %s bytes are lost", self.source.address, reason, lost)
+                self._drop(advance)
+            if changed:
+                self._begin(found)
+            came = response.headers.get("Content-Range", "bytes 0-")
+            if not came.startswith(f"bytes {self.held}-"):
+                raise requests.ConnectionError(f"byte {self.held:,} was asked for, '{came}' came")
+            with self._part.open("ab", buffering=0) as file:
+                for block in response.raw.stream(_BLOCK, decode_content=False):
+                    client.go_on()
+                    if not self.held and is_page(block):
+                        raise page_error(self.source)
+                    file.write(block)
+                    self._digest.update(block)
+                    self.held += len(block)
+                    self._furthest = max(self._furthest, self.held)
+                    advance(len(block))
+            if self.missing:
+                raise urllib3.exceptions.ProtocolError("the body was shorter than the file")
+
+    def _drop(self, advance: Callable[[int], None]) -> None:
+        advance(-self.held)
+        self.held, self._digest = 0, hashlib.md5(usedforsecurity=False)
+        self._part.unlink(missing_ok=True)
+
+    def _finish(self) -> str:
+        md5, expected = self._digest.hexdigest(), self.source.md5
+        if expected and md5 != expected:
+            self._part.unlink()
+            raise DataError(
+                f"{self.source.address}: MD5 of its {self.held:,} bytes is {md5}, it must be {expected}; "
+                "they were removed: run again, or take another mirror (one with files of its own needs an "
+                f"{CHECKSUMS})"
+            )
+        os.replace(self._part, self._folder / self.source.name)
+        told = "MD5 verified" if expected else "no MD5 is known"
+        logger.info("%s: %s bytes, %s", self.source.name, f"{self.held:,}", told)
+        return md5
+
+
+@holds("folder")
+def download_files(
+    names: Sequence[str],
+    folder: Path,
+    mirror: str | None,
+    settings: DownloadSettings,
+    credentials: Credentials,
+) -> None:
+    """Bring files to a folder; what is there and verifies is not fetched again.
+
+    A file appears under its name whole and verified. What a killed run holds of it is gone on with.
+
+    Args:
+        names: whole archives (`vox2_dev_aac.zip`: its parts will do) and lists; those of OPTIONAL may be
+            missing at the source.
+        folder: becomes a mirror, with an `MD5SUMS` of its own.
+        mirror: base URL; None asks the official hosts.
+        settings: how files are brought.
+        credentials: of the hosts that want some.
+
+    Raises:
+        ParameterError: the official hosts want credentials that are not given.
+        InUseError: another run, which is alive, works in the folder.
+        DataError: files cannot be had, are not what they must be, or do not fit the disk; all of them are
+            named.
+    """
+    given = (credentials.mirror, credentials.kaist)
+    secrets = [login.password.get_secret_value() for login in given if login]
+    secrets += [credentials.mmai.key.get_secret_value()] if credentials.mmai else []
+    folder.mkdir(parents=True, exist_ok=True)
+    with secrets_out_of_logs(secrets):
+        _Courier(Client(settings, secrets), folder, mirror, settings, credentials).bring(names)
+
+
+class _Courier:
+    """What one run of `download_files` knows."""
+
+    def __init__(
+        self,
+        client: Client,
+        folder: Path,
+        mirror: str | None,
+        settings: DownloadSettings,
+        credentials: Credentials,
+    ) -> None:
+        self._client = client
+        self._folder = folder
+        self._settings = settings
+        self._credentials = credentials
+        self._mirror = mirror_place(mirror, credentials) if mirror is not None else None
+        self._digests = Digests(folder)
+        self._sums = self._bring_checksums()
+
+    def _bring_checksums(self) -> Mapping[str, str]:
+        """The mirror's checksums, or the official ones where it has none; left beside the files."""
+        sums: Mapping[str, str] = OFFICIAL_SUMS
+        text = "".join(f"{md5}  {name}\n" for name, md5 in OFFICIAL_SUMS.items())
+        if self._mirror:
+            source = self._mirror.source(CHECKSUMS, None)
+            try:
+                text = self._client.text(source)
+                sums = parse_checksums(text, source.address)
+            except AbsentError as error:
+                logger.info("%s; the official checksums hold", error)
+        path = self._folder / CHECKSUMS
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_write(path) as part:
+                part.write_text(text, encoding="utf-8", newline="")
+        return sums
+
+    def bring(self, names: Sequence[str]) -> None:
+        transfers = [found for chosen in self._each(self._choose, names) for found in chosen]
+        if not transfers:
+            logger.info("nothing to download: all %d files are in %s", len(names), self._folder)
+            return
+        missing = sum(transfer.missing for transfer in transfers)
+        held = sum(transfer.held for transfer in transfers)
+        free = shutil.disk_usage(self._folder).free
+        if missing > free:
+            raise DataError(
+                f"{self._folder}: {missing:,} bytes are to come and {free:,} are free on this disk: "
+                f"{missing - free:,} bytes are missing"
+            )
+        logger.info(
+            "%d files, %s bytes to come, %s held already", len(transfers), f"{missing:,}", f"{held:,}"
+        )
+        columns = (
+            TextColumn("download"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns) as progress:
+            task = progress.add_task("download", total=missing + held, completed=held)
+
+            def run(transfer: Transfer) -> None:
+                try:
+                    md5 = transfer.run(self._client, lambda size: progress.advance(task, size))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    self._client.stop()
+                    raise DataError(
+                        f"{self._folder}: no space is left on this disk, {transfer.missing:,} bytes of "
+                        f"{transfer.source.name} are still to come; free some and run again"
+                    ) from error
+                self._digests.remember([self._folder / transfer.source.name], md5)
+
+            self._each(run, transfers)
+
+    def _choose(self, name: str) -> list[Transfer]:
+        """What is still to be brought for an archive or a list, from the first place that has it."""
+        forms = forms_of(name, self._sums)
+        if any(all(map(self._is_whole, form)) for form in forms):
+            return []
+        reasons = []
+        places = (
+            [self._mirror] if self._mirror else official_places(name, self._settings.hosts, self._credentials)
+        )
+        for place in places:
+            for form in forms:
+                try:
+                    return self._still_missing(form, place)
+                except AbsentError as error:
+                    reasons.append(str(error))
+                except DataError as error:
+                    reasons.append(str(error))
+                    break
+        if name not in OPTIONAL:
+            raise DataError("; ".join(reasons))
+        logger.info("going on without %s: %s", name, "; ".join(reasons))
+        return []
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a file is there, holding what it is known to hold."""
+        path = self._folder / name
+        if not path.is_file() or name not in self._sums:
+            return False
+        whole = self._digests.md5([path]) == self._sums[name]
+        if whole:
+            self._forget_parts(name)
+        return whole
+
+    def _still_missing(self, names: Sequence[str], place: Place) -> list[Transfer]:
+        transfers = []
+        for name in names:
+            if self._is_whole(name):
+                continue
+            source = place.source(name, self._sums.get(name))
+            remote = self._client.probe(source)
+            path = self._folder / name
+            if source.md5 is None and path.is_file() and path.stat().st_size == remote.size:
+                self._forget_parts(name)
+            else:
+                if path.is_file():
+                    logger.warning("%s: is not what %s holds: to be brought anew", path, source.address)
+                transfers.append(Transfer(source, remote, self._folder))
+        return transfers
+
+    def _forget_parts(self, name: str) -> None:
+        for part in _parts_of(name, self._folder):
+            part.unlink()
+
+    def _each(self, job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Do a job for every item, a few at a time; what one fails of stops no other."""
+        with ThreadPoolExecutor(self._settings.num_parallel) as pool:
+            futures = [pool.submit(job, item) for item in items]
+            try:
+                errors = [error for future in futures if (error := future.exception())]
+            except BaseException:  # Ctrl-C
+                self._client.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+        for error in errors:
+            if not isinstance(error, (UserError, StoppedError)):
+                raise error
+        mistakes = {str(error): type(error) for error in errors if isinstance(error, UserError)}
+        if mistakes:
+            raise next(iter(mistakes.values()))("; ".join(mistakes))
+        return [future.result() for future in futures]
+
+
+def _parts_of(name: str, folder: Path) -> list[Path]:
+    """What earlier runs hold of a file, of whatever version."""
+    return list(folder.glob(f".{name}.{'?' * _VERSION}.part"))

@@ -1,0 +1,1 @@
+"""A VoxCeleb-shaped mirror of synthetic speakers."""

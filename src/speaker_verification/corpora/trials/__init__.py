@@ -1,0 +1,1 @@
+"""Trial lists, read or drawn."""

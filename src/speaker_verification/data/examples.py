@@ -1,0 +1,186 @@
+"""Training examples: the wave and class that an utterance gives.
+
+An example is a pure function of (seed, pass, row): neither the number of workers nor a resumed run changes
+what is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import torch
+from torch.utils.data import Dataset
+
+from speaker_verification.audio.augmentation import Augmentation, Augmenter
+from speaker_verification.audio.cache import AudioCache
+from speaker_verification.audio.crops import draw_crop_start, wrap
+from speaker_verification.audio.files import read_segment
+from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.audio.speed import change_speed, changed_length, source_span, speed_class_offsets
+from speaker_verification.common.errors import DataError
+from speaker_verification.data.sampling import Key
+
+
+class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
+    """Augmented crops with their classes, asked for by (pass, row) keys.
+
+    Attributes:
+        augmenter: what is done to the crops; None leaves them clean.
+    """
+
+    def __init__(
+        self,
+        training_utterances: pd.DataFrame,
+        augmenter: Augmenter | None,
+        crop_seconds: float,
+        speed_factors: Sequence[float],
+        seed: int,
+    ) -> None:
+        """Take the manifest; no audio is read yet.
+
+        Args:
+            training_utterances: UTTERANCES table.
+            augmenter: see above.
+            crop_seconds: length of every crop.
+            speed_factors: one is drawn for each example; each distinct one makes classes of its own.
+            seed: of all draws.
+
+        Raises:
+            DataError: there are no utterances.
+            ParameterError: the speed factors lack 1.0.
+        """
+        if training_utterances.empty:
+            raise DataError("table 'training_utterances': no utterance to train on")
+        # Arrow keeps a million paths in one block, which forked workers share instead of copying.
+        self._paths = pa.array(training_utterances["path"], pa.string())
+        self._utterance_ids = pa.array(training_utterances["utterance_id"], pa.string())
+        self._num_samples = training_utterances["num_samples"].to_numpy()
+        self._speaker_ids, self._speakers = np.unique(
+            training_utterances["speaker_id"].to_numpy(dtype=object), return_inverse=True
+        )
+        self.augmenter = augmenter
+        self._crop_samples = round(crop_seconds * SAMPLE_RATE)
+        self._speed_factors = tuple(speed_factors)
+        self._class_offsets = speed_class_offsets(speed_factors)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        """Number of utterances."""
+        return len(self._num_samples)
+
+    def describe(self, key: Key) -> str:
+        """The utterance of an example and all that was drawn for it, redrawn for messages.
+
+        Args:
+            key: pass number and utterance row.
+
+        Raises:
+            DataError: a file cannot be read any more; it is named.
+        """
+        factor, start, _ = self._draw_crop(key)
+        drawn = f"crop from sample {start} at speed {factor:g}"
+        wave, _, augmentation = self.draw(key)
+        if augmentation is not None:
+            drawn += f"; {augmentation.kind}: {', '.join(map(str, augmentation.stretches))}"
+        peak = np.abs(self._augmented(wave, augmentation)).max()
+        return f"{self._utterance_ids[key[1]].as_py()} ({drawn}; peak {peak:.3g})"
+
+    def find_not_finite(self, keys: Iterable[Key]) -> str | None:
+        """The first example whose waveform is not finite, and the file that is to blame; None if all are.
+
+        Args:
+            keys: pass numbers and utterance rows; the examples are drawn again, one by one.
+
+        Raises:
+            DataError: a file cannot be read any more; it is named.
+        """
+        for key in keys:
+            crop, _, augmentation = self.draw(key)
+            with np.errstate(all="ignore"):
+                if np.isfinite(self._augmented(crop, augmentation)).all():
+                    continue
+                waves = [(self._paths[key[1]].as_py(), crop)]
+                for stretch in augmentation.stretches if augmentation else ():
+                    waves.append((stretch.path, stretch.read(AudioCache(0, 0))))
+                to_blame = next((path for path, wave in waves if not np.isfinite(wave).all()), waves[-1][0])
+                return f"the waveform of {self.describe(key)} is not finite because of {to_blame}"
+        return None
+
+    @property
+    def speakers(self) -> npt.NDArray[np.int64]:
+        """Label at speed 1 of every row: the place of its speaker in `speaker_ids`."""
+        return self._speakers
+
+    @property
+    def speaker_ids(self) -> list[str]:
+        """Speakers in the order of their labels at speed 1: sorted."""
+        return list(self._speaker_ids)
+
+    @property
+    def num_speakers(self) -> int:
+        """Distinct speakers of the table."""
+        return len(self._speaker_ids)
+
+    @property
+    def num_classes(self) -> int:
+        """Speakers x distinct speed factors."""
+        return self.num_speakers * len(self._class_offsets)
+
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, int, int]:
+        """Draw the example of an utterance in one pass through the corpus.
+
+        Args:
+            key: pass number and utterance row.
+
+        Returns:
+            Wave, float32 of shape (samples,); label; utterance row.
+
+        Raises:
+            DataError: a file cannot be read; it is named.
+        """
+        wave, label, augmentation = self.draw(key)
+        return torch.from_numpy(self._augmented(wave, augmentation)), label, key[1]
+
+    def draw(self, key: Key) -> tuple[npt.NDArray[np.float32], int, Augmentation | None]:
+        """Draw an example, and read what it takes, but do not apply its augmentation.
+
+        Args:
+            key: pass number and utterance row.
+
+        Returns:
+            Clean wave, (samples,); label; what `augmenter` is to do to the wave.
+
+        Raises:
+            DataError: a file cannot be read; it is named.
+        """
+        factor, start, rng = self._draw_crop(key)
+        wave = self._read_crop(key[1], factor, start)
+        label = int(self._speakers[key[1]]) + self._class_offsets[factor] * self.num_speakers
+        return wave, label, self.augmenter.draw(len(wave), rng) if self.augmenter is not None else None
+
+    def _augmented(
+        self, wave: npt.NDArray[np.float32], augmentation: Augmentation | None
+    ) -> npt.NDArray[np.float32]:
+        return wave if self.augmenter is None else self.augmenter.apply(wave, augmentation)
+
+    def _draw_crop(self, key: Key) -> tuple[float, int, np.random.Generator]:
+        """Speed factor, first sample of the crop at that speed, and the source of all further draws."""
+        pass_number, row = key
+        rng = np.random.default_rng([self._seed, pass_number, row])
+        factor = self._speed_factors[rng.integers(len(self._speed_factors))]
+        available = changed_length(int(self._num_samples[row]), factor)
+        return factor, draw_crop_start(available, self._crop_samples, rng), rng
+
+    def _read_crop(self, row: int, factor: float, start: int) -> npt.NDArray[np.float32]:
+        """Read the source of a crop of the speed-changed utterance, and nothing beside it."""
+        source_length = int(self._num_samples[row])
+        available = changed_length(source_length, factor)
+        num_samples = min(self._crop_samples, available)
+        span = source_span(start, num_samples, factor, source_length)
+        source = read_segment(self._paths[row].as_py(), span.start, span.num_samples)
+        crop = change_speed(source, factor)[span.lead : span.lead + num_samples]
+        return wrap(crop, self._crop_samples)

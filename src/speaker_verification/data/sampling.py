@@ -1,0 +1,169 @@
+"""Which utterance comes when: metadata alone, and a pure function of seed and epoch."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from speaker_verification.common.errors import ParameterError
+from speaker_verification.common.settings_base import Settings
+
+Key = tuple[int, int]  # pass through the corpus, utterance row: unique over a whole training
+Rows = npt.NDArray[np.int64]
+
+
+class SamplingSettings(Settings):
+    """Utterances of an epoch, and those that may share a forward pass."""
+
+    unique_speakers: bool = False
+    max_utterances_per_speaker: int | None = Field(None, ge=1)
+
+
+class UtteranceOrder:
+    """Utterance rows of a pass through the corpus, shuffled anew for every pass.
+
+    With `max_utterances_per_speaker` a pass holds at most so many of a speaker, drawn anew. With
+    `unique_speakers` every `batch_size` rows from the start are of as many speakers; a pass has as many such
+    batches as can be made, and drops what is over.
+    """
+
+    def __init__(self, speakers: Rows, sampling: SamplingSettings, batch_size: int, seed: int) -> None:
+        """Count what a pass can hold.
+
+        Args:
+            speakers: speaker number of every utterance row, from 0.
+            sampling: settings.
+            batch_size: examples of a forward pass.
+            seed: of the shuffling.
+
+        Raises:
+            ParameterError: there are fewer speakers than a batch of different ones needs.
+        """
+        self._speakers = speakers
+        self._unique = sampling.unique_speakers
+        self._batch_size = batch_size
+        self._seed = seed
+        counts = np.bincount(speakers)
+        self._cap = int(counts.max())
+        if sampling.max_utterances_per_speaker is not None:
+            self._cap = min(self._cap, sampling.max_utterances_per_speaker)
+        if self._unique:
+            self._num_batches = _most_batches(np.minimum(counts, self._cap), batch_size)
+            if not self._num_batches:
+                raise ParameterError(
+                    f"parameter 'batch_size' is {batch_size}: with sampling.unique_speakers it must not "
+                    f"exceed the number of training speakers {np.count_nonzero(counts)}"
+                )
+            self._cap = min(self._cap, self._num_batches)
+        self._length = (
+            self._num_batches * batch_size if self._unique else int(np.minimum(counts, self._cap).sum())
+        )
+
+    def __len__(self) -> int:
+        """Rows of a pass."""
+        return self._length
+
+    def rows(self, pass_number: int) -> Rows:
+        """Rows of a pass in order, (len(self),)."""
+        # A spawn key keeps these draws apart from the examples', whose seeds are [seed, pass, row].
+        rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(pass_number,)))
+        order = rng.permutation(len(self._speakers))
+        if self._length < len(order):
+            order = order[_occurrence(self._speakers[order]) < self._cap]
+        return self._deal(order, rng) if self._unique else order
+
+    def _deal(self, order: Rows, rng: np.random.Generator) -> Rows:
+        """Deal rows to batches, none of which gets a speaker twice.
+
+        The rows of one speaker after another fill the batches' first places, then their second places, and
+        so on; at every place the batches take their turns at random. A speaker has no more rows than there
+        are batches, so that one could only meet itself where it goes on to the next place: there the batches
+        that it has had already come after it.
+        """
+        turns = rng.permutation(self._speakers.max() + 1)
+        grouped = order[np.argsort(turns[self._speakers[order]], kind="stable")]
+        places = grouped[: self._length].reshape(self._batch_size, self._num_batches)
+        batches = np.empty((self._num_batches, self._batch_size), dtype=np.int64)
+        turn = rng.permutation(self._num_batches)
+        batches[turn, 0] = places[0]
+        for place in range(1, self._batch_size):
+            before, after = self._speakers[places[place - 1]], self._speakers[places[place]]
+            had = turn[before == after[0]]
+            free = rng.permutation(np.setdiff1d(turn, had))
+            first = free[: np.count_nonzero(after == after[0])] if len(had) else free[:0]
+            turn = np.concatenate([first, rng.permutation(np.setdiff1d(turn, first))])
+            batches[turn, place] = places[place]
+        return batches.ravel()
+
+
+class EpochBatches:
+    """Batches of (pass, row) keys for each epoch.
+
+    Without `steps_per_epoch` an epoch is a pass, less an incomplete last batch. With it an epoch has that
+    many batches and goes on, through one pass after another, where the last one stopped.
+    """
+
+    def __init__(self, order: UtteranceOrder, batch_size: int, steps_per_epoch: int | None) -> None:
+        """Plan the epochs.
+
+        Args:
+            order: of the utterances.
+            batch_size: keys in a batch.
+            steps_per_epoch: batches in an epoch; None for a pass through the corpus.
+
+        Raises:
+            ParameterError: a pass does not fill a single batch.
+        """
+        if steps_per_epoch is None and len(order) < batch_size:
+            raise ParameterError(
+                f"batch_size {batch_size} is more than the {len(order)} training utterances: "
+                "lower it, or set steps_per_epoch to let batches run on into the next pass"
+            )
+        self._order = order
+        self._batch_size = batch_size
+        if steps_per_epoch is None:
+            self._num_batches = len(order) // batch_size
+            self._keys_between_epochs = len(order)
+        else:
+            self._num_batches = steps_per_epoch
+            self._keys_between_epochs = steps_per_epoch * batch_size
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self._num_batches
+
+    def batches(self, epoch: int) -> list[list[Key]]:
+        """Batches of an epoch; earlier epochs are not gone through.
+
+        Args:
+            epoch: counted from 0.
+
+        Returns:
+            Lists of `batch_size` keys, (pass number, row).
+        """
+        num_keys = self._num_batches * self._batch_size
+        first = epoch * self._keys_between_epochs
+        passes, places = np.divmod(np.arange(first, first + num_keys), len(self._order))
+        rows = np.concatenate(
+            [self._order.rows(int(number))[places[passes == number]] for number in np.unique(passes)]
+        )
+        keys = list(zip(passes.tolist(), rows.tolist(), strict=True))
+        return [keys[at : at + self._batch_size] for at in range(0, num_keys, self._batch_size)]
+
+
+def _most_batches(counts: Rows, batch_size: int) -> int:
+    """Most batches of different speakers: k of them need k x batch_size rows, at most k from a speaker."""
+    possible = range(1, int(counts.sum()) // batch_size + 1)
+    return bisect_right(possible, False, key=lambda k: int(np.minimum(counts, k).sum()) < k * batch_size)
+
+
+def _occurrence(speakers: Rows) -> Rows:
+    """How many times each row's speaker has come before it."""
+    by_speaker = np.argsort(speakers, kind="stable")
+    _, first, counts = np.unique(speakers[by_speaker], return_index=True, return_counts=True)
+    occurrence = np.empty(len(speakers), dtype=np.int64)
+    occurrence[by_speaker] = np.arange(len(speakers)) - np.repeat(first, counts)
+    return occurrence

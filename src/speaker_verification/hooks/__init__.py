@@ -1,0 +1,1 @@
+"""Hooks round runs and nodes: locks, checks, resumption, tracking."""

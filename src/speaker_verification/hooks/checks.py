@@ -1,0 +1,223 @@
+"""Checks before anything long begins."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+from kedro.io import AbstractVersionedDataset, CatalogProtocol, MemoryDataset, SharedMemoryDataCatalog
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.tables import LEARNING_CURVE
+from speaker_verification.config.phases import CHECKPOINT, ENCODER, EVALUATION, PHASES, stage_of
+
+if TYPE_CHECKING:
+    from speaker_verification.config.tree import Parameters
+    from speaker_verification.scoring.settings import EmbedSettings
+
+DEVICE = "params:device"
+NOT_COUNTED = ("__default__", "evaluate")
+SHOWN_VERSIONS = 3
+
+
+class ParametersHook:
+    """Refuses unknown and impossible parameters, and those that the corpus makes impossible.
+
+    The corpus is what the prepared tables hold or, before it is prepared, what the mirror's archives name:
+    these are listed before the first one is converted. A device that is not here is refused before all else.
+    """
+
+    def __init__(self) -> None:
+        self._parameters: Parameters | None = None
+        self._stages: set[str] = set()
+        self._converts = False
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        from speaker_verification.config.tree import check_parameters
+
+        self._parameters = check_parameters(context.params)
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        if isinstance(catalog, SharedMemoryDataCatalog):  # made for it; hooks do not work in its processes
+            raise ParameterError(
+                "ParallelRunner cannot run this project: use SequentialRunner or ThreadRunner"
+            )
+        if self._parameters is not None and any(DEVICE in node.inputs for node in pipeline.nodes):
+            from speaker_verification.common.device import check_device
+
+            check_device(self._parameters.device)
+        self._stages = {stage for node in pipeline.nodes if (stage := stage_of(node))}
+        self._converts = "utterances" in pipeline.all_outputs()
+        if "validation_trials" in pipeline.all_outputs():
+            self._stages.add("prepare")
+        if corpus := _prepared(pipeline, catalog, "utterances", "trials"):
+            self._refuse_impossible(*corpus)
+        if self._parameters is not None:
+            _refuse_other_data(self._parameters, self._stages, pipeline, catalog)
+
+    @hook_impl
+    def after_node_run(self, node: Node, outputs: dict[str, Any]) -> None:
+        if "mirror" in outputs and self._converts and self._parameters is not None:
+            from speaker_verification.config.feasibility import refuse_impossible_mirror
+
+            refuse_impossible_mirror(self._parameters, outputs["mirror"], self._stages)
+
+    def _refuse_impossible(self, utterances: Any, trials: Any) -> None:
+        from speaker_verification.config.feasibility import refuse_impossible
+
+        if self._parameters is not None:
+            refuse_impossible(self._parameters, utterances, trials, self._stages)
+
+
+def _prepared(pipeline: Pipeline, catalog: CatalogProtocol, *names: str) -> list[Any] | None:
+    """Tables that a pipeline takes, if it takes all of them and all are there."""
+    if pipeline.inputs().issuperset(names) and all(catalog.exists(name) for name in names):
+        return [catalog.load(name) for name in names]
+    return None
+
+
+def _refuse_other_data(
+    parameters: Parameters, stages: Collection[str], pipeline: Pipeline, catalog: CatalogProtocol
+) -> None:
+    """Refuse tables that were prepared for other parameters or another model."""
+    from speaker_verification.config import feasibility
+
+    if not {*stages}.isdisjoint(PHASES):
+        if catalogs := _prepared(pipeline, catalog, "noise_clips", "room_responses"):
+            feasibility.refuse_missing_augmentation(parameters.augmentation, *catalogs)
+        if split := _prepared(pipeline, catalog, "utterances", "validation_utterances"):
+            feasibility.refuse_other_split(parameters.prepare, *split)
+    if EVALUATION in stages and parameters.score.calibration_speakers == "validation":
+        model = _evaluated_model(parameters.embed, pipeline, catalog)
+        if model is not None and (validation := _prepared(pipeline, catalog, "validation_utterances")):
+            feasibility.refuse_trained_validation(model, *validation)
+
+
+def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogProtocol) -> Path | None:
+    """Folder of the model whose embeddings are scored, where it is there already."""
+    checkpoint = f"{PHASES[-1]}.{CHECKPOINT}"
+    if embed.model is not None:
+        return Path(embed.model)
+    if checkpoint in pipeline.all_outputs() or not catalog.exists(checkpoint):
+        return None
+    from speaker_verification.training.checkpoints import best_checkpoint
+
+    return best_checkpoint(catalog.load(checkpoint), embed.choose_top)
+
+
+class StartHook:
+    """Refuses absent versions, and folders that hold no model."""
+
+    def __init__(self) -> None:
+        self._parameters: dict[str, Any] = {}
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        self._parameters = context.params
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
+        refuse_absent_versions(run_params.get("load_versions") or {}, catalog)
+        if any("params:embed" in node.inputs for node in pipeline.nodes):
+            self._refuse_bad_model()
+        if ENCODER in pipeline.all_outputs():
+            self._refuse_bad_encoder()
+
+    def _refuse_bad_model(self) -> None:
+        from speaker_verification.models.settings import check_saved_model
+        from speaker_verification.scoring.settings import EmbedSettings
+
+        model = EmbedSettings.parse(self._parameters["embed"], "embed").model
+        if model:
+            try:
+                check_saved_model(Path(model))
+            except DataError as error:
+                raise ParameterError(f"parameter 'embed.model': {error}") from None
+
+    def _refuse_bad_encoder(self) -> None:
+        from speaker_verification.models.settings import ModelSettings, check_encoder_folder
+
+        checkpoint = ModelSettings.parse(self._parameters["model"], "model").frontend.checkpoint
+        if checkpoint is not None:
+            try:
+                check_encoder_folder(checkpoint)
+            except DataError as error:
+                raise ParameterError(f"parameter 'model.frontend.checkpoint': {error}") from None
+
+
+def refuse_absent_versions(load_versions: Mapping[str, str], catalog: CatalogProtocol) -> None:
+    """Refuse versions that were never saved, naming the newest that were.
+
+    Raises:
+        DataError: naming the dataset.
+    """
+    for name, version in load_versions.items():
+        dataset = catalog.get(name)
+        if not isinstance(dataset, AbstractVersionedDataset) or dataset._version is None:
+            raise DataError(f"--load-versions: '{name}' keeps no versions: leave it out")
+        path = Path(dataset._filepath)
+        if not (path / version / path.name).exists():
+            saved = sorted((found.parent.name for found in path.glob(f"*/{path.name}")), reverse=True)
+            newest = f"the newest are {', '.join(saved[:SHOWN_VERSIONS])}" if saved else "it has none yet"
+            raise DataError(f"--load-versions: '{name}' has no version '{version}': {newest}")
+
+
+class InputsHook:
+    """Names the pipelines to run first when inputs are missing, and replaces those that a run can do without.
+
+    With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
+    curves. A phase that was never run has no curve either.
+    """
+
+    def __init__(self) -> None:
+        self._model: str | None = None
+        self._checkpoint: str | None = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        from speaker_verification.config.tree import check_parameters
+
+        parameters = check_parameters(context.params)
+        self._model = parameters.embed.model
+        self._checkpoint = parameters.model.frontend.checkpoint
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        self._replace_dispensable(pipeline.inputs(), catalog)
+        if self._checkpoint is not None and ENCODER in pipeline.all_outputs():
+            from speaker_verification.config.feasibility import locate_encoder
+
+            locate_encoder(self._checkpoint, Path(catalog["encoders_folder"]._filepath))
+        missing = sorted(
+            name
+            for name in pipeline.inputs()
+            if not name.startswith("params:") and name != "parameters" and not catalog.exists(name)
+        )
+        if not missing:
+            return
+        makers = [
+            name
+            for name, other in pipelines.items()
+            if name not in NOT_COUNTED and not other.all_outputs().isdisjoint(missing)
+        ]
+        commands = ", then ".join(f"kedro run --pipeline={name}" for name in makers)
+        if f"{PHASES[-1]}.{CHECKPOINT}" in missing:
+            commands += "; or name a saved model by embed.model"
+        raise DataError(f"not there yet: {', '.join(missing)}; run first: {commands}")
+
+    def _replace_dispensable(self, inputs: set[str], catalog: CatalogProtocol) -> None:
+        if self._model is not None and f"{PHASES[-1]}.{CHECKPOINT}" in inputs:
+            catalog[f"{PHASES[-1]}.{CHECKPOINT}"] = MemoryDataset(Path(self._model))
+        for curve in inputs.intersection(f"{phase}.learning_curve" for phase in PHASES):
+            if self._model is not None or not catalog.exists(curve):
+                catalog[curve] = MemoryDataset(LEARNING_CURVE.empty())

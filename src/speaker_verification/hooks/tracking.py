@@ -1,0 +1,490 @@
+"""MLflow: one run per training phase and one for each evaluation, under a parent run per experiment.
+
+An experiment begins with pre-training. A phase or an evaluation that is run later, alone, joins the
+experiment of the checkpoint that it takes, and a phase that is resumed does so in its own run. Phases use the
+same names for the same metrics and parameters, so that MLflow lays them side by side; the first error rates
+also go to the parent, so that whole experiments compare. Nothing that was logged is overwritten.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol, DataCatalog, DatasetError
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.errors import ParameterError, UserError
+from speaker_verification.common.settings_base import Settings, expanded
+from speaker_verification.config.phases import CHECKPOINT, EVALUATION, PHASES, stage_of
+from speaker_verification.hooks.resume import goes_on, workspace_of
+from speaker_verification.hooks.tracked_runs import (
+    ARTIFACTS_FOLDER,
+    Ids,
+    RunLog,
+    Store,
+    TrackedRun,
+    sqlite_uri,
+)
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_PARAMETERS = ("recipe", "embed", "score")
+PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
+IDS_FILE = "tracking.json"  # in a phase's workspace, and beside what an evaluation saves
+EMBEDDINGS = ("embeddings", "cohort_embeddings")
+MARKED = (*EMBEDDINGS, "calibration")  # later evaluations start from these
+SQLITE = "sqlite:///"
+
+
+class TrackingSettings(Settings):
+    """Contents of tracking.yml."""
+
+    enabled: bool = True
+    tracking_uri: str
+    experiment: str
+    artifact_location: str | None = None
+    log_checkpoints: bool = True
+
+    def database(self, folder: Path) -> Path | None:
+        """The SQLite file that the tracking URI names, if it names one."""
+        file = self.tracking_uri.removeprefix(SQLITE)
+        if file == self.tracking_uri or "?" in file or file in ("", ":memory:"):
+            return None
+        return folder / unquote(file)
+
+    def in_project(self, project_path: Path) -> TrackingSettings:
+        """With a relative SQLite file resolved, the artifacts beside it or in the folder that is named."""
+        changes: dict[str, str] = {}
+        database = self.database(project_path)
+        if self.artifact_location is not None:
+            if not urlsplit(self.artifact_location).scheme:
+                folder = project_path / Path(self.artifact_location).expanduser()
+                changes["artifact_location"] = folder.as_uri()
+        elif database is not None:
+            changes["artifact_location"] = (database.parent / ARTIFACTS_FOLDER).as_uri()
+        if database is not None:
+            changes["tracking_uri"] = sqlite_uri(database)
+        return self.model_copy(update=changes) if changes else self
+
+    def store(self, project_path: Path) -> Store:
+        """The MLflow store to log to: MLFLOW_TRACKING_URI goes before the file."""
+        named, folder = self, project_path
+        if given := os.environ.get("MLFLOW_TRACKING_URI"):
+            chosen = self.in_project(project_path).artifact_location if self.artifact_location else None
+            named = self.model_copy(update={"tracking_uri": given, "artifact_location": chosen})
+            folder = Path.cwd()  # as MLflow takes it
+        placed = named.in_project(folder)
+        return Store(
+            placed.tracking_uri,
+            placed.experiment,
+            placed.artifact_location,
+            named.database(folder),
+            chosen_artifacts=self.artifact_location is not None,
+        )
+
+
+@dataclass
+class _Stage:
+    """A phase or an evaluation of this pipeline run.
+
+    Attributes:
+        run: MLflow's.
+        resumed: whether a phase goes on where it was interrupted.
+        workspace: of a phase.
+        model: folder that an evaluation measures, where it is known.
+        unsaved: outputs of a phase's training that are not saved yet.
+        trained_at: end of a phase's training in ms since 1970.
+        remembered: ids that were written to the workspace.
+    """
+
+    run: TrackedRun
+    resumed: bool = False
+    workspace: Path | None = None
+    model: Path | None = None
+    unsaved: set[str] = field(default_factory=set)
+    trained_at: int | None = None
+    remembered: Ids = field(default_factory=dict)
+
+
+_current: TrackingHook | None = None  # of the pipeline that this process runs
+
+
+def begin(stage: str, curve: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Open the run of a phase or of the evaluation, which nothing refuses any more.
+
+    Args:
+        stage: name of the phase, or EVALUATION.
+        curve: rows of the learning curve of a phase that was interrupted; its run gets what it lacks of them.
+    """
+    if _current is not None:
+        _current.begin(stage, curve)
+
+
+def log_epoch(phase: str, epoch: int, metrics: Mapping[str, float]) -> None:
+    """Log an epoch's metrics to the run of a phase; what it has of that epoch stays."""
+    if _current is not None:
+        _current.log_epoch(phase, epoch, metrics)
+
+
+def ids_of(phase: str) -> Ids:
+    """MLflow's ids of the run of a phase, `run`, and of its experiment's run, `experiment`.
+
+    They are filled in when the runs are made; empty where nothing is tracked.
+    """
+    return {} if _current is None else _current.ids_of(phase)
+
+
+class TrackingHook:
+    """Opens and ends runs round nodes, and logs what the catalog saves with `metadata: {mlflow: ...}`.
+
+    `mlflow: artifact` logs the file or folder, `mlflow: checkpoint` likewise unless tracking.yml says not to,
+    `mlflow: metrics` also logs its numbers.
+    """
+
+    def __init__(self) -> None:
+        self._settings: TrackingSettings | None = None
+        self._store: Store | None = None
+        self._parameters: dict[str, Any] = {}
+        self._env: str | None = None
+        self._project = Path()
+        self._lock = threading.RLock()  # for runners with threads
+        self._log: RunLog | None = None
+        self._pipeline = Pipeline([])
+        self._catalog: CatalogProtocol = DataCatalog()
+        self._experiments: list[TrackedRun] = []
+        self._trained: TrackedRun | None = None  # the experiment that this pipeline's phases belong to
+        self._stages: dict[str, _Stage] = {}
+        self._at_termination: Any = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        self._project = Path(context.project_path)
+        settings = TrackingSettings.parse(context.config_loader["tracking"], "tracking.yml")
+        on_this_process = int(os.environ.get("RANK", 0)) == 0
+        tracked = settings.enabled and on_this_process
+        self._settings = settings
+        self._store = settings.store(self._project) if tracked else None
+        self._parameters = context.params
+        self._env = context.env or getattr(context.config_loader, "default_run_env", None)
+
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        self._close("KILLED")  # what an interrupted run in this process has left open
+        if self._store is None or not any(stage_of(node) for node in pipeline.nodes):
+            return
+        global _current
+        _current = self
+        self._log = RunLog(self._store)
+        self._pipeline, self._catalog = pipeline, catalog
+        atexit.register(self._close, "KILLED")  # for Ctrl-C and sys.exit no hook is called
+        if _is_main_thread():  # no other is told of signals
+            self._at_termination = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        name = stage_of(node)
+        with self._lock:
+            if self._log is None or name is None or name in self._stages:
+                return
+            if name == EVALUATION:
+                self._stages[name] = self._planned_evaluation(self._log)
+            elif _trains(node):
+                self._stages[name] = self._planned_phase(self._log, name, node)
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        stage = self._stages.get(stage_of(node) or "")
+        if stage is not None:
+            stage.run.touch()
+            if _trains(node):
+                stage.trained_at = stage.run.last_active
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
+        name = stage_of(node)
+        if self._log is None or name is None:
+            return
+        dataset = self._catalog[dataset_name]
+        kind = (getattr(dataset, "metadata", None) or {}).get("mlflow")
+        stage = self._stages.get(name)
+        if stage is None:
+            if kind is not None:
+                logger.info("%s was made again without its phase: MLflow keeps the one it has", dataset_name)
+            return
+        if dataset_name == f"{name}.learning_curve":
+            _log_curve(stage.run, data.to_dict("records"))
+        if kind is not None and (kind != "checkpoint" or (self._settings and self._settings.log_checkpoints)):
+            stage.run.log_file(Path(dataset._get_load_path()), dataset_name.split(".")[-1])
+        if kind == "metrics":
+            _log_error_rates(stage.run, data)
+        if dataset_name in MARKED:
+            _write_json(
+                _beside(self._catalog, dataset_name),
+                stage.run.ids | {"model": stage.model and self._portable(stage.model)},
+            )
+        if dataset_name in stage.unsaved:
+            self._end_phase(stage, dataset_name)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        self._close("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        self._close("FAILED", error)
+
+    def begin(self, name: str, curve: Sequence[Mapping[str, Any]]) -> None:
+        """Open a stage's run, as `begin` of this module."""
+        if (stage := self._stages.get(name)) is not None:
+            stage.run.open()
+            _log_curve(stage.run, curve)
+            _remember(stage)
+
+    def log_epoch(self, phase: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log an epoch's metrics, as `log_epoch` of this module."""
+        if (stage := self._stages.get(phase)) is not None:
+            stage.run.log_metrics(f"epoch {epoch}", {epoch: metrics})
+            _remember(stage)
+
+    def ids_of(self, phase: str) -> Ids:
+        """Ids of a phase's run, as `ids_of` of this module."""
+        return self._stages[phase].run.ids if phase in self._stages else {}
+
+    def _planned_phase(self, log: RunLog, phase: str, node: Node) -> _Stage:
+        """The run of a phase: the one in which it was interrupted, or a new one."""
+        workspace = workspace_of(phase, self._catalog)
+        left = _read_ids(workspace / IDS_FILE)
+        resumed = goes_on(phase, self._catalog, self._parameters)
+        if self._trained is None:
+            known = left.get("experiment") if resumed else None
+            starts = [name for name in node.inputs if name.endswith(f".{CHECKPOINT}")]
+            if known is None and starts:
+                start = _best_of(self._catalog, starts[0], self._parameters[phase]["choose_top"])
+                known = _ids_of_model(start).get("experiment")
+            self._trained = self._experiment(log, self._parameters["recipe"], self._parameters, known)
+        if not resumed:
+            for lost in {left.get("run"), left.get("experiment")} - {None, self._trained.ids["run"]}:
+                TrackedRun(log, phase, {}, {}, known=lost).mark_killed()
+        parameters = self._parameters[phase] | {name: self._parameters[name] for name in PHASE_PARAMETERS}
+        run = TrackedRun(
+            log,
+            phase,
+            self._tags(phase),
+            dict(_flatten(parameters)),
+            parent=self._trained,
+            known=left.get("run") if resumed else None,
+        )
+        return _Stage(run, resumed, workspace, unsaved=set(node.outputs))
+
+    def _planned_evaluation(self, log: RunLog) -> _Stage:
+        """A run of the evaluation, under the experiment that trained the model, or under one of its own."""
+        parameters = {name: self._parameters[name] for name in EVALUATION_PARAMETERS}
+        model, known, trained_here = self._measured()
+        if self._trained is not None and (trained_here or known == self._trained.ids["run"] is not None):
+            experiment = self._trained
+        else:
+            name = model.name if model else EVALUATION
+            experiment = self._experiment(log, name, parameters, known, joined=True)
+            if known is None:
+                logger.info(
+                    "%s is of no tracked training: its evaluation gets an experiment run of its own",
+                    model or "the model, which what was saved does not name,",
+                )
+        tags = self._tags(EVALUATION) | ({"model": str(model)} if model else {})
+        run = TrackedRun(log, EVALUATION, tags, dict(_flatten(parameters)), parent=experiment)
+        return _Stage(run, model=model)
+
+    def _experiment(
+        self, log: RunLog, name: str, parameters: Mapping[str, Any], known: str | None, joined: bool = False
+    ) -> TrackedRun:
+        """The run of an experiment, to which phases and evaluations belong."""
+        named = (self._env, name, f"{datetime.now():%Y-%m-%d %H.%M.%S}")
+        run = TrackedRun(
+            log,
+            " ".join(part for part in named if part),
+            self._tags("experiment"),
+            dict(_flatten(parameters)),
+            file={"parameters.yml": parameters},
+            known=known,
+            joined=joined,
+        )
+        self._experiments.append(run)
+        return run
+
+    def _measured(self) -> tuple[Path | None, str | None, bool]:
+        """Folder of the model to evaluate, its experiment's run, and whether this pipeline trains it."""
+        outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
+        embed = self._parameters["embed"]
+        if not outputs.isdisjoint(EMBEDDINGS):
+            last = f"{PHASES[-1]}.{CHECKPOINT}"
+            chosen = embed["model"]
+            model = Path(expanded(chosen)) if chosen else _best_of(self._catalog, last, embed["choose_top"])
+            trained_here = not chosen and last in outputs
+            return model, _ids_of_model(model).get("experiment"), trained_here
+        for name in MARKED:
+            if name in inputs:
+                left = _read_ids(_beside(self._catalog, name))
+                named = self._project / left["model"] if left.get("model") else None
+                return named, left.get("experiment") or _ids_of_model(named).get("experiment"), False
+        return None, None, False
+
+    def _portable(self, path: Path) -> str:
+        """The path, relative to the project where it lies in it: it stays true when the project moves."""
+        inside = path.is_relative_to(self._project)
+        return str(path.relative_to(self._project) if inside else path.absolute())
+
+    def _tags(self, stage: str) -> dict[str, str]:
+        return {"stage": stage} | ({"env": self._env} if self._env else {})
+
+    def _end_phase(self, stage: _Stage, saved: str) -> None:
+        """End the run of a phase when the last of its outputs is saved."""
+        with self._lock:
+            stage.unsaved.remove(saved)
+            if stage.unsaved or stage.workspace is None:
+                return
+        stage.run.end("FINISHED", at=stage.trained_at)
+        (stage.workspace / IDS_FILE).unlink(missing_ok=True)
+
+    def _close(self, status: str, error: Exception | None = None) -> None:
+        """End all runs, and name what could not be logged."""
+        with self._lock:
+            log, self._log = self._log, None
+            if log is None:
+                return
+            message = None if error is None else f"{type(error).__name__}: {error}"
+            for name, stage in self._stages.items():
+                if not stage.run.opened and (error is None or _refuses(error, name, stage.resumed)):
+                    stage.run.mark_killed()  # as it was before, if it was
+                    continue
+                stage.run.open()
+                stage.run.end(status, message, stage.run.last_active if status == "FINISHED" else None)
+            for run in self._experiments:
+                run.end(status, message)
+            log.close()
+            self._stages, self._experiments, self._trained = {}, [], None
+            global _current
+            _current = None
+            atexit.unregister(self._close)
+            if self._at_termination is not None and _is_main_thread():
+                signal.signal(signal.SIGTERM, self._at_termination)
+                self._at_termination = None
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _trains(node: Node) -> bool:
+    return node.name == f"{node.namespace}.train_phase"
+
+
+def _refuses(error: BaseException | None, stage: str, resumed: bool) -> bool:
+    """Whether an error has refused a stage before it began: such a start leaves no trace in MLflow."""
+    kind = UserError if resumed or stage == EVALUATION else ParameterError
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _log_curve(run: TrackedRun, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Log what the run lacks of a learning curve."""
+    metrics: dict[int, dict[str, float]] = {}
+    for row in rows:
+        metrics.setdefault(int(row["epoch"]), {})[str(row["metric"])] = float(row["value"])
+    if metrics:
+        run.log_metrics("learning curve", metrics)
+
+
+def _log_error_rates(run: TrackedRun, metrics: Mapping[str, Any]) -> None:
+    """Log error rates to an evaluation's run, and to its experiment's the first of each trial list."""
+    rates = {
+        trial_list: {name: value for name, value in _flatten(values) if isinstance(value, float)}
+        for trial_list, values in metrics.items()
+    }
+    run.log_metrics("error rates", {0: dict(_flatten(rates))})
+    if run.parent is not None:
+        run.parent.log_first_metrics(rates)
+
+
+def _best_of(catalog: CatalogProtocol, checkpoint: str, rank: int) -> Path | None:
+    """Folder of the rank-th best epoch of a phase, if there is one."""
+    from speaker_verification.training.checkpoints import best_checkpoint
+
+    try:
+        return best_checkpoint(Path(catalog[checkpoint]._get_load_path()), rank)
+    except (UserError, DatasetError):
+        return None
+
+
+def _ids_of_model(folder: Path | None) -> dict[str, str]:
+    """Ids of the runs that trained a model, which stand in its folder."""
+    if folder is None:
+        return {}
+    from speaker_verification.training.checkpoints import RUN_FILE
+
+    ids = _read_json(folder / RUN_FILE).get("tracking")
+    return _texts(ids) if isinstance(ids, dict) else {}
+
+
+def _beside(catalog: CatalogProtocol, dataset_name: str) -> Path:
+    """The file of ids that belongs to a version of a dataset."""
+    return Path(catalog[dataset_name]._get_load_path()).with_name(IDS_FILE)
+
+
+def _remember(stage: _Stage) -> None:
+    """Write a phase's ids to its workspace once they are known: interrupted, it is resumed in that run."""
+    if stage.workspace is not None and stage.run.ids["run"] and stage.run.ids != stage.remembered:
+        _write_json(stage.workspace / IDS_FILE, stage.run.ids)
+        stage.remembered = dict(stage.run.ids)
+
+
+def _read_ids(file: Path) -> dict[str, str]:
+    return _texts(_read_json(file))
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if isinstance(value, str)}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Write a small file; that it cannot be written must not end what is tracked."""
+    try:
+        with atomic_write(file) as part:
+            part.write_text(json.dumps(values, indent=2), encoding="utf-8")
+    except OSError as error:
+        logger.warning("cannot write '%s': %s; what follows will not find this run in MLflow", file, error)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            numeric = isinstance(value, (int, float, str))
+            yield f"{prefix}{name}", value if numeric else json.dumps(value)

@@ -1,0 +1,306 @@
+"""Speaker models trained with the public code of LAP and of SLT22's MHFA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from speaker_verification.common.errors import DataError
+from speaker_verification.models.encoder_configuration import build_encoder, read_configuration
+from speaker_verification.models.importing.original_wavlm import (
+    infer_wavlm_configuration,
+    original_wavlm_name,
+)
+from speaker_verification.models.importing.public_weights import (
+    Rules,
+    load_renamed,
+    one_naming,
+    read_state_dict,
+    rename,
+)
+from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.speaker_model import SpeakerModel
+
+LAP_CONFIG = "model_config.yaml"
+LAP_RANKING = "best_tracking.txt"
+LAP_WEIGHTS = "model.state"
+ENCODER = "frontend.encoder."
+
+_LAP_AGGREGATIONS = {"lap": "lap", "superb": "weighted_sum"}
+_LAP_NETWORKS = {"astp": "astp", "x-vector": "x_vector", "ecapa-tdnn": "ecapa_tdnn", "mhfa": "mhfa"}
+_MHFA_RULES: Rules = (
+    (r"^key_projection\.", "cmp_linear_k."),
+    (r"^value_projection\.", "cmp_linear_v."),
+    (r"^head_logits\.", "att_head."),
+    (r"^projection\.", "pooling_fc."),
+)
+# From this project's names within a part to the public ones.
+_NETWORK_RULES: dict[str, Rules] = {
+    "astp": (
+        (r"^attention\.", "t_pool.attention."),
+        (r"^pooled_norm\.", "t_pool.norm."),
+        (r"^projection\.", "emb_weight."),
+        (r"^embedding_norm\.", "emb_norm."),
+    ),
+    "x_vector": (
+        *((rf"^layers\.{i}\.{part}\.", f"layers.{3 * i + part}.") for i in range(5) for part in (0, 2)),
+        (r"^projection\.", "linear1."),
+        (r"^loss_projection\.", "linear2."),
+    ),
+    "ecapa_tdnn": (
+        (r"^input_layer\.", "layer1."),
+        *((rf"^blocks\.{i}\.convolutions\.", f"layer{i + 2}.se_res2block.") for i in range(3)),
+        *((rf"^blocks\.{i}\.gate\.", f"layer{i + 2}.se_res2block.3.") for i in range(3)),
+        (r"(se_res2block\.1)\.layers\.(\d)\.0\.", r"\1.convs.\2."),
+        (r"(se_res2block\.1)\.layers\.(\d)\.2\.", r"\1.bns.\2."),
+        (r"(layer1|se_res2block\.[02])\.0\.", r"\1.conv."),
+        (r"(layer1|se_res2block\.[02])\.2\.", r"\1.bn."),
+        (r"se_res2block\.3\.0\.", "se_res2block.3.linear1."),
+        (r"se_res2block\.3\.2\.", "se_res2block.3.linear2."),
+        (r"^aggregation\.", "conv."),
+        (r"^attention\.0\.", "pool.linear1."),
+        (r"^attention\.2\.", "pool.linear2."),
+        (r"^pooled_norm\.", "bn."),
+        (r"^projection\.", "linear."),
+    ),
+    "mhfa": _MHFA_RULES,
+}
+_LAP_AGGREGATION_RULES: Rules = (
+    (r"^logits$", "layer_weights"),
+    (r"^in_projection\.", "in_weight."),
+    (r"^squeeze_", "sq_"),
+    (r"^excite_", "ex_"),
+    (r"^out_projection\.", "out_weight."),
+)
+_LAP_PARTS = {
+    "frames": "backend.layer_aggregation",
+    "key": "backend.speaker_network.l_pool_k",
+    "value": "backend.speaker_network.l_pool_v",
+}
+_SLT22_PARTS = {"key": "__S__.backend.weights_k", "value": "__S__.backend.weights_v"}
+
+
+def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> SpeakerModel:
+    """A speaker model out of a checkpoint of the public code.
+
+    Args:
+        path: LAP's experiment folder (its best epoch is taken), one of its epoch folders, or a state dict of
+            SLT22's MHFA.
+        encoder: hub name or folder of the encoder's configuration (weights are in the checkpoint); None takes
+            the one that LAP's `model_config.yaml` names, and for SLT22 what the shapes of the weights tell.
+
+    Returns:
+        The model in evaluation mode; `save_pretrained` keeps it.
+
+    Raises:
+        DataError: it is no such checkpoint, the encoder's configuration cannot be read, or weights are
+            missing, unexpected or of another shape; all of them are listed.
+    """
+    checkpoint = _read(Path(path), encoder)
+    frontend = build_encoder(checkpoint.encoder(), f"'{checkpoint.origin}': ")
+    model = SpeakerModel(frontend, checkpoint.settings)
+    load_renamed(model, checkpoint.weights, checkpoint.public_name, checkpoint.origin)
+    return model.eval()
+
+
+def import_margin_head(path: str | Path) -> SubcentreMarginHead:
+    """The margin head that a checkpoint of the public code was trained with.
+
+    Its classes are in the order of the public code's speakers.
+
+    Args:
+        path: as for `import_checkpoint`.
+
+    Raises:
+        DataError: it is no such checkpoint, or has no margin head.
+    """
+    checkpoint = _read(Path(path), None)
+    if checkpoint.centres is None:
+        raise DataError(f"'{checkpoint.origin}' has no margin head")
+    shape, num_subcentres = tuple(checkpoint.centres.shape), checkpoint.head.num_subcentres
+    if len(shape) != 3 or shape[0] != num_subcentres:
+        raise DataError(
+            f"'{checkpoint.origin}' has a margin head of shape {shape}, not ({num_subcentres} sub-centres, "
+            "embedding size, classes)"
+        )
+    head = SubcentreMarginHead(shape[1], shape[2], checkpoint.head)
+    with torch.no_grad():
+        head.weight.copy_(checkpoint.centres)
+    return head
+
+
+def lap_name(name: str, speaker_network: str) -> str:
+    """What LAP's public code calls a weight of a speaker model with this kind of speaker network."""
+    part, _, rest = name.partition(".")
+    if part == "frontend":
+        return "frontend." + name.removeprefix(ENCODER)
+    if part == "speaker_network":
+        return "backend.speaker_network." + rename(rest, _NETWORK_RULES[speaker_network])
+    sequence, _, rest = rest.partition(".")
+    return f"{_LAP_PARTS[sequence]}." + rename(rest, _LAP_AGGREGATION_RULES)
+
+
+def slt22_name(name: str) -> str:
+    """What SLT22's public code calls a weight of the speaker model."""
+    part, _, rest = name.partition(".")
+    if part == "frontend":
+        return "__S__.model." + original_wavlm_name(name.removeprefix(ENCODER))
+    if part == "speaker_network":
+        return "__S__.backend." + rename(rest, _MHFA_RULES)
+    return _SLT22_PARTS[rest.removesuffix(".logits")]
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Weights under their public names, the margin head's centres (K, E, C) apart."""
+
+    origin: Path
+    weights: dict[str, Tensor]
+    centres: Tensor | None
+    encoder: Callable[[], PreTrainedConfig]
+    settings: ModelSettings
+    head: MarginHeadSettings
+    public_name: Callable[[str], str]
+
+
+def _read(path: Path, encoder: str | Path | None) -> _Checkpoint:
+    return _read_lap(path, encoder) if path.is_dir() else _read_slt22(path, encoder)
+
+
+def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
+    epoch = path if (path / LAP_WEIGHTS).exists() else path / f"{_best_epoch(path)}epoch"
+    origin = epoch / LAP_WEIGHTS
+    config = _read_yaml(epoch.parent / LAP_CONFIG)
+    weights = read_state_dict(origin)
+    centres = weights.pop("aam_softmax.weight", None)
+    try:
+        options = config["model"]
+        settings = {
+            "frontend": {"checkpoint": str(encoder or options["frontend_cfg"])},
+            "layer_aggregation": {
+                "kind": _LAP_AGGREGATIONS[options["layer_aggregation"]],
+                "lap": {
+                    "num_heads": options["n_head"],
+                    "output_width": options["hidden_size"],
+                    "dropout": options["dropout"],
+                },
+            },
+            "speaker_network": {
+                "kind": _LAP_NETWORKS[options["speaker_network"]],
+                "astp": {"embedding_size": options["embed_size"], "dropout": options["dropout"]},
+            },
+        }
+        head = {"num_subcentres": options["n_subcenter"], "scale": options["scale"]}
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"'{epoch.parent / LAP_CONFIG}' lacks or does not know {error} under 'model'"
+        ) from error
+    where = str(epoch.parent / LAP_CONFIG)
+    parsed = ModelSettings.parse(settings, where)
+    return _Checkpoint(
+        origin=origin,
+        weights=weights,
+        centres=centres,
+        encoder=partial(_encoder_configuration, str(parsed.frontend.checkpoint)),
+        settings=parsed,
+        head=MarginHeadSettings.parse(head, where),
+        public_name=partial(lap_name, speaker_network=parsed.speaker_network.kind),
+    )
+
+
+def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
+    weights = one_naming(
+        {name.removeprefix("module."): value for name, value in read_state_dict(path).items()}
+    )
+    centres = weights.pop("__L__.weight", None)
+    mhfa = {
+        "compressed_width": _rows("__S__.backend.cmp_linear_k.weight", weights, path),
+        "num_heads": _rows("__S__.backend.att_head.weight", weights, path),
+        "embedding_size": _rows("__S__.backend.pooling_fc.weight", weights, path),
+    }
+    settings = {
+        "frontend": {"checkpoint": str(encoder or "microsoft/wavlm-base-plus"), "last_state": "before"},
+        "layer_aggregation": {"kind": "weighted_sum"},
+        "speaker_network": {"kind": "mhfa", "mhfa": mhfa},
+        "initialisation": "torch",
+    }
+    head = {"num_subcentres": 1, "scale": 30.0, "initialisation": "xavier_normal"}
+    return _Checkpoint(
+        origin=path,
+        weights=weights,
+        centres=None if centres is None else centres.transpose(0, -1).unsqueeze(0),  # (C, E) -> (1, E, C)
+        encoder=partial(_slt22_encoder, path, _below("__S__.model.", weights), encoder),
+        settings=ModelSettings.parse(settings, str(path)),
+        head=MarginHeadSettings.parse(head, str(path)),
+        public_name=slt22_name,
+    )
+
+
+def _rows(name: str, weights: Mapping[str, Tensor], origin: Path) -> int:
+    if name not in weights or not weights[name].dim():
+        raise DataError(
+            f"'{origin}' is no state dict of SLT22's public code: it lacks {name} "
+            "(an original WavLM file is for import_encoder)"
+        )
+    return len(weights[name])
+
+
+def _slt22_encoder(
+    origin: Path, weights: Mapping[str, Tensor], encoder: str | Path | None
+) -> PreTrainedConfig:
+    if encoder is not None:
+        config = _encoder_configuration(encoder)
+    else:
+        try:
+            config = infer_wavlm_configuration(weights)
+        except KeyError as error:
+            raise DataError(
+                f"'{origin}' holds no whole WavLM: it lacks __S__.model.{error.args[0]}"
+            ) from error
+        except (IndexError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
+            raise DataError(
+                f"'{origin}' holds no WavLM: its weights' shapes are of none ({error}); pass encoder="
+            ) from error
+    config.apply_spec_augment = False  # its training knows no time masks
+    return config
+
+
+def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _best_epoch(folder: Path) -> int:
+    """The first line of `EPOCH, EER%`, best first."""
+    try:
+        return int((folder / LAP_RANKING).read_text().split(",")[0])
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"'{folder}' is no folder of LAP's public code: it has neither {LAP_WEIGHTS} nor a readable "
+            f"{LAP_RANKING}: {error}"
+        ) from error
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"'{path}' cannot be read: {error}") from error
+
+
+def _encoder_configuration(name: str | Path) -> PreTrainedConfig:
+    try:
+        return read_configuration(name)
+    except DataError as error:
+        raise DataError(
+            f"{error} (another configuration of the encoder: pass encoder=, a folder with its config.json)"
+        ) from error

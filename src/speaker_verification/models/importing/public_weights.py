@@ -1,0 +1,98 @@
+"""Weights that public code wrote: read without running code, loaded strictly under other names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from speaker_verification.common.errors import DataError
+from speaker_verification.models.weight_files import read_torch_file, refuse_non_finite
+
+Rules = Sequence[tuple[str, str]]
+
+# One naming for what has several: weight norm of older torch, layer norm between two transpositions.
+_VARIANTS: Rules = (
+    (r"\.weight_g$", ".parametrizations.weight.original0"),
+    (r"\.weight_v$", ".parametrizations.weight.original1"),
+    (r"(feature_extractor\.conv_layers\.\d+\.2)\.1\.", r"\1."),
+)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Weights by name that torch.save wrote, read without running code out of the file.
+
+    Raises:
+        DataError: the file cannot be read so, or holds anything but tensors.
+    """
+    return only_tensors(read_torch_file(path), path)
+
+
+def only_tensors(content: Any, origin: Path) -> dict[str, Tensor]:
+    """Weights by name, if that is all there is.
+
+    Raises:
+        DataError: it is no dictionary, or holds something else.
+    """
+    if not isinstance(content, dict):
+        raise DataError(f"'{origin}' holds no dictionary of weights but {type(content).__name__}")
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise DataError(
+            f"'{origin}' is no state dict: {others[0]} is no tensor but {type(content[others[0]]).__name__}"
+        )
+    return content
+
+
+def rename(name: str, rules: Rules) -> str:
+    """Apply regular substitutions one after the other."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def one_naming(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights with one name for what files of several ages name differently."""
+    return {rename(name, _VARIANTS): tensor for name, tensor in weights.items()}
+
+
+def load_renamed(
+    module: nn.Module, weights: Mapping[str, Tensor], public_name: Callable[[str], str], origin: Path
+) -> None:
+    """Load weights that must be exactly the module's, under the names of public code.
+
+    Args:
+        module: loaded in place.
+        weights: under their public names; a convolution over one frame may stand for a linear layer.
+        public_name: from the module's own name of a weight.
+        origin: for messages.
+
+    Raises:
+        DataError: weights are missing, unexpected or of another shape; all are listed by their public names.
+    """
+    found = one_naming(weights)
+    own = module.state_dict()
+    names = {name: public_name(name) for name in own}
+    missing = sorted(set(names.values()) - found.keys())
+    unexpected = sorted(found.keys() - set(names.values()))
+    if missing or unexpected:
+        raise DataError(f"'{origin}' does not fit the model: missing {missing}, unexpected {unexpected}")
+    renamed = {name: _without_kernel(found[names[name]], tensor.dim()) for name, tensor in own.items()}
+    misshapen = [
+        f"{names[name]} {tuple(renamed[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if renamed[name].shape != tensor.shape
+    ]
+    if misshapen:
+        raise DataError(f"'{origin}' does not fit the model: of another shape {misshapen}")
+    refuse_non_finite(found, origin)
+    module.load_state_dict(renamed)
+
+
+def _without_kernel(tensor: Tensor, dimensions: int) -> Tensor:
+    while tensor.dim() > dimensions and tensor.shape[-1] == 1:
+        tensor = tensor.squeeze(-1)
+    return tensor

@@ -1,0 +1,32 @@
+"""A process that holds locks, for tests of what others then may do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from speaker_verification.common import locks
+locks.BEAT_SECONDS = 0.05
+with locks.holding(map(Path, sys.argv[2:]), sys.argv[1]):
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def held_by_another(*paths: Path, what: str = "finetune") -> Iterator[subprocess.Popen[str]]:
+    """Another process holds these paths."""
+    command = [sys.executable, "-c", HOLD, what, *map(str, paths)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "holds\n"
+            yield process
+        finally:
+            process.kill()

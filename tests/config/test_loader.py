@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.config.loader import RecipeConfigLoader
+from speaker_verification.config.tree import Parameters, check_parameters
+from speaker_verification.settings import CONFIG_LOADER_ARGS
+from speaker_verification.training.schedules import top_k_penalty
+
+CONF = Path(__file__).parents[2] / "conf"
+RECIPES = sorted(path.stem for path in CONF.glob("recipes/*.yml"))
+
+BASE = {
+    "recipe": "published",
+    "quick_check": None,
+    "model": {"kind": "lap", "heads": 16, "width": 512},
+    "pretrain": {"epochs": 40, "steps_per_epoch": None, "crop_seconds": 2},
+    "finetune": {"epochs": 10, "steps_per_epoch": None},
+    "lmft": {"epochs": 1, "steps_per_epoch": None},
+}
+MHFA = {"model": {"kind": "mhfa", "heads": 32}, "finetune": {"epochs": 15}}
+TINY = {"model": {"heads": 4}, "pretrain": {"epochs": 3}}
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    for file, values in {
+        "base/parameters.yml": BASE,
+        "recipes/published.yml": {},
+        "recipes/mhfa.yml": MHFA,
+        "recipes/mhfa_large.yml": {"based_on": "mhfa", "model": {"width": 1024}},
+        "tiny/parameters.yml": TINY,
+        "local/parameters.yml": {},
+    }.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(yaml.safe_dump(values) if values else "# nothing to change\n")
+    return tmp_path
+
+
+def parameters(conf: Path, env: str | None = None, **given: Any) -> dict[str, Any]:
+    loader = RecipeConfigLoader(str(conf), env, given, **CONFIG_LOADER_ARGS)  # type: ignore[arg-type]
+    return loader["parameters"]
+
+
+def credentials(conf: Path, env: str | None) -> dict[str, Any]:
+    loader = RecipeConfigLoader(str(conf), env, {}, **CONFIG_LOADER_ARGS)  # type: ignore[arg-type]
+    return loader["credentials"]
+
+
+def test_the_default_recipe_changes_nothing(conf: Path) -> None:
+    assert parameters(conf) == BASE
+
+
+def test_a_recipe_goes_over_the_base_under_the_environment_and_the_command_line(conf: Path) -> None:
+    chosen = parameters(conf, recipe="mhfa")
+    assert chosen["recipe"] == "mhfa"
+    assert chosen["model"] == {"kind": "mhfa", "heads": 32, "width": 512}
+    assert chosen["finetune"] == {"epochs": 15, "steps_per_epoch": None}
+    shrunk = parameters(conf, "tiny", recipe="mhfa")
+    assert shrunk["model"] == {"kind": "mhfa", "heads": 4, "width": 512}
+    assert shrunk["pretrain"]["epochs"] == 3
+    given = parameters(conf, "tiny", recipe="mhfa", model={"heads": 8})
+    assert given["model"]["heads"] == 8
+
+
+def test_a_recipe_may_be_based_on_another(conf: Path) -> None:
+    chosen = parameters(conf, "tiny", recipe="mhfa_large")
+    assert chosen["model"] == {"kind": "mhfa", "heads": 4, "width": 1024}
+    assert chosen["finetune"]["epochs"] == 15
+    assert "based_on" not in chosen
+
+
+def test_an_environment_may_choose_its_recipe_and_the_command_line_another(conf: Path) -> None:
+    (conf / "tiny/parameters.yml").write_text(yaml.safe_dump({**TINY, "recipe": "mhfa"}))
+    assert parameters(conf, "tiny")["model"]["kind"] == "mhfa"
+    assert parameters(conf, "tiny", recipe="published")["model"]["kind"] == "lap"
+    assert parameters(conf, "base", recipe="mhfa")["model"]["heads"] == 32
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_one(conf: Path) -> None:
+    with pytest.raises(ParameterError, match=r"^parameter 'recipe' is 'mfha', .*did you mean 'mhfa'\?$"):
+        parameters(conf, recipe="mfha")
+
+
+def test_quick_check_shortens_every_phase_but_not_what_the_command_line_says(conf: Path) -> None:
+    quick = parameters(conf, recipe="mhfa", quick_check=5, finetune={"epochs": 7})
+    assert quick["pretrain"] == {"epochs": 2, "steps_per_epoch": 5, "crop_seconds": 2}
+    assert quick["finetune"] == {"epochs": 7, "steps_per_epoch": 5}
+    assert quick["lmft"] == {"epochs": 1, "steps_per_epoch": 5}
+
+
+@pytest.mark.parametrize("env", ["local", "demo", "mini", "librispeech"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_possible_in_every_environment(recipe: str, env: str) -> None:
+    for quick_check in (None, 2):
+        check_parameters(parameters(CONF, env, recipe=recipe, quick_check=quick_check))
+
+
+def test_recipes_hold_the_published_values() -> None:
+    slt22 = Parameters.parse(parameters(CONF, recipe="mhfa_slt22"), "")
+    assert slt22.model.frontend.checkpoint == "microsoft/wavlm-base-plus"
+    assert (slt22.pretrain.epochs, slt22.finetune.epochs, slt22.lmft.epochs) == (0, 15, 5)
+    for phase, samples, examples, margin in (
+        (slt22.finetune, 48_240, 480, 0.2),
+        (slt22.lmft, 96_240, 160, 0.5),
+    ):
+        assert round(phase.crop_seconds * 16_000) == samples
+        assert phase.examples_per_step == examples
+        assert phase.margin.final == margin
+        assert phase.margin.top_k == 0
+    first = [slt22.finetune.learning_rate_at(epoch, 1) for epoch in range(15)]
+    assert first == pytest.approx([5e-3 * 0.95**epoch for epoch in range(15)])
+    assert slt22.lmft.learning_rate_at(0, 1) == pytest.approx(5e-3 * 0.95**15, rel=1e-4)
+    assert slt22.finetune.rate_factors.frontend * 5e-3 == pytest.approx(2e-5)
+    assert slt22.augmentation.probability == pytest.approx(5 / 6)  # one of six, the first is none
+    assert round(slt22.embed.crop_seconds * 16_000) == 64_240
+    assert round((slt22.embed.max_seconds or 0) * 16_000) == 700_000
+
+    base, large = (
+        Parameters.parse(parameters(CONF, recipe=name), "")
+        for name in ("mhfa_wespeaker", "mhfa_wespeaker_large")
+    )
+    assert base.pretrain.learning_rate.maximum * base.pretrain.examples_per_step / 64 == 0.2
+    assert (base.finetune.epochs, large.finetune.epochs) == (10, 5)
+    assert (base.finetune.batch_size, large.finetune.batch_size) == (128, 32)
+    assert (base.finetune.learning_rate.maximum, large.finetune.learning_rate.maximum) == (1e-4, 5e-5)
+    assert (base.lmft.epochs, base.lmft.crop_seconds, large.lmft.crop_seconds) == (0, 5, 3)
+    for wespeaker in (base, large):
+        for phase in (wespeaker.pretrain, wespeaker.finetune, wespeaker.lmft):
+            assert phase.gradient_clip_norm == 5
+            assert phase.margin.top_k == 5
+            assert top_k_penalty(phase.margin.final, phase.margin) == pytest.approx(0.3 * phase.margin.final)
+        assert wespeaker.augmentation.babble_snr_db == (10, 30)
+        assert (wespeaker.score.cohort_size, wespeaker.score.deviation) == (300, "biased")
+
+    lap, ecapa = (Parameters.parse(parameters(CONF, recipe=r), "") for r in ("lap_astp", "ecapa_wavlm"))
+    assert ecapa.model.speaker_network.kind == "ecapa_tdnn"
+    assert (ecapa.pretrain, ecapa.finetune, ecapa.lmft) == (lap.pretrain, lap.finetune, lap.lmft)
+
+
+SECRET = {"download": {"mmai": {"key": "from local"}}}
+
+
+@pytest.mark.parametrize("env", [None, "tiny"])
+def test_credentials_of_local_reach_every_environment(conf: Path, env: str | None) -> None:
+    (conf / "local/credentials.yml").write_text(yaml.safe_dump(SECRET))
+    assert credentials(conf, env) == SECRET
+
+
+def test_an_environment_may_have_credentials_of_its_own(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCESS_KEY", "from the environment")
+    (conf / "local/credentials.yml").write_text(yaml.safe_dump(SECRET | {"server": {"user": "ann"}}))
+    (conf / "tiny/credentials.yml").write_text("download: {mmai: {key: '${oc.env:ACCESS_KEY}'}}\n")
+    own = {"download": {"mmai": {"key": "from the environment"}}, "server": {"user": "ann"}}
+    assert credentials(conf, "tiny") == own
+
+
+def test_without_credentials_their_group_is_empty(conf: Path) -> None:
+    shutil.rmtree(conf / "local")
+    assert credentials(conf, "tiny") == {"download": {}}
+
+
+def test_no_parameter_holds_a_credential(conf: Path) -> None:
+    (conf / "local/credentials.yml").write_text(yaml.safe_dump(SECRET))
+    assert "from local" not in str(parameters(conf))
+
+
+def data_root(conf: Path, env: str | None) -> str:
+    loader = RecipeConfigLoader(str(conf), env, {}, **CONFIG_LOADER_ARGS)  # type: ignore[arg-type]
+    catalog_entry = "made: {type: x, filepath: '${globals:data_root}/made'}\n"
+    (conf / "base/catalog.yml").write_text(catalog_entry)
+    return loader["catalog"]["made"]["filepath"].removesuffix("/made")
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("tyni", r"^no environment 'tyni' in .*, which holds local, tiny: did you mean 'tiny'\?$"),
+        ("recipes", "^'recipes' is no environment: choose a recipe by --params=recipe=NAME$"),
+        ("mhfa", "^'mhfa' is no environment: choose a recipe by --params=recipe=mhfa$"),
+    ],
+)
+def test_an_environment_that_is_none_is_refused_with_the_nearest_one(
+    env: str, message: str, conf: Path
+) -> None:
+    with pytest.raises(ParameterError, match=message):
+        parameters(conf, env)
+
+
+def test_an_environment_has_a_data_root_of_its_own(conf: Path) -> None:
+    (conf / "base/globals.yml").write_text("data_root: data\n")
+    assert data_root(conf, None) == "data"
+    with pytest.raises(ParameterError, match=r"^conf/tiny/globals\.yml must set data_root.* share 'data'"):
+        data_root(conf, "tiny")
+    (conf / "tiny/globals.yml").write_text("data_root: data/tiny\n")
+    assert data_root(conf, "tiny") == "data/tiny"
+
+
+def test_home_and_variables_in_the_data_root_are_replaced(
+    conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCH", "/scratch/ann")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    (conf / "base/globals.yml").write_text("data_root: ~/experiments\n")
+    assert data_root(conf, None) == str(Path.home() / "experiments")
+    (conf / "tiny/globals.yml").write_text("data_root: $SCRATCH/tiny\n")
+    assert data_root(conf, "tiny") == "/scratch/ann/tiny"
+    for wrong, message in (
+        ("$NOWHERE/x", r"variable \$NOWHERE, which is not set"),
+        ("s3://bucket/x", "give the path of a folder"),
+        ("[a, b]", "give the path of a folder"),
+        ("''", "give the path of a folder"),
+    ):
+        (conf / "tiny/globals.yml").write_text(f"data_root: {wrong}\n")
+        with pytest.raises(ParameterError, match=rf"^conf/tiny/globals\.yml: data_root .*{message}"):
+            data_root(conf, "tiny")
+
+
+UNREADABLE = [
+    (b"seed: 1\n# caf\xe9\n", r", line 2: not UTF-8"),
+    ("seed: 1\n".encode("utf-16"), r", line 1: not UTF-8"),
+    (b"seed: 1\nmodel:\n\tkind: lap\n", r", line 3: indented with a tab: use spaces"),
+    (b"seed: 1\nmodel: {kind: lap\n", r", line 3: not YAML: expected ',' or '}'"),
+    (b"seed: 1\nmodel: a: b\n", r", line 2: not YAML: mapping values are not allowed"),
+    (b"seed: 1\nmodel: {kind: a}\nseed: 2\n", r", line 3: 'seed' is set in line 1 already"),
+    (b"model:\n  kind: a\n  kind: b\n", r", line 3: 'kind' is set in line 2 already"),
+    (b"- seed\n- model\n", r", line 1: must hold lines 'name: value'"),
+    (b"seed: 1\nmodel: \x00\n", r", line 2: a character that YAML does not allow"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE)
+@pytest.mark.parametrize("file", ["base/parameters.yml", "tiny/parameters_own.yml", "recipes/mhfa.yml"])
+def test_a_file_that_cannot_be_read_is_named_with_its_line(
+    file: str, content: bytes, message: str, conf: Path
+) -> None:
+    (conf / file).write_bytes(content)
+    with pytest.raises(DataError, match=f"^conf/{file}{message}") as caught:
+        parameters(conf, "tiny", recipe="mhfa")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE)
+@pytest.mark.parametrize("key", ["globals", "catalog", "tracking"])
+def test_so_are_files_of_every_other_kind(key: str, content: bytes, message: str, conf: Path) -> None:
+    (conf / f"base/{key}.yml").write_bytes(content)
+    with pytest.raises(DataError, match=f"^conf/base/{key}.yml{message}"):
+        RecipeConfigLoader(str(conf), None, {}, **CONFIG_LOADER_ARGS)[key]  # type: ignore[arg-type]
+
+
+def test_a_byte_order_mark_is_no_mistake(conf: Path) -> None:
+    file = conf / "tiny/parameters.yml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert parameters(conf, "tiny")["model"]["heads"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"download: {mmai: {key: SECRET\n", r"^conf/local/credentials\.yml, line 2: not YAML$"),
+        (b"download: {mmai: {key: SECRET\xe9\n", "line 1: not UTF-8"),
+        (b"SECRET: 1\nSECRET: 2\n", "line 2: a name is set in line 1 already$"),
+        (b"- SECRET\n", "line 1: must hold lines"),
+        (b"download: {key: '${oc.env:NOWHERE}SECRET'}\n", "Environment variable 'NOWHERE' not found$"),
+        (b"download: {key: 'SECRET${oops'}\n", "cannot be resolved$"),
+        (b"download: {key: '${SECRET}'}\n", "cannot be resolved$"),
+    ],
+)
+def test_an_error_in_credentials_repeats_none(
+    content: bytes, message: str, conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    (conf / "local/credentials.yml").write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        credentials(conf, "tiny")
+    assert "SECRET" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_files_say_together_is_told_in_one_line(conf: Path) -> None:
+    (conf / "tiny/parameters.yml").write_text("seed: ${globals:nothing}\n")
+    with pytest.raises(DataError, match=r"^conf: parameters: 'seed': .*'nothing' not found") as caught:
+        parameters(conf, "tiny")
+    assert "\n" not in str(caught.value)
+    (conf / "tiny/parameters.yml").write_text("seed: 1\n")
+    (conf / "tiny/parameters_more.yml").write_text("seed: 2\n")
+    with pytest.raises(DataError, match=r"^conf: parameters: Duplicate keys found in .*seed$"):
+        parameters(conf, "tiny")
+
+
+def test_recipes_based_on_each_other_are_refused(conf: Path) -> None:
+    (conf / "recipes/published.yml").write_text("based_on: mhfa_large\n")
+    (conf / "recipes/mhfa.yml").write_text("based_on: published\n")
+    with pytest.raises(
+        ParameterError, match=r"^conf/recipes/published\.yml: 'based_on' is 'mhfa_large', .*this"
+    ):
+        parameters(conf, recipe="mhfa_large")
+    (conf / "recipes/mhfa.yml").write_text("based_on: publish\n")
+    with pytest.raises(ParameterError, match=r"^conf/recipes/mhfa\.yml: .*did you mean 'published'\?$"):
+        parameters(conf, recipe="mhfa_large")
+
+
+def test_a_list_of_the_command_line_is_a_list_of_the_run() -> None:
+    given = {"finetune": {"monitor": "vox1_o;vox1_e"}, "score": {"p_targets": 0.1}, "lmft": {"monitor": None}}
+    taken = parameters(CONF, **given)
+    assert taken["finetune"]["monitor"] == ["vox1_o", "vox1_e"]
+    assert taken["score"]["p_targets"] == [0.1]
+    assert taken["lmft"]["monitor"] == []
+    check_parameters(taken)
+
+
+@pytest.mark.parametrize("wrong", [True, -1, "5", 1.5])
+def test_a_quick_check_that_is_no_count_is_refused_by_its_name_alone(wrong: Any) -> None:
+    with pytest.raises(ParameterError, match=r"^parameter 'quick_check' is [^;]*$"):
+        check_parameters(parameters(CONF, quick_check=wrong))
