@@ -18,7 +18,7 @@ from speaker_verification.models import import_checkpoint, import_encoder, impor
 from tests.models import public_systems as systems
 from tests.models.public_systems import KEPT_LAP_SYSTEMS, LapSystem
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def read_fixture(name: str) -> dict[str, Any]:
