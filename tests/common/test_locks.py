@@ -241,8 +241,11 @@ def test_signs_of_life_are_given(tmp_path: Path) -> None:
         assert entry.stat().st_mtime > 1
 
 
-def test_a_run_that_was_taken_for_dead_stops_instead_of_writing_beside_its_successor(tmp_path: Path) -> None:
-    with held_by_another(tmp_path / "work") as frozen:
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_run_that_was_taken_for_dead_stops_instead_of_writing_beside_its_successor(
+    in_background: bool, tmp_path: Path
+) -> None:
+    with held_by_another(tmp_path / "work", in_background=in_background) as frozen:
         frozen.send_signal(signal.SIGSTOP)
         (entry,) = entries(tmp_path)
         rewrite(entry, machine="another")

@@ -433,6 +433,8 @@ def _renew(entry: _Entry) -> None:
                     *(STALE_SECONDS / 60, rivals[0]),
                 )
                 # Not SIGTERM, at which training would save over its successor's state.
+                if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background
+                    os._exit(128 + signal.SIGINT)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     except OSError as error:
         logger.debug("%s: cannot be renewed: %s", entry.file, error)
