@@ -186,15 +186,17 @@ def _attend(
         mixed = functional.scaled_dot_product_attention(query, key, value)
     else:
         mixed = torch.empty_like(query)
-        num_frames, gates = key.shape[2], bias_gates(attention, source)  # (B, h, n, 1)
-        # A view whose row r, shifted by one from row to row, has the biases of the query frames.stop - 1 - r.
+        num_frames = key.shape[2]
+        # Queries in reverse: row r of the view below, shifted by one from row to row, then has the biases of
+        # the r-th of them, and is copied without a detour.
+        query, gates = query.flip(2), bias_gates(attention, source).flip(2)  # (B, h, n, d), (B, h, n, 1)
         offsets = slice(num_frames - frames.stop, 2 * num_frames - 1 - frames.start)
         shifted = biases[:, offsets].unfold(1, num_frames, 1)  # (h, n, T)
         together = _limit(CHUNK_ELEMENTS, source) // (source.shape[1] * num_frames)
         for row, heads in itertools.product(range(len(source)), _even_chunks(len(biases), together)):
             here = slice(row, row + 1), heads
-            bias = shifted[heads].flip(1).unsqueeze(0).mul_(gates[here])  # (1, heads, n, T)
+            bias = shifted[heads].contiguous().unsqueeze(0).mul_(gates[here])  # (1, heads, n, T)
             mixed[here] = functional.scaled_dot_product_attention(
                 query[here], key[here], value[here], attn_mask=bias.to(query.dtype)
-            )
+            ).flip(2)
     return attention.out_proj(mixed.transpose(1, 2).flatten(start_dim=2))

@@ -123,8 +123,13 @@ class _PooledStates(torch.autograd.Function):
         parameters, states = LapParameters(*tensors[:NUM_PARAMETERS]), tensors[NUM_PARAMETERS:]
         folded = _fold(standardisation, parameters, dtype)
         output, kept = states[0].new_empty(states[0].shape, dtype=dtype), []  # (N, D)
+        memory = output.new_empty(2, 0)
         for rows in _blocks(states):
-            projected = _project(_centred(states, rows, standardisation.mean, dtype), folded, parameters)
+            # The same memory for every block: tensors of megabytes that come and go leave holes in the heap.
+            if memory.shape[2:] != (rows.stop - rows.start, output.shape[1]):
+                memory = output.new_empty(2, len(states), rows.stop - rows.start, output.shape[1])
+            centred = _centred(states, rows, standardisation.mean, dtype, memory[0])
+            projected = _project(centred, folded, parameters, memory[1])
             largest, channel = projected.max(dim=3)  # (L+1, n, h)
             summaries = [_heads_first(x, parameters) for x in (projected.mean(dim=3), largest)]
             sure = _excite(*summaries, *parameters.excitation).sigmoid()  # (h, n, L+1)
@@ -214,25 +219,32 @@ def _fold(
     return matrix.to(dtype), (parameters.projection_bias + weight @ parameters.norm_bias).to(dtype)
 
 
-def _centred(states: Sequence[Tensor], rows: slice, mean: Tensor, dtype: torch.dtype) -> Tensor:
-    """The states of a block, minus the mean, one below the other: ((L+1)*n, D).
+def _centred(
+    states: Sequence[Tensor], rows: slice, mean: Tensor, dtype: torch.dtype, memory: Tensor | None = None
+) -> Tensor:
+    """The states of a block, minus the mean, one below the other: ((L+1)*n, D), in memory of (L+1, n, D).
 
     The mean is not folded into the projection: where it is far larger than the deviation, that would cancel.
     """
     num_frames = rows.stop - rows.start
     if any(state.shape[1:] != mean.shape for state in states):  # torch would resize `out`, not fill the block
         raise ValueError(f"states of shape {tuple(states[0].shape)} have a mean of shape {tuple(mean.shape)}")
-    block = torch.empty(len(states), num_frames, len(mean), dtype=dtype, device=mean.device)
+    shape = (len(states), num_frames, len(mean))
+    block = torch.empty(shape, dtype=dtype, device=mean.device) if memory is None else memory.view(shape)
     for state, place in zip(states, block, strict=True):
         torch.sub(state[rows], mean, out=place)
     return block.flatten(end_dim=1)
 
 
-def _project(centred: Tensor, folded: tuple[Tensor, Tensor], parameters: LapParameters) -> Tensor:
-    """Projected states of a block, split into heads: (L+1, n, h, d)."""
+def _project(
+    centred: Tensor, folded: tuple[Tensor, Tensor], parameters: LapParameters, memory: Tensor | None = None
+) -> Tensor:
+    """Projected states of a block, split into heads: (L+1, n, h, d), in memory of (L+1, n, D)."""
     num_heads, num_states, _ = parameters.squeeze_weight.shape
     matrix, offset = folded
-    return torch.addmm(offset, centred, matrix.T).view(num_states, -1, num_heads, len(offset) // num_heads)
+    product = torch.empty_like(centred) if memory is None else memory.view(centred.shape)
+    torch.addmm(offset, centred, matrix.T, out=product)
+    return product.view(num_states, -1, num_heads, len(offset) // num_heads)
 
 
 def _excite(means: Tensor, largest: Tensor, *excitation: Tensor) -> Tensor:
