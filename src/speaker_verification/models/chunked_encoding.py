@@ -8,8 +8,10 @@ nothing is dropped and no gradient is kept.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -38,6 +40,7 @@ def encode_in_chunks(frontend: Frontend, waveforms: Tensor) -> tuple[Tensor, ...
     Returns:
         L+1 states of shape (B, T, D), as of `Frontend.forward`.
     """
+    _trim_heap()
     blocks: Any = frontend.encoder.encoder
     is_stable = frontend.config.do_stable_layer_norm
     num_frames = _num_frames(frontend, waveforms.shape[1])
@@ -56,7 +59,15 @@ def encode_in_chunks(frontend: Frontend, waveforms: Tensor) -> tuple[Tensor, ...
         _run_block(block, source, output, keys_and_values, biases, is_stable)
     if is_stable and frontend.last_state == "after":
         states[-1] = blocks.layer_norm(states[-1])
+    del keys_and_values, x
+    _trim_heap()
     return states.unbind()
+
+
+def _trim_heap() -> None:
+    """Return freed memory to the operating system, where the C library is glibc, which keeps it otherwise."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _even_chunks(length: int, most: int) -> Iterator[slice]:
