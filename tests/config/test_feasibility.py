@@ -1,4 +1,4 @@
-"""What a corpus makes impossible is told by a parameter's name, from names alone."""
+"""Feasibility checks name the parameter, from the names in archives alone."""
 
 from __future__ import annotations
 

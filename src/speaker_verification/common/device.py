@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Device to compute on, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a corpus makes impossible, refused before any of its audio is read."""
+"""Feasibility of parameters on a corpus, checked before any of its audio is read."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class InterruptedPhaseHook:
 
 
 def workspace_of(phase: str, catalog: CatalogProtocol) -> Path:
-    """Where a phase works."""
+    """Workspace folder of a phase."""
     return Path(catalog[f"{phase}.workspace"]._filepath)
 
 
