@@ -117,7 +117,7 @@ def test_recipes_hold_the_published_values() -> None:
     first = [slt22.finetune.learning_rate_at(epoch, 1) for epoch in range(15)]
     assert first == pytest.approx([5e-3 * 0.95**epoch for epoch in range(15)])
     assert slt22.lmft.learning_rate_at(0, 1) == pytest.approx(5e-3 * 0.95**15, rel=1e-4)
-    assert slt22.finetune.rate_factors.frontend * 5e-3 == pytest.approx(2e-5)
+    assert slt22.finetune.lr_multipliers.frontend * 5e-3 == pytest.approx(2e-5)
     assert slt22.augmentation.probability == pytest.approx(5 / 6)  # one of six, the first is none
     assert round(slt22.embed.crop_seconds * 16_000) == 64_240
     assert round((slt22.embed.max_seconds or 0) * 16_000) == 700_000

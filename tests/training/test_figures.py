@@ -23,7 +23,7 @@ def test_the_figure_draws_rates_and_margin_over_the_epochs() -> None:
         phase_settings(
             frontend="trained",
             learning_rate={"schedule": "step", "maximum": 8.0, "minimum": 0.0, "step": {"factor": 0.5}},
-            rate_factors={"frontend": 0.25},
+            lr_multipliers={"frontend": 0.25},
             margin={"final": 0.2, "curve": "linear", "growth_epochs": 1, "top_k": 2, "top_k_penalty": 0.06},
         ),
         CURVE,

@@ -239,7 +239,7 @@ def test_gradients_of_the_frontend_are_scaled_before_they_are_clipped(
     }
     start = SpeakerModel.from_encoder(encoder, MODEL).frontend.state_dict()
     whole = run_phase(encoder, **changes)[2].state_dict()
-    scaled = run_phase(encoder, frontend_gradient_factor=0.5, **changes)[2].state_dict()
+    scaled = run_phase(encoder, frontend_grad_scale=0.5, **changes)[2].state_dict()
     name = "encoder.feature_projection.projection.weight"
     moved = whole[f"frontend.{name}"] - start[name]
     assert moved.abs().max() > 1e-6

@@ -16,7 +16,7 @@ from speaker_verification.training.optimiser import (
     scale_gradients,
     set_learning_rate,
 )
-from speaker_verification.training.phase import OptimiserSettings, RateFactors
+from speaker_verification.training.phase import LrMultipliers, OptimiserSettings
 from tests.models.conftest import TINY_LARGE, TINY_WAVLM, tiny_settings
 
 CONVOLUTIONS = "frontend.encoder.feature_extractor."
@@ -33,7 +33,7 @@ def head() -> SubcentreMarginHead:
     return SubcentreMarginHead(10, 4, MarginHeadSettings())
 
 
-def rates_by_name(model: SpeakerModel, head: torch.nn.Module, factors: RateFactors) -> dict[str, float]:
+def rates_by_name(model: SpeakerModel, head: torch.nn.Module, factors: LrMultipliers) -> dict[str, float]:
     """Rate of every trained parameter at a schedule's rate of 1."""
     names = {
         id(p): name for name, p in torch.nn.ModuleDict({"model": model, "head": head}).named_parameters()
@@ -67,7 +67,7 @@ def test_what_learns_is_what_was_chosen(model_type: str, which: Any, head: Subce
         "trained": learns,
     }
     assert frontend == expected[which]
-    assert rates_by_name(model, head, RateFactors()).keys() >= moved
+    assert rates_by_name(model, head, LrMultipliers()).keys() >= moved
 
 
 def test_a_frozen_frontend_in_training_mode_keeps_no_graph() -> None:
@@ -89,7 +89,7 @@ def test_rates_follow_parts_and_blocks(
     block_decay_from: Any, below: float, blocks: list[float], head: SubcentreMarginHead
 ) -> None:
     model = tiny_model(TINY_LARGE)
-    factors = RateFactors(
+    factors = LrMultipliers(
         head=4.0, backend=3.0, frontend=0.1, block_decay=0.5, block_decay_from=block_decay_from
     )
     rates = rates_by_name(model, head, factors)
@@ -110,7 +110,7 @@ def test_rates_follow_parts_and_blocks(
 
 def test_groups_are_named_and_those_that_do_not_learn_left_out(head: SubcentreMarginHead) -> None:
     model = tiny_model(TINY_WAVLM)
-    assert [group["name"] for group in parameter_groups(model, head, RateFactors())] == [
+    assert [group["name"] for group in parameter_groups(model, head, LrMultipliers())] == [
         "head",
         "backend",
         "frontend",
@@ -119,7 +119,7 @@ def test_groups_are_named_and_those_that_do_not_learn_left_out(head: SubcentreMa
         "block_02",
     ]
     choose_trained(model.frontend, "frozen")
-    assert [g["name"] for g in parameter_groups(model, head, RateFactors())] == ["head", "backend"]
+    assert [g["name"] for g in parameter_groups(model, head, LrMultipliers())] == ["head", "backend"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_groups_are_named_and_those_that_do_not_learn_left_out(head: SubcentreMa
 )
 def test_every_kind_steps_by_its_rule(settings: dict[str, Any], after_two_steps: float) -> None:
     parameter = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
-    groups = [{"name": "x", "params": [parameter], "rate_factor": 2.0}]
+    groups = [{"name": "x", "params": [parameter], "lr_multiplier": 2.0}]
     optimiser = make_optimiser(groups, OptimiserSettings.parse(settings, "optimiser"))
     for _ in range(2):
         parameter.grad = torch.tensor([2.0], dtype=torch.float64)

@@ -34,7 +34,7 @@ def test_an_impossible_phase_is_refused(changes: dict, message: str) -> None:
 
 
 def test_the_rate_is_for_so_many_examples_a_step() -> None:
-    rate = {"maximum": 0.1, "minimum": 0.1, "per_examples": 64}
+    rate = {"maximum": 0.1, "minimum": 0.1, "reference_batch_size": 64}
     phase = phase_settings(batch_size=16, accumulation_steps=2, learning_rate=rate)
     assert phase.learning_rate_at(0, 10) == pytest.approx(0.05)
 

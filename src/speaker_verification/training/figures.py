@@ -19,7 +19,7 @@ def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Fi
     """Learning rates of the model's parts, margin and inter-top-k penalty over the epochs of a phase.
 
     Parts of one rate share a line; the rate of the frontend's slower blocks is not drawn. Markers show the
-    rate (before the parts' factors) and the margin that training had at the end of each epoch.
+    rate (before the parts' multipliers) and the margin that training had at the end of each epoch.
 
     Args:
         phase: settings.
@@ -32,7 +32,7 @@ def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Fi
     rates = [phase.learning_rate_at(step, STEPS_PER_EPOCH) for step in steps]
     margins = [margin(step, STEPS_PER_EPOCH, phase.margin) for step in steps]
     figure = go.Figure()
-    for factor, parts in _parts_by_factor(phase).items():
+    for factor, parts in _parts_by_multiplier(phase).items():
         name = f"learning rate of {', '.join(parts)}"
         figure.add_scatter(x=epochs, y=[factor * rate for rate in rates], mode="lines", name=name)
     figure.add_scatter(x=epochs, y=margins, mode="lines", name="margin", yaxis="y2", line={"dash": "dash"})
@@ -52,10 +52,10 @@ def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Fi
     )
 
 
-def _parts_by_factor(phase: PhaseSettings) -> dict[float, list[str]]:
-    factors = {"head": phase.rate_factors.head, "backend": phase.rate_factors.backend}
+def _parts_by_multiplier(phase: PhaseSettings) -> dict[float, list[str]]:
+    factors = {"head": phase.lr_multipliers.head, "backend": phase.lr_multipliers.backend}
     if phase.frontend != "frozen":
-        factors["frontend"] = phase.rate_factors.frontend
+        factors["frontend"] = phase.lr_multipliers.frontend
     parts: dict[float, list[str]] = {}
     for part, factor in factors.items():
         parts.setdefault(factor, []).append(part)

@@ -96,7 +96,7 @@ def train(
     if phase.compile:
         model.frontend.compile_blocks()
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
-    optimiser = make_optimiser(parameter_groups(model, head, phase.rate_factors), phase.optimiser)
+    optimiser = make_optimiser(parameter_groups(model, head, phase.lr_multipliers), phase.optimiser)
     both = nn.ModuleDict({"model": model, "head": head})
     average = MovingAverage(phase.averaging.newest_weight)
     checkpoints = BestCheckpoints(folder, phase.keep_checkpoints, phase.rank_by == NEWEST_FIRST)
@@ -157,7 +157,7 @@ def train(
                         require_finite("loss", loss, step, examples, taken, resume.last_good)
                         (loss / phase.accumulation_steps).backward()
                         tally.add(output.loss.detach(), output.predictions, labels)
-                    scale_gradients(model.frontend.parameters(), phase.frontend_gradient_factor)
+                    scale_gradients(model.frontend.parameters(), phase.frontend_grad_scale)
                     norm = nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
                     require_finite("gradient", norm, step, examples, taken, resume.last_good)
                     optimiser.step()

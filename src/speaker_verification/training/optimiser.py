@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.speaker_model import SpeakerModel
-from speaker_verification.training.phase import OptimiserSettings, RateFactors
+from speaker_verification.training.phase import LrMultipliers, OptimiserSettings
 
 
 def choose_trained(
@@ -31,20 +31,22 @@ def choose_trained(
         encoder.feature_extractor.requires_grad_(False)
 
 
-def parameter_groups(model: SpeakerModel, head: nn.Module, factors: RateFactors) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: SpeakerModel, head: nn.Module, multipliers: LrMultipliers
+) -> list[dict[str, Any]]:
     """What learns, as groups for an optimiser: head, backend, frontend, and its blocks from the bottom.
 
-    Blocks decay from the top (the top one has factor 1) or from the bottom (the bottom one has). What lies
-    below the blocks counts as one block more from the top and as the bottom block; a LayerNorm after the
-    blocks belongs to the top one.
+    Blocks decay from the top (whose multiplier is 1) or from the bottom. Layers below the blocks count as one
+    block more from the top, and as the bottom block from the bottom; a LayerNorm after the blocks belongs to
+    the top one.
 
     Args:
         model: speaker model, with `requires_grad` set.
         head: margin head.
-        factors: rates relative to the schedule's.
+        multipliers: learning rates relative to the schedule's.
 
     Returns:
-        Groups with `name`, `params` and `rate_factor`; those without parameters are left out.
+        Groups with `name`, `params` and `lr_multiplier`; those without parameters are left out.
 
     Source: of the decay from the top J. Howard and S. Ruder, ULMFiT, ACL 2018, section 3.2.
     """
@@ -54,22 +56,22 @@ def parameter_groups(model: SpeakerModel, head: nn.Module, factors: RateFactors)
         blocks[-1] += encoder.encoder.layer_norm.parameters()
     in_blocks = {id(parameter) for block in blocks for parameter in block}
     in_frontend = {id(parameter) for parameter in model.frontend.parameters()}
-    from_top = factors.block_decay_from == "top"
+    from_top = multipliers.block_decay_from == "top"
     parts: list[tuple[str, float, Iterable[Parameter]]] = [
-        ("head", factors.head, head.parameters()),
-        ("backend", factors.backend, (p for p in model.parameters() if id(p) not in in_frontend)),
+        ("head", multipliers.head, head.parameters()),
+        ("backend", multipliers.backend, (p for p in model.parameters() if id(p) not in in_frontend)),
         (
             "frontend",
-            factors.frontend * factors.block_decay ** (len(blocks) if from_top else 0),
+            multipliers.frontend * multipliers.block_decay ** (len(blocks) if from_top else 0),
             (p for p in model.frontend.parameters() if id(p) not in in_blocks),
         ),
     ]
     for index, block in enumerate(blocks):
         distance = len(blocks) - 1 - index if from_top else index
-        parts.append((f"block_{index:02d}", factors.frontend * factors.block_decay**distance, block))
+        parts.append((f"block_{index:02d}", multipliers.frontend * multipliers.block_decay**distance, block))
     groups = [
-        {"name": name, "params": [p for p in parameters if p.requires_grad], "rate_factor": factor}
-        for name, factor, parameters in parts
+        {"name": name, "params": [p for p in parameters if p.requires_grad], "lr_multiplier": multiplier}
+        for name, multiplier, parameters in parts
     ]
     return [group for group in groups if group["params"]]
 
@@ -90,9 +92,9 @@ def make_optimiser(groups: list[dict[str, Any]], settings: OptimiserSettings) ->
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the schedule's rate times its factor."""
+    """Give every group the schedule's rate times its multiplier."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["rate_factor"]
+        group["lr"] = rate * group["lr_multiplier"]
 
 
 def scale_gradients(parameters: Iterable[Parameter], factor: float) -> None:

@@ -39,7 +39,7 @@ class OptimiserSettings(Settings):
     sgd: SgdSettings = SgdSettings()
 
 
-class RateFactors(Settings):
+class LrMultipliers(Settings):
     """Learning rates of the model's parts, relative to the schedule's.
 
     Blocks of the frontend learn `block_decay` times faster or slower from one to the next: counted from the
@@ -76,14 +76,14 @@ class PhaseSettings(Settings):
     epochs: int = Field(ge=0)
     frontend: Literal["frozen", "blocks", "no_convolutions", "trained"]
     frontend_mode: Literal["evaluation", "training"]
-    frontend_gradient_factor: float = Field(1.0, gt=0)
+    frontend_grad_scale: float = Field(1.0, gt=0)
     crop_seconds: float = Field(gt=0)
     batch_size: int = Field(ge=2)
     accumulation_steps: int = Field(1, ge=1)
     steps_per_epoch: int | None = Field(None, ge=1)
     optimiser: OptimiserSettings = OptimiserSettings()
     learning_rate: LearningRateSettings
-    rate_factors: RateFactors = RateFactors()
+    lr_multipliers: LrMultipliers = LrMultipliers()
     margin: MarginSettings
     pretrained_distance: PretrainedDistanceSettings = PretrainedDistanceSettings()
     averaging: AveragingSettings = AveragingSettings()
@@ -137,7 +137,7 @@ class PhaseSettings(Settings):
         return len(set(self.speed_factors))
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
-        """Rate of a step (from 0) before the factors of the model's parts.
+        """Rate of a step (from 0) before the multipliers of the model's parts.
 
         The schedule's, for the examples of a step; where weights are averaged at a rate of their own,
         annealed to that.
@@ -146,8 +146,8 @@ class PhaseSettings(Settings):
         averaged_from = (self.epochs - averaged_epochs) * steps_per_epoch
         following = step if self.averaging.rate is None else min(step, averaged_from)
         rate = learning_rate(following, steps_per_epoch, self.epochs, self.learning_rate)
-        if self.learning_rate.per_examples is not None:
-            rate *= self.examples_per_step / self.learning_rate.per_examples
+        if self.learning_rate.reference_batch_size is not None:
+            rate *= self.examples_per_step / self.learning_rate.reference_batch_size
         if self.averaging.rate is None or step < averaged_from:
             return rate
         fraction = (step - averaged_from) / (averaged_epochs * steps_per_epoch)

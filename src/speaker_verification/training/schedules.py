@@ -42,7 +42,7 @@ class LearningRateSettings(Settings):
     schedule: Literal["cosine", "step", "exponential"] = "cosine"
     maximum: float = Field(1e-3, gt=0)
     minimum: float = Field(1e-5, ge=0)
-    per_examples: int | None = Field(None, ge=1)
+    reference_batch_size: int | None = Field(None, ge=1)
     cosine: CosineSettings = CosineSettings()
     step: StepSettings = StepSettings()
     exponential: ExponentialSettings = ExponentialSettings()
