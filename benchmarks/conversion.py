@@ -1,6 +1,6 @@
 """Conversion of vox2-dev beside the published way: one ffmpeg process a file.
 
-    python benchmarks/conversion.py MIRROR [--workers 2] [--copies 4] [--repeats 5] [--ffmpeg PROGRAM]
+    python -m benchmarks.conversion MIRROR [--workers 2] [--copies 4] [--repeats 5] [--ffmpeg PROGRAM]
 
 Both convert the same files with the same number of workers, in turns; every file counts several times, so
 that starting the workers weighs little, as it does with a million files. Ours reads the archive within the

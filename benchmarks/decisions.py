@@ -1,6 +1,6 @@
 """How long metrics, the bootstrap and text files of scores take, beside the direct ways.
 
-    python benchmarks/decisions.py --trials 580000 --repeats 3
+    python -m benchmarks.decisions --trials 580000 --repeats 3
 
 Random trials between 1,251 speakers, half of them targets. Both ways run in turns; medians are printed.
 """

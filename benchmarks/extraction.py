@@ -1,6 +1,6 @@
 """Extraction in batches of equal length beside one utterance at a time.
 
-    python benchmarks/extraction.py [--utterances 64] [--seconds 300] [--large] [--device cuda]
+    python -m benchmarks.extraction [--utterances 64] [--seconds 300] [--large] [--device cuda]
 
 Random weights of WavLM's size; lengths drawn as VoxCeleb's are (at least 4 s, 8.2 s on average, most of them
 short), in whole tenths of a second; noise in place of speech, made before the clock starts. On a CPU the
@@ -10,7 +10,6 @@ encoder is already at the speed of its matrix products: no gain is to be had the
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,12 +17,9 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from transformers import WavLMConfig, WavLMModel
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks.timing import interleaved_seconds, parser_of, peak_bytes, say
 from benchmarks.training_step import LARGE
+from transformers import WavLMConfig, WavLMModel
 
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.models.settings import ModelSettings

@@ -1,6 +1,6 @@
 """Kills `kedro run` at random moments of a download and of a preparation, and looks at what a rerun leaves.
 
-    python benchmarks/kills.py MIRROR [--kills 20] [--seed 0]
+    python -m benchmarks.kills MIRROR [--kills 20] [--seed 0]
 
 MIRROR is a folder of archives; it is served on loopback, slowly. Each round begins without data (a
 preparation: with what was downloaded), kills the run and all of its processes with signal 9, runs it again,
@@ -22,10 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tests.corpora.host import Host, serving
-from tests.project.conftest import copy_project
+from tests.support.host import Host, serving
+from tests.support.project import copy_project
 
 ENV = "mini"
 BLOCK_SECONDS = 0.002  # between two blocks of the host: a download takes seconds, not a moment

@@ -1,6 +1,6 @@
 """Layer attentive pooling beside its direct formula: seconds, peak of living tensors, and difference.
 
-    python benchmarks/layer_pooling.py [--device cuda] [--precision bfloat16] [--large]
+    python -m benchmarks.layer_pooling [--device cuda] [--precision bfloat16] [--large]
 
 Both ways have the same weights and hear the same states, in turn, in one run. The peak counts tensors alive
 beyond inputs and weights. Differences are relative: the largest over the largest; of the outputs in float32,
@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks.timing import interleaved_seconds, parser_of, peak_bytes, say
-from tests.models.direct_way import DirectLap
+from tests.support.direct_way import DirectLap
+from torch import Tensor, nn
 
 from speaker_verification.models.layer_aggregation import LayerAttentivePooling
 

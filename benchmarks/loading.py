@@ -6,8 +6,8 @@ take the start of a crop from the list of all starts; read whole 5 s pieces of t
 disk, and whole room responses; convolve with scipy.signal.convolve; stack the clips and add them up; search
 the list of speakers. With --lap-folder that code itself (sadPororo/LAP) takes its turns too.
 
-    python benchmarks/loading.py data/mini
-    python benchmarks/loading.py --wavs WAVS --musan MUSAN --rirs RIRS --utterance-seconds 8
+    python -m benchmarks.loading data/mini
+    python -m benchmarks.loading --wavs WAVS --musan MUSAN --rirs RIRS --utterance-seconds 8
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Time and memory of long recordings' embeddings, at the default window.
 
-    python benchmarks/long_recordings.py [--seconds 30 150 3600] [--window-seconds 150] [--large]
+    python -m benchmarks.long_recordings [--seconds 30 150 3600] [--window-seconds 150] [--large]
 
 Random weights of WavLM's size, noise in place of speech. Every length has a process of its own, and the peak
 is that process's resident memory: imports, weights and the waveform (64 kB a second) count. On a GPU the peak
@@ -13,18 +13,13 @@ import argparse
 import multiprocessing
 import resource
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import torch
-from transformers import WavLMConfig, WavLMModel
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks.timing import parser_of, say, wait
 from benchmarks.training_step import LARGE
+from transformers import WavLMConfig, WavLMModel
 
 from speaker_verification.audio.crops import WINDOW_SECONDS
 from speaker_verification.audio.format import SAMPLE_RATE

@@ -1,6 +1,6 @@
 """How long a manifest over many small files takes, and how much memory.
 
-    python benchmarks/manifest.py [--files 300000] [--folder FOLDER]
+    python -m benchmarks.manifest [--files 300000] [--folder FOLDER]
 
 Writes a zip archive of short utterances and the folder that its conversion would leave (4 KiB of disk a
 file), builds the manifest twice, each time in a process of its own, and removes all: first from the files'

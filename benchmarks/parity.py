@@ -1,6 +1,6 @@
 """The public implementations beside this one, from the same weights.
 
-    python benchmarks/parity.py LAP_FOLDER [SLT22_FOLDER] [--fixtures FOLDER]
+    python -m benchmarks.parity LAP_FOLDER [SLT22_FOLDER] [--fixtures FOLDER]
 
 LAP_FOLDER is a clone of github.com/sadPororo/LAP (which needs einops), SLT22_FOLDER one of
 github.com/JunyiPeng00/SLT22_MultiHead-Factorized-Attentive-Pooling. Each system is built small by the public
@@ -28,13 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tests.support import public_systems as systems
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tests.models import public_systems as systems
 
 from speaker_verification.models.importing.public_weights import one_naming
 

@@ -1,7 +1,7 @@
 """A phase killed (-9) at random moments and gone on with, beside the same phase undisturbed.
 
-    python benchmarks/resume.py --env=demo --params=finetune.epochs=5
-    python benchmarks/resume.py --env=mini --params=prepare.mirror=FOLDER,finetune.save_every_steps=7
+    python -m benchmarks.resume --env=demo --params=finetune.epochs=5
+    python -m benchmarks.resume --env=mini --params=prepare.mirror=FOLDER,finetune.save_every_steps=7
 
 Both start from copies of one project folder in which all that comes before has been run. Every second kill
 waits for a save to be under way. Then weights, metrics and learning curve are compared, and what MLflow

@@ -1,7 +1,7 @@
 """Scoring VoxCeleb's numbers of trials, utterances and cohort speakers, beside the direct ways.
 
-    python benchmarks/scoring.py [--width 192 256] [--device cpu]
-    python benchmarks/scoring.py --large
+    python -m benchmarks.scoring [--width 192 256] [--device cpu]
+    python -m benchmarks.scoring --large
 
 Embeddings are random but cluster by speaker. All comparisons come from one run, in turns; times are medians.
 Memory is what the process holds itself, and that plus the file pages mapped into it, which the system takes

@@ -1,6 +1,6 @@
 """A step of phase 1 (frozen encoder) beside the direct way, and where its time goes.
 
-    python benchmarks/training_step.py [--batch 8] [--seconds 2] [--large] [--joint] [--device cuda]
+    python -m benchmarks.training_step [--batch 8] [--seconds 2] [--large] [--joint] [--device cuda]
 
 Random weights of WavLM's size. The direct way has transformers' own attention, the direct formulas of layer
 attentive pooling and of the margin head, and torch's default Adam; all else is the same. Both ways take turns
@@ -10,20 +10,15 @@ in one run.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.timing import interleaved_seconds, parser_of, peak_bytes, say, wait
+from tests.support.direct_way import DirectHead, DirectLap
 from torch import nn
 from transformers import WavLMConfig, WavLMModel
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.timing import interleaved_seconds, parser_of, peak_bytes, say, wait
-from tests.models.direct_way import DirectHead, DirectLap
 
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead

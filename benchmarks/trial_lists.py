@@ -1,6 +1,6 @@
 """A list as long as VoxCeleb1-E, read beside the direct way: every line split in a loop.
 
-    python benchmarks/trial_lists.py [--trials 579818] [--repeats 5]
+    python -m benchmarks.trial_lists [--trials 579818] [--repeats 5]
 
 The list is drawn over 1,251 speakers of 117 utterances. Both ways read the same file in turns; the check
 against a manifest and the description in the trial_lists table are timed besides.

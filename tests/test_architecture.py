@@ -51,3 +51,13 @@ def test_commands_that_compute_nothing_do_not_wait_for_heavy_packages(package: s
     load = f"import sys; import {PACKAGE}.settings, {PACKAGE}.config.tree, {PACKAGE}.pipeline_registry"
     command = [sys.executable, "-c", f"{load}; sys.exit({package!r} in sys.modules)"]
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_test_modules_share_helpers_through_tests_support_alone() -> None:
+    files = [*Path(__file__).parent.rglob("*.py"), *(SOURCE.parents[1] / "benchmarks").glob("*.py")]
+    for file in files:
+        for name in imports_of(file):
+            if name.split(".")[0] == "tests":
+                assert name.split(".")[1:2] == ["support"], (
+                    f"{file.name} imports {name}; move it to tests/support"
+                )

@@ -19,7 +19,7 @@ from speaker_verification.scoring.figures import (
 )
 from speaker_verification.scoring.settings import ReportSettings, ScoreSettings
 from speaker_verification.scoring.summary import measure
-from tests.scoring.builders import calibration, scores_of, utterances_of
+from tests.support.scores import calibration, scores_of, utterances_of
 
 NOTEBOOK = json.loads((Path(__file__).parents[1] / "notebooks" / "results.ipynb").read_text())
 CODE_CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]

@@ -20,7 +20,7 @@ import pytest
 from speaker_verification.common import locks
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.locks import InUseError, hold, holding, holds
-from tests.common.locking import held_by_another
+from tests.support.locking import held_by_another
 
 # Every process counts those that are inside with it, by files that it makes there and removes.
 CONTEND = """

@@ -31,8 +31,8 @@ from speaker_verification.corpora.validation import hold_out_speakers
 from speaker_verification.hooks.checks import ParametersHook
 from speaker_verification.pipeline_registry import register_pipelines
 from speaker_verification.pipelines.prepare import create_pipeline
-from tests.config.test_loader import CONF, parameters
-from tests.corpora.builders import write_mirror, zipped
+from tests.support.config import CONF, parameters
+from tests.support.corpora import write_mirror, zipped
 
 STAGES = ("pretrain", "finetune", "lmft", "evaluate")
 MINI: dict[str, Any] = {

@@ -12,8 +12,8 @@ from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.config.tree import Parameters, check_parameters
 from speaker_verification.settings import CONFIG_LOADER_ARGS
 from speaker_verification.training.schedules import top_k_penalty
+from tests.support.config import CONF, parameters
 
-CONF = Path(__file__).parents[2] / "conf"
 RECIPES = sorted(path.stem for path in CONF.glob("recipes/*.yml"))
 
 BASE = {
@@ -41,11 +41,6 @@ def conf(tmp_path: Path) -> Path:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(yaml.safe_dump(values) if values else "# nothing to change\n")
     return tmp_path
-
-
-def parameters(conf: Path, env: str | None = None, **given: Any) -> dict[str, Any]:
-    loader = RecipeConfigLoader(str(conf), env, given, **CONFIG_LOADER_ARGS)  # type: ignore[arg-type]
-    return loader["parameters"]
 
 
 def credentials(conf: Path, env: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.config.tree import check_parameters
-from tests.config.test_loader import CONF, parameters
+from tests.support.config import CONF, parameters
 
 
 @pytest.mark.parametrize(

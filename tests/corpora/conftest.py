@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from speaker_verification.corpora.synthetic.mirror import write_synthetic_mirror
-from tests.corpora.builders import TINY, write_mirror
+from tests.support.corpora import TINY, write_mirror
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from speaker_verification.corpora.conversion.archives import (
     read_members,
     safe_parts,
 )
-from tests.corpora.builders import tarred, write_parts, zipped
+from tests.support.corpora import tarred, write_parts, zipped
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 4])

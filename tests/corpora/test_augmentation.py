@@ -13,7 +13,7 @@ import soundfile
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.augmentation import RIR_LIST, extract_musan, extract_room_responses
-from tests.corpora.builders import flac, noise, tarred, wav, zipped
+from tests.support.corpora import flac, noise, tarred, wav, zipped
 
 
 def test_musan_is_catalogued_by_kind(mirror_folder: Path, tmp_path: Path) -> None:

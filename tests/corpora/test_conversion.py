@@ -32,7 +32,7 @@ from speaker_verification.corpora.augmentation import extract_musan
 from speaker_verification.corpora.conversion import archives, storing
 from speaker_verification.corpora.conversion import convert as conversion
 from speaker_verification.corpora.utterances import PUBLISHED_COUNTS, convert_subset, list_subset
-from tests.corpora.builders import flac, m4a, noise, tarred, wav, write_parts, zipped
+from tests.support.corpora import flac, m4a, noise, tarred, wav, write_parts, zipped
 
 NAMES = [f"id{speaker}/s/{number}" for speaker in range(3) for number in range(4)]
 

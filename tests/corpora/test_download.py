@@ -25,8 +25,8 @@ from speaker_verification.corpora.download import client, sources
 from speaker_verification.corpora.download import downloader as download
 from speaker_verification.corpora.download.downloader import download_files
 from speaker_verification.corpora.download.sources import Credentials, DownloadSettings
-from tests.common.locking import held_by_another
-from tests.corpora.host import Host, serving
+from tests.support.host import Host, serving
+from tests.support.locking import held_by_another
 
 ARCHIVE = "vox1_test_wav.zip"
 PARTS = [f"vox2_dev_aac_parta{letter}" for letter in "abc"]

@@ -9,7 +9,7 @@ import pytest
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.mirror import Mirror
 from speaker_verification.corpora.speakers import known_speakers
-from tests.corpora.builders import librispeech_archive, tarred
+from tests.support.corpora import librispeech_archive, tarred
 
 HEADER = "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"
 

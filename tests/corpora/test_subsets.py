@@ -8,7 +8,7 @@ import pytest
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 from speaker_verification.corpora.trials.trials import draw_trials
-from tests.corpora.builders import manifest
+from tests.support.corpora import manifest
 
 UTTERANCES = pd.concat(
     [

@@ -28,7 +28,7 @@ from speaker_verification.corpora.synthetic.voices import FEMALE_VARIANTS, MALE_
 from speaker_verification.corpora.trials.trial_lists import TRIAL_SUBSETS
 from speaker_verification.corpora.trials.trials import read_trials
 from speaker_verification.corpora.utterances import convert_subset
-from tests.corpora.builders import TINY
+from tests.support.corpora import TINY
 
 VOXCELEB = PrepareSettings()
 ARCHIVE_NAMES = {subset: ARCHIVES[subset] for subset in VOXCELEB.subsets}

@@ -21,7 +21,7 @@ from speaker_verification.corpora.trials.trial_lists import (
     describe_lists,
 )
 from speaker_verification.corpora.trials.trials import draw_trials, read_trial_list
-from tests.corpora.builders import manifest
+from tests.support.corpora import manifest
 
 
 def test_only_e_and_h_need_the_development_speakers() -> None:

@@ -16,7 +16,7 @@ from speaker_verification.corpora.trials.trials import (
     read_trial_list,
     read_trials,
 )
-from tests.corpora.builders import manifest
+from tests.support.corpora import manifest
 
 
 def test_a_list_is_read_line_by_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from speaker_verification.audio.files import audio_info, decode_audio, read_audio
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.utterances import convert_subset, utterance_id_of
-from tests.corpora.builders import m4a, noise, wav, write_parts, zipped
+from tests.support.corpora import m4a, noise, wav, write_parts, zipped
 
 
 def convert(

@@ -7,7 +7,7 @@ import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
-from tests.corpora.builders import manifest
+from tests.support.corpora import manifest
 
 TRAINING = manifest({"a": 4, "b": 1, "c": 5, "d": 3, "e": 1, "f": 6})
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.training.conftest import catalogs as catalogs
-from tests.training.conftest import trials as trials
-from tests.training.conftest import utterances as utterances
-from tests.training.conftest import work as work
+from tests.support.training import catalogs as catalogs
+from tests.support.training import trials as trials
+from tests.support.training import utterances as utterances
+from tests.support.training import work as work

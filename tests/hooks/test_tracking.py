@@ -40,7 +40,7 @@ from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.settings import CONFIG_LOADER_ARGS
 from speaker_verification.training.checkpoints import RANKING_FILE, RUN_FILE
 from speaker_verification.training.resume import resume_path
-from tests.project.conftest import copy_project
+from tests.support.project import copy_project
 
 EXPERIMENT = "speaker-verification-demo"
 EPOCHS = 3

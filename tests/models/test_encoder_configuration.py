@@ -26,8 +26,8 @@ from speaker_verification.models.layer_pooling import (
 )
 from speaker_verification.models.settings import FrontendSettings
 from speaker_verification.models.speaker_model import SpeakerModel
-from tests.models import public_systems as systems
-from tests.models.conftest import AGGREGATIONS, TINY_LARGE, TINY_WAVLM, tiny_settings
+from tests.support import public_systems as systems
+from tests.support.tiny_models import AGGREGATIONS, TINY_LARGE, TINY_WAVLM, tiny_settings
 
 WAV2VEC2 = TINY_WAVLM | {"model_type": "wav2vec2"}
 # An option that cannot be served, and what a message says of it.

@@ -21,7 +21,7 @@ from transformers import (
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
 from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
-from tests.models.conftest import TINY_LARGE, TINY_WAVLM
+from tests.support.tiny_models import TINY_LARGE, TINY_WAVLM
 
 
 def frontend_of(architecture: dict[str, Any], **options: Any) -> Frontend:

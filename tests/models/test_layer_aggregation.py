@@ -13,7 +13,7 @@ from speaker_verification.common.errors import ParameterError
 from speaker_verification.models import layer_pooling
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAttentivePooling, WeightedSum
-from tests.models.direct_way import DirectLap
+from tests.support.direct_way import DirectLap
 
 
 def by_hand(module: LayerAttentivePooling, states: list[torch.Tensor]) -> np.ndarray:

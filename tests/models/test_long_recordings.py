@@ -22,7 +22,7 @@ from speaker_verification.models import chunked_encoding, speaker_model
 from speaker_verification.models.chunked_encoding import encode_in_chunks
 from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.speaker_model import SpeakerModel
-from tests.models.conftest import AGGREGATIONS, NETWORKS, TINY_LARGE, TINY_WAVLM, tiny_settings
+from tests.support.tiny_models import AGGREGATIONS, NETWORKS, TINY_LARGE, TINY_WAVLM, tiny_settings
 
 SMALLEST = TINY_WAVLM | {"num_hidden_layers": 1, "num_attention_heads": 1}
 # Widths of whole vector registers, as those of all published encoders.

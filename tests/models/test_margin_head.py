@@ -10,7 +10,7 @@ import torch
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
-from tests.models.direct_way import DirectHead
+from tests.support.direct_way import DirectHead
 
 
 def head_with(

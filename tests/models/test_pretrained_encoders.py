@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from speaker_verification.common.errors import DataError
 from speaker_verification.models.frontend import load_encoder
 from speaker_verification.models.pretrained_encoders import bring_encoder, find_encoder
-from tests.models.hub import Hub, files_in, serving
+from tests.support.hub import Hub, files_in, serving
 
 NAME = "lab/tiny-wavlm"
 PREPROCESSOR = json.dumps(

@@ -17,7 +17,7 @@ from speaker_verification.audio.files import read_audio
 from speaker_verification.common.errors import DataError
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
-from tests.models.conftest import AGGREGATIONS, NETWORKS, TINY_WAVLM, tiny_settings
+from tests.support.tiny_models import AGGREGATIONS, NETWORKS, TINY_WAVLM, tiny_settings
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from speaker_verification.models.frontend import load_encoder
 from speaker_verification.models.settings import FrontendSettings, encoder_width
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.models.weight_files import read_json, read_safetensors
-from tests.models.conftest import TINY_WAVLM, tiny_settings
+from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 377607901\n"
 FOREIGN = b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(300)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.common.errors import ParameterError
-from tests.project.conftest import PROJECT, Kedro
+from tests.support.project import PROJECT, Kedro
 
 
 def python_in(page: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.corpora.builders import write_mirror
-from tests.corpora.host import Host, serving
-from tests.project.conftest import Kedro
+from tests.support.corpora import write_mirror
+from tests.support.host import Host, serving
+from tests.support.project import Kedro
 
 PASSWORD = "pa55-phrase"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 
-from tests.project.conftest import Kedro, kedro_in
+from tests.support.project import Kedro, kedro_in
 
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from speaker_verification.corpora.trials.trial_lists import DRAWN_LISTS
-from tests.corpora.builders import LIBRISPEECH, write_librispeech_mirror
-from tests.project.conftest import copy_project, kedro_in
+from tests.support.corpora import LIBRISPEECH, write_librispeech_mirror
+from tests.support.project import copy_project, kedro_in
 
 
 def test_the_road_over_librispeech_ends_in_error_rates_of_its_lists(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.settings import FrontendSettings
-from tests.models.hub import Hub, files_in, serving
-from tests.project.conftest import TINY, copy_project, kedro_in
+from tests.support.hub import Hub, files_in, serving
+from tests.support.project import TINY, copy_project, kedro_in
 
 NAME = "lab/tiny-wavlm"
 GUARD = Path(__file__).parent / "no_network"

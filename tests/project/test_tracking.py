@@ -13,7 +13,7 @@ import pytest
 from mlflow.entities import Run
 
 from speaker_verification.hooks.tracking import TrackingSettings
-from tests.project.conftest import Kedro
+from tests.support.project import Kedro
 
 
 def newest_run(folder: Path, stage: str) -> Run:

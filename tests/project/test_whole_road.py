@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification import SpeakerModel
-from tests.project.conftest import Kedro
+from tests.support.project import Kedro
 
 Finished = tuple[Path, Kedro, str]
 SCORINGS = ("cosine", "as_norm", "qmf")

@@ -10,7 +10,7 @@ from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import SPEAKERS
 from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
 from speaker_verification.scoring.settings import ReportSettings
-from tests.scoring.builders import calibration, scores_of
+from tests.support.scores import calibration, scores_of
 
 
 def utterances(seconds: dict[str, float]) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from speaker_verification.scoring import (
 )
 from speaker_verification.scoring.calibration import calibration_trials, fit_calibration
 from speaker_verification.scoring.settings import ScoreSettings
-from tests.scoring.builders import calibration, scores_of
+from tests.support.scores import calibration, scores_of
 
 MakeStore = Callable[..., EmbeddingStore]
 

@@ -9,7 +9,7 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.scoring import EmbeddingStore, cosine
 from speaker_verification.scoring.blocks import Workspace
 from speaker_verification.scoring.cosine import centre_and_normalise, cosine_scores, trial_scores
-from tests.scoring import reference
+from tests.support import reference
 
 MakeStore = Callable[..., EmbeddingStore]
 

@@ -14,7 +14,7 @@ from speaker_verification.scoring.figures import (
     learning_curve_figure,
     reliability_figure,
 )
-from tests.scoring.builders import calibration, scores_of
+from tests.support.scores import calibration, scores_of
 
 
 def gaussian_scores(num_trials: int, distance: float) -> pd.DataFrame:

@@ -17,8 +17,8 @@ from speaker_verification.scoring.normalisation import (
     statistics_without_speakers,
 )
 from speaker_verification.scoring.selection import torch_device
-from tests.scoring import reference
-from tests.scoring.reference import ReferenceCohort
+from tests.support import reference
+from tests.support.reference import ReferenceCohort
 
 MakeStore = Callable[..., EmbeddingStore]
 CohortKind = Literal["speaker_means", "utterances"]

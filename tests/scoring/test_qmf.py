@@ -24,8 +24,8 @@ from speaker_verification.scoring.qmf import (
     quality_measures,
 )
 from speaker_verification.scoring.settings import ScoreSettings
-from tests.scoring import reference
-from tests.scoring.reference import ReferenceCohort
+from tests.support import reference
+from tests.support.reference import ReferenceCohort
 
 MakeStore = Callable[..., EmbeddingStore]
 

@@ -19,7 +19,7 @@ from speaker_verification.scoring import (
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import SCORINGS, Metrics, format_table, measure_trials
 from speaker_verification.scoring.summary import measure as measure_scores
-from tests.scoring.builders import calibration, scores_of, utterances_of
+from tests.support.scores import calibration, scores_of, utterances_of
 
 
 def scores_table(num_trials: int = 400, names: tuple[str, ...] = ("vox1_o", "vox1_e")) -> pd.DataFrame:

@@ -1,88 +1,9 @@
+"""Fixtures of the training tests, shared with those of the data."""
+
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-import pytest
-
-from speaker_verification.audio.files import write_audio
-from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES, TRIALS, UTTERANCES
-
-NUM_SPEAKERS = 6
-UTTERANCES_EACH = 4
-NUM_SAMPLES = 6000
-
-
-@pytest.fixture(scope="session")
-def utterances(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Speakers that differ by the pitch of a buzz."""
-    folder = tmp_path_factory.mktemp("audio")
-    rng = np.random.default_rng(0)
-    rows = []
-    for speaker in range(NUM_SPEAKERS):
-        for number in range(UTTERANCES_EACH):
-            name = f"id{speaker:05d}/video{number % 2}/{number:05d}.wav"
-            phase = 2 * np.pi * (90 + 40 * speaker) * np.arange(NUM_SAMPLES) / 16_000 + rng.uniform(0, 6)
-            wave = 0.2 * np.sign(np.sin(phase)) + 0.02 * rng.standard_normal(NUM_SAMPLES)
-            write_audio(folder / name, np.round(wave * 32_767).astype(np.int16))
-            rows.append(
-                {
-                    "utterance_id": name,
-                    "speaker_id": f"id{speaker:05d}",
-                    "session_id": f"video{number % 2}",
-                    "subset": "vox2-dev",
-                    "path": str(folder / name),
-                    "num_samples": NUM_SAMPLES,
-                    "duration_seconds": NUM_SAMPLES / 16_000,
-                }
-            )
-    return UTTERANCES.conform(pd.DataFrame(rows))
-
-
-@pytest.fixture(scope="session")
-def trials(utterances: pd.DataFrame) -> pd.DataFrame:
-    names = utterances["utterance_id"].tolist()
-    pairs = [(a, b) for a in names[::3] for b in names[1::3]]
-    return TRIALS.conform(
-        pd.DataFrame(
-            [
-                {
-                    "trial_list": "validation",
-                    "label": int(a.split("/")[0] == b.split("/")[0]),
-                    "enroll_id": a,
-                    "test_id": b,
-                }
-                for a, b in pairs
-            ]
-        )
-    )
-
-
-@pytest.fixture(scope="session")
-def catalogs(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A noise clip of each kind, and two rooms."""
-    folder = tmp_path_factory.mktemp("augmentation")
-    rng = np.random.default_rng(0)
-
-    def write(name: str, kind: str, wave: npt.NDArray[np.floating]) -> list[object]:
-        write_audio(folder / name, np.round(wave * 32_767).astype(np.int16))
-        return [name, kind, str(folder / name), len(wave), 1]
-
-    clips = [
-        write(f"{kind}.wav", kind, 0.1 * rng.uniform(-1, 1, 2000)) for kind in ("noise", "music", "speech")
-    ]
-    rooms = [
-        write(f"{length}.wav", "real", rng.uniform(-1, 1, length) * np.linspace(1, 0, length))
-        for length in (300, 900)
-    ]
-    return (
-        NOISE_CLIPS.conform(pd.DataFrame(clips, columns=NOISE_CLIPS.columns.names)),
-        ROOM_RESPONSES.conform(pd.DataFrame(rooms, columns=ROOM_RESPONSES.columns.names)),
-    )
-
-
-@pytest.fixture(scope="session")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("work")
+from tests.support.tiny_models import encoder_folder as encoder_folder
+from tests.support.training import catalogs as catalogs
+from tests.support.training import trials as trials
+from tests.support.training import utterances as utterances
+from tests.support.training import work as work

@@ -10,7 +10,7 @@ from torch import nn
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.averaging import MovingAverage, mean_state, reestimate_statistics
-from tests.models.conftest import TINY_WAVLM, tiny_settings
+from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 
 MODEL = tiny_settings(TINY_WAVLM)
 

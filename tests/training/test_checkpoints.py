@@ -22,8 +22,8 @@ from speaker_verification.training.checkpoints import (
     save_checkpoint,
 )
 from speaker_verification.training.start import start_phase
-from tests.models.conftest import TINY_WAVLM, tiny_settings
-from tests.training.test_loop import phase_settings
+from tests.support.tiny_models import TINY_WAVLM, tiny_settings
+from tests.support.training import phase_settings
 
 MODEL = tiny_settings(TINY_WAVLM)
 HEAD = MarginHeadSettings(num_subcentres=2)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.training.figures import schedule_figure
-from tests.training.test_loop import phase_settings
+from tests.support.training import phase_settings
 
 CURVE = pd.DataFrame(
     [

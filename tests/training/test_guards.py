@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speaker_verification.training.guards import TrainingError, explaining_short_memory
-from tests.training.test_loop import phase_settings
+from tests.support.training import phase_settings
 
 
 def raise_error(error: Exception) -> Any:

@@ -28,28 +28,14 @@ from speaker_verification.training.checkpoints import (
 )
 from speaker_verification.training.guards import TrainingError
 from speaker_verification.training.loop import train
-from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.resume import Origin
 from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
-from tests.models.conftest import TINY_WAVLM, tiny_settings
+from tests.support.tiny_models import TINY_WAVLM, tiny_settings
+from tests.support.training import phase_settings
 
 MODEL = tiny_settings(TINY_WAVLM)
 HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
-
-
-def phase_settings(**changes: Any) -> PhaseSettings:
-    values: dict[str, Any] = {
-        "frontend": "frozen",
-        "frontend_mode": "evaluation",
-        "epochs": 2,
-        "crop_seconds": 0.25,
-        "batch_size": 6,
-        "learning_rate": {"maximum": 1e-2, "minimum": 1e-3},
-        "margin": {"final": 0.2, "growth_epochs": 1, "top_k": 2},
-        "precision": "float32",
-    }
-    return PhaseSettings.parse(values | changes, "phase")
 
 
 @pytest.fixture(scope="session")
@@ -277,7 +263,7 @@ def test_a_loss_that_is_not_finite_names_the_utterances(
     run_phase: Callable[..., Any], encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SpeakerModel, "forward", lambda self, waves: torch.full((len(waves), 10), torch.nan))
-    monkeypatch.setattr("tests.training.test_loop.validate", lambda *_: {"validation.eer": 50.0})
+    monkeypatch.setattr("tests.support.training.validate", lambda *_: {"validation.eer": 50.0})
     with pytest.raises(
         TrainingError,
         match=r"loss is nan at step 0 \(nothing was saved before\): .*: id0000\d/video\d/0000\d.wav "

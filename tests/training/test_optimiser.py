@@ -17,7 +17,7 @@ from speaker_verification.training.optimiser import (
     set_learning_rate,
 )
 from speaker_verification.training.phase import LrMultipliers, OptimiserSettings
-from tests.models.conftest import TINY_LARGE, TINY_WAVLM, tiny_settings
+from tests.support.tiny_models import TINY_LARGE, TINY_WAVLM, tiny_settings
 
 CONVOLUTIONS = "frontend.encoder.feature_extractor."
 BLOCKS = "frontend.encoder.encoder.layers."

@@ -5,7 +5,7 @@ import torch
 
 from speaker_verification.common.device import resolve_device
 from speaker_verification.common.errors import ParameterError
-from tests.training.test_loop import phase_settings
+from tests.support.training import phase_settings
 
 
 def test_a_speaker_has_a_class_for_every_distinct_speed() -> None:

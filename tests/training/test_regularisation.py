@@ -11,8 +11,7 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
-from tests.models.conftest import TINY_WAVLM
-from tests.models.conftest import encoder_folder as encoder_folder
+from tests.support.tiny_models import TINY_WAVLM
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ from speaker_verification.training.loop import train
 from speaker_verification.training.resume import Origin, is_interrupted, resume_path
 from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
-from tests.common.locking import held_by_another
-from tests.models.conftest import TINY_WAVLM, tiny_settings
-from tests.training.test_loop import phase_settings
+from tests.support.locking import held_by_another
+from tests.support.tiny_models import TINY_WAVLM, tiny_settings
+from tests.support.training import phase_settings
 
 # Dropouts and layer drop draw from torch, time masks from NumPy.
 DRAWING = {"hidden_dropout": 0.1, "layerdrop": 0.3, "mask_time_prob": 0.4, "mask_time_length": 2}

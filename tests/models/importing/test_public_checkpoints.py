@@ -1,4 +1,4 @@
-"""Fixtures hold numbers of the public codes: `python benchmarks/parity.py LAP SLT22 --fixtures FOLDER`."""
+"""Fixtures hold numbers of the public codes: `python -m benchmarks.parity LAP SLT22 --fixtures FOLDER`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from transformers import AutoConfig
 from speaker_verification import SpeakerModel
 from speaker_verification.common.errors import DataError
 from speaker_verification.models import import_checkpoint, import_encoder, import_margin_head
-from tests.models import public_systems as systems
-from tests.models.public_systems import KEPT_LAP_SYSTEMS, LapSystem
+from tests.support import public_systems as systems
+from tests.support.public_systems import KEPT_LAP_SYSTEMS, LapSystem
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -15,8 +15,8 @@ from speaker_verification.datasets import CredentialsDataset
 from speaker_verification.pipelines.download import create_pipeline
 from speaker_verification.pipelines.download.nodes import bring_pretrained_encoder
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
-from tests.corpora.builders import write_mirror
-from tests.corpora.host import Host, serving
+from tests.support.corpora import write_mirror
+from tests.support.host import Host, serving
 
 BASE = Path(__file__).parents[3] / "conf" / "base" / "parameters_download.yml"
 

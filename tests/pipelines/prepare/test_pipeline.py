@@ -17,7 +17,7 @@ from speaker_verification.corpora.synthetic import mirror as synthetic
 from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
-from tests.corpora.builders import TINY, write_librispeech_mirror, write_mirror
+from tests.support.corpora import TINY, write_librispeech_mirror, write_mirror
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
 SMALL = {"num_workers": 0, "validation_speakers": 2, "validation_trials": 4}

@@ -26,7 +26,7 @@ from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.importing.public_checkpoints import lap_name, slt22_name
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
-from tests.models.conftest import TINY_LARGE, TINY_WAVLM
+from tests.support.tiny_models import TINY_LARGE, TINY_WAVLM
 
 Shapes = Mapping[str, list[int]]
 
