@@ -54,6 +54,7 @@ VOX2_SPEAKERS, VOX2_UTTERANCES = 5_994, 1_092_009
 TRIALS = {"vox1_o": 37_611, "vox1_e": 579_818, "vox1_h": 550_894}
 LARGE = [(250_000, 5_000_000), (500_000, 10_000_000), (1_000_000, 20_000_000)]  # utterances, trials
 LARGE_COHORT_UTTERANCES = 60_000
+PUBLISHED = ScoreSettings()
 SCORINGS = ("cosine", "as_norm", "llr")
 ROUNDS = 3
 SAMPLED_TRIALS = 500
@@ -98,7 +99,7 @@ def measure_voxceleb(folder: Path, width: int, device: str) -> None:
         ignore_index=True,
     )
     settings = ScoreSettings()
-    cohort = timed("cohort centre and speaker means", summarise_cohort, cohort_store, {})
+    cohort = timed("cohort centre and speaker means", summarise_cohort, cohort_store, PUBLISHED)
     compare_statistics(store, cohort, settings, device)
     scores, seconds = measure_chain(trials, store, cohort_store, cohort, device)
     compare_one_by_one(scores, store, cohort, settings, seconds)
@@ -161,12 +162,12 @@ def measure_chain(
     """Three scorings and their metrics; the scores and the seconds that all took."""
     with peak_memory() as peak:
         start = time.perf_counter()
-        scored = timed("cosine", score_trials, trials, store, cohort, {})
-        normalised = timed("AS-norm", normalise_scores, scored, store, cohort, {}, device)
+        scored = timed("cosine", score_trials, trials, store, cohort, PUBLISHED)
+        normalised = timed("AS-norm", normalise_scores, scored, store, cohort, PUBLISHED, device)
         calibration = timed(
-            "QMF fitted", fit_score_calibration, cohort_store, cohort, NO_VALIDATION, {}, 0, device
+            "QMF fitted", fit_score_calibration, cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device
         )
-        scores = timed("QMF", calibrate_scores, normalised, store, calibration, {})
+        scores = timed("QMF", calibrate_scores, normalised, store, calibration, PUBLISHED)
         del scored, normalised
         rates = timed("metrics", measure_rates, scores, calibration, store.utterances)
         seconds = time.perf_counter() - start
@@ -255,8 +256,8 @@ def measure_large(folder: Path, width: int, device: str) -> None:
     cohort_store = make_store(
         folder / "cohort", spread(LARGE_COHORT_UTTERANCES, VOX2_SPEAKERS), width, seed=2
     )
-    cohort = summarise_cohort(cohort_store, cohort_store, {})
-    calibration = fit_score_calibration(cohort_store, cohort, NO_VALIDATION, {}, 0, device)
+    cohort = summarise_cohort(cohort_store, cohort_store, PUBLISHED)
+    calibration = fit_score_calibration(cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device)
     for num_utterances, num_trials in LARGE:
         say(f"\nwidth {width}: {num_trials:,} trials of {num_utterances:,} utterances")
         make_store(folder / "store", spread(num_utterances, num_utterances // 100), width, seed=1)
@@ -264,9 +265,9 @@ def measure_large(folder: Path, width: int, device: str) -> None:
         trials = draw_trials(store, "large", num_trials, num_utterances)
         start = time.perf_counter()
         with peak_memory() as scoring_peak:
-            trials = timed("cosine", score_trials, trials, store, cohort, {})
-            trials = timed("AS-norm", normalise_scores, trials, store, cohort, {}, device)
-            trials = timed("QMF", calibrate_scores, trials, store, calibration, {})
+            trials = timed("cosine", score_trials, trials, store, cohort, PUBLISHED)
+            trials = timed("AS-norm", normalise_scores, trials, store, cohort, PUBLISHED, device)
+            trials = timed("QMF", calibrate_scores, trials, store, calibration, PUBLISHED)
         scored = time.perf_counter() - start
         utterances = store.utterances[["utterance_id", "speaker_id"]]
         del store  # measuring reads scores and speakers alone

@@ -10,6 +10,7 @@ import yaml
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import LEARNING_CURVE, TRIALS, UTTERANCES, require_files
 from speaker_verification.pipelines.embed.nodes import embed_trial_utterances
+from speaker_verification.scoring.settings import EmbedSettings
 
 CONF = Path(__file__).parents[2] / "conf/base"
 ROW: dict[str, Any] = {"epoch": 1, "metric": "loss", "value": 2.5}
@@ -110,5 +111,6 @@ def test_moved_audio_is_missed_before_a_model_is_loaded() -> None:
     enroll_id, test_id = moved["utterance_id"]
     trial = {"trial_list": "mine", "label": 1, "enroll_id": enroll_id, "test_id": test_id}
     embed = yaml.safe_load((CONF / "parameters_evaluation.yml").read_text())["embed"]
+    settings = EmbedSettings.parse(embed, "embed")
     with pytest.raises(DataError, match=r"'utterances': /old/a/b/1.wav is not there"):
-        embed_trial_utterances(Path("absent"), moved, pd.DataFrame([trial]), embed, "cpu")
+        embed_trial_utterances(Path("absent"), moved, pd.DataFrame([trial]), settings, "cpu")

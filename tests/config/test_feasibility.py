@@ -171,12 +171,14 @@ def broken_mirror(folder: Path) -> Path:
     return folder
 
 
-def run_prepare(hook: ParametersHook, folder: Path, mirror: Path, values: dict[str, Any]) -> None:
+def run_prepare(hook: ParametersHook, folder: Path, mirror: Path) -> None:
     """Run the prepare pipeline alone, with the hook's checks."""
     folders = ("mirror_folder", "audio_folder", "augmentation_folder")
     for name in folders:
         (folder / name).mkdir()
-    inputs = {"params:prepare": {**values, "mirror": str(mirror)}, "params:augmentation": {}}
+    assert hook._parameters is not None
+    prepare = hook._parameters.prepare.model_copy(update={"mirror": str(mirror)})
+    inputs = {"params:prepare": prepare, "params:augmentation": AugmentationSettings()}
     inputs |= {name: folder / name for name in folders}
     catalog = DataCatalog({name: MemoryDataset(value, "assign") for name, value in inputs.items()})
     hooks = _create_hook_manager()
@@ -190,7 +192,7 @@ def prepare_alone(folder: Path, mirror: Path, **prepare: Any) -> None:
     changes = {"max_rejected_fraction": 0.1, "verify_checksums": False, "num_workers": 0, **prepare}
     hook = ParametersHook()
     hook._parameters = possible(prepare=changes)
-    run_prepare(hook, folder, mirror, hook._parameters.prepare.model_dump(mode="json"))
+    run_prepare(hook, folder, mirror)
 
 
 def test_all_that_listings_tell_is_told_at_once_before_the_first_conversion_under_prepare_alone(

@@ -46,6 +46,14 @@ NUM_TEST_SPEAKERS, NUM_COHORT_SPEAKERS, UTTERANCES_EACH = 6, 14, 4
 VALIDATION_SPEAKERS = [f"id{speaker}" for speaker in (10, 12, 15, 17)]
 
 
+def embedding(**changes: object) -> EmbedSettings:
+    return EmbedSettings.parse(EMBED | changes, "embed")
+
+
+def scoring(**changes: object) -> ScoreSettings:
+    return ScoreSettings.parse(SCORE | changes, "score")
+
+
 class KeptDataset(MemoryDataset):
     """Stays in memory when no node needs it any more."""
 
@@ -167,9 +175,9 @@ def evaluate(
         "lmft.checkpoint": lmft_checkpoint,
         "utterances": utterances,
         "trials": trials,
-        "params:embed": EMBED,
-        "params:score": SCORE,
-        "params:report": {"least_trials": 5},
+        "params:embed": embedding(),
+        "params:score": scoring(),
+        "params:report": ReportSettings(least_trials=5),
         "params:seed": seed,
         "validation_utterances": utterances[utterances["speaker_id"].isin(VALIDATION_SPEAKERS)],
         "speakers": speakers(),
@@ -326,7 +334,8 @@ def test_exported_scores_are_measured_to_the_same_error_rates(
     file = tmp_path / "scores_text" / "vox1_o.llr.txt"
     assert set(read_score_file(file)["enroll_id"]) <= set(utterances["utterance_id"])
 
-    found = measure_score_file({"score_file": str(file), "calibrated": True}, SCORE)["vox1_o.llr"]["score"]
+    metrics = measure_score_file(MeasureSettings(score_file=str(file), calibrated=True), scoring())
+    found = metrics["vox1_o.llr"]["score"]
     expected = left["metrics"]["vox1_o"]["qmf"]
     other = ("threshold_", "list_")  # ratios here, probabilities there; the file does not name its list
     assert {name: found[name] for name in expected if not name.startswith(other)} == {
@@ -355,7 +364,9 @@ def foreign_scores(folder: Path, naming: str, separation: float = 2.0) -> tuple[
 
 def measured(file: Path, **settings: object) -> dict[str, Any]:
     """The metrics of a file of scores, after a passage through JSON."""
-    metrics = measure_score_file({"score_file": str(file), **settings}, SCORE)
+    metrics = measure_score_file(
+        MeasureSettings.parse({"score_file": str(file), **settings}, "measure"), scoring()
+    )
     return json.loads(json.dumps(metrics, allow_nan=False))["theirs"]["score"]
 
 
@@ -420,17 +431,17 @@ def test_labels_against_the_given_speakers_are_noticed(
 
 def test_scores_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"set measure\.score_file"):
-        measure_score_file({}, SCORE)
+        measure_score_file(MeasureSettings(), scoring())
     (tmp_path / "scores.txt").write_text("a b 0.5\n")
     with pytest.raises(DataError, match=r"scores\.txt, line 1: no label"):
-        measure_score_file({"score_file": str(tmp_path / "scores.txt")}, SCORE)
+        measure_score_file(MeasureSettings(score_file=str(tmp_path / "scores.txt")), scoring())
 
 
 def test_kept_epoch_of_the_last_phase_is_loaded_by_its_rank(
     lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
 ) -> None:
     for rank in (1, 2):
-        embed_trial_utterances(lmft_checkpoint, utterances, trials, {**EMBED, "choose_top": rank}, "cpu")
+        embed_trial_utterances(lmft_checkpoint, utterances, trials, embedding(choose_top=rank), "cpu")
     cpu = torch.device("cpu")
     assert loaded == [(lmft_checkpoint / "epoch_03", cpu), (lmft_checkpoint / "epoch_01", cpu)]
 
@@ -438,21 +449,19 @@ def test_kept_epoch_of_the_last_phase_is_loaded_by_its_rank(
 def test_the_window_is_a_parameter(
     utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
 ) -> None:
-    named = {**EMBED, "model": "my_model"}
-    for parameters, expected in ((named, WINDOW_SECONDS), ({**named, "window_seconds": 7.0}, 7.0)):
-        embed_trial_utterances(Path("lmft"), utterances, trials, parameters, "cpu")
+    named = embedding(model="my_model")
+    for settings, expected in ((named, WINDOW_SECONDS), (embedding(model="my_model", window_seconds=7.0), 7)):
+        embed_trial_utterances(Path("lmft"), utterances, trials, settings, "cpu")
         assert BandEnergies.window_seconds == expected
     for wrong in (0.5, float("inf")):
         with pytest.raises(ParameterError, match=r"parameter 'embed\.window_seconds' is "):
-            embed_trial_utterances(
-                Path("lmft"), utterances, trials, {**named, "window_seconds": wrong}, "cpu"
-            )
+            embedding(window_seconds=wrong)
 
 
 def test_saved_model_can_be_named_instead(
     utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
 ) -> None:
-    embed_trial_utterances(Path("lmft"), utterances, trials, {**EMBED, "model": "my_model"}, "cpu")
+    embed_trial_utterances(Path("lmft"), utterances, trials, embedding(model="my_model"), "cpu")
     assert loaded == [(Path("my_model"), torch.device("cpu"))]
 
 
@@ -462,8 +471,8 @@ def test_cohort_with_speakers_of_the_trials_needs_leave(
 ) -> None:
     with_own = trials.assign(enroll_id=utterances["utterance_id"].iloc[-1])
     with pytest.raises(ParameterError, match=r"embed\.cohort_set = 'voxceleb2-dev' holds 1 speakers"):
-        embed_cohort(lmft_checkpoint, utterances, with_own, EMBED, "cpu")
-    leave = {**EMBED, "allow_seen_speakers": True}
+        embed_cohort(lmft_checkpoint, utterances, with_own, embedding(), "cpu")
+    leave = embedding(allow_seen_speakers=True)
     store = embed_cohort(lmft_checkpoint, utterances, with_own, leave, "cpu")
     assert set(store.utterances["subset"]) == {"vox2-dev"}
 
@@ -473,18 +482,18 @@ def test_trials_of_unknown_utterances_stop_before_the_model_is_needed(
     utterances: pd.DataFrame, trials: pd.DataFrame
 ) -> None:
     with pytest.raises(DataError, match=r"3 utterances of the trials .*id00/session1"):
-        embed_trial_utterances(Path("lmft"), utterances.iloc[UTTERANCES_EACH:], trials, EMBED, "cpu")
+        embed_trial_utterances(Path("lmft"), utterances.iloc[UTTERANCES_EACH:], trials, embedding(), "cpu")
 
 
 def test_cohort_size_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
     columns = dict.fromkeys(UTTERANCES.columns.names, 1.0)
     table = pd.DataFrame({**columns, "speaker_id": np.repeat(["a", "b", "c", "d"], 2)})
     store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
-    cohort = summarise_cohort(store, store, SCORE)
+    cohort = summarise_cohort(store, store, scoring())
     with pytest.raises(ParameterError, match=r"'score\.cohort_size' is 6, .* take 2 to 2"):
-        fit_score_calibration(store, cohort, table, SCORE, 0, "cpu")
+        fit_score_calibration(store, cohort, table, scoring(), 0, "cpu")
     with pytest.raises(ParameterError, match=r"'score\.calibration_trials'"):
-        fit_score_calibration(store, cohort, table, {"calibration_trials": 401}, 0, "cpu")
+        scoring(calibration_trials=401)
 
 
 @pytest.mark.usefixtures("loaded")
@@ -492,14 +501,14 @@ def test_embeddings_of_two_models_are_not_scored_together(
     lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
 ) -> None:
     """As after an `embed` that broke off between its two nodes."""
-    inputs = (lmft_checkpoint, utterances, trials, EMBED, "cpu")
+    inputs = (lmft_checkpoint, utterances, trials, embedding(), "cpu")
     embeddings, cohort = embed_trial_utterances(*inputs), embed_cohort(*inputs)
     assert embeddings.model
-    summarise_cohort(cohort, embeddings, SCORE)
+    summarise_cohort(cohort, embeddings, scoring())
     replace(cohort, model="another").write(tmp_path / "cohort")
     with pytest.raises(DataError, match=r"are of two models.*: embed both sets with one"):
-        summarise_cohort(EmbeddingStore.read(tmp_path / "cohort"), embeddings, SCORE)
-    summarise_cohort(replace(cohort, model=""), embeddings, SCORE)  # of an earlier version
+        summarise_cohort(EmbeddingStore.read(tmp_path / "cohort"), embeddings, scoring())
+    summarise_cohort(replace(cohort, model=""), embeddings, scoring())  # of an earlier version
 
 
 def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:

@@ -10,8 +10,9 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
@@ -21,6 +22,11 @@ from speaker_verification.common.errors import DataError, ParameterError, UserEr
 from speaker_verification.common.settings_base import expanded, with_lists
 from speaker_verification.config.files import check_yaml
 from speaker_verification.config.phases import PHASES
+
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
+
+    from speaker_verification.config.tree import Parameters
 
 RECIPES = "recipes"  # their folder, beside the environments
 QUICK_EPOCHS = 2  # the second goes on from the first: what happens between epochs is tried as well
@@ -52,6 +58,17 @@ class RecipeConfigLoader(OmegaConfigLoader):
             if key == "globals":
                 return self._read_globals()
             return super().__getitem__(key)
+
+    @cached_property
+    def typed_parameters(self) -> Parameters:
+        """The typed parameters tree, parsed once for all who ask.
+
+        Raises:
+            ParameterError: naming every unknown and impossible parameter.
+        """
+        from speaker_verification.config.tree import check_parameters
+
+        return check_parameters(self["parameters"])
 
     @property
     def _run_env(self) -> str:
@@ -173,6 +190,17 @@ class RecipeConfigLoader(OmegaConfigLoader):
                 with self._fs.open(path) as file:
                     name = f"conf/{folder}{path.removeprefix(inside)}"
                     check_yaml(name, file.read(), secret=key == "credentials")
+
+
+def parameters_of(context: KedroContext) -> Parameters:
+    """Typed parameters tree of a run.
+
+    Raises:
+        ParameterError: naming every unknown and impossible parameter.
+    """
+    loader = context.config_loader
+    assert isinstance(loader, RecipeConfigLoader)
+    return loader.typed_parameters
 
 
 @contextmanager

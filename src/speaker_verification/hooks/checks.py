@@ -15,6 +15,7 @@ from kedro.pipeline.node import Node
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import LEARNING_CURVE
+from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import CHECKPOINT, ENCODER, EVALUATION, PHASES, stage_of
 
 if TYPE_CHECKING:
@@ -38,11 +39,9 @@ class ParametersHook:
         self._stages: set[str] = set()
         self._converts = False
 
-    @hook_impl
+    @hook_impl(tryfirst=True)  # before Kedro's own validator, which names parameters less well
     def after_context_created(self, context: KedroContext) -> None:
-        from speaker_verification.config.tree import check_parameters
-
-        self._parameters = check_parameters(context.params)
+        self._parameters = parameters_of(context)
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -117,42 +116,43 @@ class StartHook:
     """Refuses absent versions, and folders that hold no model."""
 
     def __init__(self) -> None:
-        self._parameters: dict[str, Any] = {}
+        self._parameters: Parameters | None = None
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        self._parameters = context.params
+        self._parameters = parameters_of(context)
 
     @hook_impl
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
         refuse_absent_versions(run_params.get("load_versions") or {}, catalog)
+        if self._parameters is None:
+            return
         if any("params:embed" in node.inputs for node in pipeline.nodes):
-            self._refuse_bad_model()
+            _refuse_bad_model(self._parameters.embed.model)
         if ENCODER in pipeline.all_outputs():
-            self._refuse_bad_encoder()
+            _refuse_bad_encoder(self._parameters.model.frontend.checkpoint)
 
-    def _refuse_bad_model(self) -> None:
-        from speaker_verification.models.settings import check_saved_model
-        from speaker_verification.scoring.settings import EmbedSettings
 
-        model = EmbedSettings.parse(self._parameters["embed"], "embed").model
-        if model:
-            try:
-                check_saved_model(Path(model))
-            except DataError as error:
-                raise ParameterError(f"parameter 'embed.model': {error}") from None
+def _refuse_bad_model(model: str | None) -> None:
+    from speaker_verification.models.settings import check_saved_model
 
-    def _refuse_bad_encoder(self) -> None:
-        from speaker_verification.models.settings import ModelSettings, check_encoder_folder
+    if model:
+        try:
+            check_saved_model(Path(model))
+        except DataError as error:
+            raise ParameterError(f"parameter 'embed.model': {error}") from None
 
-        checkpoint = ModelSettings.parse(self._parameters["model"], "model").frontend.checkpoint
-        if checkpoint is not None:
-            try:
-                check_encoder_folder(checkpoint)
-            except DataError as error:
-                raise ParameterError(f"parameter 'model.frontend.checkpoint': {error}") from None
+
+def _refuse_bad_encoder(checkpoint: str | None) -> None:
+    from speaker_verification.models.settings import check_encoder_folder
+
+    if checkpoint is not None:
+        try:
+            check_encoder_folder(checkpoint)
+        except DataError as error:
+            raise ParameterError(f"parameter 'model.frontend.checkpoint': {error}") from None
 
 
 def refuse_absent_versions(load_versions: Mapping[str, str], catalog: CatalogProtocol) -> None:
@@ -185,9 +185,7 @@ class InputsHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        from speaker_verification.config.tree import check_parameters
-
-        parameters = check_parameters(context.params)
+        parameters = parameters_of(context)
         self._model = parameters.embed.model
         self._checkpoint = parameters.model.frontend.checkpoint
 

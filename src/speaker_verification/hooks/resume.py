@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -12,19 +11,23 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from speaker_verification.common.errors import ParameterError
+from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import CHECKPOINT, ENCODER, stage_of
+
+if TYPE_CHECKING:
+    from speaker_verification.config.tree import Parameters
 
 
 class InterruptedPhaseHook:
     """Refuses to make again what an interrupted phase starts from, and clears up behind a finished one."""
 
     def __init__(self) -> None:
-        self._parameters: dict[str, Any] = {}
+        self._parameters: Parameters | None = None
         self._catalog: CatalogProtocol | None = None
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        self._parameters = context.params
+        self._parameters = parameters_of(context)
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -33,7 +36,7 @@ class InterruptedPhaseHook:
         for node in pipeline.nodes:
             phase = stage_of(node)
             remade = node.name == f"{phase}.train_phase" and made.intersection(node.inputs)
-            if phase and remade and goes_on(phase, catalog, self._parameters):
+            if phase and remade and self._parameters and goes_on(phase, catalog, self._parameters):
                 raise ParameterError(
                     f"{phase} was interrupted: --from-nodes={phase}.train_phase goes on from there, "
                     f"--params={phase}.resume=false begins all anew"
@@ -53,8 +56,8 @@ def workspace_of(phase: str, catalog: CatalogProtocol) -> Path:
     return Path(catalog[f"{phase}.workspace"]._filepath)
 
 
-def goes_on(phase: str, catalog: CatalogProtocol, parameters: Mapping[str, Any]) -> bool:
+def goes_on(phase: str, catalog: CatalogProtocol, parameters: Parameters) -> bool:
     """Whether a phase was interrupted and will go on from there."""
     from speaker_verification.training.resume import is_interrupted
 
-    return parameters[phase]["resume"] and is_interrupted(workspace_of(phase, catalog) / CHECKPOINT)
+    return parameters.phases[phase].resume and is_interrupted(workspace_of(phase, catalog) / CHECKPOINT)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from kedro.framework.context import KedroContext
@@ -30,7 +30,8 @@ from kedro.pipeline.node import Node
 
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import ParameterError, UserError
-from speaker_verification.common.settings_base import Settings, expanded
+from speaker_verification.common.settings_base import Settings
+from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import CHECKPOINT, EVALUATION, PHASES, stage_of
 from speaker_verification.hooks.resume import goes_on, workspace_of
 from speaker_verification.hooks.tracked_runs import (
@@ -41,6 +42,9 @@ from speaker_verification.hooks.tracked_runs import (
     TrackedRun,
     sqlite_uri,
 )
+
+if TYPE_CHECKING:
+    from speaker_verification.config.tree import Parameters
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +164,8 @@ class TrackingHook:
     def __init__(self) -> None:
         self._settings: TrackingSettings | None = None
         self._store: Store | None = None
-        self._parameters: dict[str, Any] = {}
+        self._parameters: Parameters
+        self._logged_parameters: dict[str, Any] = {}
         self._env: str | None = None
         self._project = Path()
         self._lock = threading.RLock()  # for runners with threads
@@ -180,7 +185,8 @@ class TrackingHook:
         tracked = settings.enabled and on_this_process
         self._settings = settings
         self._store = settings.store(self._project) if tracked else None
-        self._parameters = context.params
+        self._parameters = parameters_of(context)
+        self._logged_parameters = context.config_loader["parameters"]
         self._env = context.env or getattr(context.config_loader, "default_run_env", None)
 
     @hook_impl(trylast=True)
@@ -275,13 +281,14 @@ class TrackingHook:
             known = left.get("experiment") if resumed else None
             starts = [name for name in node.inputs if name.endswith(f".{CHECKPOINT}")]
             if known is None and starts:
-                start = _best_of(self._catalog, starts[0], self._parameters[phase]["choose_top"])
+                start = _best_of(self._catalog, starts[0], self._parameters.phases[phase].choose_top)
                 known = _ids_of_model(start).get("experiment")
-            self._trained = self._experiment(log, self._parameters["recipe"], self._parameters, known)
+            self._trained = self._experiment(log, self._parameters.recipe, known)
         if not resumed:
             for lost in {left.get("run"), left.get("experiment")} - {None, self._trained.ids["run"]}:
                 TrackedRun(log, phase, {}, {}, known=lost).mark_killed()
-        parameters = self._parameters[phase] | {name: self._parameters[name] for name in PHASE_PARAMETERS}
+        logged = self._logged_parameters
+        parameters = logged[phase] | {name: logged[name] for name in PHASE_PARAMETERS}
         run = TrackedRun(
             log,
             phase,
@@ -294,13 +301,13 @@ class TrackingHook:
 
     def _planned_evaluation(self, log: RunLog) -> _Stage:
         """A run of the evaluation, under the experiment that trained the model, or under one of its own."""
-        parameters = {name: self._parameters[name] for name in EVALUATION_PARAMETERS}
+        parameters = {name: self._logged_parameters[name] for name in EVALUATION_PARAMETERS}
         model, known, trained_here = self._measured()
         if self._trained is not None and (trained_here or known == self._trained.ids["run"] is not None):
             experiment = self._trained
         else:
             name = model.name if model else EVALUATION
-            experiment = self._experiment(log, name, parameters, known, joined=True)
+            experiment = self._experiment(log, name, known, parameters, joined=True)
             if known is None:
                 logger.info(
                     "%s is of no tracked training: its evaluation gets an experiment run of its own",
@@ -311,9 +318,15 @@ class TrackingHook:
         return _Stage(run, model=model)
 
     def _experiment(
-        self, log: RunLog, name: str, parameters: Mapping[str, Any], known: str | None, joined: bool = False
+        self,
+        log: RunLog,
+        name: str,
+        known: str | None,
+        parameters: Mapping[str, Any] | None = None,
+        joined: bool = False,
     ) -> TrackedRun:
         """The run of an experiment, to which phases and evaluations belong."""
+        parameters = self._logged_parameters if parameters is None else parameters
         named = (self._env, name, f"{datetime.now():%Y-%m-%d %H.%M.%S}")
         run = TrackedRun(
             log,
@@ -330,12 +343,11 @@ class TrackingHook:
     def _measured(self) -> tuple[Path | None, str | None, bool]:
         """Folder of the model to evaluate, its experiment's run, and whether this pipeline trains it."""
         outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
-        embed = self._parameters["embed"]
+        embed = self._parameters.embed
         if not outputs.isdisjoint(EMBEDDINGS):
             last = f"{PHASES[-1]}.{CHECKPOINT}"
-            chosen = embed["model"]
-            model = Path(expanded(chosen)) if chosen else _best_of(self._catalog, last, embed["choose_top"])
-            trained_here = not chosen and last in outputs
+            model = Path(embed.model) if embed.model else _best_of(self._catalog, last, embed.choose_top)
+            trained_here = not embed.model and last in outputs
             return model, _ids_of_model(model).get("experiment"), trained_here
         for name in MARKED:
             if name in inputs:

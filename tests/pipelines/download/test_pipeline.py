@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.download.sources import DownloadSettings
+from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.datasets import CredentialsDataset
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.pipelines.download import create_pipeline
 from speaker_verification.pipelines.download.nodes import bring_pretrained_encoder
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
@@ -29,9 +32,9 @@ def run(
 ) -> None:
     node = next(node for node in create_pipeline().nodes if node.name == "download.bring_files")
     values = {
-        "params:prepare": prepare,
-        "params:augmentation": augmentation or {},
-        "params:download": {"retries": 0},
+        "params:prepare": PrepareSettings.parse(prepare, "prepare"),
+        "params:augmentation": AugmentationSettings.parse(augmentation or {}, "augmentation"),
+        "params:download": DownloadSettings(retries=0),
         "download_credentials": CredentialsDataset(credentials=credentials).load(),
         "mirror_folder": folder,
     }
@@ -52,7 +55,9 @@ def test_all_that_prepare_needs_is_brought(tmp_path: Path) -> None:
         run(tmp_path / "raw", prepare, {"mirror": {"user": "ann", "password": "s3cret"}})
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == files
     (tmp_path / "audio").mkdir()
-    assert provide_mirror(prepare, {}, tmp_path / "raw", tmp_path / "audio") == str(tmp_path / "raw")
+    settings = PrepareSettings.parse(prepare, "prepare")
+    found = provide_mirror(settings, AugmentationSettings(), tmp_path / "raw", tmp_path / "audio")
+    assert found == str(tmp_path / "raw")
 
 
 def test_archives_that_nothing_is_augmented_with_are_not_brought(tmp_path: Path) -> None:
@@ -84,18 +89,22 @@ def test_the_encoder_comes_first_so_that_its_name_is_checked_before_anything_lon
     ]
 
 
+def starting_from(**frontend: Any) -> ModelSettings:
+    return ModelSettings.parse({"frontend": frontend}, "model")
+
+
 def test_an_encoder_that_is_no_hub_s_needs_no_download(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    bring_pretrained_encoder({"frontend": {"checkpoint": None, "architecture": {}}}, tmp_path / "raw")
+    bring_pretrained_encoder(starting_from(checkpoint=None, architecture={}), tmp_path / "raw")
     assert "no encoder to download: its weights are drawn at random" in caplog.text
     (tmp_path / "mine").mkdir()
     with pytest.raises(DataError, match=rf"encoder '{tmp_path}/mine': the folder lacks config.json"):
-        bring_pretrained_encoder({"frontend": {"checkpoint": str(tmp_path / "mine")}}, tmp_path / "raw")
+        bring_pretrained_encoder(starting_from(checkpoint=str(tmp_path / "mine")), tmp_path / "raw")
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "mine" / name).touch()
-    bring_pretrained_encoder({"frontend": {"checkpoint": str(tmp_path / "mine")}}, tmp_path / "raw")
+    bring_pretrained_encoder(starting_from(checkpoint=str(tmp_path / "mine")), tmp_path / "raw")
     assert f"nothing to download, it is in {tmp_path}/mine" in caplog.text
     assert not (tmp_path / "raw").exists()
 

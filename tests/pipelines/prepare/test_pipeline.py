@@ -13,6 +13,7 @@ from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import SCHEMAS
 from speaker_verification.config.feasibility import refuse_missing_augmentation
+from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.synthetic import mirror as synthetic
 from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS
 from speaker_verification.pipelines.prepare import create_pipeline
@@ -25,8 +26,8 @@ SMALL = {"num_workers": 0, "validation_speakers": 2, "validation_trials": 4}
 
 def run(folder: Path, prepare: dict[str, Any], augmentation: dict[str, Any] | None = None) -> dict[str, Any]:
     data: dict[str, Any] = {
-        "params:prepare": {"seed": 7, **prepare},
-        "params:augmentation": augmentation or {},
+        "params:prepare": PrepareSettings.parse({"seed": 7, **prepare}, "prepare"),
+        "params:augmentation": AugmentationSettings.parse(augmentation or {}, "augmentation"),
     }
     for name in ("mirror_folder", "audio_folder", "augmentation_folder"):
         (folder / name).mkdir(exist_ok=True)
@@ -35,6 +36,11 @@ def run(folder: Path, prepare: dict[str, Any], augmentation: dict[str, Any] | No
     for node in pipeline.nodes:
         data |= node.run({name: data[name] for name in node.inputs})
     return {name: data[name] for name in pipeline.all_outputs()}
+
+
+def provided(prepare: dict[str, Any], mirror_folder: Path, audio_folder: Path) -> str:
+    settings = PrepareSettings.parse(prepare, "prepare")
+    return provide_mirror(settings, AugmentationSettings(), mirror_folder, audio_folder)
 
 
 @pytest.fixture
@@ -129,25 +135,25 @@ def test_a_list_of_the_user_s_own_that_is_not_there_is_named_before_anything_lon
     mirror = write_mirror(tmp_path / "mirror")
     prepare = {"mirror": str(mirror), "other_trial_lists": {"mine": "mine.txt"}, **SMALL}
     with pytest.raises(DataError, match=r"lacks mine\.txt"):
-        provide_mirror(prepare, {}, tmp_path, nothing)
+        provided(prepare, tmp_path, nothing)
 
 
 def test_without_a_mirror_the_user_is_told_what_to_set(tmp_path: Path, nothing: Path) -> None:
     with pytest.raises(
         ParameterError, match=r"no mirror: set prepare\.mirror .* run first: kedro run --pipeline=download$"
     ):
-        provide_mirror({}, {}, tmp_path, nothing)
+        provided({}, tmp_path, nothing)
 
 
 def test_what_was_downloaded_is_taken_without_asking_any_host(tmp_path: Path, nothing: Path) -> None:
     address = "http://127.0.0.1:9/DIR/"
     folder = write_mirror(tmp_path / "mirror")
     for prepare in ({"mirror": address}, {"mirror": address, "synthetic": {}}, {}):
-        assert provide_mirror(prepare, {}, folder, nothing) == str(folder)
+        assert provided(prepare, folder, nothing) == str(folder)
     (folder / "musan.tar.gz").unlink()
     command = rf"run first: kedro run --pipeline=download --params=prepare\.mirror={address}"
     with pytest.raises(DataError, match=rf"lacks musan\.tar\.gz; {command}"):
-        provide_mirror({"mirror": address}, {}, folder, nothing)
+        provided({"mirror": address}, folder, nothing)
 
 
 @pytest.fixture
@@ -172,7 +178,7 @@ def test_a_synthetic_mirror_is_written_once_for_the_same_settings_and_seed(
 ) -> None:
     for seed in (1, 1, 2, 1):
         prepare = SYNTHETIC | {"seed": seed}
-        assert provide_mirror(prepare, {}, tmp_path / "mirror", nothing) == str(tmp_path / "mirror")
+        assert provided(prepare, tmp_path / "mirror", nothing) == str(tmp_path / "mirror")
     assert written == [1, 2, 1]
 
 

@@ -11,24 +11,24 @@ from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora.download.addresses import is_address
 from speaker_verification.corpora.download.sources import Credentials, DownloadSettings, wanted_files
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.models.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
 
-def bring_pretrained_encoder(model: Mapping[str, Any], encoders_folder: Path) -> None:
+def bring_pretrained_encoder(model: ModelSettings, encoders_folder: Path) -> None:
     """Bring the encoder that `pretrain` starts from, where the parameters name one of the hub.
 
     Args:
-        model: parameters of `ModelSettings`.
-        encoders_folder: where it goes, below it by its name.
+        model: settings of the speaker model, whose frontend names the encoder.
+        encoders_folder: folder of encoders, each below it by its name on the hub.
 
     Raises:
         DataError: the hub does not hand it out, or it cannot be loaded.
     """
     from speaker_verification.models.pretrained_encoders import bring_encoder
-    from speaker_verification.models.settings import ModelSettings
 
-    checkpoint = ModelSettings.parse(model, "model").frontend.checkpoint
+    checkpoint = model.frontend.checkpoint
     if checkpoint is None:
         logger.info("no encoder to download: its weights are drawn at random")
     else:
@@ -36,20 +36,20 @@ def bring_pretrained_encoder(model: Mapping[str, Any], encoders_folder: Path) ->
 
 
 def bring_files(
-    prepare: Mapping[str, Any],
-    augmentation: Mapping[str, Any],
-    download: Mapping[str, Any],
+    prepare: PrepareSettings,
+    augmentation: AugmentationSettings,
+    download: DownloadSettings,
     download_credentials: Mapping[str, Any],
     mirror_folder: Path,
 ) -> None:
     """Bring what `prepare` needs from the mirror's base URL, or from the official hosts where none is set.
 
     Args:
-        prepare: parameters of `PrepareSettings`.
-        augmentation: parameters of `AugmentationSettings`.
-        download: parameters of `DownloadSettings`.
-        download_credentials: of the hosts, see `Credentials`.
-        mirror_folder: where the files go.
+        prepare: settings of data preparation, which say what is needed and from which mirror.
+        augmentation: settings that say which augmentation archives are needed.
+        download: settings of the download.
+        download_credentials: credentials of the hosts, see `Credentials`.
+        mirror_folder: folder that the files are saved to.
 
     Raises:
         ParameterError: the credentials are missing or wrong.
@@ -57,19 +57,18 @@ def bring_files(
     """
     from speaker_verification.corpora.download.downloader import download_files
 
-    settings = PrepareSettings.parse(prepare, "prepare")
-    if settings.mirror is not None and not is_address(settings.mirror):
-        logger.info("nothing to download: prepare takes the folder %s where it lies", settings.mirror)
+    if prepare.mirror is not None and not is_address(prepare.mirror):
+        logger.info("nothing to download: prepare takes the folder %s where it lies", prepare.mirror)
         return
-    if settings.mirror is None and settings.synthetic is not None:
+    if prepare.mirror is None and prepare.synthetic is not None:
         logger.warning(
             "nothing to download: prepare.synthetic makes the mirror; set prepare.mirror or drop it"
         )
         return
     download_files(
-        wanted_files(settings, AugmentationSettings.parse(augmentation, "augmentation")),
+        wanted_files(prepare, augmentation),
         mirror_folder,
-        settings.mirror,
-        DownloadSettings.parse(download, "download"),
+        prepare.mirror,
+        download,
         Credentials.read(download_credentials),
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -24,31 +23,27 @@ def embed_trial_utterances(
     lmft_checkpoint: Path,
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
-    embed: Mapping[str, Any],
+    embed: EmbedSettings,
     device: str,
 ) -> EmbeddingStore:
     """Embed each utterance that occurs in a trial, once."""
-    settings = EmbedSettings.parse(embed, "embed")
     heard = utterances_in_trials(utterances, trials)
-    return _embed(heard, lmft_checkpoint, settings, device, settings.num_crops)
+    return _embed(heard, lmft_checkpoint, embed, device, embed.num_crops)
 
 
 def embed_cohort(
     lmft_checkpoint: Path,
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
-    embed: Mapping[str, Any],
+    embed: EmbedSettings,
     device: str,
 ) -> EmbeddingStore:
     """Embed the cohort set, which must not hold the trials' speakers unless the parameters allow it."""
     from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 
-    settings = EmbedSettings.parse(embed, "embed")
-    cohort = select_subset(utterances, settings.cohort_set)
-    refuse_seen_speakers(
-        trials, utterances, settings.cohort_set, "embed.cohort_set", settings.allow_seen_speakers
-    )
-    return _embed(cohort, lmft_checkpoint, settings, device)
+    cohort = select_subset(utterances, embed.cohort_set)
+    refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
+    return _embed(cohort, lmft_checkpoint, embed, device)
 
 
 def _embed(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -22,12 +20,12 @@ from speaker_verification.scoring.trial_speakers import SpeakerSearch, find_spea
 logger = logging.getLogger(__name__)
 
 
-def measure_score_file(measure: Mapping[str, Any], score: Mapping[str, Any]) -> Metrics:
+def measure_score_file(measure: MeasureSettings, score: ScoreSettings) -> Metrics:
     """Measure the scores of a text file and log the error rates as a table.
 
     Args:
-        measure: parameters of `MeasureSettings`.
-        score: parameters of `ScoreSettings`, for the operating points and the interval.
+        measure: settings that name the score file and its speakers.
+        score: settings of the operating points and the interval.
 
     Returns:
         {file's name: {"score": values}}.
@@ -37,18 +35,16 @@ def measure_score_file(measure: Mapping[str, Any], score: Mapping[str, Any]) -> 
         DataError: the file is missing, malformed, without labels, or of one class only; the file of speakers
             is missing, malformed, or lacks an utterance.
     """
-    settings = MeasureSettings.parse(measure, "measure")
-    if settings.score_file is None:
+    if measure.score_file is None:
         raise ParameterError("no scores to measure: set measure.score_file to a text file of scores")
-    file = Path(settings.score_file)
+    file = Path(measure.score_file)
     trials = read_score_file(file)
     if "label" not in trials:
         raise DataError(f"{file}, line 1: no label; end each line with target or nontarget")
-    found = _speakers_of(file, trials, settings)
+    found = _speakers_of(file, trials, measure)
     scores = {"score": trials["score"].to_numpy()}
-    llrs_of = (lambda _, values: values) if settings.calibrated else None
-    labels, resampling = trials["label"].to_numpy(), ScoreSettings.parse(score, "score")
-    measured = measure_trials(labels, found.speakers, scores, llrs_of, resampling)
+    llrs_of = (lambda _, values: values) if measure.calibrated else None
+    measured = measure_trials(trials["label"].to_numpy(), found.speakers, scores, llrs_of, score)
     if found.num_contradicting:
         measured["score"]["num_contradicting"] = found.num_contradicting
     if found.speakers is None:
@@ -58,13 +54,13 @@ def measure_score_file(measure: Mapping[str, Any], score: Mapping[str, Any]) -> 
     return metrics
 
 
-def _speakers_of(file: Path, trials: pd.DataFrame, settings: MeasureSettings) -> SpeakerSearch:
+def _speakers_of(file: Path, trials: pd.DataFrame, measure: MeasureSettings) -> SpeakerSearch:
     """The speakers of a file's trials, given or found, with a warning where they are not beyond doubt."""
-    if settings.speakers is None:
+    if measure.speakers is None:
         found = find_speakers(trials)
         remedy = "name them by measure.speakers"
     else:
-        given = Path(settings.speakers)
+        given = Path(measure.speakers)
         speakers = read_speaker_file(given)
         refuse_unknown_speakers(file, trials, speakers, given)
         found = judge_given_speakers(trials, speakers)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -31,13 +29,13 @@ from speaker_verification.corpora.validation import draw_validation_trials, hold
 
 
 def provide_mirror(
-    prepare: Mapping[str, Any], augmentation: Mapping[str, Any], mirror_folder: Path, audio_folder: Path
+    prepare: PrepareSettings, augmentation: AugmentationSettings, mirror_folder: Path, audio_folder: Path
 ) -> str:
     """Find the mirror, or write a synthetic one, and prove it whole before anything long begins.
 
     Args:
-        prepare: parameters of `PrepareSettings`.
-        augmentation: parameters of `AugmentationSettings`.
+        prepare: settings of data preparation.
+        augmentation: settings of the augmentation.
         mirror_folder: where downloaded files and a synthetic mirror are kept.
         audio_folder: where the recordings of a mirror go.
 
@@ -49,33 +47,32 @@ def provide_mirror(
         DataError: the mirror is missing, lacks files, or holds altered ones; or the recordings are of another
             synthetic mirror.
     """
-    settings = PrepareSettings.parse(prepare, "prepare")
-    mirror = _find_mirror(settings, mirror_folder, is_in_use=any(audio_folder.iterdir()))
-    needed = needed_files(settings, AugmentationSettings.parse(augmentation, "augmentation"))
-    mirror.check(needed, Digests(mirror_folder) if settings.verify_checksums else None)
+    mirror = _find_mirror(prepare, mirror_folder, is_in_use=any(audio_folder.iterdir()))
+    needed = needed_files(prepare, augmentation)
+    mirror.check(needed, Digests(mirror_folder) if prepare.verify_checksums else None)
     return str(mirror.folder)
 
 
-def _find_mirror(settings: PrepareSettings, mirror_folder: Path, is_in_use: bool) -> Mirror:
-    by_address = is_address(settings.mirror)
-    if settings.mirror is not None and not by_address:
-        return Mirror(Path(settings.mirror))
-    if settings.synthetic is not None and not by_address:
+def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool) -> Mirror:
+    by_address = is_address(prepare.mirror)
+    if prepare.mirror is not None and not by_address:
+        return Mirror(Path(prepare.mirror))
+    if prepare.synthetic is not None and not by_address:
         from speaker_verification.corpora.synthetic.mirror import (
             is_synthetic_mirror,
             refuse_other_mirror,
             write_synthetic_mirror,
         )
 
-        synthetic, seed = settings.synthetic, settings.seed
+        synthetic, seed = prepare.synthetic, prepare.seed
         if is_in_use:
             refuse_other_mirror(mirror_folder, synthetic, seed)
         if not is_synthetic_mirror(mirror_folder, synthetic, seed):
-            write_synthetic_mirror(mirror_folder, synthetic, seed, settings.num_workers)
+            write_synthetic_mirror(mirror_folder, synthetic, seed, prepare.num_workers)
         return Mirror(mirror_folder)
     download = "run first: kedro run --pipeline=download"
     if by_address:
-        return Mirror(mirror_folder, f"{download} --params=prepare.mirror={settings.mirror}")
+        return Mirror(mirror_folder, f"{download} --params=prepare.mirror={prepare.mirror}")
     if not any(mirror_folder.iterdir()):
         raise ParameterError(
             "no mirror: set prepare.mirror to a folder with VoxCeleb's archives, or prepare.synthetic, or "
@@ -85,51 +82,49 @@ def _find_mirror(settings: PrepareSettings, mirror_folder: Path, is_in_use: bool
 
 
 def convert_utterances(
-    mirror: str, audio_folder: Path, prepare: Mapping[str, Any]
+    mirror: str, audio_folder: Path, prepare: PrepareSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Convert all recordings to 16 kHz mono.
 
     Args:
         mirror: the mirror's folder.
         audio_folder: where the recordings go.
-        prepare: parameters of `PrepareSettings`.
+        prepare: settings of data preparation.
 
     Returns:
         The utterances table and the table of rejected files.
     """
-    settings = PrepareSettings.parse(prepare, "prepare")
     converted = [
         convert_subset(
             subset,
             Mirror(Path(mirror)).files(ARCHIVES[subset]),
             audio_folder,
-            settings.min_duration_seconds,
-            settings.max_rejected_fraction,
-            settings.num_workers,
-            settings.audio_format,
+            prepare.min_duration_seconds,
+            prepare.max_rejected_fraction,
+            prepare.num_workers,
+            prepare.audio_format,
         )
-        for subset in settings.subsets
+        for subset in prepare.subsets
     ]
     utterances, rejected = (pd.concat(tables, ignore_index=True) for tables in zip(*converted, strict=True))
     return utterances, rejected
 
 
-def list_speakers(mirror: str, prepare: Mapping[str, Any]) -> pd.DataFrame:
+def list_speakers(mirror: str, prepare: PrepareSettings) -> pd.DataFrame:
     """Look up what the mirror tells of the speakers.
 
     Args:
         mirror: the mirror's folder.
-        prepare: parameters of `PrepareSettings`.
+        prepare: settings of data preparation.
 
     Returns:
         The speakers table.
     """
-    settings = PrepareSettings.parse(prepare, "prepare")
-    return known_speakers(Mirror(Path(mirror)), settings.subsets)
+    return known_speakers(Mirror(Path(mirror)), prepare.subsets)
 
 
 def list_trials(
-    mirror: str, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: Mapping[str, Any]
+    mirror: str, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: PrepareSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read or draw the trial lists and make sure that every utterance they name is there.
 
@@ -137,64 +132,60 @@ def list_trials(
         mirror: the mirror's folder.
         utterances: the manifest.
         speakers: the speakers table.
-        prepare: parameters of `PrepareSettings`.
+        prepare: settings of data preparation.
 
     Returns:
         The trials table and the trial_lists table.
     """
-    settings = PrepareSettings.parse(prepare, "prepare")
-    trials = gather_trials(settings, Path(mirror), utterances, speakers)
-    files = {name: Path(mirror) / file for name, file in settings.list_files.items()}
+    trials = gather_trials(prepare, Path(mirror), utterances, speakers)
+    files = {name: Path(mirror) / file for name, file in prepare.list_files.items()}
     return trials, describe_lists(trials, files, utterances)
 
 
 def extract_augmentation(
-    mirror: str, augmentation_folder: Path, prepare: Mapping[str, Any], augmentation: Mapping[str, Any]
+    mirror: str, augmentation_folder: Path, prepare: PrepareSettings, augmentation: AugmentationSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Take noises and room responses out of their archives, where training augments with them.
 
     Args:
         mirror: the mirror's folder.
         augmentation_folder: where they go.
-        prepare: parameters of `PrepareSettings`.
-        augmentation: parameters of `AugmentationSettings`.
+        prepare: settings of data preparation.
+        augmentation: settings of the augmentation.
 
     Returns:
         The noise_clips table, the room_responses table and the table of rejected files; what nothing is
         augmented with is left out.
     """
-    settings = PrepareSettings.parse(prepare, "prepare")
-    wanted = AugmentationSettings.parse(augmentation, "augmentation")
     noise_clips, room_responses = NOISE_CLIPS.empty(), ROOM_RESPONSES.empty()
     rejected_clips = rejected_responses = REJECTED_FILES.empty()
-    limits = (settings.max_rejected_fraction, settings.num_workers)
-    if wanted.clip_kinds:
+    limits = (prepare.max_rejected_fraction, prepare.num_workers)
+    if augmentation.clip_kinds:
         archive = Path(mirror) / MUSAN_ARCHIVE
         noise_clips, rejected_clips = extract_musan(archive, augmentation_folder, *limits)
-    if wanted.takes_rooms:
+    if augmentation.takes_rooms:
         archive = Path(mirror) / ROOM_RESPONSE_ARCHIVE
         room_responses, rejected_responses = extract_room_responses(archive, augmentation_folder, *limits)
     return noise_clips, room_responses, REJECTED_FILES.concat([rejected_clips, rejected_responses])
 
 
 def hold_out_validation(
-    utterances: pd.DataFrame, trials: pd.DataFrame, prepare: Mapping[str, Any]
+    utterances: pd.DataFrame, trials: pd.DataFrame, prepare: PrepareSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Split the training set into speakers to train on and speakers to choose checkpoints by.
 
     Args:
         utterances: the manifest.
         trials: the trials table; its speakers must not be trained on.
-        prepare: parameters of `PrepareSettings`.
+        prepare: settings of data preparation.
 
     Returns:
         The utterances to train on, the held-out ones, and the trials among the held-out ones.
     """
-    settings = PrepareSettings.parse(prepare, "prepare")
-    name = settings.training_set
-    refuse_seen_speakers(trials, utterances, name, "prepare.training_set", settings.allow_seen_speakers)
+    name = prepare.training_set
+    refuse_seen_speakers(trials, utterances, name, "prepare.training_set", prepare.allow_seen_speakers)
     training, validation = hold_out_speakers(
-        select_subset(utterances, name), settings.validation_speakers, settings.seed
+        select_subset(utterances, name), prepare.validation_speakers, prepare.seed
     )
-    drawn = draw_validation_trials(validation, settings.validation_trials, settings.seed)
+    drawn = draw_validation_trials(validation, prepare.validation_trials, prepare.seed)
     return training, validation, drawn

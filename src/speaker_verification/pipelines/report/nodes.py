@@ -55,16 +55,15 @@ def tabulate_rates_by_group(
     calibration: Mapping[str, Any],
     utterances: pd.DataFrame,
     speakers: pd.DataFrame,
-    report: Mapping[str, Any],
+    report: ReportSettings,
 ) -> pd.DataFrame:
     """Lay the error rates out by duration and, where they are known, by gender and nationality."""
-    settings = ReportSettings.parse(report, "report")
-    return rates_by_group(scores, Calibration.from_dict(calibration), utterances, speakers, settings)
+    return rates_by_group(scores, Calibration.from_dict(calibration), utterances, speakers, report)
 
 
-def list_worst_trials(scores: pd.DataFrame, report: Mapping[str, Any]) -> pd.DataFrame:
+def list_worst_trials(scores: pd.DataFrame, report: ReportSettings) -> pd.DataFrame:
     """List the lowest targets and the highest non-targets of every trial list."""
-    return worst_trials(scores, ReportSettings.parse(report, "report").worst_trials)
+    return worst_trials(scores, report.worst_trials)
 
 
 def draw_learning_curves(

@@ -27,19 +27,18 @@ logger = logging.getLogger(__name__)
 
 
 def summarise_cohort(
-    cohort_embeddings: EmbeddingStore, embeddings: EmbeddingStore, score: Mapping[str, Any]
+    cohort_embeddings: EmbeddingStore, embeddings: EmbeddingStore, score: ScoreSettings
 ) -> Cohort:
     """Take from the cohort set what embeddings are centred on and scores are normalised against."""
     embeddings.refuse_other_model(cohort_embeddings)
-    settings = ScoreSettings.parse(score, "score")
-    return Cohort.of(cohort_embeddings, settings.cohort, settings.centre)
+    return Cohort.of(cohort_embeddings, score.cohort, score.centre)
 
 
 def score_trials(
-    trials: pd.DataFrame, embeddings: EmbeddingStore, cohort: Cohort, score: Mapping[str, Any]
+    trials: pd.DataFrame, embeddings: EmbeddingStore, cohort: Cohort, score: ScoreSettings
 ) -> pd.DataFrame:
     """Add the column `cosine` to the trials."""
-    workspace = ScoreSettings.parse(score, "score").workspace()
+    workspace = score.workspace()
     rows = _rows_of_trials(trials, embeddings)
     return trials.assign(cosine=trial_scores(embeddings, cohort.centre, *rows, workspace))
 
@@ -48,12 +47,11 @@ def normalise_scores(
     scored_trials: pd.DataFrame,
     embeddings: EmbeddingStore,
     cohort: Cohort,
-    score: Mapping[str, Any],
+    score: ScoreSettings,
     device: str,
 ) -> pd.DataFrame:
     """Add the column `as_norm`: the whole utterances' cosines, normalised against the cohort's."""
-    settings = ScoreSettings.parse(score, "score")
-    workspace = settings.workspace(device)
+    workspace = score.workspace(device)
     rows = _rows_of_trials(scored_trials, embeddings)
     if embeddings.crops is None:
         cosine = scored_trials["cosine"].to_numpy()
@@ -62,9 +60,9 @@ def normalise_scores(
     statistics = cohort_statistics(
         embeddings.embeddings,
         cohort.embeddings,
-        settings.cohort_size,
+        score.cohort_size,
         centre=cohort.centre,
-        deviation=settings.deviation,
+        deviation=score.deviation,
         workspace=workspace,
     )
     return scored_trials.assign(as_norm=as_norm_of_trials(cosine, statistics, *rows, workspace))
@@ -74,16 +72,15 @@ def fit_score_calibration(
     cohort_embeddings: EmbeddingStore,
     cohort: Cohort,
     validation_utterances: pd.DataFrame,
-    score: Mapping[str, Any],
+    score: ScoreSettings,
     seed: int,
     device: str,
 ) -> dict[str, Any]:
     """Fit the calibration of every scoring on trials drawn from the cohort set."""
-    settings = ScoreSettings.parse(score, "score")
-    workspace = settings.workspace(device)
-    trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, settings, seed)
-    cosine, features = calibration_features(cohort_embeddings, trials, cohort, settings, workspace)
-    fitted = fit_calibration(cosine, features, trials.labels, cohort.centre, settings)
+    workspace = score.workspace(device)
+    trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, score, seed)
+    cosine, features = calibration_features(cohort_embeddings, trials, cohort, score, workspace)
+    fitted = fit_calibration(cosine, features, trials.labels, cohort.centre, score)
     for point in fitted.operating_points:
         for remark in fitted.remarks(point).values():
             logger.warning("%s", remark)
@@ -94,10 +91,10 @@ def calibrate_scores(
     normalised_scores: pd.DataFrame,
     embeddings: EmbeddingStore,
     calibration: Mapping[str, Any],
-    score: Mapping[str, Any],
+    score: ScoreSettings,
 ) -> pd.DataFrame:
     """Add the columns `qmf`, which the quality of both sides enters, and `llr` to the normalised scores."""
-    workspace = ScoreSettings.parse(score, "score").workspace()
+    workspace = score.workspace()
     fitted = Calibration.from_dict(calibration)
     seconds = embeddings.utterances["duration_seconds"]
     quality = quality_measures(embeddings.embeddings, seconds, workspace)
@@ -114,12 +111,11 @@ def measure_error_rates(
     calibration: Mapping[str, Any],
     embeddings: EmbeddingStore,
     trial_lists: pd.DataFrame,
-    score: Mapping[str, Any],
+    score: ScoreSettings,
 ) -> Metrics:
     """Measure every trial list under every scoring, with the record of the list beside the figures."""
-    settings = ScoreSettings.parse(score, "score")
     fitted = Calibration.from_dict(calibration)
-    metrics = measure(scores, fitted, embeddings.utterances, settings, trial_lists)
+    metrics = measure(scores, fitted, embeddings.utterances, score, trial_lists)
     for trial_list, scorings in metrics.items():
         error_rates = ", ".join(f"{scoring} {values['eer']:.3f} %" for scoring, values in scorings.items())
         logger.info("EER on %s: %s", trial_list, error_rates)
