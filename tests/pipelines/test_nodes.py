@@ -1,0 +1,53 @@
+"""Nodes take typed settings, as Kedro's validator builds them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from kedro.pipeline.node import Node
+from kedro.validation.parameter_validator import ParameterValidator
+
+from speaker_verification import pipelines
+from speaker_verification.common.settings_base import Settings
+from speaker_verification.config.tree import Parameters
+from speaker_verification.pipeline_registry import register_pipelines
+from tests.config.test_loader import CONF, parameters
+
+NODES = {node.name: node for node in register_pipelines()["__default__"].nodes} | {
+    node.name: node for pipeline in register_pipelines().values() for node in pipeline.nodes
+}
+SOURCES = sorted(Path(pipelines.__file__).parent.rglob("*.py"))
+
+
+def arguments(node: Node) -> Iterator[tuple[str, Any]]:
+    """Inputs of a node with the annotations of the arguments that they become."""
+    names = inspect.signature(node.func).parameters
+    hints = get_type_hints(node.func)
+    yield from ((given, hints[name]) for given, name in zip(node.inputs, names, strict=True))
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_groups_of_parameters_reach_a_node_as_the_tree_types_them(name: str) -> None:
+    fields = get_type_hints(Parameters)
+    for given, annotation in arguments(NODES[name]):
+        if given.startswith("params:"):
+            assert annotation is fields[given.removeprefix("params:")], f"{name}: {given}"
+
+
+def test_kedro_builds_every_group_that_a_node_takes() -> None:
+    built = ParameterValidator(register_pipelines()).validate_raw_params(parameters(CONF, "mini"))
+    typed = Parameters.parse(parameters(CONF, "mini"), "")
+    groups = {name for name, value in typed if isinstance(value, Settings)}
+    assert {name for name, value in built.items() if isinstance(value, Settings)} == groups
+    assert all(built[name] == getattr(typed, name) for name in groups)
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_no_node_parses_parameters(file: Path) -> None:
+    text = file.read_text()
+    assert ".parse(" not in text
+    assert "model_validate" not in text
