@@ -15,7 +15,7 @@ from speaker_verification import pipelines
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.config.tree import Parameters
 from speaker_verification.pipeline_registry import register_pipelines
-from tests.config.test_loader import CONF, parameters
+from tests.support.config import CONF, parameters
 
 NODES = {node.name: node for node in register_pipelines()["__default__"].nodes} | {
     node.name: node for pipeline in register_pipelines().values() for node in pipeline.nodes
