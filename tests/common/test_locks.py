@@ -94,7 +94,7 @@ def test_a_killed_run_is_taken_over_at_once_with_one_line(
         with holding(paths, "lmft"):
             assert {json.loads(entry.read_text())["what"] for entry in entries(tmp_path)} == {"lmft"}
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert f"taken over from finetune (process {other.pid} on host" in caplog.text
+    assert f"lock taken over from finetune (process {other.pid} on host" in caplog.text
     assert not entries(tmp_path)
 
 
@@ -125,12 +125,12 @@ def test_a_process_number_that_is_used_again_is_no_holder(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("silent_seconds", "is_alive"), [(0, True), (200, True), (400, False)])
-def test_a_run_on_another_host_lives_as_long_as_it_is_heard_of(
+def test_a_run_on_another_host_is_alive_until_its_heartbeat_is_five_minutes_old(
     silent_seconds: float, is_alive: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     leave_entry(tmp_path / "work", silent_seconds, machine="another", host="gpu7", pid=1)
     if is_alive:
-        with pytest.raises(InUseError, match=r"process 1 on host gpu7.*silent for 5 minutes"):
+        with pytest.raises(InUseError, match=r"process 1 on host gpu7.*after 5 minutes without a heartbeat"):
             hold([tmp_path / "work"], "lmft")
         assert len(entries(tmp_path)) == 1
     else:
@@ -254,7 +254,7 @@ def test_a_run_that_was_taken_for_dead_stops_instead_of_writing_beside_its_succe
             frozen.send_signal(signal.SIGCONT)
             _, errors = frozen.communicate(timeout=20)
             assert frozen.returncode != 0
-            assert "this run was taken for dead" in errors
+            assert "this run counted as dead" in errors
             assert [json.loads(entry.read_text())["what"] for entry in entries(tmp_path)] == ["lmft"]
 
 

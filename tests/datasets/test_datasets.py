@@ -103,7 +103,7 @@ def test_a_plain_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_a_place_to_work_in_is_made_when_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="is not there"):
+    with pytest.raises(DatasetError, match="does not exist"):
         FolderDataset(filepath=str(tmp_path / "a")).load()
     place = FolderDataset(filepath=str(tmp_path / "b"), create=True)
     assert place.exists()
@@ -157,7 +157,7 @@ def test_a_copy_whose_table_names_the_originals_files_says_so(
     )
     assert table.load()["path"].tolist() == [str(tmp_path / "original/02/audio/1.wav")]
     assert len(caplog.records) == 1
-    assert f"{tmp_path}/copy/02/t.parquet names files of another data root" in caplog.text
+    assert f"{tmp_path}/copy/02/t.parquet refers to files of another data root" in caplog.text
     assert "kedro run --pipeline=prepare" in caplog.text
     caplog.clear()
     table.save(pd.DataFrame([UTTERANCE | {"path": "/corpora/1.wav"}]))  # a corpus that lies elsewhere

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their name whole or not at all."""
+"""Atomic writes of files and folders."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 
 from speaker_verification.common.errors import UserError
 
-FULL_BYTES = 1 << 20  # free bytes of a disk on which nothing can be written any more
+FULL_BYTES = 1 << 20  # a disk with less than this free counts as full
 
 
 @contextmanager
 def atomic_write(path: Path, skip_if_unchanged: bool = False) -> Iterator[Path]:
-    """Hand out a hidden sibling to write a file or folder to, and give it the name of `path` at the end.
+    """Write a file or folder to a hidden sibling that is renamed to `path` when the block ends.
 
-    What stands at `path` is replaced; folders above it are made. A block that raises leaves nothing behind; a
-    process that is killed leaves the sibling, which the next writer of the same path removes.
+    An existing `path` is replaced; parent folders are made. A block that raises leaves nothing behind; a
+    killed process leaves the sibling, which the next writer of the same path removes.
 
     Args:
-        path: the file or folder to write or replace, by one process at a time.
-        skip_if_unchanged: leave a file that has these very bytes already as it is, with its time.
+        path: file or folder to write or replace, by one process at a time.
+        skip_if_unchanged: keep an existing file of identical bytes, with its modification time.
 
     Yields:
-        The sibling, a path at which nothing stands.
+        Path of the sibling, where nothing exists yet.
     """
     beside = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def atomic_write(path: Path, skip_if_unchanged: bool = False) -> Iterator[Path]:
     try:
         with _path_in_errors(path):
             yield beside
-        if path.is_dir():  # a folder cannot be renamed over: the old one steps aside first
+        if path.is_dir():  # rename cannot replace a folder: move the old one away first
             old = path.with_name(f".{path.name}.old.part")
             remove(old)
             path.rename(old)
@@ -49,7 +49,7 @@ def atomic_write(path: Path, skip_if_unchanged: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _path_in_errors(path: Path) -> Iterator[None]:
-    """Name the path in errors of writing to it, and a full disk where a library does not."""
+    """Add the path to write errors, and name a full disk where a library hides it."""
     try:
         yield
     except UserError:
@@ -65,7 +65,7 @@ def _path_in_errors(path: Path) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""Device to compute on, by name."""
+"""Compute device by name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from speaker_verification.common.errors import ParameterError
 
 
 def check_device(name: str) -> None:
-    """Refuse the name of a device that is not here, without taking memory of one that is.
+    """Check that a named device exists, without allocating memory on it.
 
     Raises:
-        ParameterError: there is no GPU, or none of this number.
+        ParameterError: no GPU, or no GPU of this number.
     """
     kind, _, number = name.partition(":")
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -23,10 +23,10 @@ def check_device(name: str) -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name: `auto` takes a GPU if there is one.
+    """Device of a name; `auto` is the GPU if there is one.
 
     Raises:
-        ParameterError: there is no such device here.
+        ParameterError: no such device on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,13 +1,13 @@
-"""Errors that the person who runs the project can mend."""
+"""User errors: mistakes that the person running the project can correct."""
 
 
 class UserError(Exception):
-    """Says in one line what is wrong, where (file, line, id, parameter) and what to do about it."""
+    """One line: the fault, its place (file, line, id, parameter) and the remedy."""
 
 
 class ParameterError(UserError, ValueError):
-    """A parameter is unknown, of the wrong type, out of range, or impossible beside the others."""
+    """A parameter is unknown, of the wrong type, out of range, or contradicts another one."""
 
 
 class DataError(UserError, ValueError):
-    """A file, a table or a recording is missing or does not hold what it must."""
+    """A file, a table or a recording is missing or has invalid contents."""

@@ -1,13 +1,13 @@
 """Advisory locks on files and folders: one run at a time, across processes and hosts, with the holder's name.
 
-A lock is an entry, a hidden JSON file `.ID.lock` beside what it locks: holder and locked names of that
-folder. A run writes its entry first and looks for others then, so that of two runs at least one sees the
-other; a run that sees a live one with a name in common withdraws its entry. No entry's name is used twice,
-so that what a dead holder left can be removed by several takers at once. Nothing is asked of a shared file
-system but that a rename is atomic and that a listing shows what was renamed before.
+A lock is an entry: a hidden JSON file `.ID.lock` beside the locked paths, with the holder and the locked
+names of that folder. A run first writes its entry and then lists the others, so that of two concurrent runs
+at least one sees the other; a run that sees a live rival for the same name withdraws its entry. Entry names
+are never reused, so several runs can remove a dead holder's entry at once. The shared file system only needs
+atomic renames, and listings that show every earlier rename.
 
-A holder on this machine is alive while its process is (by number and start time); one on another machine is
-as long as it renews the time of its entry, as a thread of every holder does.
+A holder on this machine is alive while its process runs (matched by PID and start time). A holder on another
+machine is alive while the heartbeat thread of its process renews the entry's modification time.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from speaker_verification.common.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 30.0  # between signs of life
-STALE_SECONDS = 300.0  # of silence, after which a holder on another machine is dead
-ATTEMPTS = 5  # before a run that sees another one is refused: both may have withdrawn
-FIRST_WAIT_SECONDS = 0.05  # at most, after the first attempt; doubled from one to the next
+BEAT_SECONDS = 30.0  # heartbeat interval
+STALE_SECONDS = 300.0  # without a heartbeat, after which a holder on another machine counts as dead
+ATTEMPTS = 5  # two runs that see each other both withdraw, so one refusal is no proof
+FIRST_WAIT_SECONDS = 0.05  # upper limit of the first random back-off, doubled at each attempt
 ELSEWHERE = "another folder"
 _ENTRY = re.compile(r"\.[0-9a-f]{16}\.lock")
 _PASSWORD = re.compile(r"//[^/\s]*@")  # in an address
@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 
 class InUseError(UserError):
-    """A file or folder belongs to another run at the moment."""
+    """A file or folder is locked by another live run."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Holder:
 
     Attributes:
         what: name of the run, for messages.
-        host: name of its machine, for messages.
+        host: host name, for messages.
         machine: boot id and PID namespace.
-        pid: process number.
-        started: start of the process, as the machine counts; empty where it cannot be known.
-        since: seconds since 1970.
-        command: arguments of the process, for people who look into the entry.
+        pid: process id.
+        started: start time of the process in clock ticks since boot; empty where unknown.
+        since: time of locking, in seconds since 1970.
+        command: command line of the process, for people who read the entry.
     """
 
     what: str
@@ -79,10 +79,10 @@ class Holder:
     command: str
 
     def is_alive(self, silent_seconds: float) -> bool:
-        """Whether the holder is still running.
+        """True while the holder is running.
 
         Args:
-            silent_seconds: time since its last sign of life.
+            silent_seconds: time since its last heartbeat.
         """
         if self.machine == _machine() and os.name == "posix":
             if not _is_running(self.pid):
@@ -100,7 +100,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A holder's file in a folder, and the names that it locks there."""
+    """Lock entry of one folder: its file, its holder and the locked names."""
 
     file: Path
     holder: Holder
@@ -113,20 +113,18 @@ class _Entry:
     def write(self) -> None:
         try:
             self._write()
-        except (
-            FileNotFoundError
-        ):  # the folder was empty, and another run that had made it has just removed it
-            self._write()
+        except FileNotFoundError:
+            self._write()  # another run that had made the folder has just removed it, empty
 
     def _write(self) -> None:
         with atomic_write(self.file) as part:
             part.write_text(json.dumps({**asdict(self.holder), "names": sorted(self.names)}, indent=2))
             with suppress(OSError):
-                part.chmod(0o644)  # others of a group must see who holds what they share
+                part.chmod(0o644)  # other users of a shared folder must be able to read the holder
 
     @classmethod
     def read(cls, file: Path) -> _Entry | None:
-        """Entry in a file; None where its holder has left, or where it is cut short."""
+        """Entry read from a file; None if it was released meanwhile or is truncated."""
         try:
             values = json.loads(file.read_text())
             holder = Holder(**{known.name: values[known.name] for known in fields(Holder)})
@@ -141,7 +139,7 @@ class _Held:
 
     times: Counter[Path] = field(default_factory=Counter)
     entries: list[_Entry] = field(default_factory=list)
-    made: list[Path] = field(default_factory=list)  # folders made for entries, the deepest first
+    made: list[Path] = field(default_factory=list)  # folders made for entries, deepest first
     changing: threading.RLock = field(default_factory=threading.RLock)
     beating: threading.Thread | None = None
 
@@ -150,7 +148,7 @@ _held = _Held()
 
 
 def _begin_child() -> None:
-    """Inherit the locks in a forked process, which releases none of them."""
+    """Inherited locks in a forked process, which must not release them."""
     _held.changing, _held.beating = threading.RLock(), None
 
 
@@ -158,13 +156,13 @@ os.register_at_fork(after_in_child=_begin_child)
 
 
 class Hold:
-    """Paths that are locked until `release`."""
+    """Paths locked until `release`."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = list(paths)
 
     def release(self) -> None:
-        """Unlock what no other hold of this process locks as well."""
+        """Unlock the paths that no other `Hold` of this process covers."""
         with _held.changing:
             _held.times -= Counter(self._paths)
             self._paths = []
@@ -172,19 +170,18 @@ class Hold:
 
 
 def hold(paths: Iterable[Path], what: str, elsewhere: str = ELSEWHERE) -> Hold:
-    """Lock files and folders, which need not exist, for this process and those that it starts.
+    """Lock files and folders, existing or not, for this process and its child processes.
 
-    What this process holds already is held once more, from whichever thread; of the processes that torchrun
-    starts, rank 0 holds for all.
+    Locks are re-entrant within a process, across threads. Under torchrun rank 0 locks for all ranks.
 
     Args:
-        paths: what to lock; folders above are made, and removed again if they stay empty.
-        what: name of the run, for messages of others.
-        elsewhere: another place to work in, for messages.
+        paths: files and folders to lock; missing parent folders are made, and removed again if left empty.
+        what: name of this run, shown to other runs.
+        elsewhere: alternative place to work in, for messages.
 
     Raises:
-        InUseError: another run, which is alive, holds one of them.
-        DataError: no lock can be written there.
+        InUseError: another live run holds one of the paths.
+        DataError: no lock file can be written there.
     """
     if int(os.environ.get("RANK", 0)) > 0:
         return Hold([])
@@ -198,7 +195,7 @@ def hold(paths: Iterable[Path], what: str, elsewhere: str = ELSEWHERE) -> Hold:
 
 @contextmanager
 def holding(paths: Iterable[Path], what: str, elsewhere: str = ELSEWHERE) -> Iterator[None]:
-    """Lock files and folders for a block, as `hold`."""
+    """`hold` as a context manager."""
     held = hold(paths, what, elsewhere)
     try:
         yield
@@ -207,10 +204,10 @@ def holding(paths: Iterable[Path], what: str, elsewhere: str = ELSEWHERE) -> Ite
 
 
 def holds(argument: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Make a function lock the path that one of its arguments gives, as `hold`.
+    """Decorator that locks the path given by one of the function's arguments, as `hold`.
 
     Args:
-        argument: name of the argument.
+        argument: name of that argument.
     """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -269,7 +266,7 @@ def _enter(entries: Iterable[_Entry], elsewhere: str) -> None:
 
 
 def _leave(entries: Iterable[_Entry]) -> None:
-    """Remove entries of this process, and the folders made for them that are still empty."""
+    """Remove entries of this process, and folders made for them that are empty."""
     for entry in entries:
         _held.entries.remove(entry)
         if entry.holder.pid == os.getpid():
@@ -285,20 +282,20 @@ def _leave(entries: Iterable[_Entry]) -> None:
 
 
 def _rivals_of(entries: Iterable[_Entry]) -> list[str]:
-    """Live runs that hold a name of these entries; what dead ones left beside them is removed."""
+    """Descriptions of live runs that hold a name of these entries; entries of dead runs are removed."""
     own = {entry.file for entry in _held.entries}
     rivals: list[str] = []
     dead: dict[tuple[str, int], _Entry] = {}
     for entry in entries:
         folder = entry.file.parent
-        now = entry.file.stat().st_mtime  # by the clock of the file system, which all hosts share
+        now = entry.file.stat().st_mtime  # the file system's clock, common to all hosts
         for name in os.listdir(folder):
             if not _ENTRY.fullmatch(name) or folder / name in own:
                 continue
             try:
                 silent_seconds = now - (folder / name).stat().st_mtime
             except OSError:
-                continue  # its holder has just left
+                continue  # released meanwhile
             other = _Entry.read(folder / name)
             if other is None:
                 if silent_seconds > STALE_SECONDS:
@@ -310,21 +307,21 @@ def _rivals_of(entries: Iterable[_Entry]) -> list[str]:
                 rivals.append(f"{other.holder} in {folder / common[0]}{_last_seen(other.holder)}")
     for other in dead.values():
         logger.warning(
-            "%s: taken over from %s (process %d on host %s), which ended without unlocking it",
+            "%s: lock taken over from %s (process %d on host %s), which ended without releasing it",
             *(other.file.parent, other.holder.what, other.holder.pid, other.holder.host),
         )
     return rivals
 
 
 def _remove(file: Path) -> None:
-    with suppress(OSError):  # of another user, who alone may: nobody counts it
+    with suppress(OSError):  # owned by another user: harmless, since its holder is dead
         file.unlink(missing_ok=True)
 
 
 def _last_seen(holder: Holder) -> str:
     if holder.machine == _machine():
         return ""
-    return f" (dead if it is silent for {STALE_SECONDS / 60:g} minutes: it is then taken over)"
+    return f" (its lock is taken over after {STALE_SECONDS / 60:g} minutes without a heartbeat)"
 
 
 def _this_process(what: str) -> Holder:
@@ -349,7 +346,7 @@ def _machine() -> str:
 
 
 def _stat_of(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat behind the name, or none."""
+    """Fields of /proc/PID/stat after the process name; empty if unreadable."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -364,29 +361,29 @@ def _start_of(pid: int) -> str:
 def _is_running(pid: int) -> bool:
     found = _stat_of(pid)
     if found:
-        return found[0] not in "ZX"  # dead, and not yet waited for
+        return found[0] not in "ZX"  # Z, X: dead, not yet reaped
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # of another user, where /proc hides those
+        pass  # another user's process, where /proc hides those
     return True
 
 
 def _works_for(holder: Holder) -> bool:
-    """Whether this process is a holder or works for it: was started by it, however far down."""
+    """True if this process is the holder or one of its descendants."""
     if holder.machine != _machine():
         return False
     pid = os.getpid()
     while pid > 1 and pid != holder.pid:
         found = _stat_of(pid)
         pid = int(found[1]) if found else 0
-    return pid == holder.pid and (pid > 1 or pid == os.getpid())  # 1 adopts orphans: no sign of kinship
+    return pid == holder.pid and (pid > 1 or pid == os.getpid())  # 1 adopts orphans, so it proves nothing
 
 
 def _keep_alive() -> None:
-    """Start the heartbeat, and remove the entries when this process ends, unless it is killed."""
+    """Start the heartbeat; release the locks at exit and on SIGTERM."""
     if not _held.entries:
         return
     if threading.current_thread() is threading.main_thread() and (
@@ -418,7 +415,7 @@ def _beat() -> None:
 
 
 def _renew(entry: _Entry) -> None:
-    """Renew the heartbeat; where the lock was taken over meanwhile, lock again or stop the run."""
+    """Renew the heartbeat; if the lock was taken over meanwhile, lock again or stop the run."""
     try:
         os.utime(entry.file)
     except FileNotFoundError:
@@ -429,12 +426,12 @@ def _renew(entry: _Entry) -> None:
             if rivals := _rivals_of([entry]):
                 _remove(entry.file)
                 logger.error(
-                    "this run was taken for dead after %g minutes of silence, and stops: %s",
+                    "this run counted as dead after %g minutes without a heartbeat, and stops: %s",
                     *(STALE_SECONDS / 60, rivals[0]),
                 )
-                # Not SIGTERM, at which training would save over its successor's state.
-                if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background
+                # Not SIGTERM, on which training would save over its successor's state.
+                if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background jobs
                     os._exit(128 + signal.SIGINT)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     except OSError as error:
-        logger.debug("%s: cannot be renewed: %s", entry.file, error)
+        logger.debug("%s: heartbeat failed: %s", entry.file, error)

@@ -1,4 +1,4 @@
-"""Typed, closed configuration: an unknown key is refused and the nearest known one is named."""
+"""Typed, closed configuration; errors for unknown keys name the nearest known one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ WORDINGS = {  # of pydantic's error types, where its own are about Python
 
 
 def expanded(path: str) -> str:
-    """Path with `~` and environment variables replaced, which would otherwise be names of folders.
+    """Path with `~` and environment variables expanded.
 
     Raises:
-        ValueError: the user or the variable is unknown.
+        ValueError: unknown user, or unset variable.
     """
     text = os.path.expanduser(os.path.expandvars(path))
     unset = re.search(r"\$(\w+|\{[^}]*\})", text)
@@ -43,7 +43,7 @@ LocalPath = Annotated[str, AfterValidator(expanded)]
 
 
 class Settings(BaseModel):
-    """A frozen group of parameters; fields carry their types, ranges and defaults.
+    """Frozen group of parameters; its fields carry type, range and default.
 
     Derived values are properties or arguments, never written back. Nothing is converted but lists and whole
     numbers where fractions are allowed: `yes` is no number, `1` no truth value, `nan` no quantity.
@@ -82,7 +82,7 @@ class Settings(BaseModel):
 
 
 def with_lists(settings: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a command line, with `a;b`, a single value or nothing made a list where a list belongs.
+    """Command-line values, with `a;b`, a single value or nothing turned into a list for list parameters.
 
     Args:
         settings: class that the values are of.
@@ -141,7 +141,7 @@ def _explain(settings: type[Settings], problem: Mapping[str, Any], where: str) -
 
 
 def _suggest(settings: type[Settings], path: Sequence[str], where: str) -> str:
-    """Full names of the parameters that an unknown one may have been meant as."""
+    """Did-you-mean hint: dotted names of the parameters nearest to an unknown one."""
     *group, name = path
     beside = _fields_at(settings, group)
     depth = len(group) + 1
@@ -172,7 +172,7 @@ def _suggest(settings: type[Settings], path: Sequence[str], where: str) -> str:
 
 
 def _names_in(settings: type[Settings], group: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Paths of all fields of a settings class and of the groups in it."""
+    """Paths of all fields of a settings class, nested groups included."""
     for name, field in settings.model_fields.items():
         yield (*group, name)
         for nested in _settings_in(field.annotation):
@@ -180,7 +180,7 @@ def _names_in(settings: type[Settings], group: tuple[str, ...] = ()) -> Iterator
 
 
 def _fields_at(settings: type[Settings], path: Sequence[str]) -> list[str]:
-    """Field names of the settings class that lies at the given path below another one."""
+    """Field names of the settings class at a path inside another one."""
     current: type[Settings] = settings
     for part in path:
         field = current.model_fields.get(part)

@@ -1,4 +1,4 @@
-"""Kedro datasets of our own: they own what is on disk."""
+"""Kedro datasets of the project: tables, folders, embeddings, scores, JSON, credentials."""
 
 from speaker_verification.datasets.credentials import CredentialsDataset
 from speaker_verification.datasets.embedding_store import EmbeddingStoreDataset

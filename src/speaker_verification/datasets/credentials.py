@@ -1,4 +1,4 @@
-"""What a node may not be given as a parameter, since parameters are logged."""
+"""Credentials as a dataset, since parameters are logged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kedro.io import AbstractDataset, DatasetError
 
 
 class CredentialsDataset(AbstractDataset[None, Mapping[str, Any]]):
-    """Hands a group of credentials.yml to a node, and shows it to nobody else.
+    """A group of credentials.yml, passed to a node and neither logged nor described.
 
     Args:
-        credentials: the group, filled in by Kedro; None where it is empty.
-        metadata: left to plugins.
+        credentials: group of that name, filled in by Kedro; None if empty.
+        metadata: settings of plugins.
     """
 
     def __init__(

@@ -12,13 +12,13 @@ from speaker_verification.scoring.embeddings import EmbeddingStore
 
 
 class EmbeddingStoreDataset(AtomicDataset[EmbeddingStore]):
-    """Folder with `embeddings.npy` (float32, N x E) and `utterances.parquet` in row order, maybe crops.
+    """Folder with `embeddings.npy` (float32, N x E), `utterances.parquet` in row order, optionally crops.
 
     Args:
-        filepath: of the folder; versions stand below it.
-        root: folder whose files are named relative to it, as `TableDataset` does.
-        version: given by Kedro for `versioned: true`.
-        metadata: left to plugins.
+        filepath: folder, or parent of its versions.
+        root: base of relative paths, as in `TableDataset`.
+        version: set by Kedro for `versioned: true`.
+        metadata: settings of plugins.
     """
 
     def __init__(

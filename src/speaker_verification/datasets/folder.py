@@ -1,4 +1,4 @@
-"""A folder that a node fills, handed over as a path."""
+"""Folders that nodes fill, passed as paths."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from speaker_verification.datasets.versioned import AtomicDataset
 
 
 class FolderDataset(AtomicDataset[Path]):
-    """Moves the folder it is given into the catalog, and gives its path back.
+    """Folder that is moved into the catalog on save; loading gives its path.
 
     Args:
-        filepath: of the folder; versions stand below it.
-        create: make the folder when it is loaded and is not there: a place for nodes to work in.
-        preview_file: JSON file in the folder that Kedro-Viz shows.
-        version: given by Kedro for `versioned: true`.
-        metadata: left to plugins.
+        filepath: folder, or parent of its versions.
+        create: make a missing folder on load: a working folder of nodes.
+        preview_file: JSON file in the folder, shown in Kedro-Viz.
+        version: set by Kedro for `versioned: true`.
+        metadata: settings of plugins.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class FolderDataset(AtomicDataset[Path]):
 
     @property
     def is_workplace(self) -> bool:
-        """Whether it is a place for nodes to work in."""
+        """True for a working folder of nodes, made on load."""
         return self._create
 
     def load(self) -> Path:
@@ -57,7 +57,7 @@ class FolderDataset(AtomicDataset[Path]):
         return self._create or super()._exists()
 
     def preview(self) -> JSONPreview:
-        """What Kedro-Viz shows of the newest version."""
+        """JSON preview of the newest version in Kedro-Viz."""
         if self._preview_file is None or not self.exists():
             return JSONPreview(json.dumps({}))
         return JSONPreview((self.newest_path / self._preview_file).read_text())

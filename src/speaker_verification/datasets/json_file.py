@@ -12,7 +12,7 @@ from speaker_verification.datasets.versioned import AtomicDataset
 
 
 class JsonDataset(AtomicDataset[dict[str, Any]]):
-    """JSON file of plain values; numbers that are not finite are refused."""
+    """JSON file of plain values; non-finite numbers are an error."""
 
     def _write(self, path: Path, data: dict[str, Any]) -> None:
         path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
@@ -21,5 +21,5 @@ class JsonDataset(AtomicDataset[dict[str, Any]]):
         return json.loads(path.read_text())
 
     def preview(self) -> JSONPreview:
-        """What Kedro-Viz shows of the newest version."""
+        """JSON preview of the newest version in Kedro-Viz."""
         return JSONPreview(json.dumps(self.load() if self.exists() else {}))

@@ -1,4 +1,4 @@
-"""A folder of scores in the field's text format."""
+"""Folders of score files in the field's text format."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from speaker_verification.scoring.score_files import read_score_file, write_scor
 
 
 class ScoreFilesDataset(AtomicDataset[Mapping[str, pd.DataFrame]]):
-    """Folder of text files by name, a trial on each line: `ENROLL_ID TEST_ID SCORE [target|nontarget]`.
+    """Folder of text files by name, one trial a line: `ENROLL_ID TEST_ID SCORE [target|nontarget]`.
 
-    A save replaces the whole folder, so that all its files are of one evaluation.
+    Saving replaces the whole folder, so that all its files belong to one evaluation.
     """
 
     def _write(self, path: Path, data: Mapping[str, pd.DataFrame]) -> None:

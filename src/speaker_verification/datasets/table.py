@@ -1,4 +1,4 @@
-"""A table with a fixed schema, checked on load and on save."""
+"""Tables with a fixed schema, checked on load and save."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class TableDataset(AtomicDataset[pd.DataFrame]):
     """Parquet file of one of the project's tables (see tables.py).
 
     Args:
-        filepath: of the file; versions stand below it.
+        filepath: file, or parent of its versions.
         schema: name of the table.
-        root: folder whose files the table names relative to it, so that it can be moved; nodes are handed
-            absolute paths all the same.
-        version: given by Kedro for `versioned: true`.
-        metadata: left to plugins.
+        root: base of relative paths in the file, so that a data root can be moved; loaded tables have
+            absolute paths.
+        version: set by Kedro for `versioned: true`.
+        metadata: settings of plugins.
 
     Raises:
-        DatasetError: no such schema.
+        DatasetError: unknown schema.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TableDataset(AtomicDataset[pd.DataFrame]):
         return table
 
     def _warn_of_another_root(self, file: Path, table: pd.DataFrame) -> None:
-        """Warn of absolute paths that name files of the data root this one was copied from."""
+        """Warn of absolute paths into the data root that this one was copied from."""
         for name in self._schema.paths:
             named = Path(table[name].iloc[0]) if len(table) else None
             if named is None or self._root is None or named.is_relative_to(self._root):
@@ -66,12 +66,12 @@ class TableDataset(AtomicDataset[pd.DataFrame]):
             own = [self._root.joinpath(*named.parts[start:]) for start in range(1, len(named.parts))]
             if any(path.exists() for path in own):
                 logger.warning(
-                    "%s names files of another data root, such as %s; for those of this one make it anew: "
+                    "%s refers to files of another data root, such as %s; to point it to this one, run: "
                     "kedro run --pipeline=prepare",
                     *(file, named),
                 )
 
     def preview(self) -> TablePreview:
-        """The first rows, as Kedro-Viz shows them."""
+        """First rows, for Kedro-Viz."""
         rows = self.load().head(PREVIEW_ROWS) if self.exists() else self._schema.empty()
         return TablePreview(rows.to_dict(orient="split"))

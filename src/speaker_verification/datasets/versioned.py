@@ -1,4 +1,4 @@
-"""Kedro datasets whose saved versions appear whole or not at all."""
+"""Atomic, versioned Kedro datasets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ DataType = TypeVar("DataType")
 
 
 def folder_of_paths(filepath: str, root: str | None) -> Path | None:
-    """The folder that paths stored in a file are relative to, absolute.
+    """Absolute base folder of the relative paths in a file.
 
     Args:
-        filepath: of the file, which Kedro makes absolute.
-        root: the folder as the configuration has it, absolute or relative to the project; None: paths are
-            stored as they are.
+        filepath: absolute path of the file (Kedro makes it so).
+        root: configured base folder, absolute or relative to the project; None: paths are stored unchanged.
     """
     if root is None:
         return None
@@ -30,15 +29,15 @@ def folder_of_paths(filepath: str, root: str | None) -> Path | None:
 
 
 class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataType]):
-    """A local file or folder, versioned or not.
+    """Local file or folder, versioned or not, saved atomically.
 
-    What is saved is written to a hidden sibling and renamed: a save that is killed leaves no version behind
-    that would count as the newest. A file that would not change is left as it is.
+    Data are written to a hidden sibling that is then renamed, so a killed save leaves no partial version that
+    would count as the newest. An unchanged file is kept.
 
     Args:
-        filepath: of the file or folder; versions stand below it.
-        version: given by Kedro for `versioned: true`.
-        metadata: left to plugins, such as the layer in Kedro-Viz.
+        filepath: file or folder, or parent of its versions.
+        version: set by Kedro for `versioned: true`.
+        metadata: settings of plugins, such as the layer in Kedro-Viz.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
 
     @abstractmethod
     def _write(self, path: Path, data: DataType) -> None:
-        """Write data to a path that does not exist."""
+        """Write data to a path that does not exist yet."""
 
     @abstractmethod
     def _read(self, path: Path) -> DataType:
@@ -58,7 +57,7 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
     def load(self) -> DataType:
         path = Path(self._get_load_path())
         if not path.exists():
-            raise DatasetError(f"'{path}' is not there")
+            raise DatasetError(f"'{path}' does not exist")
         return self._read(path)
 
     def save(self, data: DataType) -> None:
@@ -67,7 +66,7 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
 
     @property
     def newest_path(self) -> Path:
-        """Where the version that `load` would take lies."""
+        """Path of the version that `load` reads."""
         return Path(self._get_load_path())
 
     def _exists(self) -> bool:
