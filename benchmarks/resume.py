@@ -129,7 +129,7 @@ class Phase:
             printed = ""
             for line in process.stdout:
                 printed += line
-                if re.search(r"epoch 0/|goes on after", line):
+                if re.search(r"epoch 0/|resuming from", line):
                     began = time.perf_counter()
                     self.begun = re.split("INFO *", line)[-1].split(":")[0].strip()
                     if kill_after is not None:

@@ -101,4 +101,4 @@ def test_a_moved_project_reads_its_own_files_and_its_phase_goes_on(
     run = kedro(*LMFT)
     assert run.returncode == 0, run.stdout
     assert "epoch 0/3" not in run.stdout
-    assert "lmft goes on after" in run.stdout
+    assert "lmft: resuming from step" in run.stdout

@@ -46,13 +46,13 @@ def test_the_best_stay_and_the_earlier_of_equals_is_ahead(
 ) -> None:
     kept = BestCheckpoints(tmp_path / "best", keep=2)
     for epoch, eer in ((1, 8.0), (2, 5.0), (3, 9.0), (4, 5.0)):
-        kept.offer(epoch, eer, model, head, RUN)
+        kept.save_if_best(epoch, eer, model, head, RUN)
     assert [ranked.epoch for ranked in kept.ranking] == [2, 4]
     assert best_checkpoint(tmp_path / "best").name == "epoch_02"
     assert best_checkpoint(tmp_path / "best", rank=2).name == "epoch_04"
     with pytest.raises(ParameterError, match=r"'choose_top' is 3: .* kept 2 epochs"):
         best_checkpoint(tmp_path / "best", rank=3)
-    kept.forget_dropped()
+    kept.prune()
     assert {path.name for path in (tmp_path / "best").iterdir()} == {RANKING_FILE, "epoch_02", "epoch_04"}
 
 
@@ -61,7 +61,7 @@ def test_the_last_stay_where_the_newest_come_first(
 ) -> None:
     kept = BestCheckpoints(tmp_path / "last", keep=2, newest_first=True)
     for epoch, eer in ((1, 5.0), (2, 8.0), (3, 9.0)):
-        kept.offer(epoch, eer, model, head, RUN)
+        kept.save_if_best(epoch, eer, model, head, RUN)
     assert [(ranked.epoch, ranked.eer) for ranked in kept.ranking] == [(3, 9.0), (2, 8.0)]
 
 
@@ -69,13 +69,13 @@ def test_an_earlier_ranking_can_be_gone_back_to_until_what_it_dropped_is_forgott
     model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
 ) -> None:
     kept = BestCheckpoints(tmp_path, keep=1)
-    kept.offer(1, 8.0, model, head, RUN)
+    kept.save_if_best(1, 8.0, model, head, RUN)
     before = kept.state_dict()
-    kept.offer(2, 5.0, model, head, RUN)
+    kept.save_if_best(2, 5.0, model, head, RUN)
     again = BestCheckpoints(tmp_path, keep=1)
     again.load_state_dict(before)
-    again.offer(2, 5.0, model, head, RUN)
-    again.forget_dropped()
+    again.save_if_best(2, 5.0, model, head, RUN)
+    again.prune()
     assert best_checkpoint(tmp_path).name == "epoch_02"
     with pytest.raises(DataError, match="lacks epoch_01, which training had kept there"):
         again.load_state_dict(before)
@@ -111,7 +111,7 @@ def test_a_file_of_a_checkpoint_that_is_something_else_is_named(
     model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
 ) -> None:
     best = BestCheckpoints(tmp_path / "best", keep=1)
-    best.offer(1, 5.0, model, head, RUN)
+    best.save_if_best(1, 5.0, model, head, RUN)
     folder = best_checkpoint(tmp_path / "best")
     weights = {name: (folder / name).read_bytes() for name in ("head.safetensors", "run.json")}
     for name, content in weights.items():
@@ -150,7 +150,7 @@ def test_a_file_of_a_checkpoint_that_is_something_else_is_named(
 def test_other_speakers_than_the_phase_before_are_refused(
     model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
 ) -> None:
-    BestCheckpoints(tmp_path / "best", keep=1).offer(1, 5.0, model, head, RUN)
+    BestCheckpoints(tmp_path / "best", keep=1).save_if_best(1, 5.0, model, head, RUN)
     device = torch.device("cpu")
     with pytest.raises(DataError, match="trained on 3 speakers that are not the 2 of today"):
         start_phase(tmp_path / "best", phase_settings(), MODEL, HEAD, ["a", "b"], device)
@@ -163,7 +163,7 @@ def test_other_speakers_than_the_phase_before_are_refused(
 def test_a_phase_does_not_go_on_from_another_recipes_model(
     model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
 ) -> None:
-    BestCheckpoints(tmp_path / "best", keep=1).offer(1, 5.0, model, head, RUN)
+    BestCheckpoints(tmp_path / "best", keep=1).save_if_best(1, 5.0, model, head, RUN)
     other = ModelSettings.model_validate({**MODEL.model_dump(), "speaker_network": {"kind": "mhfa"}})
     with pytest.raises(ParameterError, match=r"'model.speaker_network' is .*'mhfa'.* is of .*'astp'"):
         start_phase(tmp_path / "best", phase_settings(), other, HEAD, RUN["speaker_ids"], torch.device("cpu"))

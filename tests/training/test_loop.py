@@ -26,7 +26,7 @@ from speaker_verification.training.checkpoints import (
     best_checkpoint,
     load_head,
 )
-from speaker_verification.training.guards import TrainingError
+from speaker_verification.training.failures import TrainingError
 from speaker_verification.training.loop import train
 from speaker_verification.training.resume import Origin
 from speaker_verification.training.start import start_phase

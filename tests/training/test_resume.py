@@ -26,7 +26,7 @@ from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.training import checkpoints, resume
 from speaker_verification.training.checkpoints import RUN_FILE
-from speaker_verification.training.guards import TrainingError
+from speaker_verification.training.failures import TrainingError
 from speaker_verification.training.loop import train
 from speaker_verification.training.resume import Origin, is_interrupted, resume_path
 from speaker_verification.training.start import start_phase
@@ -291,7 +291,7 @@ def test_a_phase_goes_on_with_mended_augmentation_only_where_that_is_allowed(
     allowed.train(on_pass=passes.append)
     assert len(passes) == (9 - 3) * PASSES_OF_A_STEP
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "finetune goes on after 3 steps with augmentation that has changed" in warning
+    assert "finetune: resuming from step 3 with changed augmentation" in warning
     assert "bad.wav" in warning
 
 

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "checkpoints": ["best_checkpoint"],
         "figures": ["schedule_figure"],
-        "guards": ["TrainingError"],
+        "failures": ["TrainingError"],
         "loop": ["train"],
         "phase": ["PhaseSettings"],
         "regularisation": ["PretrainedDistance"],

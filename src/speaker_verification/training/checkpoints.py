@@ -1,4 +1,4 @@
-"""What a phase leaves: a folder with its best epochs and their ranking.
+"""Checkpoints of a phase: a folder with its best epochs and their ranking.
 
 ranking.json                best first: epoch, folder, error rate; an average of the best comes before them
 epoch_07/config.json        the speaker model (SpeakerModel.from_pretrained)
@@ -35,7 +35,7 @@ AVERAGE_FOLDER = "average"
 
 @dataclass(frozen=True)
 class RankedEpoch:
-    """An epoch that was kept, and the error rate (EER in %) that ranks it."""
+    """A kept epoch and the EER in % that ranks it."""
 
     epoch: int
     folder: str
@@ -45,10 +45,10 @@ class RankedEpoch:
 def save_checkpoint(
     folder: Path, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
 ) -> None:
-    """Write model, head and plain values to a folder that appears whole or not at all.
+    """Write model, head and plain values to a folder atomically.
 
     Args:
-        folder: replaced when it is there.
+        folder: folder to write or replace.
         model: speaker model.
         head: margin head.
         run: plain values: at least `speaker_ids` (in class order) and `head` (its settings).
@@ -88,12 +88,12 @@ def _read_run(path: Path) -> dict[str, Any]:
 
 
 class BestCheckpoints:
-    """Keeps the best epochs of a running phase in a folder, and forgets the others.
+    """The best epochs of a running phase, kept in a folder.
 
     Args:
-        folder: empty, or as it was when the state that is loaded was taken.
-        keep: how many epochs stay.
-        newest_first: the last epochs stay, whatever their error rates.
+        folder: an empty folder, or that of the state to load.
+        keep: number of epochs to keep.
+        newest_first: keep the last epochs, whatever their error rates.
     """
 
     def __init__(self, folder: Path, keep: int, newest_first: bool = False) -> None:
@@ -102,28 +102,28 @@ class BestCheckpoints:
         self._newest_first = newest_first
         self.ranking: list[RankedEpoch] = []
 
-    def state_dict(self) -> list[dict[str, Any]]:
+    def state_dict(self) -> dict[str, Any]:
         """The ranking, as plain values."""
-        return [asdict(ranked) for ranked in self.ranking]
+        return {"ranking": [asdict(ranked) for ranked in self.ranking]}
 
-    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Take a ranking over whose epochs are still in the folder.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a ranking whose epochs are still in the folder.
 
         Raises:
-            DataError: one of them is not.
+            DataError: an epoch is missing.
         """
-        self.ranking = [RankedEpoch(**values) for values in state]
+        self.ranking = [RankedEpoch(**values) for values in state["ranking"]]
         gone = [ranked.folder for ranked in self.ranking if not (self.folder / ranked.folder).exists()]
         if gone:
             raise DataError(f"'{self.folder}' lacks {', '.join(gone)}, which training had kept there")
-        self.forget_dropped()
+        self.prune()
 
-    def offer(
+    def save_if_best(
         self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
     ) -> None:
-        """Save this epoch if it is among the best; of equal error rates the earlier stays ahead.
+        """Save an epoch if it is among the best; of equal error rates the earlier one ranks first.
 
-        What is not among the best any more lies there until `forget_dropped`.
+        Evicted checkpoints stay until `prune` deletes them, since a saved state may still need them.
         """
         candidate = RankedEpoch(epoch, f"epoch_{epoch:02d}", eer)
         ranking = sorted(
@@ -135,23 +135,23 @@ class BestCheckpoints:
             save_checkpoint(self.folder / candidate.folder, model, head, run)
         self._rank(kept)
 
-    def forget_dropped(self) -> None:
-        """Remove all but the best, once no state needs the others that training could go back to."""
+    def prune(self) -> None:
+        """Delete evicted checkpoints, once the saved state no longer needs them."""
         kept = {ranked.folder for ranked in self.ranking}
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in kept:
                 shutil.rmtree(path)
 
     def load_average(self, model: SpeakerModel, head: SubcentreMarginHead, num_best: int) -> None:
-        """Give model and head the mean weights of so many of the best epochs, or of as many as there are."""
+        """Load the mean weights of the `num_best` best epochs, or of all there are, into model and head."""
         folders = [self.folder / ranked.folder for ranked in self.ranking[:num_best]]
         model.load_state_dict(mean_state([read_safetensors(folder / WEIGHTS_FILE) for folder in folders]))
         head.load_state_dict(mean_state([read_safetensors(folder / HEAD_FILE) for folder in folders]))
 
-    def put_first(
+    def save_average(
         self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
     ) -> None:
-        """Save an average of the best epochs; whatever its error rate, it is the one that is handed on."""
+        """Save an average of the best epochs; it ranks first whatever its error rate."""
         save_checkpoint(self.folder / AVERAGE_FOLDER, model, head, run)
         self._rank([RankedEpoch(epoch, AVERAGE_FOLDER, eer), *self.ranking])
 
@@ -162,14 +162,14 @@ class BestCheckpoints:
 
 
 def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
-    """Folder of the rank-th best epoch that a phase kept.
+    """Folder of the rank-th best epoch of a phase.
 
     Args:
-        phase_folder: what a phase left.
+        phase_folder: folder that a phase saved.
         rank: 1 is the best.
 
     Raises:
-        DataError: the folder was not left by a phase.
+        DataError: the folder holds no ranking.
         ParameterError: fewer epochs were kept.
     """
     try:

@@ -22,12 +22,13 @@ from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.averaging import MovingAverage, reestimate_statistics
 from speaker_verification.training.checkpoints import BestCheckpoints
-from speaker_verification.training.guards import (
-    explaining_failed_writes,
-    explaining_short_memory,
-    holding_termination,
+from speaker_verification.training.failures import (
+    defer_termination,
+    report_failed_writes,
+    report_out_of_memory,
     require_finite,
 )
+from speaker_verification.training.metrics import EpochMetrics, Metrics, format_metrics, progress_bar
 from speaker_verification.training.optimiser import (
     choose_trained,
     make_optimiser,
@@ -38,7 +39,6 @@ from speaker_verification.training.optimiser import (
 from speaker_verification.training.phase import NEWEST_FIRST, PhaseSettings
 from speaker_verification.training.resume import Origin, ResumePoint
 from speaker_verification.training.schedules import margin, top_k_penalty
-from speaker_verification.training.tally import EpochTally, Metrics, progress_bar, readable
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +100,17 @@ def train(
     both = nn.ModuleDict({"model": model, "head": head})
     average = MovingAverage(phase.averaging.newest_weight)
     checkpoints = BestCheckpoints(folder, phase.keep_checkpoints, phase.rank_by == NEWEST_FIRST)
-    tally = EpochTally()
+    epoch_metrics = EpochMetrics()
     resume = ResumePoint(
         folder,
         origin,
-        {"modules": both, "optimiser": optimiser, "average": average, "best": checkpoints, "tally": tally},
+        {
+            "modules": both,
+            "optimiser": optimiser,
+            "average": average,
+            "best": checkpoints,
+            "metrics": epoch_metrics,
+        },
     )
     progress = resume.begin(phase.resume, phase.allow_changed_augmentation)
     on_start(progress.curve)
@@ -115,14 +121,14 @@ def train(
     def record(epoch: int, metrics: Metrics) -> None:
         rows = ({"epoch": epoch, "metric": name, "value": float(value)} for name, value in metrics.items())
         progress.curve.extend(rows)
-        logger.info("epoch %d/%d: %s", epoch, phase.epochs, readable(metrics))
+        logger.info("epoch %d/%d: %s", epoch, phase.epochs, format_metrics(metrics))
 
     def finish_epoch(epoch: int, metrics: Metrics) -> None:
         metrics |= validate(model)
         if epoch or not phase.epochs:
             eer = metrics[phase.ranking_metric]
-            with explaining_failed_writes(folder, resume.last_good):
-                checkpoints.offer(epoch, eer, model, head, {**run, "epoch": epoch, "metrics": metrics})
+            with report_failed_writes(folder, resume.last_good):
+                checkpoints.save_if_best(epoch, eer, model, head, {**run, "epoch": epoch, "metrics": metrics})
         record(epoch, metrics)
 
     if not progress.curve:
@@ -136,7 +142,7 @@ def train(
         model.frontend.train(phase.frontend_mode == "training")
         batches = loader.batches(epoch - 1, done_steps)
         bar = progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch, done_steps)
-        with holding_termination() as terminated, bar as advance:
+        with defer_termination() as terminated, bar as advance:
             for index in range(done_steps, steps_per_epoch):
                 step = progress.step
                 rate = phase.learning_rate_at(step, steps_per_epoch)
@@ -144,7 +150,7 @@ def train(
                 target = margin(step, steps_per_epoch, phase.margin)
                 margins = Margins(target, phase.margin.top_k, top_k_penalty(target, phase.margin))
                 taken: list[Key] = []
-                with explaining_short_memory(phase, step):
+                with report_out_of_memory(phase, step):
                     for _ in range(phase.accumulation_steps):
                         waveforms, labels, keys = next(batches)
                         taken += ((number, row) for number, row in keys.tolist())
@@ -156,7 +162,7 @@ def train(
                         loss = regularise(output.loss)
                         require_finite("loss", loss, step, examples, taken, resume.last_good)
                         (loss / phase.accumulation_steps).backward()
-                        tally.add(output.loss.detach(), output.predictions, labels)
+                        epoch_metrics.add(output.loss.detach(), output.predictions, labels)
                     scale_gradients(model.frontend.parameters(), phase.frontend_grad_scale)
                     norm = nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
                     require_finite("gradient", norm, step, examples, taken, resume.last_good)
@@ -170,7 +176,7 @@ def train(
                     if terminated():
                         break
         done_steps = 0
-        metrics = tally.metrics() | {
+        metrics = epoch_metrics.compute() | {
             "learning_rate": rate,
             "margin": target,
             "gradient_norm": float(norm),
@@ -184,17 +190,17 @@ def train(
             with average.applied(both):
                 reestimate_statistics(model, waveforms_of(epoch))
                 finish_epoch(epoch, metrics)
-        tally.clear()
+        epoch_metrics.clear()
         resume.save(progress)
-        checkpoints.forget_dropped()
+        checkpoints.prune()
         on_epoch(epoch, metrics)
     if phase.epochs and phase.average_best > 1:
         checkpoints.load_average(model, head, phase.average_best)
         reestimate_statistics(model, waveforms_of(phase.epochs))
         metrics = validate(model)
         eer = metrics[phase.ranking_metric]
-        with explaining_failed_writes(folder, resume.last_good):
-            checkpoints.put_first(
+        with report_failed_writes(folder, resume.last_good):
+            checkpoints.save_average(
                 phase.epochs, eer, model, head, {**run, "epoch": phase.epochs, "metrics": metrics}
             )
         metrics = {f"average.{name}": value for name, value in metrics.items()}

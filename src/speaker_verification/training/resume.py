@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,10 @@ from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.speaker_model import weights_digest
 from speaker_verification.models.weight_files import read_torch_file
-from speaker_verification.training.guards import explaining_failed_writes
+from speaker_verification.training.failures import report_failed_writes
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.stateful import Stateful
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +45,6 @@ HARMLESS = {
 # What later examples are drawn from: with the user's leave a phase goes on with others.
 AUGMENTATION_TABLES = ("noise_clips", "room_responses")
 NUM_NAMED = 3  # changed rows that a message shows
-
-
-class Part(Protocol):
-    """Something whose state can be taken, as plain values and tensors, and given back."""
-
-    def state_dict(self) -> Any: ...
-
-    def load_state_dict(self, state: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def is_interrupted(folder: Path) -> bool:
 class ResumePoint:
     """Saves a running phase, and brings an interrupted one back to where it was saved."""
 
-    def __init__(self, folder: Path, origin: Origin, parts: Mapping[str, Part]) -> None:
+    def __init__(self, folder: Path, origin: Origin, parts: Mapping[str, Stateful]) -> None:
         """Take note of the start.
 
         Args:
@@ -134,7 +129,7 @@ class ResumePoint:
         for name, part in self._parts.items():
             part.load_state_dict(saved["parts"][name])
         _set_random_states(saved["random"])
-        logger.info("%s goes on after %d steps", self._phase, progress.step)
+        logger.info("%s: resuming from step %d", self._phase, progress.step)
         return progress
 
     def save(self, progress: Progress) -> None:
@@ -149,7 +144,7 @@ class ResumePoint:
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "random": _random_states(),
         }
-        with explaining_failed_writes(self.path, self.last_good), atomic_write(self.path) as beside:
+        with report_failed_writes(self.path, self.last_good), atomic_write(self.path) as beside:
             _write_through(saved, beside)
         self._saved_step = progress.step
 
@@ -192,8 +187,8 @@ class ResumePoint:
         augmentation = [tables[name] for name in AUGMENTATION_TABLES if name in tables]
         if augmentation and allow_changed_augmentation:
             logger.warning(
-                "%s goes on after %d steps with augmentation that has changed, and will not end as if it had "
-                "not been interrupted: %s",
+                "%s: resuming from step %d with changed augmentation: the result will differ from that of an "
+                "uninterrupted phase: %s",
                 *(self._phase, step, "; ".join(augmentation)),
             )
             tables = {name: change for name, change in tables.items() if name not in AUGMENTATION_TABLES}

@@ -1,4 +1,4 @@
-"""What stops a training: with the reason, the place, what is left, and what to do."""
+"""Fatal training errors, reported with cause, step, last saved state and remedy."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from speaker_verification.data.sampling import Key
 from speaker_verification.training.phase import PhaseSettings
 
 logger = logging.getLogger(__name__)
-NUM_NAMED = 8  # examples that a message shows
-# How torch's CPU allocator says it, which has no class of its own for it.
+NUM_NAMED = 8  # examples named in a message
+# Messages of torch's CPU allocator, which raises a plain RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "not enough memory")
 
 
 class TrainingError(UserError):
-    """Training cannot go on."""
+    """Training had to stop."""
 
 
 def require_finite(
@@ -62,11 +62,15 @@ def require_finite(
 
 
 @contextmanager
-def explaining_short_memory(phase: PhaseSettings, step: int) -> Iterator[None]:
-    """Say which parameters to lower when a step needs more memory than there is.
+def report_out_of_memory(phase: PhaseSettings, step: int) -> Iterator[None]:
+    """Turn an out-of-memory error of the block into one that names the parameters to lower.
+
+    Args:
+        phase: settings of the phase, whose values the message names.
+        step: optimiser step, from 0.
 
     Raises:
-        TrainingError: the block ran out of memory, on whichever device.
+        TrainingError: out of memory on the CPU or the GPU.
     """
     try:
         yield
@@ -83,15 +87,15 @@ def explaining_short_memory(phase: PhaseSettings, step: int) -> Iterator[None]:
 
 
 @contextmanager
-def explaining_failed_writes(path: Path, last_good: str) -> Iterator[None]:
-    """Say what is left when a checkpoint cannot be written.
+def report_failed_writes(path: Path, last_good: str) -> Iterator[None]:
+    """Turn a failed write of the block into an error that names the last saved state.
 
     Args:
-        path: that the block writes.
-        last_good: what has been saved before.
+        path: file or folder written by the block.
+        last_good: last saved state, as a phrase.
 
     Raises:
-        DataError: the block could not write.
+        DataError: the path cannot be written.
     """
     try:
         yield
@@ -100,24 +104,24 @@ def explaining_failed_writes(path: Path, last_good: str) -> Iterator[None]:
 
 
 @contextmanager
-def holding_termination() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM, with which schedulers announce the end, wait for the end of the block.
+def defer_termination() -> Iterator[Callable[[], bool]]:
+    """Defer SIGTERM (sent by job schedulers before killing) until the block exits.
 
     Yields:
-        Tells whether it has come: the block then has little time to leave.
+        A function that returns whether SIGTERM has arrived: the block should then save and exit.
 
     Raises:
-        SystemExit: it has come, and nothing else was to happen at it.
+        SystemExit: SIGTERM has arrived and no other handler was installed.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread is told of signals
+        yield lambda: False  # signals reach the main thread alone
         return
-    come: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: come.append(number))
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield lambda: bool(come)
+        yield lambda: bool(received)
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        if come:
+        if received:
             signal.raise_signal(signal.SIGTERM)
             raise SystemExit(128 + signal.SIGTERM)

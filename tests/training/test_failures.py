@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from speaker_verification.training.guards import TrainingError, explaining_short_memory
+from speaker_verification.training.failures import TrainingError, report_out_of_memory
 from tests.support.training import phase_settings
 
 
@@ -26,10 +26,10 @@ def raise_error(error: Exception) -> Any:
 def test_short_memory_says_which_parameters_to_lower(run_out: Callable[[], Any]) -> None:
     phase = phase_settings(batch_size=6, accumulation_steps=2)
     message = "at step 7: lower batch_size from 6 to 3 and raise accumulation_steps from 2 to 4 .* from 0.25"
-    with pytest.raises(TrainingError, match=message), explaining_short_memory(phase, 7):
+    with pytest.raises(TrainingError, match=message), report_out_of_memory(phase, 7):
         run_out()
 
 
 def test_other_errors_are_left_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), explaining_short_memory(phase_settings(), 7):
+    with pytest.raises(RuntimeError, match="shapes"), report_out_of_memory(phase_settings(), 7):
         raise RuntimeError("shapes do not fit")

@@ -1,4 +1,4 @@
-"""What an epoch of training adds up to, and how it shows while it runs."""
+"""Per-epoch training metrics and the progress bar."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor
 Metrics = dict[str, float]
 
 
-class EpochTally:
-    """Sums over the examples of an epoch."""
+class EpochMetrics:
+    """Running training metrics of an epoch."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Begin an epoch."""
+        """Reset for the next epoch."""
         self.loss = 0.0
         self.labels: list[int] = []
         self.predictions: list[int] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far."""
+        """State of an unfinished epoch."""
         return {
             "loss": self.loss,
             "labels": torch.tensor(self.labels, dtype=torch.int32),
@@ -36,19 +36,19 @@ class EpochTally:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from sums."""
+        """Restore the state of an unfinished epoch."""
         self.loss = state["loss"]
         self.labels = state["labels"].tolist()
         self.predictions = state["predictions"].tolist()
 
     def add(self, loss: Tensor, predictions: Tensor, labels: Tensor) -> None:
-        """Take in a forward pass: its mean loss, and per example the rest."""
+        """Accumulate a forward pass: mean loss, and (B,) predicted and true classes."""
         self.loss += float(loss) * len(labels)
         self.labels += labels.tolist()
         self.predictions += predictions.tolist()
 
-    def metrics(self) -> Metrics:
-        """Mean loss, accuracy and macro F1 in %."""
+    def compute(self) -> Metrics:
+        """Mean loss, and accuracy and macro F1 in %."""
         count = len(self.labels)
         hits = sum(a == b for a, b in zip(self.labels, self.predictions, strict=True))
         return {
@@ -60,7 +60,7 @@ class EpochTally:
 
 @contextmanager
 def progress_bar(description: str, total: int, completed: int) -> Iterator[Callable[..., None]]:
-    """A bar for the console; gives a function that is told the loss of every step."""
+    """Progress bar on the console; yields a function to call after every step with its loss."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -73,6 +73,6 @@ def progress_bar(description: str, total: int, completed: int) -> Iterator[Calla
         yield lambda loss: progress.update(task, advance=1, loss=loss)
 
 
-def readable(metrics: Metrics) -> str:
-    """Metrics in one line."""
+def format_metrics(metrics: Metrics) -> str:
+    """Metrics as one line of text."""
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
