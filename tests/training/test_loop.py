@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_names_the_utterances(
     run_phase: Callable[..., Any], encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SpeakerModel, "forward", lambda self, waves: torch.full((len(waves), 10), torch.nan))
-    monkeypatch.setattr("tests.support.training.validate", lambda *_: {"validation.eer": 50.0})
+    monkeypatch.setattr(f"{__name__}.validate", lambda *_: {"validation.eer": 50.0})
     with pytest.raises(
         TrainingError,
         match=r"loss is nan at step 0 \(nothing was saved before\): .*: id0000\d/video\d/0000\d.wav "
