@@ -3,7 +3,7 @@
 Both draw speed, crop and augmentation as the first phase does (2 s crops by default). The published way is
 written here as LAP's public code goes about it: read the whole utterance in float64 and resample all of it;
 take the start of a crop from the list of all starts; read whole 5 s pieces of the clips, which lie cut on the
-disk, and whole room responses; convolve with scipy.signal.convolve; stack the clips and add them up; search
+disk, and whole RIRs; convolve with scipy.signal.convolve; stack the clips and add them up; search
 the list of speakers. With --lap-folder that code itself (sadPororo/LAP) takes its turns too.
 
     python -m benchmarks.loading data/mini
@@ -32,7 +32,7 @@ from scipy import signal
 from speaker_verification.audio.augmentation import CLIPS_OF, AugmentationSettings, Augmenter
 from speaker_verification.audio.files import audio_info, read_segment, write_audio
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES, UTTERANCES
+from speaker_verification.common.tables import NOISE_CLIPS, RIRS, UTTERANCES
 from speaker_verification.data.examples import TrainingExamples
 
 SPEEDS = (1.0, 1.0, 1.0, 0.9, 1.1)
@@ -58,7 +58,7 @@ def main() -> None:
         mean_seconds = utterances["num_samples"].mean() / SAMPLE_RATE
         tell(
             f"{len(utterances)} utterances of {mean_seconds:.1f} s on average, {len(clips)} clips, "
-            f"{len(rooms)} room responses; crops of {arguments.crop_seconds:g} s"
+            f"{len(rooms)} RIRs; crops of {arguments.crop_seconds:g} s"
         )
         ways = {
             "published": _published(utterances, pieces, rooms, arguments.crop_seconds),
@@ -83,7 +83,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("data_root", nargs="?", type=Path, help="prepared data: what prepare leaves")
     parser.add_argument("--wavs", type=Path, help="instead: folder of 16 kHz SPEAKER/SESSION/UTTERANCE.wav")
     parser.add_argument("--musan", type=Path, help="with it: the folder of MUSAN's noise, music and speech")
-    parser.add_argument("--rirs", type=Path, help="with it: a folder of room responses")
+    parser.add_argument("--rirs", type=Path, help="with it: a folder of RIRs")
     parser.add_argument("--lap-folder", type=Path, help="a clone of the public code, to measure as well")
     parser.add_argument("--crop-seconds", type=float, default=2.0)
     parser.add_argument("--utterance-seconds", type=float, help="join utterances to files of this length")
@@ -97,13 +97,13 @@ def _parse() -> argparse.Namespace:
 
 
 def _corpus(arguments: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Utterances, clips and room responses, as tables."""
+    """Utterances, clips and RIRs, as tables."""
     if arguments.data_root:
         root = arguments.data_root.absolute()
         tables = {
             "03_primary/training_utterances": UTTERANCES,
             "02_intermediate/noise_clips": NOISE_CLIPS,
-            "02_intermediate/room_responses": ROOM_RESPONSES,
+            "02_intermediate/rirs": RIRS,
         }
         utterances, clips, rooms = (
             schema.read(root / f"{table}.parquet", root) for table, schema in tables.items()
@@ -123,7 +123,7 @@ def _corpus(arguments: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame, 
     return (
         UTTERANCES.conform(pd.DataFrame(spoken, columns=UTTERANCES.columns.names)),
         NOISE_CLIPS.conform(pd.DataFrame(noises, columns=NOISE_CLIPS.columns.names)),
-        ROOM_RESPONSES.conform(pd.DataFrame(responses, columns=ROOM_RESPONSES.columns.names)),
+        RIRS.conform(pd.DataFrame(responses, columns=RIRS.columns.names)),
     )
 
 

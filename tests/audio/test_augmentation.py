@@ -13,7 +13,7 @@ from speaker_verification.audio.augmentation import AugmentationSettings, Augmen
 from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES
+from speaker_verification.common.tables import NOISE_CLIPS, RIRS
 
 Wave = npt.NDArray[np.float32]
 NO_CACHE = AudioCache(0, 0)
@@ -52,7 +52,7 @@ def response_table(*paths: Path) -> pd.DataFrame:
         [path.stem, "real", str(path), info.frames, info.channels]
         for path, info in zip(paths, infos, strict=True)
     ]
-    return ROOM_RESPONSES.conform(pd.DataFrame(rows, columns=ROOM_RESPONSES.columns.names))
+    return RIRS.conform(pd.DataFrame(rows, columns=RIRS.columns.names))
 
 
 def sine(hertz: int, num_samples: int, amplitude: float = 0.5) -> Wave:
@@ -102,7 +102,7 @@ def test_kinds_are_drawn_by_weight_and_need_only_their_own_clips(clips: pd.DataF
     settings = AugmentationSettings.parse(
         {"probability": 1, "kinds": {"reverb": 0, "noise": 3, "music": 0, "babble": 1, "television": 0}}, ""
     )
-    augmenter = Augmenter(clips[clips["kind"] != "music"], ROOM_RESPONSES.empty(), settings)
+    augmenter = Augmenter(clips[clips["kind"] != "music"], RIRS.empty(), settings)
     rng = np.random.default_rng(11)
     drawn = (augmenter.draw(1, rng) for _ in range(4000))
     counts = Counter(augmentation.kind for augmentation in drawn if augmentation is not None)
@@ -118,7 +118,7 @@ def test_measured_rooms_may_be_left_out(clips: pd.DataFrame, tmp_path: Path) -> 
     impulse = np.eye(1, 8, dtype=np.float32)[0]
     rng = np.random.default_rng(12)
     assert {int(augment(augmenter, impulse, rng).argmax()) for _ in range(40)} == {1}
-    with pytest.raises(DataError, match="room_responses"):
+    with pytest.raises(DataError, match="rirs"):
         Augmenter(clips, table[table["kind"] == "real"], always("reverb", simulated_rooms_only=True))
 
 
@@ -359,9 +359,9 @@ def test_a_missing_kind_of_clip_is_named_at_once(
         Augmenter(clips[clips["kind"] != kind], responses, AugmentationSettings())
 
 
-def test_missing_room_responses_are_named_at_once(clips: pd.DataFrame) -> None:
-    with pytest.raises(DataError, match="room_responses"):
-        Augmenter(clips, ROOM_RESPONSES.empty(), AugmentationSettings())
+def test_missing_rirs_are_named_at_once(clips: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match="rirs"):
+        Augmenter(clips, RIRS.empty(), AugmentationSettings())
 
 
 def test_the_defaults_are_the_published_recipe() -> None:

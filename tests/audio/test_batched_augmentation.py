@@ -11,7 +11,7 @@ import torch
 from speaker_verification.audio.augmentation import Augmentation, AugmentationSettings, Augmenter
 from speaker_verification.audio.batched_augmentation import augment_batch, collate
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES
+from speaker_verification.common.tables import NOISE_CLIPS, RIRS
 
 NUM_SAMPLES = 1200
 
@@ -29,7 +29,7 @@ def catalogs(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     rooms = [write("real_a", 300, 1.0), write("simulated_b", 5, 0.2), write("real_c", 2000, 0.5)]
     return (
         NOISE_CLIPS.conform(pd.DataFrame(clips, columns=NOISE_CLIPS.columns.names)),
-        ROOM_RESPONSES.conform(pd.DataFrame(rooms, columns=ROOM_RESPONSES.columns.names)),
+        RIRS.conform(pd.DataFrame(rooms, columns=RIRS.columns.names)),
     )
 
 

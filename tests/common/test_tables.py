@@ -28,9 +28,9 @@ def test_a_table_takes_the_schema_s_order_and_types() -> None:
     ("rows", "message"),
     [
         ([ROW | {"extra": 1}], r"missing columns \[\], unknown columns \['extra'\]"),
-        ([ROW, ROW | {"epoch": 2, "value": None}], "no value in column 'value', row 1"),
+        ([ROW, ROW | {"epoch": 2, "value": None}], "missing value in column 'value', row 1"),
         ([ROW | {"epoch": 1.5}], "column 'epoch' is not int64"),
-        ([ROW, ROW], "epoch, metric = 1, loss stands more than once"),
+        ([ROW, ROW], "duplicate key epoch, metric = 1, loss, row 1"),
     ],
 )
 def test_a_table_that_does_not_conform_is_refused(rows: list[dict[str, Any]], message: str) -> None:
@@ -91,7 +91,7 @@ def test_files_below_the_root_are_stored_relative_to_it_and_others_as_they_are(t
 
 
 def test_a_path_that_is_none_is_refused_when_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no value in column 'path', row 0"):
+    with pytest.raises(DataError, match="missing value in column 'path', row 0"):
         UTTERANCES.write(pd.DataFrame([utterance("a/b/1.wav") | {"path": None}]), tmp_path / "t", tmp_path)
     with pytest.raises(DataError, match="column 'path' is not string"):
         UTTERANCES.write(pd.DataFrame([utterance("a/b/1.wav") | {"path": 1}]), tmp_path / "t", tmp_path)

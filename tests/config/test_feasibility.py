@@ -15,7 +15,7 @@ from kedro.runner import SequentialRunner
 
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES
+from speaker_verification.common.tables import NOISE_CLIPS, RIRS
 from speaker_verification.config.feasibility import (
     Problems,
     list_corpus,
@@ -207,9 +207,9 @@ def test_all_that_listings_tell_is_told_at_once_before_the_first_conversion_unde
         "6 problems: (1) vox1-test: 2 of 4 files cannot be used",
         "wav/id10270/1.wav (not SPEAKER/SESSION/UTTERANCE.wav",
         "(2) vox2-test: 1 of 3 files cannot be used",
-        "id09001/a/1.wav (stands more than once in the archive)",
+        "id09001/a/1.wav (duplicate of another member of the archive)",
         "rirs_noises.zip: lacks RIRS_NOISES/real_rirs_isotropic_noises/rir_list",
-        "1 utterances stand in several archives (vox2-dev, vox2-test): id00012/a/00001.wav; take one",
+        "1 utterances are in several archives (vox2-dev, vox2-test): id00012/a/00001.wav; take one",
         "veri_test2.txt, line 2: '2 x y' is not 'LABEL",
         "mine.txt, line 1: 'target id10270/a/1.wav id10271/a/1.wav' is not 'LABEL",
         "prepare.validation_speakers = 3 leaves 1 of 4 speakers",
@@ -276,8 +276,8 @@ def test_validation_speakers_that_a_model_was_trained_on_do_not_calibrate_it(tmp
     ("augmentation", "table"),
     [
         ({}, "noise_clips': no clip of kind 'music'"),
-        ({"kinds": {"babble": 0, "television": 0, "music": 0}}, "room_responses'"),
-        ({"kinds": {"noise": 0, "music": 0, "babble": 0, "television": 0}}, "room_responses'"),
+        ({"kinds": {"babble": 0, "television": 0, "music": 0}}, "rirs'"),
+        ({"kinds": {"noise": 0, "music": 0, "babble": 0, "television": 0}}, "rirs'"),
     ],
 )
 def test_augmentation_with_what_was_not_prepared_is_refused(augmentation: dict[str, Any], table: str) -> None:
@@ -287,6 +287,6 @@ def test_augmentation_with_what_was_not_prepared_is_refused(augmentation: dict[s
     settings = AugmentationSettings.parse(augmentation, "augmentation")
     message = rf"^table '{table}.* augmentation\.probability = 0\.6 .* run --pipeline=prepare, or set [^\n]*$"
     with pytest.raises(DataError, match=message):
-        refuse_missing_augmentation(settings, clips, ROOM_RESPONSES.empty())
+        refuse_missing_augmentation(settings, clips, RIRS.empty())
     off = settings.model_copy(update={"probability": 0.0})
-    refuse_missing_augmentation(off, clips[:0], ROOM_RESPONSES.empty())
+    refuse_missing_augmentation(off, clips[:0], RIRS.empty())

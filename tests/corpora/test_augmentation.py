@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.corpora.augmentation import RIR_LIST, extract_musan, extract_room_responses
+from speaker_verification.corpora.augmentation import RIR_LIST, extract_musan, extract_rirs
 from tests.support.corpora import flac, noise, tarred, wav, zipped
 
 
@@ -32,9 +32,9 @@ def test_musan_is_catalogued_by_kind(mirror_folder: Path, tmp_path: Path) -> Non
 
 
 def test_simulated_responses_and_the_listed_real_ones_are_taken(mirror_folder: Path, tmp_path: Path) -> None:
-    responses, rejected = extract_room_responses(mirror_folder / "rirs_noises.zip", tmp_path / "out", 0.0)
+    responses, rejected = extract_rirs(mirror_folder / "rirs_noises.zip", tmp_path / "out", 0.0)
     assert rejected.empty
-    assert list(responses["response_id"]) == [
+    assert list(responses["rir_id"]) == [
         "real_rirs_isotropic_noises/real_000.wav",
         "simulated_rirs/smallroom/Room001/Room001-00001.wav",
     ]
@@ -121,7 +121,7 @@ def test_noise_clips_are_decoded_and_judged_before_they_are_drawn(tmp_path: Path
     assert sorted(path.name for path in tmp_path.rglob("*.wav")) == ["float.wav", "good.wav", "short.wav"]
 
 
-def test_room_responses_are_decoded_and_judged_before_they_are_drawn(tmp_path: Path) -> None:
+def test_rirs_are_decoded_and_judged_before_they_are_drawn(tmp_path: Path) -> None:
     archive = tmp_path / "rirs_noises.zip"
     rooms = "RIRS_NOISES/simulated_rirs/smallroom/Room001"
     bad = {f"{rooms}/{name}.wav": data for name, (data, _) in UNUSABLE.items()}
@@ -129,13 +129,13 @@ def test_room_responses_are_decoded_and_judged_before_they_are_drawn(tmp_path: P
     good = {f"{rooms}/good.wav": wav(noise(1, 10))}
     listed = {RIR_LIST: f"--rir-id 1 --room-id r {dead}\n".encode(), dead: wav(DEAD_CHANNEL)}
     archive.write_bytes(zipped({**bad, **good, **listed}))
-    responses, rejected = extract_room_responses(archive, tmp_path / "out", 1.0)
-    assert [name.rpartition("/")[2] for name in responses["response_id"]] == ["good.wav"]
+    responses, rejected = extract_rirs(archive, tmp_path / "out", 1.0)
+    assert [name.rpartition("/")[2] for name in responses["rir_id"]] == ["good.wav"]
     reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
     assert reasons.pop(dead.partition("/")[2]) == "channel 1 of 0 to 2 is silent"
     assert len(reasons) == len(UNUSABLE)
     with pytest.raises(DataError, match="rirs_noises: 11 of 12 files"):
-        extract_room_responses(archive, tmp_path / "out", 0.01)
+        extract_rirs(archive, tmp_path / "out", 0.01)
 
 
 def test_clips_that_an_earlier_version_took_unjudged_are_judged(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_folders_in_front_and_what_other_systems_add_change_no_catalog(tmp_path:
         "data/RIRS_NOISES/simulated_rirs/a/b/._c.wav": b"\0",
     }
     (tmp_path / "rirs_noises.zip").write_bytes(zipped(rooms))
-    responses, rejected = extract_room_responses(tmp_path / "rirs_noises.zip", tmp_path / "out", 0.0)
+    responses, rejected = extract_rirs(tmp_path / "rirs_noises.zip", tmp_path / "out", 0.0)
     assert responses["kind"].tolist() == ["real", "simulated"]
     assert rejected.empty
 
@@ -205,10 +205,10 @@ def test_a_missing_list_of_real_responses_is_named(tmp_path: Path) -> None:
     archive = tmp_path / "rirs_noises.zip"
     archive.write_bytes(zipped({"RIRS_NOISES/simulated_rirs/a/b/c.wav": wav(noise(1))}))
     with pytest.raises(DataError, match="lacks RIRS_NOISES/real_rirs_isotropic_noises/rir_list"):
-        extract_room_responses(archive, tmp_path / "out", 1.0)
+        extract_rirs(archive, tmp_path / "out", 1.0)
 
 
-def test_listed_responses_that_are_absent_misplaced_or_damaged_are_rejected(tmp_path: Path) -> None:
+def test_listed_rirs_that_are_absent_misplaced_or_damaged_are_rejected(tmp_path: Path) -> None:
     archive = tmp_path / "rirs_noises.zip"
     damaged = "RIRS_NOISES/simulated_rirs/a/b/d.wav"
     lines = ["--rir-id 1 --room-id r RIRS_NOISES/absent.wav", "", "--rir-id 2 --room-id r ../evil.wav"]
@@ -221,8 +221,8 @@ def test_listed_responses_that_are_absent_misplaced_or_damaged_are_rejected(tmp_
     data = bytearray(zipped(members))
     data[data.index(damaged.encode()) + len(damaged) + 2_000] ^= 0xFF
     archive.write_bytes(data)
-    responses, rejected = extract_room_responses(archive, tmp_path / "out", 1.0)
-    assert list(responses["response_id"]) == ["simulated_rirs/a/b/c.wav"]
+    responses, rejected = extract_rirs(archive, tmp_path / "out", 1.0)
+    assert list(responses["rir_id"]) == ["simulated_rirs/a/b/c.wav"]
     reasons = dict(zip(rejected["file_id"], rejected["reason"], strict=True))
     assert reasons.pop("simulated_rirs/a/b/d.wav").startswith("damaged in the archive")
     assert reasons == {

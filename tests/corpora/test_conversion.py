@@ -343,7 +343,7 @@ def test_two_forms_of_one_name_are_told_as_one_recording_twice(tmp_path: Path) -
     archive.write_bytes(zipped({name: wav(noise(1)) for name in forms}))
     utterances, rejected = convert(archive, tmp_path / "audio")
     assert utterances["utterance_id"].tolist() == ["id1/s/1.wav"]
-    assert rejected["reason"].tolist() == ["stands more than once in the archive"] * 3
+    assert rejected["reason"].tolist() == ["duplicate of another member of the archive"] * 3
 
 
 def test_members_that_an_earlier_run_refused_by_their_names_are_judged_anew(tmp_path: Path) -> None:

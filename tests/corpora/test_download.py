@@ -425,7 +425,7 @@ def test_a_busy_host_is_asked_again_after_longer_and_longer_waits(
     waits: list[float] = []
     monkeypatch.setattr(client.threading.Event, "wait", lambda self, seconds=None: waits.append(seconds))
     patient = client.Client(DownloadSettings(backoff_seconds=2, longest_backoff_seconds=7, retries=4), [])
-    source = sources.Place(host.address, "prepare.mirror").source(ARCHIVE, None)
+    source = sources.Host(host.address, "prepare.mirror").source(ARCHIVE, None)
     host.statuses[ARCHIVE] = [503, 500, 429, 503]
     assert patient.probe(source).size == 300_000
     assert [wait for wait in waits if isinstance(wait, float)] == [2, 4, 7, 7]

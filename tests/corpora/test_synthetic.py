@@ -12,18 +12,18 @@ import pandas as pd
 import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.corpora.augmentation import extract_musan, extract_room_responses
+from speaker_verification.corpora.augmentation import extract_musan, extract_rirs
 from speaker_verification.corpora.mirror import (
     ARCHIVES,
     MUSAN_ARCHIVE,
-    ROOM_RESPONSE_ARCHIVE,
+    RIRS_NOISES_ARCHIVE,
     Digests,
     Mirror,
 )
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.synthetic import mirror as synthetic
 from speaker_verification.corpora.synthetic.mirror import is_synthetic_mirror, write_synthetic_mirror
-from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, room_response
+from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, draw_rir
 from speaker_verification.corpora.synthetic.voices import FEMALE_VARIANTS, MALE_VARIANTS, draw_voices
 from speaker_verification.corpora.trials.trial_lists import TRIAL_SUBSETS
 from speaker_verification.corpora.trials.trials import read_trials
@@ -33,7 +33,7 @@ from tests.support.corpora import TINY
 VOXCELEB = PrepareSettings()
 ARCHIVE_NAMES = {subset: ARCHIVES[subset] for subset in VOXCELEB.subsets}
 LISTS = VOXCELEB.list_files
-ALL_FILES = [*ARCHIVE_NAMES.values(), *LISTS.values(), MUSAN_ARCHIVE, ROOM_RESPONSE_ARCHIVE]
+ALL_FILES = [*ARCHIVE_NAMES.values(), *LISTS.values(), MUSAN_ARCHIVE, RIRS_NOISES_ARCHIVE]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_its_trials_name_its_utterances_and_are_labelled_rightly_but_for_the_wro
 def test_its_noises_and_rooms_are_what_the_augmentation_needs(synthetic_mirror: Path, tmp_path: Path) -> None:
     clips, _ = extract_musan(synthetic_mirror / MUSAN_ARCHIVE, tmp_path, 0.0)
     assert clips["kind"].value_counts().to_dict() == {"speech": 3, "noise": 2, "music": 2}
-    responses, _ = extract_room_responses(synthetic_mirror / ROOM_RESPONSE_ARCHIVE, tmp_path, 0.0)
+    responses, _ = extract_rirs(synthetic_mirror / RIRS_NOISES_ARCHIVE, tmp_path, 0.0)
     assert responses["kind"].value_counts().to_dict() == {"simulated": 3, "real": 2}
     assert sorted(responses.loc[responses["kind"] == "real", "num_channels"]) == [2, 4]
 
@@ -151,9 +151,9 @@ def test_every_voice_variant_is_in_the_installed_espeak() -> None:
     assert {path.name for path in folder.iterdir()} >= {*FEMALE_VARIANTS, *MALE_VARIANTS}
 
 
-def test_a_room_response_starts_with_the_direct_sound_and_decays() -> None:
+def test_an_rir_starts_with_the_direct_sound_and_decays() -> None:
     rng = np.random.default_rng(0)
-    response = room_response((3.0, 5.0), 0.3, 2, rng)
+    response = draw_rir((3.0, 5.0), 0.3, 2, rng)
     assert response.shape[1] == 2
     assert np.abs(response).max() == pytest.approx(1.0)
     energy = (response**2).sum(axis=1)

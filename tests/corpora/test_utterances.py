@@ -119,7 +119,7 @@ def test_bad_recordings_are_listed_with_a_reason_and_left_out(tmp_path: Path) ->
         "id1/s/nothing.wav": "no samples",
         "id1/s/short.wav": "7999 samples, shorter than 0.5 s",
         "id1/s/silent.wav": "silent",
-        "id1/s/good.wav": "stands more than once in the archive",
+        "id1/s/good.wav": "duplicate of another member of the archive",
         "wav/../../id1/s/evil.wav": misplaced,
         "wav/id1/s/song.mp3": misplaced,
     }

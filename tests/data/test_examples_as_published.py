@@ -22,7 +22,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES, UTTERANCES
+from speaker_verification.common.tables import NOISE_CLIPS, RIRS, UTTERANCES
 from speaker_verification.data.examples import TrainingExamples
 
 CROP_SAMPLES = 3200  # bins of 5 Hz
@@ -96,7 +96,7 @@ def test_examples_have_the_distribution_of_the_published_ones(waves: dict[str, W
     room = ["room", "real", paths["room"], len(waves["room"]), 1]
     augmenter = Augmenter(
         NOISE_CLIPS.conform(pd.DataFrame(noises, columns=NOISE_CLIPS.columns.names)),
-        ROOM_RESPONSES.conform(pd.DataFrame([room], columns=ROOM_RESPONSES.columns.names)),
+        RIRS.conform(pd.DataFrame([room], columns=RIRS.columns.names)),
         AugmentationSettings(probability=PROBABILITY),
     )
     table = UTTERANCES.conform(pd.DataFrame([utterance], columns=UTTERANCES.columns.names))

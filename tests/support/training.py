@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.audio.files import write_audio
-from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES, TRIALS, UTTERANCES
+from speaker_verification.common.tables import NOISE_CLIPS, RIRS, TRIALS, UTTERANCES
 from speaker_verification.training.phase import PhaseSettings
 
 NUM_SPEAKERS = 6
@@ -97,7 +97,7 @@ def catalogs(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd
     ]
     return (
         NOISE_CLIPS.conform(pd.DataFrame(clips, columns=NOISE_CLIPS.columns.names)),
-        ROOM_RESPONSES.conform(pd.DataFrame(rooms, columns=ROOM_RESPONSES.columns.names)),
+        RIRS.conform(pd.DataFrame(rooms, columns=RIRS.columns.names)),
     )
 
 

@@ -82,9 +82,9 @@ class Job:
         )
         tables = {"training_utterances": self.utterances[["utterance_id", "num_samples"]]}
         if self.catalogs:
-            noise_clips, room_responses = self.catalogs
+            noise_clips, rirs = self.catalogs
             tables["noise_clips"] = noise_clips[["clip_id", "num_samples"]]
-            tables["room_responses"] = room_responses[["response_id", "num_samples"]]
+            tables["rirs"] = rirs[["rir_id", "num_samples"]]
         heard = TrialSet.of(self.trials, self.utterances)
         set_seed(self.seed)
         model, head = start_phase(self.encoder, phase, MODEL, HEAD, examples.speaker_ids, torch.device("cpu"))

@@ -75,7 +75,7 @@ class AugmentationSettings(Settings):
     Attributes:
         probability: share of the crops that are augmented.
         kinds: weights of the kinds among them.
-        simulated_rooms_only: leave the measured room responses out.
+        simulated_rooms_only: leave the measured RIRs out.
         noise_snr_db: signal-to-noise ratio of a noise clip.
         music_snr_db: the same of a music clip.
         babble_snr_db: the same of each speech clip of the babble.
@@ -83,7 +83,7 @@ class AugmentationSettings(Settings):
         crop_shares: ranges of the share of the crop that clips cover; each application draws one range.
         normalise_peak: scale each augmented crop to a peak of 1.
         on_training_device: apply to whole batches where the model trains what the workers drew and read.
-        cache_megabytes: memory of each worker for clips of up to a minute and room responses; 0: none.
+        cache_megabytes: memory of each worker for clips of up to a minute and RIRs; 0: none.
     """
 
     probability: float = Field(default=0.6, ge=0, le=1)
@@ -111,13 +111,13 @@ class AugmentationSettings(Settings):
 
     @property
     def takes_rooms(self) -> bool:
-        """Whether these take room responses."""
+        """Whether these take RIRs."""
         return "reverb" in self.drawn_kinds
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of a noise clip or a room response that was drawn for a crop.
+    """A stretch of a noise clip or an RIR that was drawn for a crop.
 
     Attributes:
         name: id of the clip or response.
@@ -127,7 +127,7 @@ class Stretch:
         num_samples: length of the stretch in the file; in the crop it may be wrapped round.
         channel: channel of the file, from 0.
         position: first sample of the crop that it covers.
-        snr_db: signal-to-noise ratio in dB; None of a room response.
+        snr_db: signal-to-noise ratio in dB; None of an RIR.
     """
 
     name: str
@@ -159,7 +159,7 @@ class Augmentation:
 
     Attributes:
         kind: reverb, noise, music, babble or television.
-        response: room response of unit energy that the crop is convolved with, at most (S,); None: no room.
+        response: RIR of unit energy that the crop is convolved with, at most (S,); None: no room.
         noises: mixtures of clips, (S,) each, added one after the other; each is multiplied by the crop's
             amplitude as it then is.
         stretches: of the files that the above were read from.
@@ -233,18 +233,16 @@ class Augmenter:
         settings: probabilities, levels and lengths.
     """
 
-    def __init__(
-        self, noise_clips: pd.DataFrame, room_responses: pd.DataFrame, settings: AugmentationSettings
-    ) -> None:
+    def __init__(self, noise_clips: pd.DataFrame, rirs: pd.DataFrame, settings: AugmentationSettings) -> None:
         """Take the catalogs; no audio is read yet.
 
         Args:
             noise_clips: NOISE_CLIPS table.
-            room_responses: ROOM_RESPONSES table.
+            rirs: RIRS table.
             settings: see above.
 
         Raises:
-            DataError: there is no clip of a kind that may be drawn, or no room response.
+            DataError: there is no clip of a kind that may be drawn, or no RIR.
         """
         self.settings = settings
         weights = {kind: weight for kind, weight in settings.kinds.model_dump().items() if weight}
@@ -263,13 +261,13 @@ class Augmenter:
                 raise DataError(f"table 'noise_clips': no clip of kind '{kind}' to augment with")
             self._pieces[kind] = ClipPieces(clips, self._cache)
         if settings.simulated_rooms_only:
-            room_responses = room_responses[room_responses["kind"] == "simulated"]
-        if room_responses.empty and settings.takes_rooms:
-            raise DataError("table 'room_responses': no room response to augment with")
-        self._response_names = room_responses["response_id"].tolist()
-        self._response_paths = room_responses["path"].tolist()
-        self._response_samples = room_responses["num_samples"].tolist()
-        self._response_channels = room_responses["num_channels"].tolist()
+            rirs = rirs[rirs["kind"] == "simulated"]
+        if rirs.empty and settings.takes_rooms:
+            raise DataError("table 'rirs': no RIR to augment with")
+        self._rir_names = rirs["rir_id"].tolist()
+        self._rir_paths = rirs["path"].tolist()
+        self._rir_samples = rirs["num_samples"].tolist()
+        self._rir_channels = rirs["num_channels"].tolist()
 
     def draw(self, num_samples: int, rng: np.random.Generator) -> Augmentation | None:
         """Draw and read what happens to a crop; None: nothing.
@@ -279,14 +277,14 @@ class Augmenter:
             rng: source of all draws.
 
         Raises:
-            DataError: a clip or a room response cannot be used; its file is named.
+            DataError: a clip or an RIR cannot be used; its file is named.
         """
         if rng.random() >= self.settings.probability:
             return None
         drawn = rng.random() * self._cumulative_weights[-1]
         kind = self._kinds[bisect_right(self._cumulative_weights, drawn, hi=len(self._kinds) - 1)]
         if kind == "reverb":
-            response, stretch = self._draw_response(num_samples, rng)
+            response, stretch = self._draw_rir(num_samples, rng)
             return Augmentation(kind, response=response, stretches=(stretch,))
         shares = (1.0, 1.0)
         if kind != "television":
@@ -319,18 +317,16 @@ class Augmenter:
             wave = wave / (np.abs(wave).max() + np.float32(PEAK_FLOOR))
         return wave
 
-    def _draw_response(self, num_samples: int, rng: np.random.Generator) -> tuple[Wave, Stretch]:
-        """Read a room response scaled to unit energy; what sounds after the crop's end is left out."""
-        row = int(rng.integers(len(self._response_paths)))
-        path, length = self._response_paths[row], self._response_samples[row]
-        channel = int(rng.integers(self._response_channels[row]))
-        stretch = Stretch(self._response_names[row], path, length, 0, length, channel)
+    def _draw_rir(self, num_samples: int, rng: np.random.Generator) -> tuple[Wave, Stretch]:
+        """Read an RIR scaled to unit energy; what sounds after the crop's end is left out."""
+        row = int(rng.integers(len(self._rir_paths)))
+        path, length = self._rir_paths[row], self._rir_samples[row]
+        channel = int(rng.integers(self._rir_channels[row]))
+        stretch = Stretch(self._rir_names[row], path, length, 0, length, channel)
         response = stretch.read(self._cache)
         response_energy = float(energy(response))
         if response_energy == 0:
-            raise DataError(
-                f"{path}: channel {channel} of this room response is silent: prepare the corpus again"
-            )
+            raise DataError(f"{path}: channel {channel} of this RIR is silent: prepare the corpus again")
         return response[:num_samples] / np.float32(math.sqrt(response_energy)), stretch
 
     def _draw_mixture(

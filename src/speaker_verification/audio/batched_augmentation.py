@@ -31,7 +31,7 @@ class BatchedAugmentation(NamedTuple):
     """What happens to a batch of crops of S samples.
 
     Attributes:
-        responses: room responses, padded to one length.
+        responses: RIRs, padded to one length.
         mixtures: clips (N, S) to be added, one after the other.
         scaled: crops that are scaled to a peak of 1, (N,).
     """

@@ -50,7 +50,7 @@ class TableSchema:
         for name in table.columns:
             empty = table[name].isna().to_numpy()
             if empty.any():
-                raise DataError(f"{origin}: no value in column '{name}', row {int(empty.argmax())}")
+                raise DataError(f"{origin}: missing value in column '{name}', row {int(empty.argmax())}")
         arrays = [self._column(table, field, origin) for field in self.columns]
         # Columns apart are not copied.
         conformed = pa.Table.from_arrays(arrays, schema=self.columns).to_pandas(split_blocks=True)
@@ -59,7 +59,7 @@ class TableSchema:
             if repeated.any():
                 row = int(repeated.to_numpy().argmax())
                 values = ", ".join(str(conformed[name].iloc[row]) for name in self.key)
-                raise DataError(f"{origin}: {', '.join(self.key)} = {values} stands more than once")
+                raise DataError(f"{origin}: duplicate key {', '.join(self.key)} = {values}, row {row}")
         return conformed
 
     def _column(self, table: pd.DataFrame, field: pa.Field, origin: str) -> pa.Array:
@@ -211,18 +211,18 @@ NOISE_CLIPS = TableSchema(
     paths=("path",),
 )
 
-ROOM_RESPONSES = TableSchema(
-    "room_responses",
+RIRS = TableSchema(
+    "rirs",
     pa.schema(
         {
-            "response_id": pa.string(),
+            "rir_id": pa.string(),
             "kind": pa.string(),  # simulated, real
             "path": pa.string(),
             "num_samples": pa.int64(),
             "num_channels": pa.int64(),
         }
     ),
-    key=("response_id",),
+    key=("rir_id",),
     paths=("path",),
 )
 
@@ -230,7 +230,7 @@ REJECTED_FILES = TableSchema(
     "rejected_files",
     pa.schema(
         {
-            "file_id": pa.string(),  # utterance, clip or response id
+            "file_id": pa.string(),  # utterance, clip or RIR id
             "subset": pa.string(),  # vox1-dev, ..., musan, rirs_noises
             "reason": pa.string(),
         }
@@ -258,7 +258,7 @@ SCHEMAS = {
         SPEAKERS,
         SCORES,
         NOISE_CLIPS,
-        ROOM_RESPONSES,
+        RIRS,
         REJECTED_FILES,
         LEARNING_CURVE,
     )

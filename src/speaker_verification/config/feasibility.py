@@ -15,9 +15,9 @@ from speaker_verification.audio.augmentation import AugmentationSettings, Augmen
 from speaker_verification.common.errors import DataError, ParameterError, UserError
 from speaker_verification.common.tables import TRIALS
 from speaker_verification.config.tree import Parameters
-from speaker_verification.corpora.augmentation import check_room_responses
+from speaker_verification.corpora.augmentation import check_rirs
 from speaker_verification.corpora.conversion.convert import refuse_too_many_rejected
-from speaker_verification.corpora.mirror import ARCHIVES, ROOM_RESPONSE_ARCHIVE, Mirror
+from speaker_verification.corpora.mirror import ARCHIVES, RIRS_NOISES_ARCHIVE, Mirror
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.speakers import known_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
@@ -94,7 +94,7 @@ def list_corpus(
     Args:
         mirror: its folder.
         prepare: what is taken from it.
-        augmentation: settings that say whether room responses are needed.
+        augmentation: settings that say whether RIRs are needed.
         problems: receives what is wrong with archives and lists.
 
     Returns:
@@ -110,10 +110,10 @@ def list_corpus(
             listed.append(utterances)
             num_files = len(utterances) + len(rejected)
             refuse_too_many_rejected(rejected, num_files, prepare.max_rejected_fraction)
-    responses = files.folder / ROOM_RESPONSE_ARCHIVE
+    responses = files.folder / RIRS_NOISES_ARCHIVE
     if augmentation.takes_rooms and responses.is_file():
         with problems.noted():
-            check_room_responses(responses, prepare.max_rejected_fraction)
+            check_rirs(responses, prepare.max_rejected_fraction)
     if len(listed) < len(prepare.subsets):
         return None, TRIALS.empty()
     corpus = pd.concat(listed, ignore_index=True)
@@ -130,7 +130,7 @@ def _refuse_repeated(utterances: pd.DataFrame) -> None:
     if len(repeated):
         ids = repeated["utterance_id"].unique()
         raise DataError(
-            f"{len(ids)} utterances stand in several archives ({', '.join(repeated['subset'].unique())}): "
+            f"{len(ids)} utterances are in several archives ({', '.join(repeated['subset'].unique())}): "
             f"{', '.join(ids[:NUM_NAMED])}{' ...' if len(ids) > NUM_NAMED else ''}; take one of these out of "
             "prepare.subsets, or pack them under other names"
         )
@@ -235,9 +235,9 @@ def locate_encoder(checkpoint: str, downloads: Path) -> Path:
 
 
 def refuse_missing_augmentation(
-    settings: AugmentationSettings, noise_clips: pd.DataFrame, room_responses: pd.DataFrame
+    settings: AugmentationSettings, noise_clips: pd.DataFrame, rirs: pd.DataFrame
 ) -> None:
-    """Refuse augmentation with clips or room responses that were not prepared.
+    """Refuse augmentation with clips or RIRs that were not prepared.
 
     Raises:
         DataError: the table and the parameters are named.
@@ -245,7 +245,7 @@ def refuse_missing_augmentation(
     if not settings.probability:
         return
     try:
-        Augmenter(noise_clips, room_responses, settings)
+        Augmenter(noise_clips, rirs, settings)
     except DataError as error:
         raise DataError(
             f"{error}, as augmentation.probability = {settings.probability:g} with augmentation.kinds wants: "

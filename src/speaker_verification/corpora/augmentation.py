@@ -1,4 +1,4 @@
-"""MUSAN's noises and RIRS_NOISES' room responses, taken out of their archives, with catalogs."""
+"""MUSAN's noises and RIRS_NOISES' RIRs, taken out of their archives, with catalogs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.common.tables import NOISE_CLIPS, ROOM_RESPONSES, TableSchema
+from speaker_verification.common.tables import NOISE_CLIPS, RIRS, TableSchema
 from speaker_verification.corpora.conversion.archives import (
     DamagedMember,
     Member,
@@ -66,10 +66,10 @@ def extract_musan(
     return _catalog(recordings, converted, MUSAN, NOISE_CLIPS, max_rejected_fraction)
 
 
-def extract_room_responses(
+def extract_rirs(
     archive_file: Path, folder: Path, max_rejected_fraction: float, num_workers: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Take the simulated room responses, and the measured ones that `rir_list` names, out of RIRS_NOISES.
+    """Take the simulated RIRs, and the measured ones that `rir_list` names, out of RIRS_NOISES.
 
     Args:
         archive_file: rirs_noises.zip.
@@ -78,21 +78,21 @@ def extract_room_responses(
         num_workers: processes that write; 0 writes in this one.
 
     Returns:
-        The room_responses table and the table of refused files.
+        The rirs table and the table of refused files.
 
     Raises:
         DataError: not a whole archive, `rir_list` is not in it, no responses, too many are refused, or the
             disk is full.
     """
-    corpus, absent = _responses_in(archive_file)
+    corpus, absent = _rirs_in(archive_file)
     converted = ConvertedFolder(folder / RIRS_NOISES, [archive_file], "wav", _JUDGED)
     recordings = convert_archive(corpus, [archive_file], converted, num_workers)
     recordings = pd.concat([recordings, absent], ignore_index=True)
-    return _catalog(recordings, converted, RIRS_NOISES, ROOM_RESPONSES, max_rejected_fraction)
+    return _catalog(recordings, converted, RIRS_NOISES, RIRS, max_rejected_fraction)
 
 
-def check_room_responses(archive_file: Path, max_rejected_fraction: float) -> None:
-    """Judge the room responses of an archive by its listing, without reading any.
+def check_rirs(archive_file: Path, max_rejected_fraction: float) -> None:
+    """Judge the RIRs of an archive by its listing, without reading any.
 
     Args:
         archive_file: rirs_noises.zip.
@@ -101,7 +101,7 @@ def check_room_responses(archive_file: Path, max_rejected_fraction: float) -> No
     Raises:
         DataError: not a whole archive, `rir_list` is not in it, no responses, or too many would be refused.
     """
-    corpus, absent = _responses_in(archive_file)
+    corpus, absent = _rirs_in(archive_file)
     named = as_table(recording for recording, _ in recordings_in(corpus, read_members([archive_file]), []))
     recordings = pd.concat([named, absent], ignore_index=True)
     refuse_too_many_rejected(
@@ -111,10 +111,10 @@ def check_room_responses(archive_file: Path, max_rejected_fraction: float) -> No
         raise DataError(f"{RIRS_NOISES}: its archive holds no recordings")
 
 
-def _responses_in(archive_file: Path) -> tuple[Corpus, pd.DataFrame]:
-    """The room responses of an archive, and the refused ones that it names but does not hold."""
+def _rirs_in(archive_file: Path) -> tuple[Corpus, pd.DataFrame]:
+    """The RIRs of an archive, and the refused ones that it names but does not hold."""
     members = {_from(RIRS_NOISES, member.name): member for member in read_members([archive_file])}
-    real = _listed_responses(archive_file, members)
+    real = _listed_rirs(archive_file, members)
 
     def recording_of(member: str) -> Recording | None:
         name = _from(RIRS_NOISES, member)
@@ -131,7 +131,7 @@ def _responses_in(archive_file: Path) -> tuple[Corpus, pd.DataFrame]:
     return Corpus(RIRS_NOISES, recording_of, store_as_it_is, _GROWTH), as_table(absent)
 
 
-def _listed_responses(archive_file: Path, members: Mapping[str, Member]) -> set[str]:
+def _listed_rirs(archive_file: Path, members: Mapping[str, Member]) -> set[str]:
     if RIR_LIST not in members:
         raise DataError(f"{archive_file}: lacks {RIR_LIST}, which names the measured responses")
     try:

@@ -24,7 +24,7 @@ ARCHIVES = {
 }
 IN_PARTS = {"vox1_dev_wav.zip": "vox1_dev_wav_part", "vox2_dev_aac.zip": "vox2_dev_aac_part"}
 MUSAN_ARCHIVE = "musan.tar.gz"
-ROOM_RESPONSE_ARCHIVE = "rirs_noises.zip"
+RIRS_NOISES_ARCHIVE = "rirs_noises.zip"
 CHECKSUMS = "MD5SUMS"
 
 

@@ -90,7 +90,7 @@ def _refuse_other_data(
     from speaker_verification.config import feasibility
 
     if not {*stages}.isdisjoint(PHASES):
-        if catalogs := _prepared(pipeline, catalog, "noise_clips", "room_responses"):
+        if catalogs := _prepared(pipeline, catalog, "noise_clips", "rirs"):
             feasibility.refuse_missing_augmentation(parameters.augmentation, *catalogs)
         if split := _prepared(pipeline, catalog, "utterances", "validation_utterances"):
             feasibility.refuse_other_split(parameters.prepare, *split)

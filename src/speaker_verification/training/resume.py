@@ -43,7 +43,7 @@ HARMLESS = {
     "phase.save_every_steps",
 }
 # What later examples are drawn from: with the user's leave a phase goes on with others.
-AUGMENTATION_TABLES = ("noise_clips", "room_responses")
+AUGMENTATION_TABLES = ("noise_clips", "rirs")
 NUM_NAMED = 3  # changed rows that a message shows
 
 
@@ -110,7 +110,7 @@ class ResumePoint:
 
         Args:
             resume: go on if the phase was interrupted.
-            allow_changed_augmentation: go on also where noise clips or room responses have changed since; the
+            allow_changed_augmentation: go on also where noise clips or RIRs have changed since; the
                 rest of the phase is then drawn from the new ones.
 
         Raises:

@@ -16,7 +16,7 @@ from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.datasets import CredentialsDataset
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.pipelines.download import create_pipeline
-from speaker_verification.pipelines.download.nodes import bring_pretrained_encoder
+from speaker_verification.pipelines.download.nodes import download_pretrained_encoder
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
 from tests.support.corpora import write_mirror
 from tests.support.host import Host, serving
@@ -30,7 +30,7 @@ def run(
     credentials: dict[str, Any],
     augmentation: dict[str, Any] | None = None,
 ) -> None:
-    node = next(node for node in create_pipeline().nodes if node.name == "download.bring_files")
+    node = next(node for node in create_pipeline().nodes if node.name == "download.download_files")
     values = {
         "params:prepare": PrepareSettings.parse(prepare, "prepare"),
         "params:augmentation": AugmentationSettings.parse(augmentation or {}, "augmentation"),
@@ -84,8 +84,8 @@ def test_a_synthetic_mirror_is_not_downloaded_over(tmp_path: Path, caplog: pytes
 
 def test_the_encoder_comes_first_so_that_its_name_is_checked_before_anything_long() -> None:
     assert [node.name for node in create_pipeline().nodes] == [
-        "download.bring_encoder",
-        "download.bring_files",
+        "download.download_encoder",
+        "download.download_files",
     ]
 
 
@@ -97,14 +97,14 @@ def test_an_encoder_that_is_no_hub_s_needs_no_download(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    bring_pretrained_encoder(starting_from(checkpoint=None, architecture={}), tmp_path / "raw")
+    download_pretrained_encoder(starting_from(checkpoint=None, architecture={}), tmp_path / "raw")
     assert "no encoder to download: its weights are drawn at random" in caplog.text
     (tmp_path / "mine").mkdir()
     with pytest.raises(DataError, match=rf"encoder '{tmp_path}/mine': the folder lacks config.json"):
-        bring_pretrained_encoder(starting_from(checkpoint=str(tmp_path / "mine")), tmp_path / "raw")
+        download_pretrained_encoder(starting_from(checkpoint=str(tmp_path / "mine")), tmp_path / "raw")
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "mine" / name).touch()
-    bring_pretrained_encoder(starting_from(checkpoint=str(tmp_path / "mine")), tmp_path / "raw")
+    download_pretrained_encoder(starting_from(checkpoint=str(tmp_path / "mine")), tmp_path / "raw")
     assert f"nothing to download, it is in {tmp_path}/mine" in caplog.text
     assert not (tmp_path / "raw").exists()
 

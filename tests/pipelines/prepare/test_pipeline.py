@@ -66,7 +66,7 @@ def test_a_mirror_becomes_manifests_trials_and_catalogs(tmp_path: Path) -> None:
     assert {*tables["training_utterances"]["speaker_id"]} | held_out == {f"id0001{n}" for n in (2, 3, 4, 5)}
     assert tables["validation_trials"]["label"].tolist() == [1, 1, 0, 0]
     assert len(tables["noise_clips"]) == 3
-    assert len(tables["room_responses"]) == 2
+    assert len(tables["rirs"]) == 2
 
 
 def test_archives_that_no_parameter_asks_for_may_be_absent(tmp_path: Path) -> None:
@@ -105,11 +105,11 @@ def test_archives_that_nothing_is_augmented_with_may_be_absent(
     for name in absent:
         (mirror / name).unlink()
     tables = run(tmp_path, {"mirror": str(mirror), **SMALL}, augmentation)
-    noise_clips, room_responses = tables["noise_clips"], tables["room_responses"]
-    assert (len(noise_clips), len(room_responses)) == (num_clips, num_responses)
+    noise_clips, rirs = tables["noise_clips"], tables["rirs"]
+    assert (len(noise_clips), len(rirs)) == (num_clips, num_responses)
     pd.testing.assert_frame_equal(noise_clips, SCHEMAS["noise_clips"].conform(noise_clips))
     settings = AugmentationSettings.parse(augmentation, "augmentation")
-    refuse_missing_augmentation(settings, noise_clips, room_responses)
+    refuse_missing_augmentation(settings, noise_clips, rirs)
     for name in absent:
         with pytest.raises(DataError, match=rf"lacks .*{name}"):
             run(tmp_path, {"mirror": str(mirror), **SMALL})

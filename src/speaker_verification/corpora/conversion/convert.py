@@ -35,7 +35,7 @@ RECORDINGS = TableSchema(
         }
     ),
 )
-REPEATED = "stands more than once in the archive"
+DUPLICATE = "duplicate of another member of the archive"
 _NUM_NAMED = 3  # members that a line of the log shows
 _CONTENTS, _WRITTEN = "contents: ", "written: "  # lines of a marker
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -293,7 +293,7 @@ def recordings_in(
             continue
         reason = recording.reason or member.refused
         if not reason and recording.file_id in seen:
-            reason = REPEATED
+            reason = DUPLICATE
         seen.add(recording.file_id)
         yield replace(recording, reason=reason), member
 
@@ -303,7 +303,7 @@ def _jobs(
 ) -> Iterator[Job]:
     passed_over: list[str] = []
     for recording, member in recordings_in(corpus, members, passed_over):
-        if recording.file_id not in known or recording.reason == REPEATED:
+        if recording.file_id not in known or recording.reason == DUPLICATE:
             path = converted.folder / converted.name(recording.file_id)
             yield Job(recording, member, path, converted.holds(recording.file_id))
     if passed_over:

@@ -13,7 +13,7 @@ import urllib3
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.download.addresses import CREDENTIALS_FILE, masked
-from speaker_verification.corpora.download.sources import DownloadSettings, Place, Source
+from speaker_verification.corpora.download.sources import DownloadSettings, Host, Source
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """What a host says of a file.
 
     Attributes:
@@ -44,7 +44,7 @@ class Remote:
     version: str
 
     @classmethod
-    def of(cls, response: requests.Response) -> Remote:
+    def of(cls, response: requests.Response) -> RemoteFile:
         headers = response.headers
         whole = headers.get("Content-Range", "").rpartition("/")[2]  # of a range, where it is one
         size = whole if response.status_code == 206 else headers.get("Content-Length", "")
@@ -52,7 +52,7 @@ class Remote:
             int(size) if size.isdecimal() else None, headers.get("ETag") or headers.get("Last-Modified", "")
         )
 
-    def differs(self, other: Remote) -> bool:
+    def differs(self, other: RemoteFile) -> bool:
         """Whether these are two versions of the file."""
         sizes = {self.size, other.size} - {None}
         return self.version != other.version or len(sizes) > 1
@@ -92,12 +92,12 @@ class Client:
             DataError: it refuses the credentials, or answers with something else.
         """
         self.go_on()
-        place = source.place
+        host = source.host
         response = requests.request(
             method,
             source.address,
-            params={"key": place.key} if place.key else None,
-            auth=place.login,
+            params={"key": host.key} if host.key else None,
+            auth=host.login,
             headers={"Accept-Encoding": "identity", **headers},
             stream=True,
             timeout=self._settings.timeout_seconds,
@@ -112,26 +112,26 @@ class Client:
         if status in _REPEATABLE:
             raise requests.HTTPError(f"the host answers {status} {response.reason}", response=response)
         if status in (401, 403):
-            raise DataError(f"{source.address}: access refused ({status}); {_access_remedy(place)}")
+            raise DataError(f"{source.address}: access refused ({status}); {_access_remedy(host)}")
         if status in (404, 410):
-            raise AbsentError(f"{source.address}: not there ({status}); check {place.parameter}")
+            raise AbsentError(f"{source.address}: not there ({status}); check {host.parameter}")
         raise DataError(f"{source.address}: the host answers {status} {response.reason}")
 
-    def probe(self, source: Source) -> Remote:
+    def probe(self, source: Source) -> RemoteFile:
         """What the host says of a file, before any of it is fetched."""
 
-        def look() -> Remote:
+        def look() -> RemoteFile:
             try:
                 with self.ask(source, "HEAD") as response:
-                    remote = Remote.of(response)
+                    remote = RemoteFile.of(response)
             except AbsentError:
                 raise
             except DataError:
-                remote = Remote(None, "")
+                remote = RemoteFile(None, "")
             if remote.size:
                 return remote
             with self.ask(source, Range="bytes=0-0") as response:  # a host that has no answer to HEAD
-                return Remote.of(response)
+                return RemoteFile.of(response)
 
         return self.persist(source, look, lambda: 0)
 
@@ -196,13 +196,13 @@ def page_error(source: Source) -> AbsentError:
     """What to say where HTML came."""
     return AbsentError(
         f"{source.address}: an HTML page instead of the file (of a login or an error?); open it in a "
-        f"browser, check {source.place.group or source.place.parameter}"
+        f"browser, check {source.host.group or source.host.parameter}"
     )
 
 
-def _access_remedy(place: Place) -> str:
-    if not place.group:
-        return f"check {place.parameter}"
-    if place.login or place.key:
-        return f"check what {CREDENTIALS_FILE} says under {place.group}"
-    return f"put user and password into {CREDENTIALS_FILE}, under {place.group}"
+def _access_remedy(host: Host) -> str:
+    if not host.group:
+        return f"check {host.parameter}"
+    if host.login or host.key:
+        return f"check what {CREDENTIALS_FILE} says under {host.group}"
+    return f"put user and password into {CREDENTIALS_FILE}, under {host.group}"

@@ -30,7 +30,7 @@ from speaker_verification.corpora.download.addresses import secrets_out_of_logs
 from speaker_verification.corpora.download.client import (
     AbsentError,
     Client,
-    Remote,
+    RemoteFile,
     StoppedError,
     is_page,
     page_error,
@@ -40,11 +40,11 @@ from speaker_verification.corpora.download.sources import (
     OPTIONAL,
     Credentials,
     DownloadSettings,
-    Place,
+    Host,
     Source,
     forms_of,
-    mirror_place,
-    official_places,
+    mirror_host,
+    official_hosts,
 )
 from speaker_verification.corpora.mirror import CHECKSUMS, Digests, add_file, parse_checksums
 
@@ -68,14 +68,14 @@ class Transfer:
         folder: where it goes.
     """
 
-    def __init__(self, source: Source, remote: Remote, folder: Path) -> None:
+    def __init__(self, source: Source, remote: RemoteFile, folder: Path) -> None:
         self.source = source
         self._folder = folder
         self._begin(remote)
         self._furthest = self.held
         self._digest = hashlib.md5(usedforsecurity=False)
 
-    def _begin(self, remote: Remote) -> None:
+    def _begin(self, remote: RemoteFile) -> None:
         self.remote = remote
         version = hashlib.md5(f"{remote.version} {remote.size}".encode(), usedforsecurity=False).hexdigest()
         self._part = self._folder / f".{self.source.name}.{version[:_VERSION]}.part"
@@ -123,7 +123,7 @@ class Transfer:
             return
         headers = {"Range": f"bytes={self.held}-", **self.remote.condition} if self.held else {}
         with client.ask(self.source, **headers) as response:
-            found = Remote.of(response)
+            found = RemoteFile.of(response)
             changed = self.remote.differs(found)
             if self.held and (changed or response.status_code == 200):
                 reason = "the file has changed" if changed else "the host ignores ranges"
@@ -199,10 +199,10 @@ def download_files(
     secrets += [credentials.mmai.key.get_secret_value()] if credentials.mmai else []
     folder.mkdir(parents=True, exist_ok=True)
     with secrets_out_of_logs(secrets):
-        _Courier(Client(settings, secrets), folder, mirror, settings, credentials).bring(names)
+        _Downloader(Client(settings, secrets), folder, mirror, settings, credentials).download(names)
 
 
-class _Courier:
+class _Downloader:
     """What one run of `download_files` knows."""
 
     def __init__(
@@ -217,11 +217,11 @@ class _Courier:
         self._folder = folder
         self._settings = settings
         self._credentials = credentials
-        self._mirror = mirror_place(mirror, credentials) if mirror is not None else None
+        self._mirror = mirror_host(mirror, credentials) if mirror is not None else None
         self._digests = Digests(folder)
-        self._sums = self._bring_checksums()
+        self._sums = self._download_checksums()
 
-    def _bring_checksums(self) -> Mapping[str, str]:
+    def _download_checksums(self) -> Mapping[str, str]:
         """The mirror's checksums, or the official ones where it has none; left beside the files."""
         sums: Mapping[str, str] = OFFICIAL_SUMS
         text = "".join(f"{md5}  {name}\n" for name, md5 in OFFICIAL_SUMS.items())
@@ -238,7 +238,7 @@ class _Courier:
                 part.write_text(text, encoding="utf-8", newline="")
         return sums
 
-    def bring(self, names: Sequence[str]) -> None:
+    def download(self, names: Sequence[str]) -> None:
         transfers = [found for chosen in self._each(self._choose, names) for found in chosen]
         if not transfers:
             logger.info("nothing to download: all %d files are in %s", len(names), self._folder)
@@ -285,13 +285,13 @@ class _Courier:
         if any(all(map(self._is_whole, form)) for form in forms):
             return []
         reasons = []
-        places = (
-            [self._mirror] if self._mirror else official_places(name, self._settings.hosts, self._credentials)
+        hosts = (
+            [self._mirror] if self._mirror else official_hosts(name, self._settings.hosts, self._credentials)
         )
-        for place in places:
+        for host in hosts:
             for form in forms:
                 try:
-                    return self._still_missing(form, place)
+                    return self._still_missing(form, host)
                 except AbsentError as error:
                     reasons.append(str(error))
                 except DataError as error:
@@ -312,12 +312,12 @@ class _Courier:
             self._forget_parts(name)
         return whole
 
-    def _still_missing(self, names: Sequence[str], place: Place) -> list[Transfer]:
+    def _still_missing(self, names: Sequence[str], host: Host) -> list[Transfer]:
         transfers = []
         for name in names:
             if self._is_whole(name):
                 continue
-            source = place.source(name, self._sums.get(name))
+            source = host.source(name, self._sums.get(name))
             remote = self._client.probe(source)
             path = self._folder / name
             if source.md5 is None and path.is_file() and path.stat().st_size == remote.size:

@@ -19,7 +19,7 @@ from speaker_verification.corpora.mirror import (
     ARCHIVES,
     IN_PARTS,
     MUSAN_ARCHIVE,
-    ROOM_RESPONSE_ARCHIVE,
+    RIRS_NOISES_ARCHIVE,
 )
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.speakers import VOXCELEB1_META
@@ -46,14 +46,14 @@ OFFICIAL_SUMS = {
     "vox2_dev_aac_partah": "6b84a81b9af72a9d9eecbb3b1f602e65",
     "vox2_test_aac.zip": "0d2b3ea430a821c33263b5ea37ede312",
     MUSAN_ARCHIVE: "0c472d4fc0c5141eca47ad1ffeb2a7df",
-    ROOM_RESPONSE_ARCHIVE: "e6f48e257286e05de56413b4779d8ffb",
+    RIRS_NOISES_ARCHIVE: "e6f48e257286e05de56413b4779d8ffb",
     "dev-clean.tar.gz": "42e2234ba48799c1f50f24a7926300a1",
     "test-clean.tar.gz": "32fa31d27d2e1cad72775fee3f4849a9",
     "train-clean-100.tar.gz": "2a93770f6d5c6c964bc36631d331a522",
 }
 _ON_OPENSLR = {
     MUSAN_ARCHIVE: "17",
-    ROOM_RESPONSE_ARCHIVE: "28",
+    RIRS_NOISES_ARCHIVE: "28",
     "dev-clean.tar.gz": "12",
     "test-clean.tar.gz": "12",
     "train-clean-100.tar.gz": "12",
@@ -147,7 +147,7 @@ def needed_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -
     if augmentation.clip_kinds:
         files.append(MUSAN_ARCHIVE)
     if augmentation.takes_rooms:
-        files.append(ROOM_RESPONSE_ARCHIVE)
+        files.append(RIRS_NOISES_ARCHIVE)
     return files
 
 
@@ -169,17 +169,17 @@ class Source:
         name: under which the file is kept.
         address: where it lies, without credentials: it may be shown.
         md5: what it must hold; None where nobody says.
-        place: the host.
+        host: the host that has it.
     """
 
     name: str
     address: str
     md5: str | None
-    place: Place
+    host: Host
 
 
 @dataclass(frozen=True)
-class Place:
+class Host:
     """A host, and what proves that one may have its files.
 
     Attributes:
@@ -202,12 +202,12 @@ class Place:
         return Source(name, self.address.rstrip("/") + tail, md5, self)
 
 
-def mirror_place(mirror: str, credentials: Credentials) -> Place:
+def mirror_host(mirror: str, credentials: Credentials) -> Host:
     """A mirror's base URL, with its login where there is one."""
-    return Place(mirror, "prepare.mirror", "download.mirror", _login(credentials.mirror))
+    return Host(mirror, "prepare.mirror", "download.mirror", _login(credentials.mirror))
 
 
-def official_places(name: str, hosts: HostSettings, credentials: Credentials) -> list[Place]:
+def official_hosts(name: str, hosts: HostSettings, credentials: Credentials) -> list[Host]:
     """The official hosts of an archive or a list, the newest first.
 
     Raises:
@@ -215,24 +215,24 @@ def official_places(name: str, hosts: HostSettings, credentials: Credentials) ->
         DataError: no official host has it.
     """
     if name in _ON_OPENSLR:
-        return [Place(f"{hosts.openslr.rstrip('/')}/{_ON_OPENSLR[name]}", "download.hosts.openslr")]
+        return [Host(f"{hosts.openslr.rstrip('/')}/{_ON_OPENSLR[name]}", "download.hosts.openslr")]
     if name in _ON_VGG:
-        return [Place(hosts.vgg, "download.hosts.vgg")]
+        return [Host(hosts.vgg, "download.hosts.vgg")]
     if name not in ARCHIVES.values():
         raise DataError(f"{name}: no official host has this file; copy it into the mirror by hand")
-    places = []
+    found = []
     if credentials.mmai:
         key = credentials.mmai.key.get_secret_value()
-        places.append(Place(hosts.mmai, "download.hosts.mmai", "download.mmai", key=key))
+        found.append(Host(hosts.mmai, "download.hosts.mmai", "download.mmai", key=key))
     if credentials.kaist:
-        places.append(Place(hosts.kaist, "download.hosts.kaist", "download.kaist", _login(credentials.kaist)))
-    if not places:
+        found.append(Host(hosts.kaist, "download.hosts.kaist", "download.kaist", _login(credentials.kaist)))
+    if not found:
         raise ParameterError(
             "VoxCeleb's hosts want credentials: put 'download: {mmai: {key: ...}}' or "
             f"'download: {{kaist: {{user: ..., password: ...}}}}' into {CREDENTIALS_FILE}, or set "
             "prepare.mirror to a folder or base URL that has the archives"
         )
-    return places
+    return found
 
 
 def forms_of(name: str, sums: Mapping[str, str]) -> list[list[str]]:

@@ -28,11 +28,11 @@ from speaker_verification.corpora.mirror import (
     CHECKSUMS,
     IN_PARTS,
     MUSAN_ARCHIVE,
-    ROOM_RESPONSE_ARCHIVE,
+    RIRS_NOISES_ARCHIVE,
     part_suffix,
 )
 from speaker_verification.corpora.settings import SyntheticSettings
-from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, room_response, scaled
+from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, draw_rir, scaled
 from speaker_verification.corpora.synthetic.voices import Voice, draw_voices, speak
 from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS
 from speaker_verification.corpora.trials.trials import draw_trials
@@ -144,7 +144,7 @@ def _write_mirror(folder: Path, settings: SyntheticSettings, seed: int, num_work
         _write_parts(folder, ARCHIVES[subset], archive, _NUM_PARTS.get(subset, 1))
     speech = [data for path, data in recordings.items() if path.startswith("musan/")]
     (folder / MUSAN_ARCHIVE).write_bytes(_musan(speech, settings, seed))
-    (folder / ROOM_RESPONSE_ARCHIVE).write_bytes(_room_responses(settings, seed))
+    (folder / RIRS_NOISES_ARCHIVE).write_bytes(_rirs(settings, seed))
     _write_trial_lists(folder, speakers, list(recordings), settings, seed)
     _write_meta(folder, speakers)
     (folder / RECORD).write_text(_record(settings, seed), encoding="utf-8")
@@ -208,7 +208,7 @@ def _record_speaker(
     encode = _aac if extension == "m4a" else _wav
     for session in range(settings.sessions):
         session_id = "".join(rng.choice(_SESSION_LETTERS, 11))
-        room = room_response((3.0, 7.0), rng.uniform(0.12, 0.4), 1, rng)[:, 0]
+        room = draw_rir((3.0, 7.0), rng.uniform(0.12, 0.4), 1, rng)[:, 0]
         snr_db = rng.uniform(20, 35)
         peak = rng.uniform(0.2, 0.9)
         folder = f"{speaker.subset}/{speaker.speaker_id}/{session_id}"
@@ -291,7 +291,7 @@ def _musan(speech: Sequence[bytes], settings: SyntheticSettings, seed: int) -> b
     return _tar_gz(members)
 
 
-def _room_responses(settings: SyntheticSettings, seed: int) -> bytes:
+def _rirs(settings: SyntheticSettings, seed: int) -> bytes:
     rng = np.random.default_rng([seed, _ROOMS])
     sizes = {"smallroom": (2.5, 5.0), "mediumroom": (5.0, 9.0)}
     members = {}
@@ -299,11 +299,11 @@ def _room_responses(settings: SyntheticSettings, seed: int) -> bytes:
         kind = list(sizes)[index % 2]
         room = f"Room{1 + index // 10:03d}"
         name = f"{RIRS_NOISES}/simulated_rirs/{kind}/{room}/{room}-{index:05d}.wav"
-        members[name] = _wav(0.9 * room_response(sizes[kind], rng.uniform(0.2, 0.7), 1, rng)[:, 0])
+        members[name] = _wav(0.9 * draw_rir(sizes[kind], rng.uniform(0.2, 0.7), 1, rng)[:, 0])
     lines = []
     for index in range(settings.real_responses):
         name = f"{RIR_LIST.rpartition('/')[0]}/real_{index:03d}.wav"
-        members[name] = _wav(0.9 * room_response((4.0, 9.0), rng.uniform(0.4, 0.9), 2 + 2 * (index % 2), rng))
+        members[name] = _wav(0.9 * draw_rir((4.0, 9.0), rng.uniform(0.4, 0.9), 2 + 2 * (index % 2), rng))
         lines.append(f"--rir-id {1 + index:05d} --room-id real_{index:03d} {name}\n")
     members[RIR_LIST] = "".join(lines).encode()
     return _zip(members)

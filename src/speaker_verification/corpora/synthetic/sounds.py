@@ -48,7 +48,7 @@ def chord_music(num_samples: int, rng: np.random.Generator) -> Wave:
     return scaled(wave, 1.0)
 
 
-def room_response(
+def draw_rir(
     size_m: tuple[float, float], reverberation_seconds: float, num_microphones: int, rng: np.random.Generator
 ) -> Wave:
     """The response of a shoebox room from a random place to random microphones, by the image method.

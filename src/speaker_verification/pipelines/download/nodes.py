@@ -16,7 +16,7 @@ from speaker_verification.models.settings import ModelSettings
 logger = logging.getLogger(__name__)
 
 
-def bring_pretrained_encoder(model: ModelSettings, encoders_folder: Path) -> None:
+def download_pretrained_encoder(model: ModelSettings, encoders_folder: Path) -> None:
     """Bring the encoder that `pretrain` starts from, where the parameters name one of the hub.
 
     Args:
@@ -35,7 +35,7 @@ def bring_pretrained_encoder(model: ModelSettings, encoders_folder: Path) -> Non
         bring_encoder(checkpoint, encoders_folder)
 
 
-def bring_files(
+def download_corpora(
     prepare: PrepareSettings,
     augmentation: AugmentationSettings,
     download: DownloadSettings,

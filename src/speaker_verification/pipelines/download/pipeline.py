@@ -6,7 +6,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.pipelines.download.nodes import bring_files, bring_pretrained_encoder
+from speaker_verification.pipelines.download.nodes import download_corpora, download_pretrained_encoder
 
 
 def create_pipeline(**kwargs: Any) -> Pipeline:
@@ -14,13 +14,13 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     return Pipeline(
         [
             Node(
-                bring_pretrained_encoder,  # by its name before the other: a mistake in it shows at once
+                download_pretrained_encoder,  # by its name before the other: a mistake in it shows at once
                 inputs=["params:model", "encoders_folder"],
                 outputs=None,
-                name="bring_encoder",
+                name="download_encoder",
             ),
             Node(
-                bring_files,
+                download_corpora,
                 inputs=[
                     "params:prepare",
                     "params:augmentation",
@@ -29,7 +29,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
                     "mirror_folder",
                 ],
                 outputs=None,
-                name="bring_files",
+                name="download_files",
             ),
         ],
         namespace="download",

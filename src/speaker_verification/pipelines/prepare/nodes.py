@@ -8,14 +8,14 @@ import pandas as pd
 
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.common.tables import NOISE_CLIPS, REJECTED_FILES, ROOM_RESPONSES
-from speaker_verification.corpora.augmentation import extract_musan, extract_room_responses
+from speaker_verification.common.tables import NOISE_CLIPS, REJECTED_FILES, RIRS
+from speaker_verification.corpora.augmentation import extract_musan, extract_rirs
 from speaker_verification.corpora.download.addresses import is_address
 from speaker_verification.corpora.download.sources import needed_files
 from speaker_verification.corpora.mirror import (
     ARCHIVES,
     MUSAN_ARCHIVE,
-    ROOM_RESPONSE_ARCHIVE,
+    RIRS_NOISES_ARCHIVE,
     Digests,
     Mirror,
 )
@@ -145,7 +145,7 @@ def list_trials(
 def extract_augmentation(
     mirror: str, augmentation_folder: Path, prepare: PrepareSettings, augmentation: AugmentationSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Take noises and room responses out of their archives, where training augments with them.
+    """Take noises and RIRs out of their archives, where training augments with them.
 
     Args:
         mirror: the mirror's folder.
@@ -154,19 +154,19 @@ def extract_augmentation(
         augmentation: settings of the augmentation.
 
     Returns:
-        The noise_clips table, the room_responses table and the table of rejected files; what nothing is
+        The noise_clips table, the rirs table and the table of rejected files; what nothing is
         augmented with is left out.
     """
-    noise_clips, room_responses = NOISE_CLIPS.empty(), ROOM_RESPONSES.empty()
-    rejected_clips = rejected_responses = REJECTED_FILES.empty()
+    noise_clips, rirs = NOISE_CLIPS.empty(), RIRS.empty()
+    rejected_clips = rejected_rirs = REJECTED_FILES.empty()
     limits = (prepare.max_rejected_fraction, prepare.num_workers)
     if augmentation.clip_kinds:
         archive = Path(mirror) / MUSAN_ARCHIVE
         noise_clips, rejected_clips = extract_musan(archive, augmentation_folder, *limits)
     if augmentation.takes_rooms:
-        archive = Path(mirror) / ROOM_RESPONSE_ARCHIVE
-        room_responses, rejected_responses = extract_room_responses(archive, augmentation_folder, *limits)
-    return noise_clips, room_responses, REJECTED_FILES.concat([rejected_clips, rejected_responses])
+        archive = Path(mirror) / RIRS_NOISES_ARCHIVE
+        rirs, rejected_rirs = extract_rirs(archive, augmentation_folder, *limits)
+    return noise_clips, rirs, REJECTED_FILES.concat([rejected_clips, rejected_rirs])
 
 
 def hold_out_validation(

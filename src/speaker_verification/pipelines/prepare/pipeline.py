@@ -47,7 +47,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             Node(
                 extract_augmentation,
                 inputs=["mirror", "augmentation_folder", "params:prepare", "params:augmentation"],
-                outputs=["noise_clips", "room_responses", "rejected_augmentation"],
+                outputs=["noise_clips", "rirs", "rejected_augmentation"],
                 name="extract_augmentation",
             ),
             Node(

@@ -44,7 +44,7 @@ def train_phase(
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
     noise_clips: pd.DataFrame,
-    room_responses: pd.DataFrame,
+    rirs: pd.DataFrame,
     phase: PhaseSettings,
     model: ModelSettings,
     head: MarginHeadSettings,
@@ -63,9 +63,9 @@ def train_phase(
     from speaker_verification.training.start import start_phase
     from speaker_verification.training.validation import TrialSet, validate
 
-    augmenter = Augmenter(noise_clips, room_responses, augmentation) if augmentation.probability else None
+    augmenter = Augmenter(noise_clips, rirs, augmentation) if augmentation.probability else None
     tables = {"training_utterances": training_utterances, "validation_utterances": validation_utterances}
-    augmentation_tables = {"noise_clips": noise_clips, "room_responses": room_responses}
+    augmentation_tables = {"noise_clips": noise_clips, "rirs": rirs}
     require_files(tables | (augmentation_tables if augmenter else {}))
     phase_seed = seed + phase.seed_offset
     examples = TrainingExamples(
@@ -112,7 +112,7 @@ def train_phase(
                 "validation_utterances": heard.utterances[["utterance_id", "num_samples"]],
                 "validation_trials": heard.trials,
                 "noise_clips": noise_clips[["clip_id", "num_samples"]],
-                "room_responses": room_responses[["response_id", "num_samples"]],
+                "rirs": rirs[["rir_id", "num_samples"]],
             },
         ),
         on_start=partial(begin, name),

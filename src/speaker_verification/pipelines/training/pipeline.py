@@ -13,7 +13,7 @@ SHARED_INPUTS = {
     "utterances",
     "trials",
     "noise_clips",
-    "room_responses",
+    "rirs",
 }
 SHARED_PARAMETERS = {"params:model", "params:head", "params:augmentation", "params:seed", "params:device"}
 
