@@ -1,16 +1,16 @@
-"""An HTTP host on loopback that misbehaves as told, and remembers what it was asked for."""
+"""HTTP host of corpus files on loopback, with faults on request and a record of all requests."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.http import Handler, listening
 
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 BLOCK = 1 << 14
@@ -18,7 +18,12 @@ BLOCK = 1 << 14
 
 @dataclass
 class Request:
-    """What was asked for and what was sent: `start` is where the range begins, 0 without one."""
+    """A request and its answer.
+
+    Attributes:
+        start: first byte of the requested range, 0 without one.
+        sent: number of bytes of the body, once it was sent to its end or its cut.
+    """
 
     method: str
     name: str
@@ -30,17 +35,17 @@ class Request:
 
 @dataclass
 class Host:
-    """Files by name, and how they are served.
+    """Files by name and the ways in which requests for them fail.
 
     Attributes:
-        files: what lies below /DIR/, or at /key?file=NAME.
-        ranges, entity_tags, heads, lengths: whether ranges are served, tags and lengths told, HEAD answered.
-        login: user and password that are asked for.
-        key: that must stand in the query.
-        statuses: answers by name, instead of the file; one is used up by each request.
-        cuts: bytes of a body after which the line drops, by name; one is used up by each request.
-        after_cut: what a file is from its first cut on.
-        pages: names for which an HTML page comes; `typed` tells whether its type is told.
+        files: contents by name, below /DIR/ or at /key?file=NAME.
+        ranges, entity_tags, heads, lengths: support of ranges, ETag, HEAD and Content-Length.
+        login: user and password that requests must have.
+        key: value of `key` that queries must have.
+        statuses: answers by name, in place of the file; each request uses up one.
+        cuts: bytes of a body after which the connection drops, by name; each request uses up one.
+        after_cut: contents of a file after its first cut.
+        pages: names for which an HTML page comes; `typed` is whether its type is announced.
         block_seconds: wait before every 16 KiB of a body, in seconds.
     """
 
@@ -71,83 +76,70 @@ class Host:
 @contextmanager
 def serving(host: Host) -> Iterator[Host]:
     """Serve until the block ends; `host.address` is the base URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self._answer()
-
-        def do_GET(self) -> None:
-            self._answer()
-
-        def _answer(self) -> None:
-            url = urlsplit(self.path)
-            query = parse_qs(url.query)
-            name = query["file"][0] if "file" in query else url.path.removeprefix("/DIR/")
-            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-            request = Request(self.command, name, start, self.headers.get("If-Range"))
-            host.requests.append(request)
-            request.status = self._status(name, query.get("key"))
-            if request.status >= 400:
-                self.send_response(request.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            page = name in host.pages
-            body = PAGE if page else host.files[name]
-            current = request.if_range in (None, host.tag(name))
-            if "Range" in self.headers and host.ranges and current and not page:
-                request.status = 206
-            else:
-                start = 0
-            self.send_response(request.status)
-            self.send_header(
-                "Content-Type", "text/html" if page and host.typed else "application/octet-stream"
-            )
-            if request.status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            if host.entity_tags and not page:
-                self.send_header("ETag", host.tag(name))
-            if host.lengths:
-                self.send_header("Content-Length", str(len(body) - start))
-            self.send_header("Connection", "close")
-            self.end_headers()
-            self.close_connection = True
-            if self.command == "GET":
-                cuts = host.cuts.get(name)
-                end = min(start + cuts.pop(0), len(body)) if cuts else len(body)
-                with suppress(OSError):  # the client may have been killed
-                    for position in range(start, end, BLOCK):
-                        time.sleep(host.block_seconds)
-                        self.wfile.write(body[position : min(position + BLOCK, end)])
-                    request.sent = end - start
-                if end < len(body):
-                    host.files[name] = host.after_cut.pop(name, body)
-
-        def _status(self, name: str, keys: list[str] | None) -> int:
-            if self.command == "HEAD" and not host.heads:
-                return 405
-            if host.login is not None:
-                wanted = base64.b64encode(":".join(host.login).encode()).decode()
-                if self.headers.get("Authorization") != f"Basic {wanted}":
-                    return 401
-            if host.key is not None and keys != [host.key]:
-                return 403
-            if host.statuses.get(name):
-                return host.statuses[name].pop(0)
-            return 200 if name in host.files or name in host.pages else 404
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    host.address = f"http://127.0.0.1:{server.server_address[1]}/DIR/"
-    try:
+    with listening(HostHandler, host) as address:
+        host.address = f"{address}/DIR/"
         yield host
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+
+
+class HostHandler(Handler[Host]):
+    """Answers for one connection to a corpus host."""
+
+    def answer(self) -> None:
+        url = urlsplit(self.path)
+        query = parse_qs(url.query)
+        name = query["file"][0] if "file" in query else url.path.removeprefix("/DIR/")
+        request = Request(self.command, name, self.range_start, self.headers.get("If-Range"))
+        self.served.requests.append(request)
+        request.status = self._status(name, query.get("key"))
+        if request.status < 400:
+            self._send(request)
+        else:
+            self.send_response(request.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _status(self, name: str, keys: list[str] | None) -> int:
+        host = self.served
+        if self.command == "HEAD" and not host.heads:
+            return 405
+        if host.login is not None:
+            wanted = base64.b64encode(":".join(host.login).encode()).decode()
+            if self.headers.get("Authorization") != f"Basic {wanted}":
+                return 401
+        if host.key is not None and keys != [host.key]:
+            return 403
+        if host.statuses.get(name):
+            return host.statuses[name].pop(0)
+        return 200 if name in host.files or name in host.pages else 404
+
+    def _send(self, request: Request) -> None:
+        host, name = self.served, request.name
+        page = name in host.pages
+        body = PAGE if page else host.files[name]
+        current = request.if_range in (None, host.tag(name))
+        if "Range" in self.headers and host.ranges and current and not page:
+            request.status = 206
+        start = request.start if request.status == 206 else 0
+        self.send_response(request.status)
+        self.send_header("Content-Type", "text/html" if page and host.typed else "application/octet-stream")
+        if request.status == 206:
+            self.send_range(start, len(body))
+        if host.entity_tags and not page:
+            self.send_header("ETag", host.tag(name))
+        if host.lengths:
+            self.send_header("Content-Length", str(len(body) - start))
+        self.finish_with(lambda: self._write(body, start, request))
+
+    def _write(self, body: bytes, start: int, request: Request) -> None:
+        """Send the body in blocks up to its next cut, from which on the file may be another."""
+        host = self.served
+        cuts = host.cuts.get(request.name)
+        end = min(start + cuts.pop(0), len(body)) if cuts else len(body)
+        try:
+            for position in range(start, end, BLOCK):
+                time.sleep(host.block_seconds)
+                self.wfile.write(body[position : min(position + BLOCK, end)])
+            request.sent = end - start
+        finally:
+            if end < len(body):
+                host.files[request.name] = host.after_cut.pop(request.name, body)
