@@ -21,6 +21,7 @@ from speaker_verification.common import locks
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.locks import InUseError, hold, holding, holds
 from tests.support.locking import held_by_another
+from tests.support.waiting import wait_until
 
 # Every process counts those that are inside with it, by files that it makes there and removes.
 CONTEND = """
@@ -88,8 +89,8 @@ def test_a_killed_run_is_taken_over_at_once_with_one_line(
     paths = [tmp_path / "a/work", tmp_path / "b/work"]
     with held_by_another(*paths) as other:
         other.kill()  # and not waited for: its number is still taken
-        while other.returncode is None and b"State:\tZ" not in Path(f"/proc/{other.pid}/status").read_bytes():
-            time.sleep(0.01)
+        status = Path(f"/proc/{other.pid}/status")
+        wait_until(lambda: other.returncode is not None or b"State:\tZ" in status.read_bytes())
         assert len(entries(tmp_path)) == 2
         with holding(paths, "lmft"):
             assert {json.loads(entry.read_text())["what"] for entry in entries(tmp_path)} == {"lmft"}
@@ -235,10 +236,7 @@ def test_signs_of_life_are_given(tmp_path: Path) -> None:
     with held_by_another(tmp_path / "work"):
         (entry,) = entries(tmp_path)
         os.utime(entry, (1, 1))
-        limit = time.monotonic() + 10
-        while entry.stat().st_mtime == 1 and time.monotonic() < limit:
-            time.sleep(0.01)
-        assert entry.stat().st_mtime > 1
+        wait_until(lambda: entry.stat().st_mtime > 1)
 
 
 @pytest.mark.parametrize("in_background", [False, True])
@@ -261,9 +259,7 @@ def test_a_run_that_was_taken_for_dead_stops_instead_of_writing_beside_its_succe
 def test_a_lock_that_was_removed_by_hand_comes_back(tmp_path: Path) -> None:
     with held_by_another(tmp_path / "work") as other:
         entries(tmp_path)[0].unlink()
-        limit = time.monotonic() + 10
-        while not entries(tmp_path) and time.monotonic() < limit:
-            time.sleep(0.01)
+        wait_until(lambda: entries(tmp_path))
         with pytest.raises(InUseError):
             hold([tmp_path / "work"], "lmft")
         assert other.poll() is None

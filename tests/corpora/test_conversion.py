@@ -14,7 +14,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ from speaker_verification.corpora.conversion import archives, storing
 from speaker_verification.corpora.conversion import convert as conversion
 from speaker_verification.corpora.utterances import PUBLISHED_COUNTS, convert_subset, list_subset
 from tests.support.corpora import flac, m4a, noise, tarred, wav, write_parts, zipped
+from tests.support.waiting import wait_until
 
 NAMES = [f"id{speaker}/s/{number}" for speaker in range(3) for number in range(4)]
 
@@ -568,19 +568,18 @@ def test_runs_killed_at_any_moment_end_as_one_undisturbed_and_leave_no_strays(tm
     mark = f"KILL_TEST={tmp_path}"
     command = [sys.executable, str(tmp_path / "convert.py"), str(tmp_path / "in"), str(tmp_path / "cut")]
     environment = {**os.environ, "KILL_TEST": str(tmp_path)}
-    moments = random.Random(7)
+    drawn = random.Random(7)
+
+    def num_converted() -> int:
+        return len(list(tmp_path.glob("cut/*/*/*/*")))
+
     for _ in range(3):
+        enough = num_converted() + drawn.randrange(1, 60)
         run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        limit, before = time.monotonic() + 30, len(list(tmp_path.glob("cut/*/*/*/*")))
-        while len(list(tmp_path.glob("cut/*/*/*/*"))) <= before and time.monotonic() < limit:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.1))
+        wait_until(lambda enough=enough: num_converted() >= enough)
         run.send_signal(signal.SIGKILL)
         run.wait()
-    limit = time.monotonic() + 30
-    while processes_with(mark) and time.monotonic() < limit:
-        time.sleep(0.05)
-    assert not processes_with(mark)
+    wait_until(lambda: not processes_with(mark))
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     hidden = {".source", ".record.parquet"}
     whole, cut = (

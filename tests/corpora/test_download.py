@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from speaker_verification.corpora.download.downloader import download_files
 from speaker_verification.corpora.download.sources import Credentials, DownloadSettings
 from tests.support.host import Host, serving
 from tests.support.locking import held_by_another
+from tests.support.waiting import wait_until
 
 ARCHIVE = "vox1_test_wav.zip"
 PARTS = [f"vox2_dev_aac_parta{letter}" for letter in "abc"]
@@ -125,19 +125,18 @@ def test_a_killed_run_is_gone_on_with_where_it_stopped(host: Host, bring: Bring,
         f"download_files({NAMES!r}, Path(sys.argv[1]), sys.argv[2], DownloadSettings(), Credentials())\n"
     )
     drawn = random.Random(3)
-    host.block_seconds = 0.02
+    host.block_seconds = 0.005
     for _ in range(4):
+        enough = drawn.uniform(0, 200_000)
         process = subprocess.Popen([sys.executable, "-c", program, str(folder), host.address])
-        while not folder.is_dir():
-            time.sleep(0.01)
-        time.sleep(drawn.uniform(0.05, 0.5))
+        wait_until(lambda enough=enough: sum(request.sent for request in host.requests) > enough)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        wait_until(lambda: all(request.answered for request in host.requests))
         held = {name: list(folder.glob(f".{name}.????????.part")) for name in host.files}
         sizes = {name: paths[0].stat().st_size if paths else 0 for name, paths in held.items()}
         whole = [name for name in host.files if (folder / name).is_file()]
         host.requests.clear()
-        time.sleep(0.05)  # the host notices
     host.block_seconds = 0
     bring()
     for name in host.files:

@@ -22,7 +22,8 @@ class Request:
 
     Attributes:
         start: first byte of the requested range, 0 without one.
-        sent: number of bytes of the body, once it was sent to its end or its cut.
+        sent: number of bytes of the body so far.
+        answered: whether the host is done with it.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Request:
     if_range: str | None
     status: int = 0
     sent: int = 0
+    answered: bool = False
 
 
 @dataclass
@@ -91,12 +93,15 @@ class HostHandler(Handler[Host]):
         request = Request(self.command, name, self.range_start, self.headers.get("If-Range"))
         self.served.requests.append(request)
         request.status = self._status(name, query.get("key"))
-        if request.status < 400:
-            self._send(request)
-        else:
-            self.send_response(request.status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+        try:
+            if request.status < 400:
+                self._send(request)
+            else:
+                self.send_response(request.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+        finally:
+            request.answered = True
 
     def _status(self, name: str, keys: list[str] | None) -> int:
         host = self.served
@@ -138,8 +143,7 @@ class HostHandler(Handler[Host]):
         try:
             for position in range(start, end, BLOCK):
                 time.sleep(host.block_seconds)
-                self.wfile.write(body[position : min(position + BLOCK, end)])
-            request.sent = end - start
+                request.sent += self.wfile.write(body[position : min(position + BLOCK, end)])
         finally:
             if end < len(body):
                 host.files[request.name] = host.after_cut.pop(request.name, body)
