@@ -21,7 +21,7 @@ from torch import nn
 from transformers import WavLMConfig, WavLMModel
 
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
+from speaker_verification.models.heads.aam_softmax import Margins, SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.optimiser import choose_trained

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.layer_aggregation import LayerAttentivePooling
-from speaker_verification.models.margin_head import SubcentreMarginHead
 
 
 class DirectLap(nn.Module):

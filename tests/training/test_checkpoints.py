@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.frontend import save_encoder
-from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training import checkpoints

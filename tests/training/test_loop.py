@@ -17,7 +17,7 @@ from speaker_verification.audio.augmentation import AugmentationSettings, Augmen
 from speaker_verification.audio.files import read_audio
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.frontend import save_encoder
-from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost

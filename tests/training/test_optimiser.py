@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.optimiser import (

@@ -24,7 +24,7 @@ from speaker_verification.corpora.subsets import refuse_seen_speakers, select_su
 from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
-from speaker_verification.models.pretrained_encoders import find_encoder
+from speaker_verification.models.encoders.pretrained import find_encoder
 from speaker_verification.scoring.normalisation import check_cohort_size
 from speaker_verification.training.phase import PhaseSettings
 

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "frontend": ["load_encoder", "save_encoder"],
-        "margin_head": ["HeadOutput", "Margins", "SubcentreMarginHead"],
+        "heads.aam_softmax": ["HeadOutput", "Margins", "SubcentreMarginHead"],
         "importing.original_wavlm": ["import_encoder"],
         "importing.public_checkpoints": ["import_checkpoint", "import_margin_head"],
         "settings": ["FrontendSettings", "MarginHeadSettings", "ModelSettings"],

@@ -20,14 +20,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.models.encoder_configuration import (
+from speaker_verification.models.encoders.configuration import (
     build_encoder,
     configuration_of,
     read_configuration,
     refuse_unservable,
 )
+from speaker_verification.models.encoders.wavlm_attention import FusedWavLMAttention
 from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
-from speaker_verification.models.wavlm_attention import FusedWavLMAttention
 from speaker_verification.models.weight_files import (
     read_json,
     reason,

@@ -19,8 +19,8 @@ from speaker_verification.audio.crops import WINDOW_SECONDS, even_windows
 from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, UserError
-from speaker_verification.models.chunked_encoding import encode_in_chunks
-from speaker_verification.models.encoder_configuration import build_encoder, configuration_of
+from speaker_verification.models.encoders.chunked_encoding import encode_in_chunks
+from speaker_verification.models.encoders.configuration import build_encoder, configuration_of
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAggregation, build_layer_aggregation

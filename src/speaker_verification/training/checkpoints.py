@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError, UserError
-from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.settings import WEIGHTS_FILE, MarginHeadSettings
 from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
 from speaker_verification.models.weight_files import read_json, read_safetensors

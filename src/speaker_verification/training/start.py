@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.models.margin_head import SubcentreMarginHead
+from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.settings import (
     LayerAggregationSettings,
     MarginHeadSettings,

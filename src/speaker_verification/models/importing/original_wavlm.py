@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import WavLMConfig, WavLMModel
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.models.encoder_configuration import refuse_unservable
+from speaker_verification.models.encoders.configuration import refuse_unservable
 from speaker_verification.models.importing.public_weights import Rules, load_renamed, only_tensors, rename
 from speaker_verification.models.weight_files import read_torch_file
 

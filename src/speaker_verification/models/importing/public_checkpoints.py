@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.models.encoder_configuration import build_encoder, read_configuration
+from speaker_verification.models.encoders.configuration import build_encoder, read_configuration
+from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.importing.original_wavlm import (
     infer_wavlm_configuration,
     original_wavlm_name,
@@ -27,7 +28,6 @@ from speaker_verification.models.importing.public_weights import (
     read_state_dict,
     rename,
 )
-from speaker_verification.models.margin_head import SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 

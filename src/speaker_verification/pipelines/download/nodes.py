@@ -26,7 +26,7 @@ def download_pretrained_encoder(model: ModelSettings, encoders_folder: Path) -> 
     Raises:
         DataError: the hub does not hand it out, or it cannot be loaded.
     """
-    from speaker_verification.models.pretrained_encoders import bring_encoder
+    from speaker_verification.models.encoders.pretrained import bring_encoder
 
     checkpoint = model.frontend.checkpoint
     if checkpoint is None:

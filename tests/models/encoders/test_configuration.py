@@ -11,13 +11,13 @@ from transformers import AutoConfig, AutoModel
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models import import_checkpoint, import_encoder
-from speaker_verification.models.encoder_configuration import (
+from speaker_verification.models.encoders.configuration import (
     build_encoder,
     configuration_of,
     read_configuration,
 )
 from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
-from speaker_verification.models.layer_pooling import (
+from speaker_verification.models.layer_aggregation.layer_pooling import (
     LapParameters,
     Standardisation,
     moments,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.models.margin_head import Margins, SubcentreMarginHead
+from speaker_verification.models.heads.aam_softmax import Margins, SubcentreMarginHead
 from speaker_verification.models.settings import MarginHeadSettings
 from tests.support.direct_way import DirectHead
 

@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModel, WavLMConfig, WavLMModel
 from speaker_verification.audio.crops import WINDOW_SECONDS
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.models import chunked_encoding, speaker_model
-from speaker_verification.models.chunked_encoding import encode_in_chunks
+from speaker_verification.models import speaker_model
+from speaker_verification.models.encoders import chunked_encoding
+from speaker_verification.models.encoders.chunked_encoding import encode_in_chunks
 from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.speaker_model import SpeakerModel
 from tests.support.tiny_models import AGGREGATIONS, NETWORKS, TINY_LARGE, TINY_WAVLM, tiny_settings

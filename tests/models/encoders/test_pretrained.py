@@ -13,8 +13,8 @@ from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import load_file
 
 from speaker_verification.common.errors import DataError
+from speaker_verification.models.encoders.pretrained import bring_encoder, find_encoder
 from speaker_verification.models.frontend import load_encoder
-from speaker_verification.models.pretrained_encoders import bring_encoder, find_encoder
 from tests.support.hub import Hub, files_in, serving
 
 NAME = "lab/tiny-wavlm"

@@ -1,4 +1,4 @@
-"""From the L+1 states of an encoder to one sequence of frames."""
+"""Layer attentive pooling (LAP)."""
 
 from __future__ import annotations
 
@@ -8,47 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.models.layer_pooling import (
+from speaker_verification.models.layer_aggregation.layer_pooling import (
     LapParameters,
     Standardisation,
     moments,
     pool_states,
     state_weights,
 )
-from speaker_verification.models.settings import LayerAggregationSettings
-
-
-class WeightedSum(nn.Module):
-    """States weighed by the softmax of one learnt number each, equal at the start.
-
-    Source: S. Yang et al., SUPERB: Speech processing Universal PERformance Benchmark, Interspeech 2021.
-
-    Args:
-        num_states: L+1.
-    """
-
-    def __init__(self, num_states: int) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.full((num_states,), 1 / num_states))
-
-    def forward(self, states: Sequence[Tensor]) -> Tensor:
-        """Aggregate states.
-
-        Args:
-            states: L+1 tensors of shape (B, T, D).
-
-        Returns:
-            (B, D, T).
-        """
-        weights = self.attention_weights(states)
-        x = weights[0] * states[0]
-        for weight, state in zip(weights[1:], states[1:], strict=True):
-            x = x + weight * state
-        return x.transpose(1, 2)
-
-    def attention_weights(self, _states: Sequence[Tensor]) -> Tensor:
-        """Weight of every state, (L+1,), the same for all frames."""
-        return self.logits.softmax(dim=0)
 
 
 class LayerAttentivePooling(nn.Module):
@@ -140,19 +106,3 @@ class LayerAttentivePooling(nn.Module):
             norm.running_mean.lerp_(mean, newest)
             norm.running_var.lerp_(variance * count / (count - 1), newest)
         return Standardisation(mean, (variance + norm.eps).rsqrt(), count)
-
-
-LayerAggregation = WeightedSum | LayerAttentivePooling
-
-
-def build_layer_aggregation(
-    settings: LayerAggregationSettings, num_states: int, width: int
-) -> LayerAggregation:
-    """The chosen aggregation of L+1 states of a width D.
-
-    Raises:
-        ParameterError: the settings do not fit the width.
-    """
-    if settings.kind == "weighted_sum":
-        return WeightedSum(num_states)
-    return LayerAttentivePooling(num_states, width, **settings.lap.model_dump())

@@ -10,9 +10,8 @@ from scipy.special import expit
 from torch import Tensor
 
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.models import layer_pooling
 from speaker_verification.models.initialisation import xavier_initialise
-from speaker_verification.models.layer_aggregation import LayerAttentivePooling, WeightedSum
+from speaker_verification.models.layer_aggregation import LayerAttentivePooling, WeightedSum, layer_pooling
 from tests.support.direct_way import DirectLap
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
+from speaker_verification.models.encoders.wavlm_attention import bias_gates, offset_biases, split_heads
 from speaker_verification.models.frontend import Frontend
-from speaker_verification.models.wavlm_attention import bias_gates, offset_biases, split_heads
 
 # Elements of the largest tensor of a chunk, unless a single frame, channel or head has more.
 CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}

@@ -1,0 +1,1 @@
+"""Self-supervised encoders: configurations, checkpoints and attention."""
