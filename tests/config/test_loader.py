@@ -9,6 +9,7 @@ import yaml
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.config.loader import RecipeConfigLoader
+from speaker_verification.config.phases import PHASES
 from speaker_verification.config.tree import Parameters, check_parameters
 from speaker_verification.settings import CONFIG_LOADER_ARGS
 from speaker_verification.training.schedules import top_k_penalty
@@ -18,7 +19,7 @@ RECIPES = sorted(path.stem for path in CONF.glob("recipes/*.yml"))
 
 BASE = {
     "recipe": "published",
-    "quick_check": None,
+    "fast_dev_run": None,
     "model": {"kind": "lap", "heads": 16, "width": 512},
     "pretrain": {"epochs": 40, "steps_per_epoch": None, "crop_seconds": 2},
     "finetune": {"epochs": 10, "steps_per_epoch": None},
@@ -78,13 +79,64 @@ def test_an_environment_may_choose_its_recipe_and_the_command_line_another(conf:
     assert parameters(conf, "base", recipe="mhfa")["model"]["heads"] == 32
 
 
+def test_phase_defaults_go_to_every_phase_under_the_phases_of_their_own_layer(conf: Path) -> None:
+    layers = {
+        "base": {
+            "phase_defaults": {"workers": 4, "rate": {"maximum": 1, "minimum": 0}},
+            "lmft": {"workers": 8},
+        },
+        "recipes": {"phase_defaults": {"rate": {"maximum": 2}}, "pretrain": {"rate": {"maximum": 3}}},
+        "tiny": {"phase_defaults": {"rate": {"minimum": 0.5}}},
+    }
+    (conf / "base/parameters_training.yml").write_text(yaml.safe_dump(layers["base"]))
+    (conf / "base/parameters.yml").write_text("recipe: mhfa\nfast_dev_run: null\n")
+    (conf / "recipes/mhfa.yml").write_text(yaml.safe_dump(layers["recipes"]))
+    (conf / "tiny/parameters.yml").write_text(yaml.safe_dump(layers["tiny"]))
+    merged = parameters(conf, "tiny")
+    assert "phase_defaults" not in merged
+    assert merged["pretrain"] == {"workers": 4, "rate": {"maximum": 3, "minimum": 0.5}}
+    assert merged["finetune"] == {"workers": 4, "rate": {"maximum": 2, "minimum": 0.5}}
+    assert merged["lmft"] == {"workers": 8, "rate": {"maximum": 2, "minimum": 0.5}}
+    given = parameters(conf, "tiny", phase_defaults={"workers": 1}, finetune={"rate": {"minimum": 0.1}})
+    assert [given[phase]["workers"] for phase in PHASES] == [1, 1, 1]
+    assert [given[phase]["rate"]["minimum"] for phase in PHASES] == [0.5, 0.1, 0.5]
+
+
+def test_a_recipe_goes_over_the_one_it_is_based_on_whichever_way_either_says_it(conf: Path) -> None:
+    (conf / "recipes/mhfa.yml").write_text("finetune: {epochs: 15}\nphase_defaults: {steps_per_epoch: 9}\n")
+    large = "based_on: mhfa\nphase_defaults: {epochs: 5}\nlmft: {steps_per_epoch: 7}\n"
+    (conf / "recipes/mhfa_large.yml").write_text(large)
+    merged = parameters(conf, recipe="mhfa_large")
+    assert [merged[phase]["epochs"] for phase in PHASES] == [5, 5, 5]
+    assert [merged[phase]["steps_per_epoch"] for phase in PHASES] == [9, 9, 7]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epohcs": 3}, r"^unknown parameter 'phase_defaults\.epohcs': .* 'phase_defaults\.epochs'\?$"),
+        ({"batch_size": 1}, r"^parameter 'phase_defaults\.batch_size' is 1: [^;]*$"),
+        ({"learning_rate": {"minimum": 3}}, r"'pretrain\.learning_rate': .*'lmft\.learning_rate': "),
+        (3, r"^parameter 'phase_defaults' is 3"),
+    ],
+)
+def test_a_mistake_in_phase_defaults_is_told_once_by_that_name(given: Any, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        check_parameters(parameters(CONF, phase_defaults=given))
+
+
+def test_phase_defaults_misspelt_are_refused_with_their_name() -> None:
+    with pytest.raises(ParameterError, match=r"'phase_default': did you mean 'phase_defaults'\?$"):
+        check_parameters(parameters(CONF, phase_default={"epochs": 3}))
+
+
 def test_an_unknown_recipe_is_refused_with_the_nearest_one(conf: Path) -> None:
     with pytest.raises(ParameterError, match=r"^parameter 'recipe' is 'mfha', .*did you mean 'mhfa'\?$"):
         parameters(conf, recipe="mfha")
 
 
-def test_quick_check_shortens_every_phase_but_not_what_the_command_line_says(conf: Path) -> None:
-    quick = parameters(conf, recipe="mhfa", quick_check=5, finetune={"epochs": 7})
+def test_fast_dev_run_shortens_every_phase_but_not_what_the_command_line_says(conf: Path) -> None:
+    quick = parameters(conf, recipe="mhfa", fast_dev_run=5, finetune={"epochs": 7})
     assert quick["pretrain"] == {"epochs": 2, "steps_per_epoch": 5, "crop_seconds": 2}
     assert quick["finetune"] == {"epochs": 7, "steps_per_epoch": 5}
     assert quick["lmft"] == {"epochs": 1, "steps_per_epoch": 5}
@@ -93,8 +145,8 @@ def test_quick_check_shortens_every_phase_but_not_what_the_command_line_says(con
 @pytest.mark.parametrize("env", ["local", "demo", "mini", "librispeech"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_possible_in_every_environment(recipe: str, env: str) -> None:
-    for quick_check in (None, 2):
-        check_parameters(parameters(CONF, env, recipe=recipe, quick_check=quick_check))
+    for fast_dev_run in (None, 2):
+        check_parameters(parameters(CONF, env, recipe=recipe, fast_dev_run=fast_dev_run))
 
 
 def test_recipes_hold_the_published_values() -> None:
@@ -302,7 +354,11 @@ def test_recipes_based_on_each_other_are_refused(conf: Path) -> None:
 
 
 def test_a_list_of_the_command_line_is_a_list_of_the_run() -> None:
-    given = {"finetune": {"monitor": "vox1_o;vox1_e"}, "score": {"p_targets": 0.1}, "lmft": {"monitor": None}}
+    given = {
+        "phase_defaults": {"monitor": "vox1_o;vox1_e"},
+        "score": {"p_targets": 0.1},
+        "lmft": {"monitor": None},
+    }
     taken = parameters(CONF, **given)
     assert taken["finetune"]["monitor"] == ["vox1_o", "vox1_e"]
     assert taken["score"]["p_targets"] == [0.1]
@@ -311,6 +367,6 @@ def test_a_list_of_the_command_line_is_a_list_of_the_run() -> None:
 
 
 @pytest.mark.parametrize("wrong", [True, -1, "5", 1.5])
-def test_a_quick_check_that_is_no_count_is_refused_by_its_name_alone(wrong: Any) -> None:
-    with pytest.raises(ParameterError, match=r"^parameter 'quick_check' is [^;]*$"):
-        check_parameters(parameters(CONF, quick_check=wrong))
+def test_a_fast_dev_run_that_is_no_count_is_refused_by_its_name_alone(wrong: Any) -> None:
+    with pytest.raises(ParameterError, match=r"^parameter 'fast_dev_run' is [^;]*$"):
+        check_parameters(parameters(CONF, fast_dev_run=wrong))

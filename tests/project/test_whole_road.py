@@ -89,7 +89,7 @@ def test_every_phase_is_a_tracked_run_under_one_experiment(finished: Finished) -
 
 
 def test_another_recipe_takes_the_same_road_in_the_same_environment(project: Path, kedro: Kedro) -> None:
-    run = kedro("run", "--params=recipe=mhfa_slt22,quick_check=1")
+    run = kedro("run", "--params=recipe=mhfa_slt22,fast_dev_run=1")
     assert run.returncode == 0, run.stdout
     for values in metrics_of(project).values():
         assert tuple(values) == SCORINGS

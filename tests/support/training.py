@@ -28,7 +28,11 @@ def phase_settings(**changes: Any) -> PhaseSettings:
         "batch_size": 6,
         "learning_rate": {"maximum": 1e-2, "minimum": 1e-3},
         "margin": {"final": 0.2, "growth_epochs": 1, "top_k": 2},
+        "optimiser": {"weight_decay": 0.0},
         "precision": "float32",
+        "monitor": (),
+        "num_workers": 0,
+        "resume": False,
     }
     return PhaseSettings.parse(values | changes, "phase")
 

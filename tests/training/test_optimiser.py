@@ -140,7 +140,7 @@ def test_groups_are_named_and_those_that_do_not_learn_left_out(head: SubcentreMa
 def test_every_kind_steps_by_its_rule(settings: dict[str, Any], after_two_steps: float) -> None:
     parameter = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
     groups = [{"name": "x", "params": [parameter], "lr_multiplier": 2.0}]
-    optimiser = make_optimiser(groups, OptimiserSettings.parse(settings, "optimiser"))
+    optimiser = make_optimiser(groups, OptimiserSettings.parse({"weight_decay": 0.0} | settings, "optimiser"))
     for _ in range(2):
         parameter.grad = torch.tensor([2.0], dtype=torch.float64)
         set_learning_rate(optimiser, 0.05)

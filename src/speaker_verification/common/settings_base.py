@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -49,6 +49,9 @@ class Settings(BaseModel):
     numbers where fractions are allowed: `yes` is no number, `1` no truth value, `nan` no quantity.
     """
 
+    read_before: ClassVar[
+        tuple[str, ...]
+    ] = ()  # names that are known beside the fields, and replaced by them
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
@@ -78,7 +81,12 @@ class Settings(BaseModel):
                 for problem in problems
                 if counted or problem["type"] != "too_short"
             ]
-            raise ParameterError("; ".join(lines)) from None
+            raise ParameterError("; ".join(cls._joined(lines))) from None
+
+    @classmethod
+    def _joined(cls, messages: list[str]) -> list[str]:
+        """Messages on single parameters, joined where one mistake makes several of them."""
+        return messages
 
 
 def with_lists(settings: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +198,7 @@ def _fields_at(settings: type[Settings], path: Sequence[str]) -> list[str]:
         if not nested:
             return []
         current = nested[0]
-    return list(current.model_fields)
+    return [*current.model_fields, *current.read_before]
 
 
 def _settings_in(annotation: Any) -> list[type[Settings]]:

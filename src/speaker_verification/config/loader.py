@@ -1,7 +1,7 @@
-"""Recipes: parameter files that go over `conf/base` and under the environment's own parameters.
+"""Configuration loader with recipes, and with phases as differences from their defaults.
 
-`kedro run --env=mini --params=recipe=mhfa_slt22` takes what is trained from the recipe, and how much of it
-from the environment. What `--params` gives goes over both.
+Four layers, of which the later one wins: `conf/base`, the recipe (`conf/recipes`), the environment,
+`--params`. In each of them `phase_defaults` holds what all phases share, under the phases of that layer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from speaker_verification.common.errors import DataError, ParameterError, UserError
 from speaker_verification.common.settings_base import expanded, with_lists
 from speaker_verification.config.files import check_yaml
-from speaker_verification.config.phases import PHASES
+from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
 
 RECIPES = "recipes"  # their folder, beside the environments
-QUICK_EPOCHS = 2  # the second goes on from the first: what happens between epochs is tried as well
+DEV_EPOCHS = 2  # the second goes on from the first: what happens between epochs is tried as well
 
 
 class RecipeConfigLoader(OmegaConfigLoader):
     """Kedro's loader, with the chosen recipe as one more layer of the parameters.
 
-    The parameter `recipe` names a file of the folder RECIPES; `quick_check` shortens every phase. Credentials
-    are those of conf/local whatever the environment, whose own go over them. Every environment has a data
-    root of its own, in which `~` and environment variables are replaced.
+    The parameter `recipe` names a file of the folder RECIPES; `fast_dev_run` shortens every phase.
+    Credentials are those of conf/local in every environment, whose own go over them. Every environment has a
+    data root of its own, in which `~` and environment variables are replaced.
 
     Raises:
         DataError: a file cannot be read, with its line.
@@ -83,13 +83,13 @@ class RecipeConfigLoader(OmegaConfigLoader):
         if self.runtime_params:
             from speaker_verification.config.tree import Parameters
 
-            self.runtime_params = with_lists(Parameters, self.runtime_params)
+            self.runtime_params = with_lists(Parameters, in_phases(self.runtime_params))
         patterns = self.config_patterns["parameters"]
         base = self._read_layer(self.base_env, patterns)
         own = self._read_layer(self._own_env, patterns) if self._own_env else {}
         merged = _merge(base, self._read_recipe(_merge(base, own).get("recipe")), own)
-        if is_count(merged.get("quick_check")):
-            merged = _merge(merged, quick_phases(merged), self.runtime_params)
+        if is_count(merged.get("fast_dev_run")):
+            merged = _merge(merged, shortened_phases(merged), self.runtime_params)
         return merged
 
     def _read_globals(self) -> dict[str, Any]:
@@ -115,9 +115,10 @@ class RecipeConfigLoader(OmegaConfigLoader):
             raise ParameterError(f"{file}: data_root {error}") from None
 
     def _read_layer(self, folder: str, patterns: list[str]) -> dict[str, Any]:
-        """Parameters of a folder, under those of the command line."""
+        """Parameters of a folder by phase, under those of the command line."""
         path = self._get_conf_env_path(folder)
-        return self.load_and_merge_dir_config(path, patterns, "parameters", processed_files=set())
+        layer = self.load_and_merge_dir_config(path, patterns, "parameters", processed_files=set())
+        return in_phases(layer)
 
     def _read_credentials(self) -> dict[str, Any]:
         """Credentials by group; the group `download`, which the catalog names, is there if only empty."""
@@ -222,24 +223,46 @@ def _told_in_one_line(key: str) -> Iterator[None]:
         raise DataError(f"conf: {key}: {'cannot be read' if key == 'credentials' else reason}") from None
 
 
+def in_phases(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of one layer with its `phase_defaults` spread over its phases, which go before them.
+
+    Args:
+        layer: parameters of a folder, a recipe or the command line, any of the groups in them.
+
+    Raises:
+        ParameterError: `phase_defaults` is no group of parameters.
+    """
+    spread = dict(layer)
+    defaults = spread.pop(PHASE_DEFAULTS, None)
+    if defaults is None:
+        return spread
+    if not isinstance(defaults, Mapping):
+        raise ParameterError(f"parameter '{PHASE_DEFAULTS}' is {defaults!r}: it is a group of parameters")
+    for phase in PHASES:
+        own = spread.get(phase) or {}
+        if isinstance(own, Mapping):  # anything else is refused when the whole tree is checked
+            spread[phase] = _merge(defaults, own)
+    return spread
+
+
 def is_count(value: Any) -> TypeGuard[int]:
     """Whether a value is a whole number from 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def quick_phases(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def shortened_phases(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The changes by which every phase takes a few steps only.
 
     Args:
-        parameters: the whole tree; `quick_check` of it is the steps of an epoch.
+        parameters: the whole tree; `fast_dev_run` of it is the steps of an epoch.
     """
-    steps = parameters["quick_check"]
+    steps = parameters["fast_dev_run"]
     changes: dict[str, Any] = {}
     for phase in PHASES:
         group = parameters.get(phase)
         if isinstance(group, Mapping):  # what is wrong with it is told when the whole tree is checked
             epochs = group.get("epochs")
-            shortened = {"epochs": min(QUICK_EPOCHS, epochs)} if is_count(epochs) else {}
+            shortened = {"epochs": min(DEV_EPOCHS, epochs)} if is_count(epochs) else {}
             changes[phase] = {"steps_per_epoch": steps, **shortened}
     return changes
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
 PHASES = ("pretrain", "finetune", "lmft")
+PHASE_DEFAULTS = "phase_defaults"  # group of parameters that goes under every phase of its layer
 CHECKPOINT = "checkpoint"  # folder of its workspace that a phase fills
 ENCODER = "encoder"  # dataset that the first phase starts from
 EVALUATION = "evaluate"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ from pydantic import Field, model_validator
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import Settings
+from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
 from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.subsets import subsets_of
@@ -32,8 +35,10 @@ from speaker_verification.training.phase import PhaseSettings
 class Parameters(Settings):
     """All that `conf/*/parameters*.yml` and `--params` may say."""
 
+    read_before = (PHASE_DEFAULTS,)
+
     recipe: str
-    quick_check: int | None = Field(ge=1)
+    fast_dev_run: int | None = Field(ge=1)
     seed: int = Field(ge=0)
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     download: DownloadSettings
@@ -49,10 +54,19 @@ class Parameters(Settings):
     report: ReportSettings
     measure: MeasureSettings
 
+    @classmethod
+    def _joined(cls, messages: list[str]) -> list[str]:
+        """Messages that are the same of every phase, told once: the mistake is in `phase_defaults`."""
+        of_phase = rf"'({'|'.join(PHASES)})(?=[.'])"
+        common = [re.sub(of_phase, f"'{PHASE_DEFAULTS}", message) for message in messages]
+        counts = Counter(common)
+        told = (one if counts[one] == len(PHASES) else own for one, own in zip(common, messages, strict=True))
+        return list(dict.fromkeys(told))
+
     @property
     def phases(self) -> dict[str, PhaseSettings]:
-        """The three phases in their order."""
-        return {"pretrain": self.pretrain, "finetune": self.finetune, "lmft": self.lmft}
+        """Settings of the phases by name, in their order."""
+        return {phase: getattr(self, phase) for phase in PHASES}
 
     @model_validator(mode="after")
     def _possible(self) -> Parameters:

@@ -35,7 +35,7 @@ class OptimiserSettings(Settings):
     """How a gradient becomes a step; weight decay falls on every parameter, norms and biases too."""
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(1e-5, ge=0)
     sgd: SgdSettings = SgdSettings()
 
 
@@ -82,9 +82,9 @@ class PhaseSettings(Settings):
     accumulation_steps: int = Field(1, ge=1)
     steps_per_epoch: int | None = Field(None, ge=1)
     optimiser: OptimiserSettings = OptimiserSettings()
-    learning_rate: LearningRateSettings
+    learning_rate: LearningRateSettings = LearningRateSettings()
     lr_multipliers: LrMultipliers = LrMultipliers()
-    margin: MarginSettings
+    margin: MarginSettings = MarginSettings()
     pretrained_distance: PretrainedDistanceSettings = PretrainedDistanceSettings()
     averaging: AveragingSettings = AveragingSettings()
     sampling: SamplingSettings = SamplingSettings()
@@ -96,10 +96,10 @@ class PhaseSettings(Settings):
     average_best: int = Field(1, ge=1)
     choose_top: int = Field(1, ge=1)
     rank_by: str = "validation"
-    monitor: tuple[str, ...] = ()
-    num_workers: int = Field(0, ge=0)
+    monitor: tuple[str, ...] = ("vox1_o",)
+    num_workers: int = Field(4, ge=0)
     save_every_steps: int | None = Field(1000, ge=1)
-    resume: bool = False
+    resume: bool = True
     allow_changed_augmentation: bool = False
     seed_offset: int = Field(0, ge=0)
 

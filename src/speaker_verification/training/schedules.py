@@ -62,7 +62,7 @@ class MarginSettings(Settings):
     final: float = Field(0.3, ge=0, lt=math.pi)
     curve: MarginCurve = "log"
     start_epoch: int = Field(0, ge=0)
-    growth_epochs: int = Field(20, ge=0)
+    growth_epochs: int = Field(0, ge=0)
     top_k: int = Field(5, ge=0)
     top_k_penalty: float = Field(0.06, ge=0)
     penalty_reference_margin: float | None = Field(None, gt=0)
