@@ -1,10 +1,12 @@
-"""Shared by all tests: one thread, so that figures and timings do not depend on the machine's load."""
+"""Environment and fixtures shared by all tests."""
 
 from __future__ import annotations
 
 import os
 
 from hypothesis import settings
+
+from tests.support.project import project as project
 
 os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = "speaker_verification"
-SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
-GROUND = {"common"}
-# A library floor, and the library floors below it.
-FLOORS: dict[str, set[str]] = {
-    "common": set(),
-    "audio": set(),
-    "corpora": {"audio"},
-    "models": {"audio"},
-    "scoring": {"audio", "models"},
-    "data": {"audio"},
-    "training": {"audio", "models", "scoring", "data"},
-}
-
-
-def imports_of(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+from tests.support.floors import FLOORS, GROUND, PACKAGE, PROJECT, SOURCE, imports_of
 
 
 @pytest.mark.parametrize("floor", FLOORS)
@@ -54,7 +32,7 @@ def test_commands_that_compute_nothing_do_not_wait_for_heavy_packages(package: s
 
 
 def test_test_modules_share_helpers_through_tests_support_alone() -> None:
-    files = [*Path(__file__).parent.rglob("*.py"), *(SOURCE.parents[1] / "benchmarks").glob("*.py")]
+    files = [*Path(__file__).parent.rglob("*.py"), *(PROJECT / "benchmarks").glob("*.py")]
     for file in files:
         for name in imports_of(file):
             if name.split(".")[0] == "tests":

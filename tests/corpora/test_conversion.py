@@ -558,6 +558,7 @@ def processes_with(argument: str) -> list[int]:
     return found
 
 
+@pytest.mark.project
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 def test_runs_killed_at_any_moment_end_as_one_undisturbed_and_leave_no_strays(tmp_path: Path) -> None:
     members = {f"dev/aac/id{n % 9}/s/{n:03d}.m4a": m4a(noise(n, 8_000)) for n in range(240)}

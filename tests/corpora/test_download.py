@@ -117,6 +117,7 @@ def test_a_line_that_drops_at_random_costs_no_byte_twice(
         assert sum(request.sent for request in host.gets(name)) == len(data)
 
 
+@pytest.mark.project
 def test_a_killed_run_is_gone_on_with_where_it_stopped(host: Host, bring: Bring, folder: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"

@@ -250,6 +250,7 @@ def server(project: Project) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.mark.project
 def test_a_server_that_goes_and_comes_back_misses_nothing(
     project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
