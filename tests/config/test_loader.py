@@ -12,6 +12,7 @@ from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.config.phases import PHASES
 from speaker_verification.config.tree import Parameters, check_parameters
 from speaker_verification.settings import CONFIG_LOADER_ARGS
+from speaker_verification.training.phase_schedule import PhaseSchedule
 from speaker_verification.training.schedules import top_k_penalty
 from tests.support.config import CONF, parameters
 
@@ -161,9 +162,9 @@ def test_recipes_hold_the_published_values() -> None:
         assert phase.examples_per_step == examples
         assert phase.margin.final == margin
         assert phase.margin.top_k == 0
-    first = [slt22.finetune.learning_rate_at(epoch, 1) for epoch in range(15)]
+    first = [PhaseSchedule(slt22.finetune, 1).learning_rate(epoch) for epoch in range(15)]
     assert first == pytest.approx([5e-3 * 0.95**epoch for epoch in range(15)])
-    assert slt22.lmft.learning_rate_at(0, 1) == pytest.approx(5e-3 * 0.95**15, rel=1e-4)
+    assert PhaseSchedule(slt22.lmft, 1).learning_rate(0) == pytest.approx(5e-3 * 0.95**15, rel=1e-4)
     assert slt22.finetune.lr_multipliers.frontend * 5e-3 == pytest.approx(2e-5)
     assert slt22.augmentation.probability == pytest.approx(5 / 6)  # one of six, the first is none
     assert round(slt22.embed.crop_seconds * 16_000) == 64_240

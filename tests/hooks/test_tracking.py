@@ -35,7 +35,7 @@ from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.hooks.checks import ParametersHook
 from speaker_verification.hooks.resume import InterruptedPhaseHook
 from speaker_verification.hooks.tracked_runs import RunLog, TrackedRun
-from speaker_verification.hooks.tracking import TrackingHook, TrackingSettings, begin, ids_of, log_epoch
+from speaker_verification.hooks.tracking import PhaseTracker, TrackingHook, TrackingSettings, begin
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.settings import CONFIG_LOADER_ARGS
 from speaker_verification.training.checkpoints import RANKING_FILE, RUN_FILE
@@ -145,10 +145,10 @@ def train(
     rows = []
     for epoch in range(EPOCHS + 1):
         rows.append({"epoch": epoch, "metric": "loss", "value": 4.0 - epoch})
-        log_epoch(phase, epoch, {"loss": 4.0 - epoch})
+        PhaseTracker(phase).log_epoch(epoch, {"loss": 4.0 - epoch})
         resume_path(folder).write_text("")
         after_epoch(epoch)
-    (folder / "epoch_01" / RUN_FILE).write_text(json.dumps({"tracking": ids_of(phase)}))
+    (folder / "epoch_01" / RUN_FILE).write_text(json.dumps({"tracking": PhaseTracker(phase).ids}))
     (folder / RANKING_FILE).write_text(json.dumps([{"epoch": 1, "folder": "epoch_01", "eer": 1.0}]))
     return pd.DataFrame(rows), folder
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+import torch
+from transformers import set_seed
 
+from speaker_verification.audio.augmentation import Augmenter
 from speaker_verification.audio.files import write_audio
 from speaker_verification.common.tables import NOISE_CLIPS, RIRS, TRIALS, UTTERANCES
+from speaker_verification.data.examples import TrainingExamples
+from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.training.classifier import SpeakerClassifier
+from speaker_verification.training.loop import TrainingLoop, Untracked
 from speaker_verification.training.phase import PhaseSettings
+from speaker_verification.training.resume import RunFingerprint
+from speaker_verification.training.start import start_phase
+from speaker_verification.training.validation import TrialSet, validate
+from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 
+MODEL = tiny_settings(TINY_WAVLM)
+HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
 NUM_SPEAKERS = 6
 UTTERANCES_EACH = 4
 NUM_SAMPLES = 6000
@@ -35,6 +50,75 @@ def phase_settings(**changes: Any) -> PhaseSettings:
         "resume": False,
     }
     return PhaseSettings.parse(values | changes, "phase")
+
+
+def training_loop(
+    encoder: Path,
+    folder: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    phase: PhaseSettings,
+    seed: int = 3,
+    augmenter: Augmenter | None = None,
+    model: ModelSettings = MODEL,
+    classifier: SpeakerClassifier | None = None,
+    **changes: Any,
+) -> TrainingLoop:
+    """Loop of a phase from an encoder, or from the folder of the phase before, on the CPU.
+
+    Args:
+        encoder: start of the phase.
+        folder: folder of the best epochs.
+        utterances: utterances to train on; those of the trials must be among them unless `validate` is given.
+        trials: validation trials.
+        phase: settings of the phase.
+        seed: seed of weights and draws.
+        augmenter: augmentation of the crops.
+        model: settings of the model.
+        classifier: model and head in place of those of the start.
+        **changes: further arguments of TrainingLoop, in place of those made here.
+    """
+    examples = TrainingExamples(utterances, augmenter, phase.crop_seconds, phase.speed_factors, seed)
+    set_seed(seed)
+    if classifier is None:
+        classifier = SpeakerClassifier(
+            *start_phase(encoder, phase, model, HEAD, examples.speaker_ids, torch.device("cpu"))
+        )
+    arguments: dict[str, Any] = {
+        "validate": partial(
+            validate,
+            held_out=TrialSet.of(trials, utterances),
+            monitored=TrialSet.of(trials.head(0), utterances),
+        ),
+        "folder": folder,
+        "fingerprint": RunFingerprint(
+            "phase", {"head": HEAD.model_dump()}, str(encoder), examples.speaker_ids
+        ),
+    }
+    return TrainingLoop(phase, classifier, examples, **arguments | changes)
+
+
+class Watcher(Untracked):
+    """Tracker that calls functions.
+
+    Args:
+        on_epoch: function of the epoch and its metrics.
+        on_begin: function of the rows of the learning curve.
+    """
+
+    def __init__(
+        self,
+        on_epoch: Callable[[int, dict[str, float]], Any] = lambda *_: None,
+        on_begin: Callable[[Sequence[Mapping[str, Any]]], Any] = lambda _: None,
+    ) -> None:
+        self._on_epoch = on_epoch
+        self._on_begin = on_begin
+
+    def begin(self, curve: Sequence[Mapping[str, Any]]) -> None:
+        self._on_begin(curve)
+
+    def log_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        self._on_epoch(epoch, metrics)
 
 
 @pytest.fixture(scope="session")

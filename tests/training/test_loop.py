@@ -15,10 +15,8 @@ from safetensors.torch import load_file
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.files import read_audio
-from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
-from speaker_verification.models.settings import MarginHeadSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
 from speaker_verification.training.checkpoints import (
@@ -26,16 +24,12 @@ from speaker_verification.training.checkpoints import (
     best_checkpoint,
     load_head,
 )
+from speaker_verification.training.classifier import SpeakerClassifier
 from speaker_verification.training.failures import TrainingError
-from speaker_verification.training.loop import train
-from speaker_verification.training.resume import Origin
+from speaker_verification.training.resume import FINISHED_FILE
 from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
-from tests.support.tiny_models import TINY_WAVLM, tiny_settings
-from tests.support.training import phase_settings
-
-MODEL = tiny_settings(TINY_WAVLM)
-HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
+from tests.support.training import HEAD, MODEL, Watcher, phase_settings, training_loop
 
 
 @pytest.fixture(scope="session")
@@ -53,30 +47,27 @@ def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) ->
         seed: int = 3,
         regularise: Callable[[Any], Any] = lambda loss: loss,
         augmenter: Augmenter | None = None,
-        heard: pd.DataFrame = utterances,
+        training_utterances: pd.DataFrame = utterances,
         **changes: Any,
     ) -> tuple[Path, pd.DataFrame, SpeakerModel]:
         phase = phase_settings(**changes)
-        examples = TrainingExamples(heard, augmenter, phase.crop_seconds, phase.speed_factors, seed)
-        torch.manual_seed(seed)
-        model, head = start_phase(start, phase, MODEL, HEAD, examples.speaker_ids, torch.device("cpu"))
         held_out = TrialSet.of(trials, utterances)
-        told: list[tuple[int, dict[str, float]]] = []
-        curve = train(
+        logged: list[int] = []
+        loop = training_loop(
+            start,
+            tmp_path / name,
+            training_utterances,
+            trials,
             phase,
-            model,
-            head,
-            examples,
+            seed,
+            augmenter,
             regularise=regularise,
-            validate=lambda current: validate(current, held_out, TrialSet.of(trials.head(0), utterances)),
-            folder=tmp_path / name,
-            run={"speaker_ids": examples.speaker_ids, "head": HEAD.model_dump()},
-            seed=seed,
-            on_epoch=lambda epoch, metrics: told.append((epoch, dict(metrics))),
-            origin=Origin("phase"),
+            validate=lambda model: validate(model, held_out, TrialSet.of(trials.head(0), utterances)),
+            tracker=Watcher(on_epoch=lambda epoch, _: logged.append(epoch)),
         )
-        assert list(dict.fromkeys(epoch for epoch, _ in told)) == list(range(phase.epochs + 1))
-        return tmp_path / name, curve, model
+        curve = loop.run()
+        assert list(dict.fromkeys(logged)) == list(range(phase.epochs + 1))
+        return tmp_path / name, curve, loop.classifier.model
 
     return run
 
@@ -96,7 +87,7 @@ def test_training_lowers_the_loss_and_ranks_its_epochs(run_phase: Callable[..., 
     best = sorted(range(1, 7), key=lambda epoch: eers[epoch - 1])[:2]
     assert [ranked["epoch"] for ranked in ranking] == best
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [RANKING_FILE, *(f"epoch_{epoch:02d}" for epoch in best)]
+        [RANKING_FILE, FINISHED_FILE, *(f"epoch_{epoch:02d}" for epoch in best)]
     )
 
 
@@ -138,7 +129,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(
 
 
 def test_accumulated_passes_make_the_step_of_one_large_batch(
-    utterances: pd.DataFrame, encoder: Path, tmp_path: Path
+    utterances: pd.DataFrame, trials: pd.DataFrame, encoder: Path, tmp_path: Path
 ) -> None:
     """Without batch statistics the two are one: batch norm is held in evaluation mode."""
     weights = []
@@ -149,25 +140,21 @@ def test_accumulated_passes_make_the_step_of_one_large_batch(
             accumulation_steps=accumulation_steps,
             margin={"final": 0.2, "growth_epochs": 0, "top_k": 1},
         )
-        examples = TrainingExamples(utterances, None, 0.25, [1.0], 0)
         torch.manual_seed(0)
         model = SpeakerModel.from_encoder(encoder, MODEL).double().eval()
         model.train = lambda mode=True, model=model: model  # type: ignore[method-assign]
         head = SubcentreMarginHead(10, 6, HEAD).double()
         model.forward = lambda waves, forward=model.forward: forward(waves.double())  # type: ignore[method-assign]
-        train(
-            phase,
-            model,
-            head,
-            examples,
-            lambda loss: loss,
-            lambda _: {"validation.eer": 1.0},
+        training_loop(
+            encoder,
             tmp_path / "x",
-            {},
-            0,
-            lambda *_: None,
-            Origin("phase"),
-        )
+            utterances,
+            trials,
+            phase,
+            seed=0,
+            classifier=SpeakerClassifier(model, head),
+            validate=lambda _: {"validation.eer": 1.0},
+        ).run()
         weights.append(head.weight.detach())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-9)
 
@@ -334,7 +321,7 @@ def test_a_recording_that_is_not_finite_is_blamed_itself(
     with pytest.raises(
         TrainingError, match=rf"the waveform of {last} \(crop .* because of \S+/bad\.wav: mend"
     ):
-        run_phase(encoder, heard=damaged, epochs=1)
+        run_phase(encoder, training_utterances=damaged, epochs=1)
 
 
 def test_of_a_large_step_the_first_examples_are_told_and_all_of_them_logged(

@@ -39,7 +39,7 @@ def rates_by_name(model: SpeakerModel, head: torch.nn.Module, factors: LrMultipl
         id(p): name for name, p in torch.nn.ModuleDict({"model": model, "head": head}).named_parameters()
     }
     optimiser = make_optimiser(parameter_groups(model, head, factors), OptimiserSettings())
-    set_learning_rate(optimiser, 1.0)
+    set_learning_rate(optimiser, lambda multiplier: multiplier)
     rates = [(names[id(p)], group["lr"]) for group in optimiser.param_groups for p in group["params"]]
     assert len(rates) == len(dict(rates))
     return {name.removeprefix("model."): rate for name, rate in rates}
@@ -143,7 +143,7 @@ def test_every_kind_steps_by_its_rule(settings: dict[str, Any], after_two_steps:
     optimiser = make_optimiser(groups, OptimiserSettings.parse({"weight_decay": 0.0} | settings, "optimiser"))
     for _ in range(2):
         parameter.grad = torch.tensor([2.0], dtype=torch.float64)
-        set_learning_rate(optimiser, 0.05)
+        set_learning_rate(optimiser, lambda multiplier: 0.05 * multiplier)
         optimiser.step()
     assert parameter.item() == pytest.approx(after_two_steps, abs=1e-6)
 

@@ -33,29 +33,6 @@ def test_an_impossible_phase_is_refused(changes: dict, message: str) -> None:
         phase_settings(**changes)
 
 
-def test_the_rate_is_for_so_many_examples_a_step() -> None:
-    rate = {"maximum": 0.1, "minimum": 0.1, "reference_batch_size": 64}
-    phase = phase_settings(batch_size=16, accumulation_steps=2, learning_rate=rate)
-    assert phase.learning_rate_at(0, 10) == pytest.approx(0.05)
-
-
-def test_averaged_epochs_anneal_to_a_rate_of_their_own() -> None:
-    """Two of four epochs of two steps: 4 x 0.5 at the start of the third, then a quarter of the way each."""
-    phase = phase_settings(
-        epochs=4,
-        learning_rate={"schedule": "step", "maximum": 8.0, "minimum": 0.0, "step": {"factor": 0.5}},
-        averaging={"last_epochs": 2, "rate": 1.0},
-    )
-    rates = [phase.learning_rate_at(step, 2) for step in range(8)]
-    assert rates == pytest.approx([8.0, 8.0, 4.0, 4.0, 2.0, 1.75, 1.5, 1.25])
-
-
-def test_averaging_without_a_rate_follows_the_schedule() -> None:
-    rate = {"schedule": "step", "maximum": 8.0, "minimum": 0.0, "step": {"factor": 0.5}}
-    averaged = phase_settings(epochs=3, learning_rate=rate, averaging={"last_epochs": 2})
-    assert [averaged.learning_rate_at(step, 1) for step in range(3)] == [8.0, 4.0, 2.0]
-
-
 def test_a_device_that_is_not_here_is_named() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type in ("cpu", "cuda")

@@ -16,29 +16,29 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from transformers import set_seed
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.locks import InUseError
-from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.frontend import save_encoder
-from speaker_verification.models.settings import MarginHeadSettings
+from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training import checkpoints, resume
 from speaker_verification.training.checkpoints import RUN_FILE
 from speaker_verification.training.failures import TrainingError
-from speaker_verification.training.loop import train
-from speaker_verification.training.resume import Origin, is_interrupted, resume_path
-from speaker_verification.training.start import start_phase
+from speaker_verification.training.resume import (
+    FINISHED_FILE,
+    RunFingerprint,
+    is_interrupted,
+    resume_path,
+)
 from speaker_verification.training.validation import TrialSet, validate
 from tests.support.locking import held_by_another
 from tests.support.tiny_models import TINY_WAVLM, tiny_settings
-from tests.support.training import phase_settings
+from tests.support.training import HEAD, Watcher, phase_settings, training_loop
 
 # Dropouts and layer drop draw from torch, time masks from NumPy.
 DRAWING = {"hidden_dropout": 0.1, "layerdrop": 0.3, "mask_time_prob": 0.4, "mask_time_length": 2}
 MODEL = tiny_settings(TINY_WAVLM | DRAWING)
-HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
 # 24 utterances: three steps of two passes an epoch.
 CHANGES: dict[str, Any] = {
     "frontend": "trained",
@@ -76,18 +76,12 @@ class Job:
     ) -> pd.DataFrame:
         """Train it; the callbacks are told the number of each pass, and of what follows."""
         phase = phase_settings(**CHANGES | self.changes)
-        augmenter = Augmenter(*self.catalogs, AugmentationSettings()) if self.catalogs else None
-        examples = TrainingExamples(
-            self.utterances, augmenter, phase.crop_seconds, phase.speed_factors, self.seed
-        )
         tables = {"training_utterances": self.utterances[["utterance_id", "num_samples"]]}
         if self.catalogs:
             noise_clips, rirs = self.catalogs
             tables["noise_clips"] = noise_clips[["clip_id", "num_samples"]]
             tables["rirs"] = rirs[["rir_id", "num_samples"]]
-        heard = TrialSet.of(self.trials, self.utterances)
-        set_seed(self.seed)
-        model, head = start_phase(self.encoder, phase, MODEL, HEAD, examples.speaker_ids, torch.device("cpu"))
+        eval_set = TrialSet.of(self.trials, self.utterances)
         num_passes = 0
 
         def counted(loss: torch.Tensor) -> torch.Tensor:
@@ -96,29 +90,26 @@ class Job:
             on_pass(num_passes)
             return regularise(loss)
 
-        def validated(current: Any) -> dict[str, float]:
+        def validated(model: SpeakerModel) -> dict[str, float]:
             on_validation()
-            return validate(current, heard, TrialSet.of(self.trials.head(0), self.utterances))
+            return validate(model, eval_set, TrialSet.of(self.trials.head(0), self.utterances))
 
-        return train(
+        settings = {"phase": phase.model_dump(mode="json"), "head": HEAD.model_dump(mode="json")}
+        speaker_ids = sorted(self.utterances["speaker_id"].unique())
+        return training_loop(
+            self.encoder,
+            self.folder,
+            self.utterances,
+            self.trials,
             phase,
-            model,
-            head,
-            examples,
+            self.seed,
+            Augmenter(*self.catalogs, AugmentationSettings()) if self.catalogs else None,
+            MODEL,
             regularise=counted,
             validate=validated,
-            folder=self.folder,
-            run={"speaker_ids": examples.speaker_ids, "head": HEAD.model_dump()},
-            seed=self.seed,
-            on_epoch=on_epoch,
-            origin=Origin(
-                "finetune",
-                {"phase": phase.model_dump(mode="json")},
-                str(self.encoder),
-                tables,
-            ),
-            on_start=on_start,
-        )
+            fingerprint=RunFingerprint("finetune", settings, str(self.encoder), speaker_ids, tables),
+            tracker=Watcher(on_epoch, on_start),
+        ).run()
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +134,13 @@ def train_until_killed(job: Job, moment: str) -> None:
         job.train(on_pass=lambda number: die() if number == 2 * PASSES_OF_A_STEP + 2 else None)
     elif moment == "half of the file written":
 
-        def write_half(saved: Any, path: Path) -> None:
-            torch.save(saved, path)
+        def write_half(path: Path, write: Callable[[Any], object]) -> None:
+            with path.open("wb") as file:
+                write(file)
             os.truncate(path, path.stat().st_size // 2)
             die()
 
-        resume._write_through = write_half
+        resume.write_through = write_half
         job.train()
     elif moment == "an epoch told":
         job.train(on_epoch=die)
@@ -159,6 +151,9 @@ def train_until_killed(job: Job, moment: str) -> None:
         job.train(on_validation=die)
     elif moment == "the average of the best told":
         job.train(on_epoch=lambda _, metrics: die() if "average.validation.eer" in metrics else None)
+    elif moment == "the end recorded":
+        resume.discard = die
+        job.train()
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -166,8 +161,15 @@ def contents(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         content: Any = file.read_bytes()
+        if file.name == FINISHED_FILE:
+            content = json.loads(content)
+            rows = content["progress"]["curve"]
+            content["progress"]["curve"] = [row for row in rows if not row["metric"].endswith("seconds")]
+            for harmless in ("num_workers", "save_every_steps"):
+                del content["fingerprint"]["settings"][f"phase.{harmless}"]
         if file.name == RUN_FILE:
             content = json.loads(content)
+            del content["phase"]
             for timing in [name for name in content["metrics"] if name.endswith("seconds")]:
                 del content["metrics"][timing]
         found[str(file.relative_to(folder))] = content
@@ -190,6 +192,7 @@ def test_a_phase_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(job: 
         "a model written without its head",
         "validating averaged weights",
         "the average of the best told",
+        "the end recorded",
     ):
         process = context.Process(target=train_until_killed, args=(job, moment))
         process.start()
@@ -246,7 +249,7 @@ def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:
     )
     message = (
         r"finetune was interrupted after 3 steps .*parameter 'finetune.learning_rate.maximum' was 0.01, is "
-        r"0.02\. Undo it, or start anew with --params=finetune.resume=false"
+        r"0.02\. Undo it, or start anew with finetune.resume=false"
     )
     with pytest.raises(ParameterError, match=message):
         changed.train()
@@ -260,7 +263,7 @@ def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:
     with pytest.raises(DataError, match=r"1 rows removed \(\S+,6000\), 1 rows added \(\S+,5000\)"):
         shorter.train()
     reversed_rows = replace(job, utterances=job.utterances[::-1].reset_index(drop=True))
-    with pytest.raises(DataError, match="rows stand in another order"):
+    with pytest.raises(DataError, match="rows are in another order"):
         reversed_rows.train()
     with pytest.raises(DataError, match=r"other weights to start from: .*encoder.* then, .*encoder.* now"):
         replace(job, seed=4).train()
@@ -277,8 +280,8 @@ def test_a_phase_goes_on_with_mended_augmentation_only_where_that_is_allowed(
     mended = replace(job, catalogs=catalogs)
     message = (
         r"finetune was interrupted after 3 steps .*'noise_clips': 1 rows removed \(bad\.wav,2000\)\. Undo "
-        r"it, or start anew with --params=finetune\.resume=false, or let the rest of the phase draw "
-        r"from the new ones with --params=finetune\.allow_changed_augmentation=true$"
+        r"it, or start anew with finetune\.resume=false, or let the rest of the phase draw "
+        r"from the new ones with finetune\.allow_changed_augmentation=true$"
     )
     with pytest.raises(DataError, match=message):
         mended.train()
@@ -307,13 +310,33 @@ def test_once_gone_on_with_mended_augmentation_a_phase_goes_on_without_leave(
     assert len(passes) == (9 - 4) * PASSES_OF_A_STEP
 
 
-def test_a_finished_phase_is_not_gone_on_with(job: Job) -> None:
-    job.train()
-    assert is_interrupted(job.folder)  # until its folder is handed on
-    job.folder.rename(job.folder.with_name("handed on"))
-    assert not is_interrupted(job.folder)
+def test_a_finished_phase_is_not_trained_again_until_its_folder_is_moved(job: Job) -> None:
+    curve = job.train()
+    assert is_interrupted(job.folder)
+    assert not resume_path(job.folder).exists()
+    finished = contents(job.folder)
     passes: list[int] = []
+    logged: list[Any] = []
+    again = job.train(on_pass=passes.append, on_start=logged.extend)
+    assert passes == []
+    assert again.equals(curve)
+    assert len(logged) == len(curve)
+    assert contents(job.folder) == finished
+    job.folder.rename(job.folder.with_name("moved"))
+    assert not is_interrupted(job.folder)
     job.train(on_pass=passes.append)
+    assert len(passes) == 9 * PASSES_OF_A_STEP
+
+
+def test_a_finished_phase_is_not_handed_on_for_other_settings_or_data(job: Job) -> None:
+    job.train()
+    with pytest.raises(ParameterError, match=r"after 9 steps .*'finetune.crop_seconds' was 0.25, is 0.3"):
+        replace(job, changes={"crop_seconds": 0.3}).train()
+    fewer = replace(job, utterances=job.utterances.drop(index=[2, 5]).reset_index(drop=True))
+    with pytest.raises(DataError, match=r"'training_utterances': its rows have changed"):
+        fewer.train()
+    passes: list[int] = []
+    replace(job, changes={"resume": False}).train(on_pass=passes.append)
     assert len(passes) == 9 * PASSES_OF_A_STEP
 
 
@@ -360,13 +383,13 @@ def test_a_state_that_cannot_be_read_is_named(job: Job) -> None:
     for spoilt in (b"not a state", b"", path.read_bytes()[:1000]):
         path.write_bytes(spoilt)
         with pytest.raises(
-            DataError, match=r"out.resume' cannot be read: start anew with --params=finetune.resume=false"
+            DataError, match=r"out.resume' cannot be read: start anew with finetune.resume=false"
         ) as error:
             job.train()
         assert "\n" not in str(error.value)
     torch.save({"model": {}}, path)
     with pytest.raises(
-        DataError, match=r"out.resume' is no interrupted phase, it lacks \['origin', .*resume=false"
+        DataError, match=r"out.resume' has format 1, and this version reads format 2: .*finetune.resume=false"
     ):
         job.train()
 

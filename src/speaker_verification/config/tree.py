@@ -30,6 +30,7 @@ from speaker_verification.scoring.settings import (
     ScoreSettings,
 )
 from speaker_verification.training.phase import PhaseSettings
+from speaker_verification.training.run import PhaseJob
 
 
 class Parameters(Settings):
@@ -67,6 +68,11 @@ class Parameters(Settings):
     def phases(self) -> dict[str, PhaseSettings]:
         """Settings of the phases by name, in their order."""
         return {phase: getattr(self, phase) for phase in PHASES}
+
+    def job(self, phase: str) -> PhaseJob:
+        """All settings of a phase, by its name."""
+        settings = self.phases[phase]
+        return PhaseJob(phase, settings, self.model, self.head, self.augmentation, self.seed, self.device)
 
     @model_validator(mode="after")
     def _possible(self) -> Parameters:

@@ -29,7 +29,8 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
     """Augmented crops with their classes, asked for by (pass, row) keys.
 
     Attributes:
-        augmenter: what is done to the crops; None leaves them clean.
+        augmenter: augmentation of the crops; None leaves them clean.
+        seed: seed of all draws.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         self._crop_samples = round(crop_seconds * SAMPLE_RATE)
         self._speed_factors = tuple(speed_factors)
         self._class_offsets = speed_class_offsets(speed_factors)
-        self._seed = seed
+        self.seed = seed
 
     def __len__(self) -> int:
         """Number of utterances."""
@@ -170,7 +171,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
     def _draw_crop(self, key: Key) -> tuple[float, int, np.random.Generator]:
         """Speed factor, first sample of the crop at that speed, and the source of all further draws."""
         pass_number, row = key
-        rng = np.random.default_rng([self._seed, pass_number, row])
+        rng = np.random.default_rng([self.seed, pass_number, row])
         factor = self._speed_factors[rng.integers(len(self._speed_factors))]
         available = changed_length(int(self._num_samples[row]), factor)
         return factor, draw_crop_start(available, self._crop_samples, rng), rng

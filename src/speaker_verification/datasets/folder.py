@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ class FolderDataset(AtomicDataset[Path]):
         if self._create:
             Path(self._filepath).mkdir(parents=True, exist_ok=True)
         return super().load()
+
+    def _replace(self, path: Path, data: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(data, path)  # in one step: a kill leaves the folder in one of the two places
+        except OSError:  # on another disk, or over a folder that is not empty
+            super()._replace(path, data)
 
     def _write(self, path: Path, data: Path) -> None:
         shutil.move(data, path)

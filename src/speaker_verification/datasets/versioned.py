@@ -61,7 +61,11 @@ class AtomicDataset(AbstractVersionedDataset[DataType, DataType], Generic[DataTy
         return self._read(path)
 
     def save(self, data: DataType) -> None:
-        with atomic_write(Path(self._get_save_path()), skip_if_unchanged=True) as part:
+        self._replace(Path(self._get_save_path()), data)
+
+    def _replace(self, path: Path, data: DataType) -> None:
+        """Write data to a path atomically."""
+        with atomic_write(path, skip_if_unchanged=True) as part:
             self._write(part, data)
 
     @property

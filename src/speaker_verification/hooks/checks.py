@@ -44,16 +44,22 @@ class ParametersHook:
         self._parameters = parameters_of(context)
 
     @hook_impl
+    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
+        if self._parameters is not None:
+            for phase in PHASES:  # all settings of a phase as one input of its node
+                catalog[f"{phase}.job"] = MemoryDataset(self._parameters.job(phase), copy_mode="assign")
+
+    @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         if isinstance(catalog, SharedMemoryDataCatalog):  # made for it; hooks do not work in its processes
             raise ParameterError(
                 "ParallelRunner cannot run this project: use SequentialRunner or ThreadRunner"
             )
-        if self._parameters is not None and any(DEVICE in node.inputs for node in pipeline.nodes):
+        self._stages = {stage for node in pipeline.nodes if (stage := stage_of(node))}
+        if self._parameters is not None and any(map(_takes_device, pipeline.nodes)):
             from speaker_verification.common.device import check_device
 
             check_device(self._parameters.device)
-        self._stages = {stage for node in pipeline.nodes if (stage := stage_of(node))}
         self._converts = "utterances" in pipeline.all_outputs()
         if "validation_trials" in pipeline.all_outputs():
             self._stages.add("prepare")
@@ -74,6 +80,10 @@ class ParametersHook:
 
         if self._parameters is not None:
             refuse_impossible(self._parameters, utterances, trials, self._stages)
+
+
+def _takes_device(node: Node) -> bool:
+    return DEVICE in node.inputs or f"{node.namespace}.job" in node.inputs
 
 
 def _prepared(pipeline: Pipeline, catalog: CatalogProtocol, *names: str) -> list[Any] | None:

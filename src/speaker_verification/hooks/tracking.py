@@ -33,7 +33,7 @@ from speaker_verification.common.errors import ParameterError, UserError
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import CHECKPOINT, EVALUATION, PHASES, stage_of
-from speaker_verification.hooks.resume import goes_on, workspace_of
+from speaker_verification.hooks.resume import resumes, workspace_of
 from speaker_verification.hooks.tracked_runs import (
     ARTIFACTS_FOLDER,
     Ids,
@@ -140,18 +140,32 @@ def begin(stage: str, curve: Sequence[Mapping[str, Any]] = ()) -> None:
         _current.begin(stage, curve)
 
 
-def log_epoch(phase: str, epoch: int, metrics: Mapping[str, float]) -> None:
-    """Log an epoch's metrics to the run of a phase; what it has of that epoch stays."""
-    if _current is not None:
-        _current.log_epoch(phase, epoch, metrics)
+class PhaseTracker:
+    """Receiver of the metrics of a phase, as `training.loop.Tracker`, that logs them to its run.
 
-
-def ids_of(phase: str) -> Ids:
-    """MLflow's ids of the run of a phase, `run`, and of its experiment's run, `experiment`.
-
-    They are filled in when the runs are made; empty where nothing is tracked.
+    Args:
+        phase: name of the phase.
     """
-    return {} if _current is None else _current.ids_of(phase)
+
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+
+    @property
+    def ids(self) -> Ids:
+        """MLflow's ids of the run of the phase, `run`, and of its experiment's run, `experiment`.
+
+        They are filled in when the runs are made; empty where nothing is tracked.
+        """
+        return {} if _current is None else _current.ids_of(self._phase)
+
+    def begin(self, curve: Sequence[Mapping[str, Any]]) -> None:
+        """Open the run of the phase, and log what it lacks of a learning curve."""
+        begin(self._phase, curve)
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log an epoch's metrics; what the run has of that epoch stays."""
+        if _current is not None:
+            _current.log_epoch(self._phase, epoch, metrics)
 
 
 class TrackingHook:
@@ -263,20 +277,20 @@ class TrackingHook:
             _remember(stage)
 
     def log_epoch(self, phase: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log an epoch's metrics, as `log_epoch` of this module."""
+        """Log an epoch's metrics, as `PhaseTracker`."""
         if (stage := self._stages.get(phase)) is not None:
             stage.run.log_metrics(f"epoch {epoch}", {epoch: metrics})
             _remember(stage)
 
     def ids_of(self, phase: str) -> Ids:
-        """Ids of a phase's run, as `ids_of` of this module."""
+        """Ids of a phase's run, as `PhaseTracker`."""
         return self._stages[phase].run.ids if phase in self._stages else {}
 
     def _planned_phase(self, log: RunLog, phase: str, node: Node) -> _Stage:
         """The run of a phase: the one in which it was interrupted, or a new one."""
         workspace = workspace_of(phase, self._catalog)
         left = _read_ids(workspace / IDS_FILE)
-        resumed = goes_on(phase, self._catalog, self._parameters)
+        resumed = resumes(phase, self._catalog, self._parameters)
         if self._trained is None:
             known = left.get("experiment") if resumed else None
             starts = [name for name in node.inputs if name.endswith(f".{CHECKPOINT}")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,32 +30,33 @@ class TrainingError(UserError):
 
 
 def require_finite(
-    what: str, value: Tensor, step: int, examples: TrainingExamples, keys: Sequence[Key], last_good: str
+    name: str, value: float, step: int, examples: TrainingExamples, keys: Sequence[Tensor], last_good: str
 ) -> None:
-    """Stop at a loss or gradient that is not a number.
+    """Stop at a loss or gradient that is not finite.
 
     Args:
-        what: the value's name.
-        value: of one element.
+        name: name of the value.
+        value: loss or gradient norm.
         step: optimiser step, from 0.
-        examples: what training draws from.
-        keys: examples that the step has taken so far.
-        last_good: what has been saved.
+        examples: training examples.
+        keys: pass numbers and utterance rows of every forward pass that the value depends on, (B, 2) each.
+        last_good: last saved state, as a phrase.
 
     Raises:
-        TrainingError: it is not finite; the first example that is not finite itself is named with the file
-            to blame, or else all with what was drawn for them (the first ones, where the log has the rest).
+        TrainingError: the value is not finite; the first example that is not finite itself is named with the
+            file to blame, or else all with what was drawn for them (the first ones, the log has the rest).
     """
-    if torch.isfinite(value):
+    if math.isfinite(value):
         return
-    found = f"the {what} is {float(value.detach())} at step {step} ({last_good})"
-    culprit = examples.find_not_finite(keys)
+    found = f"the {name} is {value} at step {step} ({last_good})"
+    drawn: list[Key] = [(number, row) for batch in keys for number, row in batch.tolist()]
+    culprit = examples.find_not_finite(drawn)
     if culprit is not None:
-        raise TrainingError(f"{found}: {culprit}: mend that file in its archive, prepare again and go on")
-    described = [examples.describe(key) for key in keys]
+        raise TrainingError(f"{found}: {culprit}: mend that file in its archive, prepare again and resume")
+    described = [examples.describe(key) for key in drawn]
     for number, line in enumerate(described, start=1):
         logger.error("step %d, example %d of %d: %s", step, number, len(described), line)
-    rest = f" and {len(keys) - NUM_NAMED} more, all of them in the log" if len(keys) > NUM_NAMED else ""
+    rest = f" and {len(drawn) - NUM_NAMED} more, all of them in the log" if len(drawn) > NUM_NAMED else ""
     raise TrainingError(
         f"{found}: all waveforms are finite, so lower the learning rate or look at these utterances: "
         f"{', '.join(described[:NUM_NAMED])}{rest}"

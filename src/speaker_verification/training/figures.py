@@ -1,4 +1,4 @@
-"""Figures of what a phase does, as Plotly figures."""
+"""Plotly figures of a training phase."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from speaker_verification.training.phase import PhaseSettings
-from speaker_verification.training.schedules import margin, top_k_penalty
+from speaker_verification.training.phase_schedule import PhaseSchedule
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-STEPS_PER_EPOCH = 100  # drawn; the corpus decides how many there are
+STEPS_PER_EPOCH = 100  # points drawn of an epoch
 
 
 def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Figure:
@@ -23,21 +23,22 @@ def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Fi
 
     Args:
         phase: settings.
-        learning_curve: table of the LEARNING_CURVE schema that the phase left.
+        learning_curve: LEARNING_CURVE table of the phase.
     """
     import plotly.graph_objects as go
 
     steps = range(phase.epochs * STEPS_PER_EPOCH)
     epochs = [step / STEPS_PER_EPOCH for step in steps]
-    rates = [phase.learning_rate_at(step, STEPS_PER_EPOCH) for step in steps]
-    margins = [margin(step, STEPS_PER_EPOCH, phase.margin) for step in steps]
+    schedule = PhaseSchedule(phase, STEPS_PER_EPOCH)
+    margins = [schedule.margin(step) for step in steps]
     figure = go.Figure()
-    for factor, parts in _parts_by_multiplier(phase).items():
+    for multiplier, parts in _parts_by_multiplier(phase).items():
         name = f"learning rate of {', '.join(parts)}"
-        figure.add_scatter(x=epochs, y=[factor * rate for rate in rates], mode="lines", name=name)
+        rates = [schedule.learning_rate(step, multiplier) for step in steps]
+        figure.add_scatter(x=epochs, y=rates, mode="lines", name=name)
     figure.add_scatter(x=epochs, y=margins, mode="lines", name="margin", yaxis="y2", line={"dash": "dash"})
     if phase.margin.top_k:
-        penalties = [top_k_penalty(target, phase.margin) for target in margins]
+        penalties = [schedule.top_k_penalty(step) for step in steps]
         name = "inter-top-k penalty"
         figure.add_scatter(x=epochs, y=penalties, mode="lines", name=name, yaxis="y2", line={"dash": "dot"})
     for metric, axis in (("learning_rate", "y"), ("margin", "y2")):
@@ -53,10 +54,10 @@ def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Fi
 
 
 def _parts_by_multiplier(phase: PhaseSettings) -> dict[float, list[str]]:
-    factors = {"head": phase.lr_multipliers.head, "backend": phase.lr_multipliers.backend}
+    multipliers = {"head": phase.lr_multipliers.head, "backend": phase.lr_multipliers.backend}
     if phase.frontend != "frozen":
-        factors["frontend"] = phase.lr_multipliers.frontend
+        multipliers["frontend"] = phase.lr_multipliers.frontend
     parts: dict[float, list[str]] = {}
-    for part, factor in factors.items():
-        parts.setdefault(factor, []).append(part)
+    for part, multiplier in multipliers.items():
+        parts.setdefault(multiplier, []).append(part)
     return parts

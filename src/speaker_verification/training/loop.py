@@ -5,30 +5,34 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from speaker_verification.common.locks import holds
+from speaker_verification.common.locks import holding
+from speaker_verification.common.progress import progress_bar
 from speaker_verification.common.tables import LEARNING_CURVE
 from speaker_verification.data.examples import TrainingExamples
-from speaker_verification.data.loading import BatchLoader
-from speaker_verification.data.sampling import EpochBatches, Key, UtteranceOrder
-from speaker_verification.models.heads.aam_softmax import Margins, SubcentreMarginHead
+from speaker_verification.data.loading import Batch, BatchLoader
+from speaker_verification.data.sampling import EpochBatches, UtteranceOrder
+from speaker_verification.models.heads.aam_softmax import Margins
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.averaging import MovingAverage, reestimate_statistics
 from speaker_verification.training.checkpoints import BestCheckpoints
+from speaker_verification.training.classifier import SpeakerClassifier
 from speaker_verification.training.failures import (
     defer_termination,
     report_failed_writes,
     report_out_of_memory,
     require_finite,
 )
-from speaker_verification.training.metrics import EpochMetrics, Metrics, format_metrics, progress_bar
+from speaker_verification.training.metrics import EpochMetrics, Metrics, format_metrics
 from speaker_verification.training.optimiser import (
     choose_trained,
     make_optimiser,
@@ -37,173 +41,270 @@ from speaker_verification.training.optimiser import (
     set_learning_rate,
 )
 from speaker_verification.training.phase import NEWEST_FIRST, PhaseSettings
-from speaker_verification.training.resume import Origin, ResumePoint
-from speaker_verification.training.schedules import margin, top_k_penalty
+from speaker_verification.training.phase_schedule import PhaseSchedule
+from speaker_verification.training.resume import ResumePoint, RunFingerprint
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.stateful import Stateful
 
 logger = logging.getLogger(__name__)
 
 
-@holds("folder")
-def train(
-    phase: PhaseSettings,
-    model: SpeakerModel,
-    head: SubcentreMarginHead,
-    examples: TrainingExamples,
-    regularise: Callable[[Tensor], Tensor],
-    validate: Callable[[SpeakerModel], Metrics],
-    folder: Path,
-    run: dict[str, Any],
-    seed: int,
-    on_epoch: Callable[[int, Metrics], None],
-    origin: Origin,
-    on_start: Callable[[list[dict[str, Any]]], None] = lambda _: None,
-) -> pd.DataFrame:
-    """Train a phase and keep its best epochs; go on from the last save where that was interrupted.
+class Tracker(Protocol):
+    """Receiver of the metrics of a phase while it trains."""
 
-    Args:
-        phase: settings.
-        model: trained in place, on its device.
-        head: trained in place, on the same device.
-        examples: what an epoch draws from.
-        regularise: gives the loss to descend for the margin head's (see regularisation.py).
-        validate: gives the error rates of the model; `{phase.ranking_metric}` among them ranks the epoch.
-        folder: receives the best epochs (see checkpoints.py).
-        run: plain values to store in every checkpoint.
-        seed: of the order of utterances.
-        on_epoch: told the metrics of every epoch, once it is saved; epoch 0 is the state before any step.
-        origin: what an interrupted phase must find unchanged to go on.
-        on_start: told, when nothing refuses the phase any more, the rows of the learning curve that an
-            interrupted one has saved; `on_epoch` may have missed the last of them.
+    @property
+    def ids(self) -> Mapping[str, Any]:
+        """Ids of the tracked runs, stored in every checkpoint."""
 
-    Returns:
-        LEARNING_CURVE table.
+    def begin(self, curve: Sequence[Mapping[str, Any]]) -> None:
+        """Called once before the first step.
 
-    Raises:
-        TrainingError: the loss or a gradient is not finite (the utterances of the step are named), or memory
-            is short.
-        InUseError: another run, which is alive, trains in the folder.
-        ParameterError: the corpus is smaller than one step, or has too few speakers for a batch of
-            different ones; or parameters have changed since the phase was interrupted; or the phase is to be
-            compiled, and nothing can be.
-        DataError: a checkpoint cannot be written; or data have changed since the phase was interrupted.
+        Args:
+            curve: rows of the learning curve that an interrupted phase has saved; `log_epoch` may have missed
+                the last of them.
+        """
+
+    def log_epoch(self, epoch: int, metrics: Metrics) -> None:
+        """Called with the metrics of every epoch after it is saved; epoch 0 is the state before any step."""
+
+
+class Untracked:
+    """Tracker that keeps nothing."""
+
+    ids: Mapping[str, Any] = {}
+
+    def begin(self, curve: Sequence[Mapping[str, Any]]) -> None:
+        """Ignore the learning curve."""
+
+    def log_epoch(self, epoch: int, metrics: Metrics) -> None:
+        """Ignore the metrics."""
+
+
+class StepResult(NamedTuple):
+    """Values of one optimiser step; the loss is that of its last forward pass."""
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    margin: float
+
+
+def unregularised(loss: Tensor) -> Tensor:
+    """The loss as it is."""
+    return loss
+
+
+@dataclass
+class TrainingLoop:
+    """Training of one phase, which keeps its best epochs and resumes from its last save if interrupted.
+
+    Attributes:
+        phase: settings of the phase.
+        classifier: model and head to train in place, on their device.
+        examples: training examples, whose seed also orders the utterances.
+        validate: function from the model to its error rates, by one of which the phase ranks its epochs.
+        folder: folder of the best epochs (see checkpoints.py).
+        fingerprint: inputs of the phase, stored in its checkpoints and compared before it resumes.
+        regularise: function from the head's loss to the loss to minimise (see regularisation.py).
+        tracker: receiver of the metrics.
     """
-    device = model.device
-    order = UtteranceOrder(examples.speakers, phase.sampling, phase.batch_size, seed)
-    steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
-    steps_per_epoch = len(steps)
-    loader = BatchLoader(examples, steps, phase.batch_size, phase.num_workers, device)
-    choose_trained(model.frontend, phase.frontend)
-    if phase.compile:
-        model.frontend.compile_blocks()
-    parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
-    optimiser = make_optimiser(parameter_groups(model, head, phase.lr_multipliers), phase.optimiser)
-    both = nn.ModuleDict({"model": model, "head": head})
-    average = MovingAverage(phase.averaging.newest_weight)
-    checkpoints = BestCheckpoints(folder, phase.keep_checkpoints, phase.rank_by == NEWEST_FIRST)
-    epoch_metrics = EpochMetrics()
-    resume = ResumePoint(
-        folder,
-        origin,
-        {
-            "modules": both,
-            "optimiser": optimiser,
-            "average": average,
-            "best": checkpoints,
-            "metrics": epoch_metrics,
-        },
-    )
-    progress = resume.begin(phase.resume, phase.allow_changed_augmentation)
-    on_start(progress.curve)
 
-    def waveforms_of(epoch: int) -> Iterator[Tensor]:
-        return (batch.waveforms for batch in loader.batches(epoch - 1))
+    phase: PhaseSettings
+    classifier: SpeakerClassifier
+    examples: TrainingExamples
+    validate: Callable[[SpeakerModel], Metrics]
+    folder: Path
+    fingerprint: RunFingerprint
+    regularise: Callable[[Tensor], Tensor] = unregularised
+    tracker: Tracker = field(default_factory=Untracked)
 
-    def record(epoch: int, metrics: Metrics) -> None:
-        rows = ({"epoch": epoch, "metric": name, "value": float(value)} for name, value in metrics.items())
-        progress.curve.extend(rows)
-        logger.info("epoch %d/%d: %s", epoch, phase.epochs, format_metrics(metrics))
+    def run(self) -> pd.DataFrame:
+        """Train from the start, or from the last save, to the end of the phase.
 
-    def finish_epoch(epoch: int, metrics: Metrics) -> None:
-        metrics |= validate(model)
-        if epoch or not phase.epochs:
-            eer = metrics[phase.ranking_metric]
-            with report_failed_writes(folder, resume.last_good):
-                checkpoints.save_if_best(epoch, eer, model, head, {**run, "epoch": epoch, "metrics": metrics})
-        record(epoch, metrics)
+        The classifier of a phase that had finished before is left as it is.
 
-    if not progress.curve:
-        metrics: Metrics = {}
-        finish_epoch(0, metrics)
-        on_epoch(0, metrics)
-    done_epochs, done_steps = divmod(progress.step, steps_per_epoch)
-    for epoch in range(done_epochs + 1, phase.epochs + 1):
-        started = time.perf_counter()
-        model.train()
-        model.frontend.train(phase.frontend_mode == "training")
-        batches = loader.batches(epoch - 1, done_steps)
-        bar = progress_bar(f"epoch {epoch}/{phase.epochs}", steps_per_epoch, done_steps)
-        with defer_termination() as terminated, bar as advance:
-            for index in range(done_steps, steps_per_epoch):
-                step = progress.step
-                rate = phase.learning_rate_at(step, steps_per_epoch)
-                set_learning_rate(optimiser, rate)
-                target = margin(step, steps_per_epoch, phase.margin)
-                margins = Margins(target, phase.margin.top_k, top_k_penalty(target, phase.margin))
-                taken: list[Key] = []
-                with report_out_of_memory(phase, step):
-                    for _ in range(phase.accumulation_steps):
-                        waveforms, labels, keys = next(batches)
-                        taken += ((number, row) for number, row in keys.tolist())
-                        with torch.autocast(
-                            device.type, torch.bfloat16, enabled=phase.precision == "bfloat16"
-                        ):
-                            embeddings = model(waveforms)
-                        output = head(embeddings, labels, margins)
-                        loss = regularise(output.loss)
-                        require_finite("loss", loss, step, examples, taken, resume.last_good)
-                        (loss / phase.accumulation_steps).backward()
-                        epoch_metrics.add(output.loss.detach(), output.predictions, labels)
-                    scale_gradients(model.frontend.parameters(), phase.frontend_grad_scale)
-                    norm = nn.utils.clip_grad_norm_(parameters, phase.gradient_clip_norm or math.inf)
-                    require_finite("gradient", norm, step, examples, taken, resume.last_good)
-                    optimiser.step()
-                    optimiser.zero_grad(set_to_none=True)
-                progress.step += 1
-                advance(loss=float(output.loss.detach()))
-                due = phase.save_every_steps and progress.step % phase.save_every_steps == 0
-                if index + 1 < steps_per_epoch and (due or terminated()):
-                    resume.save(progress)
-                    if terminated():
-                        break
-        done_steps = 0
-        metrics = epoch_metrics.compute() | {
-            "learning_rate": rate,
-            "margin": target,
-            "gradient_norm": float(norm),
-            "data_seconds": loader.waited_seconds,
-            "step_seconds": time.perf_counter() - started - loader.waited_seconds,
+        Returns:
+            LEARNING_CURVE table.
+
+        Raises:
+            TrainingError: the loss or a gradient is not finite (the utterances of the step are named), or
+                memory is short.
+            InUseError: a live process trains in the folder.
+            ParameterError: the corpus is smaller than one step, or has too few speakers for a batch of
+                different ones; or parameters have changed since the phase was interrupted; or the phase is
+                to be compiled, and nothing can be.
+            DataError: a checkpoint cannot be written; or data have changed since the phase was interrupted.
+        """
+        with holding([self.folder], "train"):
+            self._prepare()
+            phase = self.phase
+            self.progress = self.resume.begin(phase.resume, phase.allow_changed_augmentation)
+            self.tracker.begin(self.progress.curve)
+            if not self.progress.finished:
+                self._run_epochs()
+                self.resume.finish(self.progress)
+            return LEARNING_CURVE.conform(pd.DataFrame(self.progress.curve))
+
+    def _prepare(self) -> None:
+        """Make all that the steps need, in its state at the start of the phase."""
+        phase, examples, folder = self.phase, self.examples, self.folder
+        self.model, self.head = self.classifier.model, self.classifier.head
+        order = UtteranceOrder(examples.speakers, phase.sampling, phase.batch_size, examples.seed)
+        steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
+        self.steps_per_epoch = len(steps)
+        self.schedule = PhaseSchedule(phase, self.steps_per_epoch)
+        self.loader = BatchLoader(examples, steps, phase.batch_size, phase.num_workers, self.model.device)
+        choose_trained(self.model.frontend, phase.frontend)
+        if phase.compile:
+            self.model.frontend.compile_blocks()
+        self.parameters = [p for p in self.classifier.parameters() if p.requires_grad]
+        groups = parameter_groups(self.model, self.head, phase.lr_multipliers)
+        self.optimiser = make_optimiser(groups, phase.optimiser)
+        self.average = MovingAverage(phase.averaging.newest_weight)
+        self.checkpoints = BestCheckpoints(folder, phase.keep_checkpoints, phase.rank_by == NEWEST_FIRST)
+        self.epoch_metrics = EpochMetrics(self.head.num_classes, self.model.device)
+        parts: dict[str, Stateful] = {
+            "modules": self.classifier,
+            "optimiser": self.optimiser,
+            "average": self.average,
+            "best": self.checkpoints,
+            "metrics": self.epoch_metrics,
         }
-        if epoch <= phase.epochs - phase.averaging.last_epochs:
-            finish_epoch(epoch, metrics)
+        self.resume = ResumePoint(folder, self.fingerprint, parts)
+
+    def _run_epochs(self) -> None:
+        if not self.progress.curve:
+            self.start_phase()
+        done_epochs, first_step = divmod(self.progress.step, self.steps_per_epoch)
+        for epoch in range(done_epochs + 1, self.phase.epochs + 1):
+            metrics = self.train_epoch(epoch, first_step)
+            self.finish_epoch(epoch, metrics)
+            first_step = 0
+        if self.phase.epochs and self.phase.average_best > 1:
+            self.average_best()
+
+    def start_phase(self) -> None:
+        """Measure the state before any step; a phase without epochs hands it on as its checkpoint."""
+        metrics = self.validate(self.model)
+        if not self.phase.epochs:
+            self._keep(self.checkpoints.save_if_best, 0, metrics)
+        self._record(0, metrics)
+        self.tracker.log_epoch(0, metrics)
+
+    def train_epoch(self, epoch: int, first_step: int) -> Metrics:
+        """Training metrics of an epoch, after its optimiser steps from `first_step` on."""
+        started = time.perf_counter()
+        self.classifier.train()
+        # A frozen frontend may train with its dropouts, and a trained one without.
+        self.model.frontend.train(self.phase.frontend_mode == "training")
+        batches = self.loader.batches(epoch - 1, first_step)
+        bar = progress_bar(f"epoch {epoch}/{self.phase.epochs}", self.steps_per_epoch, first_step, "loss")
+        with defer_termination() as terminated, bar as advance:
+            for index in range(first_step, self.steps_per_epoch):
+                step = self.train_step(batches)
+                advance(loss=step.loss)
+                # The last step is saved with the finished epoch.
+                if index + 1 < self.steps_per_epoch and (self._save_is_due() or terminated()):
+                    self.resume.save(self.progress)
+                    if terminated():
+                        break  # the end of the block exits the process
+        return self.epoch_metrics.compute() | {
+            "learning_rate": step.learning_rate,
+            "margin": step.margin,
+            "gradient_norm": step.gradient_norm,
+            "data_seconds": self.loader.waited_seconds,
+            "step_seconds": time.perf_counter() - started - self.loader.waited_seconds,
+        }
+
+    def train_step(self, batches: Iterator[Batch]) -> StepResult:
+        """One optimiser step over the next batches, with one device synchronisation."""
+        phase, step = self.phase, self.progress.step
+        set_learning_rate(self.optimiser, partial(self.schedule.learning_rate, step))
+        margin = self.schedule.margin(step)
+        margins = Margins(margin, phase.margin.top_k, self.schedule.top_k_penalty(step))
+        losses: list[Tensor] = []
+        keys: list[Tensor] = []
+        with report_out_of_memory(phase, step):
+            for _ in range(phase.accumulation_steps):
+                batch = next(batches)
+                keys.append(batch.keys)
+                output = self.classifier(
+                    batch.waveforms, batch.labels, margins, autocast=phase.precision == "bfloat16"
+                )
+                loss = self.regularise(output.loss)
+                # Mean over the passes: the gradient is that of one batch with all their examples.
+                (loss / phase.accumulation_steps).backward()
+                losses.append(loss.detach())
+                self.epoch_metrics.add(output.loss.detach(), output.predictions, batch.labels)
+            scale_gradients(self.model.frontend.parameters(), phase.frontend_grad_scale)
+            norm = nn.utils.clip_grad_norm_(self.parameters, phase.gradient_clip_norm or math.inf)
+            # All that the CPU has to know is read at once: every read waits for the device. It is read before
+            # the optimiser's step, so that no weight takes up a gradient that is not finite.
+            values = [*losses, output.loss.detach(), norm]
+            *minimised, last_loss, gradient_norm = torch.stack([value.double() for value in values]).tolist()
+            self._refuse_not_finite(minimised, gradient_norm, keys)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        return StepResult(last_loss, gradient_norm, self.schedule.learning_rate(step), margin)
+
+    def finish_epoch(self, epoch: int, metrics: Metrics) -> None:
+        """Average, validate, rank and save the weights after an epoch."""
+        if epoch <= self.phase.epochs - self.phase.averaging.last_epochs:
+            self._evaluate(epoch, metrics)
         else:
-            average.update(both)
-            with average.applied(both):
-                reestimate_statistics(model, waveforms_of(epoch))
-                finish_epoch(epoch, metrics)
-        epoch_metrics.clear()
-        resume.save(progress)
-        checkpoints.prune()
-        on_epoch(epoch, metrics)
-    if phase.epochs and phase.average_best > 1:
-        checkpoints.load_average(model, head, phase.average_best)
-        reestimate_statistics(model, waveforms_of(phase.epochs))
-        metrics = validate(model)
-        eer = metrics[phase.ranking_metric]
-        with report_failed_writes(folder, resume.last_good):
-            checkpoints.save_average(
-                phase.epochs, eer, model, head, {**run, "epoch": phase.epochs, "metrics": metrics}
-            )
+            self.average.update(self.classifier)
+            with self.average.applied(self.classifier):
+                reestimate_statistics(self.model, self._waveforms_of(epoch))
+                self._evaluate(epoch, metrics)
+        self.epoch_metrics.clear()
+        # Saved before it is logged: what a tracker has was never lost. Evicted checkpoints are deleted after
+        # the save, because the state before it ranks them.
+        self.resume.save(self.progress)
+        self.checkpoints.prune()
+        self.tracker.log_epoch(epoch, metrics)
+
+    def average_best(self) -> None:
+        """Average the weights of the best epochs, and rank the average first."""
+        epoch = self.phase.epochs
+        self.checkpoints.load_average(self.model, self.head, self.phase.average_best)
+        reestimate_statistics(self.model, self._waveforms_of(epoch))
+        metrics = self.validate(self.model)
+        self._keep(self.checkpoints.save_average, epoch, metrics)
         metrics = {f"average.{name}": value for name, value in metrics.items()}
-        record(phase.epochs, metrics)
-        on_epoch(phase.epochs, metrics)
-    return LEARNING_CURVE.conform(pd.DataFrame(progress.curve))
+        self._record(epoch, metrics)
+        self.tracker.log_epoch(epoch, metrics)
+
+    def _evaluate(self, epoch: int, metrics: Metrics) -> None:
+        """Add the error rates of the present weights to an epoch's metrics, and keep the best weights."""
+        metrics |= self.validate(self.model)
+        self._keep(self.checkpoints.save_if_best, epoch, metrics)
+        self._record(epoch, metrics)
+
+    def _keep(self, save: Callable[..., None], epoch: int, metrics: Metrics) -> None:
+        """Hand the present weights to a saving method of the checkpoints."""
+        run = self.fingerprint.record() | {"tracking": dict(self.tracker.ids)}
+        run |= {"epoch": epoch, "metrics": metrics}
+        with report_failed_writes(self.folder, self.resume.last_good):
+            save(epoch, metrics[self.phase.ranking_metric], self.model, self.head, run)
+
+    def _record(self, epoch: int, metrics: Metrics) -> None:
+        """Add an epoch's metrics to the learning curve."""
+        rows = ({"epoch": epoch, "metric": name, "value": float(value)} for name, value in metrics.items())
+        self.progress.curve.extend(rows)
+        logger.info("epoch %d/%d: %s", epoch, self.phase.epochs, format_metrics(metrics))
+
+    def _save_is_due(self) -> bool:
+        every = self.phase.save_every_steps
+        return every is not None and self.progress.step % every == 0
+
+    def _refuse_not_finite(self, losses: list[float], gradient_norm: float, keys: list[Tensor]) -> None:
+        """Stop before the optimiser's step at the first loss, or at a gradient, that is not finite."""
+        step, last_good = self.progress.step, self.resume.last_good
+        for number, loss in enumerate(losses, start=1):
+            require_finite("loss", loss, step, self.examples, keys[:number], last_good)
+        require_finite("gradient", gradient_norm, step, self.examples, keys, last_good)
+
+    def _waveforms_of(self, epoch: int) -> Iterator[Tensor]:
+        return (batch.waveforms for batch in self.loader.batches(epoch - 1))

@@ -1,76 +1,71 @@
-"""Per-epoch training metrics and the progress bar."""
+"""Training metrics of an epoch, accumulated on the device."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sklearn.metrics import f1_score
 from torch import Tensor
 
 Metrics = dict[str, float]
 
 
 class EpochMetrics:
-    """Running training metrics of an epoch."""
+    """Running loss, accuracy and macro F1 over the examples of an epoch.
 
-    def __init__(self) -> None:
-        self.clear()
+    All sums stay on the device until `compute` reads them, once an epoch.
+
+    Args:
+        num_classes: number of classes C.
+        device: device of the losses and predictions.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        # Per class: examples of it, predictions of it, and predictions of it that are right, (3, C).
+        self._counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
 
     def clear(self) -> None:
         """Reset for the next epoch."""
-        self.loss = 0.0
-        self.labels: list[int] = []
-        self.predictions: list[int] = []
+        self._loss.zero_()
+        self._counts.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """State of an unfinished epoch."""
-        return {
-            "loss": self.loss,
-            "labels": torch.tensor(self.labels, dtype=torch.int32),
-            "predictions": torch.tensor(self.predictions, dtype=torch.int32),
-        }
+        return {"loss": self._loss, "counts": self._counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of an unfinished epoch."""
-        self.loss = state["loss"]
-        self.labels = state["labels"].tolist()
-        self.predictions = state["predictions"].tolist()
+        self._loss.copy_(state["loss"])
+        self._counts.copy_(state["counts"])
 
     def add(self, loss: Tensor, predictions: Tensor, labels: Tensor) -> None:
-        """Accumulate a forward pass: mean loss, and (B,) predicted and true classes."""
-        self.loss += float(loss) * len(labels)
-        self.labels += labels.tolist()
-        self.predictions += predictions.tolist()
+        """Accumulate a forward pass.
+
+        Args:
+            loss: mean loss of the batch, without a gradient.
+            predictions: (B,) predicted classes.
+            labels: (B,) true classes.
+        """
+        self._loss += loss.double() * len(labels)
+        examples, predicted, hits = self._counts
+        one = torch.ones_like(labels)
+        examples.index_add_(0, labels, one)
+        predicted.index_add_(0, predictions, one)
+        hits.index_add_(0, labels, (predictions == labels).to(one.dtype))
 
     def compute(self) -> Metrics:
-        """Mean loss, and accuracy and macro F1 in %."""
-        count = len(self.labels)
-        hits = sum(a == b for a, b in zip(self.labels, self.predictions, strict=True))
+        """Mean loss, and accuracy and macro F1 in %, over all examples since the last `clear`."""
+        loss, *counts = torch.cat([self._loss[None], self._counts.double().flatten()]).tolist()
+        examples, predicted, hits = np.reshape(counts, (3, -1))
+        seen = examples + predicted > 0
+        f1 = 2 * hits[seen] / (examples + predicted)[seen]
         return {
-            "loss": self.loss / count,
-            "accuracy": 100 * hits / count,
-            "macro_f1": 100 * float(f1_score(self.labels, self.predictions, average="macro")),
+            "loss": loss / examples.sum(),
+            "accuracy": 100 * float(hits.sum() / examples.sum()),
+            "macro_f1": 100 * float(f1.mean()),
         }
-
-
-@contextmanager
-def progress_bar(description: str, total: int, completed: int) -> Iterator[Callable[..., None]]:
-    """Progress bar on the console; yields a function to call after every step with its loss."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-    )
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(description, total=total, completed=completed, loss=math.nan)
-        yield lambda loss: progress.update(task, advance=1, loss=loss)
 
 
 def format_metrics(metrics: Metrics) -> str:

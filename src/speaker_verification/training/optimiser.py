@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -91,10 +91,15 @@ def make_optimiser(groups: list[dict[str, Any]], settings: OptimiserSettings) ->
     return rule(groups, lr=0.0, weight_decay=settings.weight_decay, fused=True)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the schedule's rate times its multiplier."""
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate_of: Callable[[float], float]) -> None:
+    """Set the learning rate of every group.
+
+    Args:
+        optimiser: optimiser over the groups of `parameter_groups`.
+        rate_of: function from the multiplier of a group to its learning rate.
+    """
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["lr_multiplier"]
+        group["lr"] = rate_of(group["lr_multiplier"])
 
 
 def scale_gradients(parameters: Iterable[Parameter], factor: float) -> None:

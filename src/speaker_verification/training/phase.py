@@ -11,8 +11,6 @@ from speaker_verification.data.sampling import SamplingSettings
 from speaker_verification.training.schedules import (
     LearningRateSettings,
     MarginSettings,
-    annealed,
-    learning_rate,
 )
 
 NEWEST_FIRST = "last"  # a ranking by no error rate
@@ -135,20 +133,3 @@ class PhaseSettings(Settings):
     def num_speed_classes(self) -> int:
         """A speaker heard at another speed is another speaker to the classifier."""
         return len(set(self.speed_factors))
-
-    def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
-        """Rate of a step (from 0) before the multipliers of the model's parts.
-
-        The schedule's, for the examples of a step; where weights are averaged at a rate of their own,
-        annealed to that.
-        """
-        averaged_epochs = min(self.averaging.last_epochs, self.epochs)
-        averaged_from = (self.epochs - averaged_epochs) * steps_per_epoch
-        following = step if self.averaging.rate is None else min(step, averaged_from)
-        rate = learning_rate(following, steps_per_epoch, self.epochs, self.learning_rate)
-        if self.learning_rate.reference_batch_size is not None:
-            rate *= self.examples_per_step / self.learning_rate.reference_batch_size
-        if self.averaging.rate is None or step < averaged_from:
-            return rate
-        fraction = (step - averaged_from) / (averaged_epochs * steps_per_epoch)
-        return annealed(rate, self.averaging.rate, fraction, self.averaging.anneal)

@@ -1,22 +1,24 @@
-"""How a phase that was interrupted goes on as if it had not been.
+"""Resumption of interrupted phases, bit by bit as if they had not been interrupted.
 
-Beside the folder of the best epochs lies one file, `FOLDER.resume`, with all that the rest of the phase
-depends on: weights, optimiser, averages, the epoch's sums, ranking, learning curve and random states. It is
-replaced whole, so that neither a kill nor a full disk costs the one before. A phase whose folder has been
-handed on is finished, not interrupted, even if this file is there.
+Beside the folder of the best epochs, `FOLDER.resume` has the whole state of a running phase: weights,
+optimiser, averages, metrics of the epoch, ranking, learning curve and random states. It is replaced
+atomically, so that neither a kill nor a full disk costs the state before. At the end of the phase,
+`FOLDER/phase.json` records it as finished and the file is deleted: all that is left is in the folder, ready
+to be moved to where it is kept. A phase is interrupted while its folder is there with one of the two files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,7 @@ import torch
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.speaker_model import weights_digest
-from speaker_verification.models.weight_files import read_torch_file
+from speaker_verification.models.weight_files import read_json, read_torch_file
 from speaker_verification.training.failures import report_failed_writes
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What may change while a phase is interrupted: what has been trained does not depend on it.
+FORMAT = 2  # of both files; 1 had no number, and other names of parameters
+FINISHED_FILE = "phase.json"
+# Parameters that may change while a phase is interrupted: its result does not depend on them.
 HARMLESS = {
     "augmentation.cache_megabytes",
     "phase.allow_changed_augmentation",
@@ -42,76 +46,90 @@ HARMLESS = {
     "phase.resume",
     "phase.save_every_steps",
 }
-# What later examples are drawn from: with the user's leave a phase goes on with others.
+# Tables that only later examples are drawn from: with the user's leave a phase resumes with others.
 AUGMENTATION_TABLES = ("noise_clips", "rirs")
-NUM_NAMED = 3  # changed rows that a message shows
+NUM_NAMED = 3  # changed rows named in a message
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a phase begins with, and must find unchanged to go on.
+class RunFingerprint:
+    """Inputs that determine the result of a phase: stored in its checkpoints, compared before it resumes.
 
     Attributes:
-        phase: name of its parameters, for messages.
-        parameters: plain values, nested; the phase's own stand under `phase`.
-        start: where its first weights come from, for messages.
-        tables: what it hears, by name, with the columns that matter.
+        phase: name of the phase, for messages.
+        settings: plain values by group, nested; those of the phase itself under `phase`.
+        start: folder of the first weights, for messages.
+        speaker_ids: training speakers in class order.
+        tables: input tables by name, restricted to columns that affect training.
     """
 
     phase: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     start: str = ""
+    speaker_ids: Sequence[str] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values to store in a checkpoint, without the tables."""
+        return {"speaker_ids": list(self.speaker_ids), "start": self.start, **self.settings}
 
 
 @dataclass
 class Progress:
-    """How far a phase has come: optimiser steps taken, and rows of its learning curve."""
+    """Progress of a phase.
+
+    Attributes:
+        step: number of optimiser steps taken.
+        curve: rows of the learning curve.
+        finished: whether nothing is left to train.
+    """
 
     step: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
+    finished: bool = False
 
 
 def resume_path(folder: Path) -> Path:
-    """The file from which the phase that fills a folder can go on."""
+    """State file of the running phase whose best epochs are in a folder."""
     return folder.with_name(f"{folder.name}.resume")
 
 
 def is_interrupted(folder: Path) -> bool:
-    """Whether the phase that fills a folder has stopped on the way, or not handed the folder on."""
-    return folder.exists() and resume_path(folder).exists()
+    """Whether a phase has left its folder before its end, or before the folder was moved where it is kept."""
+    return (folder / FINISHED_FILE).exists() or (folder.exists() and resume_path(folder).exists())
 
 
 class ResumePoint:
-    """Saves a running phase, and brings an interrupted one back to where it was saved."""
+    """The saved state of a running phase.
 
-    def __init__(self, folder: Path, origin: Origin, parts: Mapping[str, Stateful]) -> None:
-        """Take note of the start.
+    Args:
+        folder: folder of the best epochs.
+        fingerprint: inputs of the phase.
+        parts: all that changes in training, by name, in its state at the start; `modules` has the weights.
+    """
 
-        Args:
-            folder: of the best epochs.
-            origin: what the phase begins with.
-            parts: all that changes in training, by name, as it is at the start; `modules` holds the weights.
-        """
+    def __init__(self, folder: Path, fingerprint: RunFingerprint, parts: Mapping[str, Stateful]) -> None:
         self.path = resume_path(folder)
         self._folder = folder
         self._parts = parts
-        self._phase = origin.phase
-        self._origin: dict[str, Any] = {
-            "parameters": dict(_flatten(json.loads(json.dumps(origin.parameters)))),
-            "tables": {name: _rows(table) for name, table in origin.tables.items()},
-            "start": origin.start,
+        self._phase = fingerprint.phase
+        self._fingerprint: dict[str, Any] = {
+            "settings": dict(_flatten(json.loads(json.dumps(fingerprint.settings)))),
+            "tables": {name: _rows(table) for name, table in fingerprint.tables.items()},
+            "start": fingerprint.start,
             "weights": weights_digest(parts["modules"].state_dict()),
         }
         self._saved_step: int | None = None
 
     def begin(self, resume: bool, allow_changed_augmentation: bool = False) -> Progress:
-        """Bring parts and random states back to the last save, or empty the folder to start anew.
+        """Restore parts and random states from the last save, or empty the folder to start anew.
+
+        The parts of a finished phase are left as they are.
 
         Args:
-            resume: go on if the phase was interrupted.
-            allow_changed_augmentation: go on also where noise clips or RIRs have changed since; the
-                rest of the phase is then drawn from the new ones.
+            resume: resume the phase if it was interrupted.
+            allow_changed_augmentation: resume also where noise clips or RIRs have changed; the rest of the
+                phase is then drawn from the new ones.
 
         Raises:
             ParameterError: parameters have changed since; they are named.
@@ -122,10 +140,19 @@ class ResumePoint:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
             return Progress()
-        saved = self._read()
-        progress = Progress(**saved["progress"])
-        self._refuse_changes(saved["origin"], progress.step, allow_changed_augmentation)
+        record = self._folder / FINISHED_FILE
+        finished = record.exists()
+        if finished:
+            saved = self._read(record, read_json, set())
+        else:
+            saved = self._read(self.path, read_torch_file, {"parts", "random"})
+        progress = Progress(**saved["progress"], finished=finished)
+        self._refuse_changes(saved["fingerprint"], progress, allow_changed_augmentation)
         self._saved_step = progress.step
+        if finished:
+            discard(self.path)
+            logger.info("%s: finished before, after %d steps", self._phase, progress.step)
+            return progress
         for name, part in self._parts.items():
             part.load_state_dict(saved["parts"][name])
         _set_random_states(saved["random"])
@@ -136,60 +163,88 @@ class ResumePoint:
         """Save parts and random states in place of those before.
 
         Raises:
-            DataError: the file cannot be written; the one before is still there.
+            DataError: the file cannot be written; the one before is intact.
         """
         saved = {
-            "origin": self._origin,
-            "progress": vars(progress),
+            "format": FORMAT,
+            "fingerprint": self._fingerprint,
+            "progress": {"step": progress.step, "curve": progress.curve},
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "random": _random_states(),
         }
-        with report_failed_writes(self.path, self.last_good), atomic_write(self.path) as beside:
-            _write_through(saved, beside)
+        self._write(self.path, lambda file: _save_tensors(saved, file))
         self._saved_step = progress.step
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            saved = read_torch_file(self.path)
-        except DataError as error:
-            raise DataError(f"'{self.path}' cannot be read: {self._way_out}; {error}") from error
-        lacking = sorted({"origin", "progress", "parts", "random"} - saved.keys())
-        if lacking:
-            raise DataError(f"'{self.path}' is no interrupted phase, it lacks {lacking}: {self._way_out}")
-        return saved
+    def finish(self, progress: Progress) -> None:
+        """Record the phase as finished, and delete its state file.
+
+        Raises:
+            DataError: the record cannot be written; the state file is intact.
+        """
+        tables = {name: _digest(rows) for name, rows in self._fingerprint["tables"].items()}
+        record = {
+            "format": FORMAT,
+            "fingerprint": self._fingerprint | {"tables": tables},
+            "progress": {"step": progress.step, "curve": progress.curve},
+        }
+        text = json.dumps(record, indent=2)
+        self._write(self._folder / FINISHED_FILE, lambda file: file.write(text.encode()))
+        discard(self.path)
 
     @property
     def last_good(self) -> str:
-        """What has been saved, for messages."""
+        """Last saved state, as a phrase for messages."""
         if self._saved_step is None:
             return "nothing was saved before"
         return f"'{self.path}' holds the phase after {self._saved_step} steps"
 
+    def _read(self, path: Path, read: Callable[[Path], dict[str, Any]], names: set[str]) -> dict[str, Any]:
+        try:
+            saved = read(path)
+        except DataError as error:
+            raise DataError(f"'{path}' cannot be read: {self._way_out}; {error}") from error
+        found = saved.get("format", 1)
+        if found != FORMAT:
+            raise DataError(
+                f"'{path}' has format {found}, and this version reads format {FORMAT}: {self._way_out}"
+            )
+        lacking = sorted(({"fingerprint", "progress"} | names) - saved.keys())
+        if lacking:
+            raise DataError(f"'{path}' is no interrupted phase, it lacks {lacking}: {self._way_out}")
+        return saved
+
+    def _write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
+        with report_failed_writes(path, self.last_good), atomic_write(path) as beside:
+            write_through(beside, write)
+
     @property
     def _way_out(self) -> str:
-        return f"start anew with --params={self._phase}.resume=false"
+        return f"start anew with {self._phase}.resume=false"
 
     @property
     def _way_on(self) -> str:
         return (
             f", or let the rest of the phase draw from the new ones with "
-            f"--params={self._phase}.allow_changed_augmentation=true"
+            f"{self._phase}.allow_changed_augmentation=true"
         )
 
-    def _refuse_changes(self, saved: Mapping[str, Any], step: int, allow_changed_augmentation: bool) -> None:
-        own = self._origin
-        parameters = list(_changed_parameters(saved["parameters"], own["parameters"], self._phase))
-        tables = {
-            name: f"table '{name}': {_changed_rows(saved['tables'].get(name, ''), rows)}"
+    def _refuse_changes(
+        self, saved: Mapping[str, Any], progress: Progress, allow_changed_augmentation: bool
+    ) -> None:
+        own = self._fingerprint
+        parameters = list(_changed_parameters(saved["settings"], own["settings"], self._phase))
+        differing = {
+            name: _changed_rows(saved["tables"].get(name, ""), rows)
             for name, rows in own["tables"].items()
-            if rows != saved["tables"].get(name)
+            if saved["tables"].get(name) not in (rows, _digest(rows))
         }
+        tables = {name: f"table '{name}': {change}" for name, change in differing.items()}
         augmentation = [tables[name] for name in AUGMENTATION_TABLES if name in tables]
         if augmentation and allow_changed_augmentation:
             logger.warning(
                 "%s: resuming from step %d with changed augmentation: the result will differ from that of an "
                 "uninterrupted phase: %s",
-                *(self._phase, step, "; ".join(augmentation)),
+                *(self._phase, progress.step, "; ".join(augmentation)),
             )
             tables = {name: change for name, change in tables.items() if name not in AUGMENTATION_TABLES}
             augmentation = []
@@ -199,23 +254,36 @@ class ResumePoint:
         for kind, changes in ((ParameterError, parameters), (DataError, data)):
             if changes:
                 raise kind(
-                    f"{self._phase} was interrupted after {step} steps and cannot go on with what has "
-                    f"changed since: {'; '.join(changes)}. Undo it, or {self._way_out}"
+                    f"{self._phase} was interrupted after {progress.step} steps and cannot resume with what "
+                    f"has changed since: {'; '.join(changes)}. Undo it, or {self._way_out}"
                     + (self._way_on if changes == augmentation else "")
                 )
 
 
-def _write_through(saved: dict[str, Any], path: Path) -> None:
-    """Write to the disk itself: a machine that fails after the renaming leaves no empty file."""
+def discard(path: Path) -> None:
+    """Delete a state file that is no longer needed, if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def write_through(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file to the disk itself: a machine that fails after the renaming leaves no empty file."""
     with path.open("wb") as file:
-        try:
-            torch.save(saved, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch closes its archive before it lets this through
-                raise error.__context__ from None
-            raise
+        write(file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _save_tensors(saved: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(saved, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch closes its archive before it lets this through
+            raise error.__context__ from None
+        raise
+
+
+def _digest(rows: str) -> str:
+    return hashlib.blake2b(rows.encode(), digest_size=16).hexdigest()
 
 
 def _rows(table: pd.DataFrame) -> str:
@@ -230,6 +298,8 @@ def _changed_parameters(before: Mapping[str, Any], now: Mapping[str, Any], phase
 
 
 def _changed_rows(before: str, now: str) -> str:
+    if before and "\n" not in before:  # the digest of a finished phase
+        return "its rows have changed"
     old, new = before.splitlines(), now.splitlines()
     removed, added = sorted({*old} - {*new}), sorted({*new} - {*old})
     changes = [
@@ -237,7 +307,7 @@ def _changed_rows(before: str, now: str) -> str:
         for what, rows in (("removed", removed), ("added", added))
         if rows
     ]
-    return ", ".join(changes) or "its rows stand in another order"
+    return ", ".join(changes) or "its rows are in another order"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -249,7 +319,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _random_states() -> dict[str, Any]:
-    """Of all that training draws from: dropouts and layer drop from torch's, time masks from NumPy's."""
+    """States of the generators behind dropouts and layer drop (torch) and time masks (NumPy)."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
-from speaker_verification.common.tables import require_files
 from speaker_verification.config.phases import CHECKPOINT
-from speaker_verification.hooks.tracking import begin, ids_of, log_epoch
-from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.hooks.tracking import PhaseTracker
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.training.phase import PhaseSettings
-
-logger = logging.getLogger(__name__)
+from speaker_verification.training.run import PhaseJob, PhaseTables, run_phase
 
 
 def fetch_encoder(workspace: Path, encoders_folder: Path, model: ModelSettings, seed: int) -> Path:
@@ -35,6 +30,7 @@ def fetch_encoder(workspace: Path, encoders_folder: Path, model: ModelSettings, 
 
 
 def train_phase(
+    job: PhaseJob,
     start: Path,
     encoder: Path,
     workspace: Path,
@@ -45,78 +41,20 @@ def train_phase(
     trials: pd.DataFrame,
     noise_clips: pd.DataFrame,
     rirs: pd.DataFrame,
-    phase: PhaseSettings,
-    model: ModelSettings,
-    head: MarginHeadSettings,
-    augmentation: AugmentationSettings,
-    seed: int,
-    device: str,
 ) -> tuple[pd.DataFrame, Path]:
-    """Train a phase from an encoder or from the phase before; give its learning curve and its best epochs."""
-    from transformers import set_seed
-
-    from speaker_verification.common.device import resolve_device
-    from speaker_verification.data.examples import TrainingExamples
-    from speaker_verification.training.loop import train
-    from speaker_verification.training.regularisation import PretrainedDistance
-    from speaker_verification.training.resume import Origin
-    from speaker_verification.training.start import start_phase
-    from speaker_verification.training.validation import TrialSet, validate
-
-    augmenter = Augmenter(noise_clips, rirs, augmentation) if augmentation.probability else None
-    tables = {"training_utterances": training_utterances, "validation_utterances": validation_utterances}
-    augmentation_tables = {"noise_clips": noise_clips, "rirs": rirs}
-    require_files(tables | (augmentation_tables if augmenter else {}))
-    phase_seed = seed + phase.seed_offset
-    examples = TrainingExamples(
-        training_utterances, augmenter, phase.crop_seconds, phase.speed_factors, phase_seed
+    """Train a phase from an encoder or from the phase before; its learning curve and its best epochs."""
+    tables = PhaseTables(
+        training_utterances,
+        validation_utterances,
+        validation_trials,
+        utterances,
+        trials,
+        noise_clips,
+        rirs,
     )
-    held_out = TrialSet.of(validation_trials, validation_utterances)
-    monitored = TrialSet.of(trials[trials["trial_list"].isin(phase.monitor)], utterances)
-    heard = held_out.joined(monitored)
-    set_seed(phase_seed)
-    speaker_model, margin_head = start_phase(
-        start, phase, model, head, examples.speaker_ids, resolve_device(device)
-    )
-    parameters = {
-        "phase": phase.model_dump(mode="json"),
-        "model": model.model_dump(mode="json"),
-        "head": head.model_dump(mode="json"),
-        "augmentation": augmentation.model_dump(mode="json"),
-        "seed": seed,
-    }
-    folder, name = workspace / CHECKPOINT, workspace.parent.name
-    begun_from = os.path.relpath(start, workspace.parent.parent)  # true also after a move
-    curve = train(
-        phase,
-        speaker_model,
-        margin_head,
-        examples,
-        regularise=PretrainedDistance(speaker_model.frontend, encoder, phase.pretrained_distance),
-        validate=lambda current: validate(current, held_out, monitored),
-        folder=folder,
-        run={
-            "speaker_ids": examples.speaker_ids,
-            "start": begun_from,
-            **parameters,
-            "tracking": ids_of(name),
-        },
-        seed=phase_seed,
-        on_epoch=partial(log_epoch, name),
-        origin=Origin(
-            phase=name,
-            parameters=parameters,
-            start=begun_from,
-            tables={
-                "training_utterances": training_utterances[["utterance_id", "num_samples"]],
-                "validation_utterances": heard.utterances[["utterance_id", "num_samples"]],
-                "validation_trials": heard.trials,
-                "noise_clips": noise_clips[["clip_id", "num_samples"]],
-                "rirs": rirs[["rir_id", "num_samples"]],
-            },
-        ),
-        on_start=partial(begin, name),
-    )
+    folder = workspace / CHECKPOINT
+    start_name = os.path.relpath(start, workspace.parent.parent)  # true also after a move
+    curve = run_phase(job, tables, start, encoder, folder, start_name, PhaseTracker(job.name))
     return curve, folder
 
 

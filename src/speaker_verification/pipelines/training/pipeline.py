@@ -15,7 +15,6 @@ SHARED_INPUTS = {
     "noise_clips",
     "rirs",
 }
-SHARED_PARAMETERS = {"params:model", "params:head", "params:augmentation", "params:seed", "params:device"}
 
 
 def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
@@ -23,20 +22,19 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
 
     Args:
         phase: namespace, and name of its parameters: pretrain, finetune or lmft.
-        start: checkpoint that it goes on from; None starts from the pre-trained encoder.
+        start: checkpoint of the phase before; None starts from the pre-trained encoder.
     """
     nodes = [
         Node(
             train_phase,
             inputs={
+                "job": "job",  # settings of the phase, put into the catalog by a hook
                 "start": "encoder" if start is None else "start",
                 "encoder": "encoder",
                 "workspace": "workspace",
                 **{name: name for name in sorted(SHARED_INPUTS)},
-                "phase": "params:phase",
-                **{name.removeprefix("params:"): name for name in sorted(SHARED_PARAMETERS)},
             },
-            outputs=["learning_curve", "checkpoint"],  # until its checkpoint is saved, a phase can go on
+            outputs=["learning_curve", "checkpoint"],  # the checkpoint last: until then a phase can resume
             name="train_phase",
         ),
         Node(
@@ -48,6 +46,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
     ]
     inputs = {name: name for name in SHARED_INPUTS}
     outputs: dict[str, str] = {}
+    parameters = {"params:phase": f"params:{phase}"}
     if start is None:
         encoder = Node(
             fetch_encoder,
@@ -58,6 +57,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         nodes.insert(0, encoder)
         inputs["encoders_folder"] = "encoders_folder"
         outputs["encoder"] = "encoder"
+        parameters |= {"params:model": "params:model", "params:seed": "params:seed"}
     else:
         inputs |= {"start": start, "encoder": "encoder"}
     return Pipeline(
@@ -65,5 +65,5 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         namespace=phase,
         inputs=inputs,
         outputs=outputs,
-        parameters={"params:phase": f"params:{phase}", **{name: name for name in SHARED_PARAMETERS}},
+        parameters=parameters,
     )

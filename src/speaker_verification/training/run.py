@@ -1,0 +1,181 @@
+"""A training phase from its settings and tables to its best epochs and learning curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
+from speaker_verification.common.tables import require_files
+from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.training.phase import PhaseSettings
+
+if TYPE_CHECKING:
+    from speaker_verification.data.examples import TrainingExamples
+    from speaker_verification.training.loop import Tracker
+    from speaker_verification.training.resume import RunFingerprint
+    from speaker_verification.training.validation import TrialSet
+
+
+@dataclass(frozen=True)
+class PhaseJob:
+    """A phase to train, as settings.
+
+    Attributes:
+        name: name of the phase, for messages.
+        phase: settings of the phase.
+        model: settings of the speaker model; a start that is no encoder must agree with them.
+        head: settings of the head, used after an encoder.
+        augmentation: settings of the augmentation.
+        seed: seed of the experiment, to which the phase adds its offset.
+        device: name of the device (auto, cpu, cuda or cuda:N).
+    """
+
+    name: str
+    phase: PhaseSettings
+    model: ModelSettings
+    head: MarginHeadSettings
+    augmentation: AugmentationSettings
+    seed: int
+    device: str = "auto"
+
+    @property
+    def phase_seed(self) -> int:
+        """Seed of all draws of the phase."""
+        return self.seed + self.phase.seed_offset
+
+    def plain_settings(self) -> dict[str, Any]:
+        """Settings that the result depends on, as plain values by group."""
+        groups = {
+            "phase": self.phase,
+            "model": self.model,
+            "head": self.head,
+            "augmentation": self.augmentation,
+        }
+        return {name: group.model_dump(mode="json") for name, group in groups.items()} | {"seed": self.seed}
+
+
+@dataclass(frozen=True)
+class PhaseTables:
+    """Tables that a phase reads, each as `common.tables` describes it.
+
+    Attributes:
+        training_utterances: UTTERANCES table to train on.
+        validation_utterances: UTTERANCES table of the held-out speakers.
+        validation_trials: TRIALS table over the held-out utterances.
+        utterances: UTTERANCES table of all utterances, among them those of `trials`.
+        trials: TRIALS table of the test lists, some of which a phase may monitor.
+        noise_clips: NOISE_CLIPS table.
+        rirs: RIRS table.
+    """
+
+    training_utterances: pd.DataFrame
+    validation_utterances: pd.DataFrame
+    validation_trials: pd.DataFrame
+    utterances: pd.DataFrame
+    trials: pd.DataFrame
+    noise_clips: pd.DataFrame
+    rirs: pd.DataFrame
+
+    def augmenter(self, settings: AugmentationSettings) -> Augmenter | None:
+        """Augmentation of the training crops; None for none."""
+        return Augmenter(self.noise_clips, self.rirs, settings) if settings.probability else None
+
+    def require_files(self, augmented: bool) -> None:
+        """Refuse audio files that are missing.
+
+        Args:
+            augmented: whether noise clips and RIRs are read as well.
+
+        Raises:
+            DataError: a table and its missing files are named.
+        """
+        names = ["training_utterances", "validation_utterances"]
+        names += ["noise_clips", "rirs"] if augmented else []
+        require_files({name: getattr(self, name) for name in names})
+
+
+def run_phase(
+    job: PhaseJob,
+    tables: PhaseTables,
+    start: Path,
+    encoder: Path,
+    folder: Path,
+    start_name: str = "",
+    tracker: Tracker | None = None,
+) -> pd.DataFrame:
+    """Train a phase from an encoder or from the phase before, or resume it.
+
+    Args:
+        job: settings.
+        tables: input tables.
+        start: folder of an encoder in Hugging Face format, or of the phase before.
+        encoder: folder of the pre-trained encoder, to which `pretrained_distance` refers.
+        folder: folder of the best epochs (see checkpoints.py).
+        start_name: name of the start in messages and checkpoints; by default its path.
+        tracker: receiver of the metrics; None for none.
+
+    Returns:
+        LEARNING_CURVE table.
+
+    Raises:
+        UserError: see `start_phase` and `TrainingLoop.run`; or audio files are missing (DataError).
+    """
+    from transformers import set_seed
+
+    from speaker_verification.common.device import resolve_device
+    from speaker_verification.data.examples import TrainingExamples
+    from speaker_verification.training.classifier import SpeakerClassifier
+    from speaker_verification.training.loop import TrainingLoop, Untracked
+    from speaker_verification.training.regularisation import PretrainedDistance
+    from speaker_verification.training.start import start_phase
+    from speaker_verification.training.validation import TrialSet, validate
+
+    phase = job.phase
+    augmenter = tables.augmenter(job.augmentation)
+    tables.require_files(augmented=augmenter is not None)
+    examples = TrainingExamples(
+        tables.training_utterances, augmenter, phase.crop_seconds, phase.speed_factors, job.phase_seed
+    )
+    held_out = TrialSet.of(tables.validation_trials, tables.validation_utterances)
+    is_monitored = tables.trials["trial_list"].isin(phase.monitor)
+    monitored = TrialSet.of(tables.trials[is_monitored], tables.utterances)
+    set_seed(job.phase_seed)
+    model, head = start_phase(
+        start, phase, job.model, job.head, examples.speaker_ids, resolve_device(job.device)
+    )
+    loop = TrainingLoop(
+        phase,
+        SpeakerClassifier(model, head),
+        examples,
+        validate=partial(validate, held_out=held_out, monitored=monitored),
+        folder=folder,
+        fingerprint=_fingerprint(job, tables, examples, held_out.joined(monitored), start_name or str(start)),
+        regularise=PretrainedDistance(model.frontend, encoder, phase.pretrained_distance),
+        tracker=tracker or Untracked(),
+    )
+    return loop.run()
+
+
+def _fingerprint(
+    job: PhaseJob, tables: PhaseTables, examples: TrainingExamples, eval_set: TrialSet, start_name: str
+) -> RunFingerprint:
+    from speaker_verification.training.resume import RunFingerprint
+
+    return RunFingerprint(
+        job.name,
+        job.plain_settings(),
+        start_name,
+        examples.speaker_ids,
+        {
+            "training_utterances": tables.training_utterances[["utterance_id", "num_samples"]],
+            "validation_utterances": eval_set.utterances[["utterance_id", "num_samples"]],
+            "validation_trials": eval_set.trials,
+            "noise_clips": tables.noise_clips[["clip_id", "num_samples"]],
+            "rirs": tables.rirs[["rir_id", "num_samples"]],
+        },
+    )
