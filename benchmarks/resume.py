@@ -161,6 +161,11 @@ class Phase:
                 content = json.loads(content)
                 content["metrics"] = _untimed(content["metrics"])
                 del content["start"]
+            if file.name == "phase.json":
+                content = json.loads(content)
+                curve = content["progress"]["curve"]
+                content["progress"]["curve"] = [r for r in curve if not r["metric"].endswith("seconds")]
+                del content["fingerprint"]["start"]
             found[str(file.relative_to(checkpoint))] = content
         curve = pd.read_parquet(_newest(phase / "learning_curve.parquet"))
         rows = {f"{row.epoch} {row.metric}": row.value for row in curve.itertuples()}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import set_seed
 
 from speaker_verification.audio.augmentation import Augmenter
@@ -29,6 +30,7 @@ from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 
 MODEL = tiny_settings(TINY_WAVLM)
 HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
+READS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
 NUM_SPEAKERS = 6
 UTTERANCES_EACH = 4
 NUM_SAMPLES = 6000
@@ -119,6 +121,18 @@ class Watcher(Untracked):
 
     def log_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self._on_epoch(epoch, metrics)
+
+
+class DeviceReads(TorchFunctionMode):
+    """Counts, in a block, the calls that make the CPU wait for the values of a tensor on a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") in READS
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="session")

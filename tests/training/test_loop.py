@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -26,10 +27,11 @@ from speaker_verification.training.checkpoints import (
 )
 from speaker_verification.training.classifier import SpeakerClassifier
 from speaker_verification.training.failures import TrainingError
+from speaker_verification.training.loop import TrainingLoop
 from speaker_verification.training.resume import FINISHED_FILE
 from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
-from tests.support.training import HEAD, MODEL, Watcher, phase_settings, training_loop
+from tests.support.training import HEAD, MODEL, DeviceReads, Watcher, phase_settings, training_loop
 
 
 @pytest.fixture(scope="session")
@@ -157,6 +159,64 @@ def test_accumulated_passes_make_the_step_of_one_large_batch(
         ).run()
         weights.append(head.weight.detach())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-9)
+
+
+def test_a_step_waits_for_the_device_once(
+    utterances: pd.DataFrame, trials: pd.DataFrame, encoder: Path, tmp_path: Path
+) -> None:
+    counts: list[int] = []
+
+    class Counted(TrainingLoop):
+        def train_step(self, batches: Any) -> Any:
+            with DeviceReads() as reads:
+                result = super().train_step(batches)
+            counts.append(reads.count)
+            return result
+
+    changes = {"frontend": "trained", "frontend_grad_scale": 0.5, "gradient_clip_norm": 1.0}
+    phase = phase_settings(batch_size=4, accumulation_steps=2, **changes)
+    loop = training_loop(encoder, tmp_path / "out", utterances, trials, phase)
+    Counted(**{field.name: getattr(loop, field.name) for field in dataclasses.fields(loop)}).run()
+    assert counts == [1] * 6
+
+
+@pytest.mark.parametrize("spoilt_pass", [1, 2])
+def test_weights_are_those_before_the_step_where_a_loss_or_gradient_is_not_finite(
+    utterances: pd.DataFrame, trials: pd.DataFrame, encoder: Path, tmp_path: Path, spoilt_pass: int
+) -> None:
+    """A loss that is not finite is named with the utterances of its pass and those before it, of the step."""
+    passes: list[int] = []
+
+    def spoil(loss: torch.Tensor) -> torch.Tensor:
+        passes.append(1)
+        return loss * torch.nan if len(passes) == spoilt_pass else loss
+
+    phase = phase_settings(batch_size=3, accumulation_steps=2)
+    loop = training_loop(encoder, tmp_path / "out", utterances, trials, phase, regularise=spoil)
+    before = {
+        name: value.clone()
+        for name, value in loop.classifier.state_dict().items()
+        if "running" not in name and "tracked" not in name
+    }
+    with pytest.raises(TrainingError, match=r"loss is nan at step 0") as caught:
+        loop.run()
+    assert str(caught.value).count("(crop from sample") == 3 * spoilt_pass
+    after = loop.classifier.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(
+    utterances: pd.DataFrame, trials: pd.DataFrame, encoder: Path, tmp_path: Path
+) -> None:
+    """The root of zero is finite, its slope is not."""
+    phase = phase_settings(batch_size=6)
+    loop = training_loop(
+        encoder, tmp_path / "out", utterances, trials, phase, regularise=lambda loss: (0 * loss).sqrt()
+    )
+    before = loop.classifier.head.weight.clone()
+    with pytest.raises(TrainingError, match=r"gradient is nan at step 0"):
+        loop.run()
+    assert torch.equal(loop.classifier.head.weight, before)
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

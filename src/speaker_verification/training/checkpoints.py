@@ -6,6 +6,7 @@ epoch_07/model.safetensors
 epoch_07/head.safetensors   the margin head
 epoch_07/run.json           speakers in class order, settings, metrics, ids of the tracked runs
 average/                    likewise, of the best epochs' average, where the phase makes one
+phase.json                  fingerprint and learning curve of the finished phase (see resume.py)
 """
 
 from __future__ import annotations
