@@ -30,8 +30,9 @@ import numpy as np
 import soundfile
 
 from speaker_verification.corpora.conversion.archives import read_members
-from speaker_verification.corpora.mirror import ARCHIVES, Mirror
-from speaker_verification.corpora.utterances import convert_subset, utterance_id_of
+from speaker_verification.corpora.mirror import Mirror
+from speaker_verification.corpora.utterances import convert_subset
+from speaker_verification.corpora.voxceleb import VOXCELEB
 
 SUBSET = "vox2-dev"
 LIBRARIES = ("libavcodec", "libavformat", "libswresample")
@@ -39,7 +40,7 @@ LIBRARIES = ("libavcodec", "libavformat", "libswresample")
 
 def main() -> None:
     arguments = parse()
-    parts = Mirror(arguments.mirror).files(ARCHIVES[SUBSET])
+    parts = Mirror(arguments.mirror).archive_files(SUBSET)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         archive, packed = repack(parts, arguments.copies, folder)
@@ -93,9 +94,9 @@ def repack(parts: Sequence[Path], num_copies: int, folder: Path) -> tuple[list[P
     archive, packed = folder / "archive.zip", {}
     with zipfile.ZipFile(archive, "w") as writer:
         for member in read_members(parts):
-            utterance_id = utterance_id_of(member.name)
-            for copy in range(num_copies if utterance_id is not None else 0):
-                name = f"copy{copy}-{utterance_id}".removesuffix(".wav")
+            parsed = VOXCELEB.layout.parse(member.name)
+            for copy in range(num_copies if parsed else 0):
+                name = f"copy{copy}-{parsed.file_id}".removesuffix(".wav")
                 path = packed[f"{name}.wav"] = folder / "packed" / f"{name}.m4a"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(member.read())

@@ -26,6 +26,7 @@ from speaker_verification.config.feasibility import (
     refuse_trained_validation,
 )
 from speaker_verification.config.tree import Parameters
+from speaker_verification.corpora.mirror import Mirror
 from speaker_verification.corpora.subsets import select_subset
 from speaker_verification.corpora.validation import hold_out_speakers
 from speaker_verification.hooks.checks import ParametersHook
@@ -71,7 +72,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(mirror: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    utterances, trials = list_corpus(str(mirror), possible().prepare, AugmentationSettings(), Problems())
+    utterances, trials = list_corpus(Mirror(mirror), possible().prepare, AugmentationSettings(), Problems())
     assert utterances is not None
     return utterances, trials
 
@@ -152,7 +153,7 @@ def test_trials_of_recordings_that_no_archive_holds_are_told_at_once(mirror: Pat
     trials = mirror / "veri_test.txt"
     trials.write_text("0 id20000/s/0.wav id29999/s/0.wav\n")
     with pytest.raises(DataError, match=r"vox1_o_original name 1 utterances .*id29999"):
-        refuse_impossible_mirror(possible(prepare={"trial_lists": ["vox1_o_original"]}), str(mirror), [])
+        refuse_impossible_mirror(possible(prepare={"trial_lists": ["vox1_o_original"]}), Mirror(mirror), [])
 
 
 def broken_mirror(folder: Path) -> Path:
@@ -204,8 +205,8 @@ def test_all_that_listings_tell_is_told_at_once_before_the_first_conversion_unde
     message = str(caught.value)
     assert "\n" not in message
     for part in (
-        "6 problems: (1) vox1-test: 2 of 4 files cannot be used",
-        "wav/id10270/1.wav (not SPEAKER/SESSION/UTTERANCE.wav",
+        "6 problems: (1) vox1-test (corpus voxceleb): 2 recordings of vox1_test_wav.zip are not wav/SPEAKER/",
+        ": 'wav/id10270/1.wav', 'wav/id10270/2.wav';",
         "(2) vox2-test: 1 of 3 files cannot be used",
         "id09001/a/1.wav (duplicate of another member of the archive)",
         "rirs_noises.zip: lacks RIRS_NOISES/real_rirs_isotropic_noises/rir_list",

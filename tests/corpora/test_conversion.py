@@ -16,6 +16,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +31,8 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.augmentation import extract_musan
 from speaker_verification.corpora.conversion import archives, storing
 from speaker_verification.corpora.conversion import convert as conversion
-from speaker_verification.corpora.utterances import PUBLISHED_COUNTS, convert_subset, list_subset
+from speaker_verification.corpora.utterances import convert_subset, list_subset
+from speaker_verification.corpora.voxceleb import VOXCELEB
 from tests.support.corpora import flac, m4a, noise, tarred, wav, write_parts, zipped
 from tests.support.waiting import wait_until
 
@@ -262,13 +264,14 @@ def test_a_corpus_that_is_nearly_the_published_one_is_compared_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     archive = write_archive(tmp_path)
-    monkeypatch.setitem(PUBLISHED_COUNTS, "vox1-dev", (4, 15))
+    dev = VOXCELEB.subsets["vox1-dev"]
+    monkeypatch.setitem(VOXCELEB.subsets, "vox1-dev", replace(dev, num_speakers=4, num_utterances=15))
     convert(archive, tmp_path / "audio")
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "vox1-dev: 13 utterances, published are 15: difference -2"
     ]
     caplog.clear()
-    monkeypatch.setitem(PUBLISHED_COUNTS, "vox1-dev", (40, 150))
+    monkeypatch.setitem(VOXCELEB.subsets, "vox1-dev", replace(dev, num_speakers=40, num_utterances=150))
     convert(archive, tmp_path / "audio")
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
@@ -348,23 +351,22 @@ def test_two_forms_of_one_name_are_told_as_one_recording_twice(tmp_path: Path) -
 
 def test_members_that_an_earlier_run_refused_by_their_names_are_judged_anew(tmp_path: Path) -> None:
     archive, audio = tmp_path / "a.zip", tmp_path / "audio"
-    misplaced = {"wav/id1/s/program.exe": b"", "wav\\id1\\s\\2.wav": wav(noise(2)), "evil.wav": b""}
+    misplaced = {"wav/id1/s/program.exe": b"", "wav\\id1\\s\\2.wav": wav(noise(2)), "../evil.wav": b""}
     archive.write_bytes(zipped({"wav/id1/s/1.wav": wav(noise(1)), **misplaced}))
     convert(archive, audio)
     (audio / "vox1-dev/id1/s/2.wav").unlink()
     path = audio / "vox1-dev/.record.parquet"
     record = pd.read_parquet(path)
+    reason = "not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"  # of an earlier version
     refused = (
         record.iloc[:0]
         .reindex(range(3))
-        .assign(
-            file_id=list(misplaced), kind="", num_samples=0, num_channels=0, num_bytes=0, reason=MISPLACED
-        )
+        .assign(file_id=list(misplaced), kind="", num_samples=0, num_channels=0, num_bytes=0, reason=reason)
     )
     pd.concat([record[record["file_id"] == "id1/s/1.wav"], refused]).astype(record.dtypes).to_parquet(path)
     utterances, rejected = convert(archive, audio)
     assert utterances["utterance_id"].tolist() == ["id1/s/1.wav", "id1/s/2.wav"]
-    assert rejected["file_id"].tolist() == ["evil.wav"]
+    assert rejected["file_id"].tolist() == ["../evil.wav"]
 
 
 def hostile_zip(path: Path) -> None:
@@ -418,9 +420,6 @@ def hostile_tar(path: Path) -> None:
             archive.addfile(info)
 
 
-MISPLACED = "not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize(
     ("write", "expected"),
@@ -428,10 +427,10 @@ MISPLACED = "not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
         (
             hostile_zip,
             {
-                "/evil/id1/s/absolute.wav": MISPLACED,
-                "../evil/s/above.wav": MISPLACED,
-                "wav/id1/../../../evil.wav": MISPLACED,
-                "wav/id1/s/../evil.wav": MISPLACED,
+                "/evil/id1/s/absolute.wav": conversion.UNSAFE,
+                "../evil/s/above.wav": conversion.UNSAFE,
+                "wav/id1/../../../evil.wav": conversion.UNSAFE,
+                "wav/id1/s/../evil.wav": conversion.UNSAFE,
                 "id1/s/link.wav": "a link",
                 "id1/s/text.wav": "not audio: ",
                 "id1/s/bzip2.wav": "packed by method 12, neither stored nor deflated",
@@ -443,9 +442,9 @@ MISPLACED = "not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"
         (
             hostile_tar,
             {
-                "/evil/id1/s/absolute.wav": MISPLACED,
-                "../evil/s/above.wav": MISPLACED,
-                "wav/id1/../evil.wav": MISPLACED,
+                "/evil/id1/s/absolute.wav": conversion.UNSAFE,
+                "../evil/s/above.wav": conversion.UNSAFE,
+                "wav/id1/../evil.wav": conversion.UNSAFE,
                 "id1/s/link.wav": "a link",
                 "id1/s/hard.wav": "a link",
                 "id1/s/pipe.wav": "not a regular file",

@@ -11,7 +11,8 @@ import pytest
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora import mirror
-from speaker_verification.corpora.mirror import Digests, Mirror, part_suffix
+from speaker_verification.corpora.corpus import part_suffix
+from speaker_verification.corpora.mirror import Digests, Mirror
 from tests.support.corpora import write_checksums
 
 NEEDED = ["vox1_dev_wav.zip", "vox2_dev_aac.zip", "vox1_test_wav.zip", "veri_test2.txt", "musan.tar.gz"]

@@ -1,4 +1,4 @@
-"""What is known of the speakers."""
+"""The speakers table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.mirror import Mirror
-from speaker_verification.corpora.speakers import known_speakers
+from speaker_verification.corpora.speakers import read_speakers
 from tests.support.corpora import librispeech_archive, tarred
 
 HEADER = "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"
@@ -26,7 +26,7 @@ def test_both_corpora_tell_of_their_speakers_in_one_table(tmp_path: Path) -> Non
         "; a comment\n14   | F | train-clean-360  | 25.03 | Kristin\n60 | M | x | 20.18 | | CBW | Simon\n"
     )
     write_test_clean(tmp_path, speakers)
-    table = known_speakers(Mirror(tmp_path), ["vox1-test", "librispeech-test-clean"])
+    table = read_speakers(Mirror(tmp_path), ["vox1-test", "librispeech-test-clean"])
     assert list(table.itertuples(index=False, name=None)) == [
         ("id10001", "m", "Ireland"),
         ("id10002", "f", "unknown"),
@@ -41,7 +41,7 @@ def test_files_saved_with_a_byte_order_mark_tell_the_same(tmp_path: Path, encodi
     (tmp_path / "vox1_meta.csv").write_bytes((HEADER + "id10001\tA\tm\tIreland\tdev\n").encode(encoding))
     members = {"top/LibriSpeech/SPEAKERS.TXT": "; a comment\n60 | M | x | 1 | Simon\n".encode(encoding)}
     (tmp_path / "test-clean.tar.gz").write_bytes(tarred(members))
-    table = known_speakers(Mirror(tmp_path), ["vox1-test", "librispeech-test-clean"])
+    table = read_speakers(Mirror(tmp_path), ["vox1-test", "librispeech-test-clean"])
     assert table["speaker_id"].tolist() == ["id10001", "60"]
 
 
@@ -50,7 +50,7 @@ def test_where_nothing_is_known_the_table_is_empty(tmp_path: Path) -> None:
     members = librispeech_archive("test-clean")
     del members["LibriSpeech/SPEAKERS.TXT"]
     (tmp_path / "test-clean.tar.gz").write_bytes(tarred(members))
-    table = known_speakers(Mirror(tmp_path), ["vox2-dev", "librispeech-test-clean"])
+    table = read_speakers(Mirror(tmp_path), ["vox2-dev", "librispeech-test-clean"])
     assert table.columns.tolist() == ["speaker_id", "gender", "nationality"]
     assert table.empty
 
@@ -58,10 +58,10 @@ def test_where_nothing_is_known_the_table_is_empty(tmp_path: Path) -> None:
 def test_speakers_files_of_another_form_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "vox1_meta.csv").write_text("id,gender\nid10001,m\n")
     with pytest.raises(DataError, match=r"vox1_meta\.csv: not tab-separated columns with VoxCeleb1 ID"):
-        known_speakers(Mirror(tmp_path), ["vox1-dev"])
+        read_speakers(Mirror(tmp_path), ["vox1-dev"])
     write_test_clean(tmp_path, "; a comment\n14 | F\n")
     with pytest.raises(DataError, match=r"SPEAKERS\.TXT, line 2: '14 \| F' is not 'ID \| SEX"):
-        known_speakers(Mirror(tmp_path), ["librispeech-test-clean"])
+        read_speakers(Mirror(tmp_path), ["librispeech-test-clean"])
     (tmp_path / "test-clean.tar.gz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"test-clean\.tar\.gz: not a whole"):
-        known_speakers(Mirror(tmp_path), ["librispeech-test-clean"])
+        read_speakers(Mirror(tmp_path), ["librispeech-test-clean"])

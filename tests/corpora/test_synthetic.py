@@ -13,27 +13,23 @@ import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.corpora.augmentation import extract_musan, extract_rirs
-from speaker_verification.corpora.mirror import (
-    ARCHIVES,
-    MUSAN_ARCHIVE,
-    RIRS_NOISES_ARCHIVE,
-    Digests,
-    Mirror,
-)
+from speaker_verification.corpora.mirror import Digests, Mirror
+from speaker_verification.corpora.musan import MUSAN_ARCHIVE
+from speaker_verification.corpora.registry import archive_of, trial_lists
+from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.synthetic import mirror as synthetic
 from speaker_verification.corpora.synthetic.mirror import is_synthetic_mirror, write_synthetic_mirror
 from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, draw_rir
 from speaker_verification.corpora.synthetic.voices import FEMALE_VARIANTS, MALE_VARIANTS, draw_voices
-from speaker_verification.corpora.trials.trial_lists import TRIAL_SUBSETS
 from speaker_verification.corpora.trials.trials import read_trials
 from speaker_verification.corpora.utterances import convert_subset
 from tests.support.corpora import TINY
 
 VOXCELEB = PrepareSettings()
-ARCHIVE_NAMES = {subset: ARCHIVES[subset] for subset in VOXCELEB.subsets}
+ARCHIVE_NAMES = {subset: archive_of(subset).name for subset in VOXCELEB.subsets}
 LISTS = VOXCELEB.list_files
-ALL_FILES = [*ARCHIVE_NAMES.values(), *LISTS.values(), MUSAN_ARCHIVE, RIRS_NOISES_ARCHIVE]
+ALL_FILES = [*ARCHIVE_NAMES.values(), *LISTS.values(), MUSAN_ARCHIVE.name, RIRS_NOISES_ARCHIVE.name]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +66,9 @@ def test_its_trials_name_its_utterances_and_are_labelled_rightly_but_for_the_wro
     subset = utterances.set_index("utterance_id")["subset"]
     meta = pd.read_csv(synthetic_mirror / "vox1_meta.csv", sep="\t").set_index("VoxCeleb1 ID")
     for name, rows in trials.groupby("trial_list", observed=True):
-        assert set(subset[rows["enroll_id"]]) | set(subset[rows["test_id"]]) == set(TRIAL_SUBSETS[str(name)])
+        assert set(subset[rows["enroll_id"]]) | set(subset[rows["test_id"]]) == set(
+            trial_lists()[str(name)].subsets
+        )
         enroll, test = rows["enroll_id"].str.split("/").str[0], rows["test_id"].str.split("/").str[0]
         wrong = int(((enroll == test) != (rows["label"] == 1)).sum())
         assert wrong == (TINY.wrong_labels if str(name).endswith("_original") else 0)
@@ -80,9 +78,9 @@ def test_its_trials_name_its_utterances_and_are_labelled_rightly_but_for_the_wro
 
 
 def test_its_noises_and_rooms_are_what_the_augmentation_needs(synthetic_mirror: Path, tmp_path: Path) -> None:
-    clips, _ = extract_musan(synthetic_mirror / MUSAN_ARCHIVE, tmp_path, 0.0)
+    clips, _ = extract_musan(synthetic_mirror / MUSAN_ARCHIVE.name, tmp_path, 0.0)
     assert clips["kind"].value_counts().to_dict() == {"speech": 3, "noise": 2, "music": 2}
-    responses, _ = extract_rirs(synthetic_mirror / RIRS_NOISES_ARCHIVE, tmp_path, 0.0)
+    responses, _ = extract_rirs(synthetic_mirror / RIRS_NOISES_ARCHIVE.name, tmp_path, 0.0)
     assert responses["kind"].value_counts().to_dict() == {"simulated": 3, "real": 2}
     assert sorted(responses.loc[responses["kind"] == "real", "num_channels"]) == [2, 4]
 

@@ -1,38 +1,31 @@
-"""Which lists have names, which subsets they need, and what is told of them."""
+"""Known trial lists, the subsets that they need, and their descriptions."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification.corpora.mirror import ARCHIVES
-from speaker_verification.corpora.settings import Subset, TrialList
-from speaker_verification.corpora.trials import trial_lists
-from speaker_verification.corpora.trials.trial_lists import (
-    PUBLISHED_LISTS,
-    TRIAL_SUBSETS,
-    PublishedList,
-    describe_lists,
-)
+from speaker_verification.corpora.corpus import HostedFile, PublishedList
+from speaker_verification.corpora.registry import subsets, trial_lists
+from speaker_verification.corpora.trials.trial_lists import describe_lists
 from speaker_verification.corpora.trials.trials import draw_trials, read_trial_list
+from speaker_verification.corpora.voxceleb import PUBLISHED_LISTS
 from tests.support.corpora import manifest
 
 
 def test_only_e_and_h_need_the_development_speakers() -> None:
-    assert TRIAL_SUBSETS["vox1_o_original"] == ("vox1-test",)
-    assert TRIAL_SUBSETS["vox1_e"] == TRIAL_SUBSETS["vox1_h_original"] == ("vox1-dev", "vox1-test")
+    lists = trial_lists()
+    assert lists["vox1_o_original"].subsets == ("vox1-test",)
+    assert lists["vox1_e"].subsets == lists["vox1_h_original"].subsets == ("vox1-dev", "vox1-test")
 
 
-def test_parameters_know_all_lists_and_subsets() -> None:
-    assert get_args(TrialList) == tuple(TRIAL_SUBSETS)
-    assert get_args(Subset) == tuple(ARCHIVES)
-    assert {subset for subsets in TRIAL_SUBSETS.values() for subset in subsets} <= {*ARCHIVES}
+def test_every_list_is_of_known_subsets_of_speech() -> None:
+    assert {name for entry in trial_lists().values() for name in entry.subsets} <= {*subsets()}
 
 
 def test_the_cleaned_lists_are_the_shorter_ones() -> None:
@@ -88,8 +81,8 @@ def test_an_official_list_is_known_by_its_trials_however_its_lines_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     published = b"1 a/s/1.wav a/s/2.wav\n0 a/s/1.wav b/s/1.wav\n"
-    known = PublishedList("veri_test2.txt", ("vox1-test",), 2, hashlib.md5(published).hexdigest())
-    monkeypatch.setitem(trial_lists.PUBLISHED_LISTS, "vox1_o", known)
+    known = PublishedList(HostedFile("veri_test2.txt"), ("vox1-test",), 2, hashlib.md5(published).hexdigest())
+    monkeypatch.setitem(PUBLISHED_LISTS, "vox1_o", known)
     path = tmp_path / "veri_test2.txt"
     copies = (published, published.replace(b"\n", b"\r\n").rstrip(), published.replace(b"0 ", b"1 "))
     with caplog.at_level(logging.INFO):

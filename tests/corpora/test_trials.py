@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.corpora.settings import LibriSpeechTrials, PrepareSettings
+from speaker_verification.corpora.settings import DrawnTrials, PrepareSettings
 from speaker_verification.corpora.trials.trials import (
     draw_trials,
     gather_trials,
@@ -139,7 +139,7 @@ LIBRISPEECH = PrepareSettings(
     subsets=("librispeech-train-clean-100", "librispeech-dev-clean", "librispeech-test-clean"),
     trial_lists=("librispeech_test_clean", "librispeech_test_clean_same_sex"),
     training_set="librispeech-train-clean-100",
-    librispeech_trials=LibriSpeechTrials(target_trials=20, nontarget_trials=30),
+    drawn_trials=DrawnTrials(target_trials=20, nontarget_trials=30),
     seed=1,
 )
 
@@ -162,9 +162,7 @@ def test_lists_over_librispeech_are_drawn_from_their_subset_by_the_seed(tmp_path
 
 
 def test_a_same_sex_list_without_genders_is_refused(tmp_path: Path) -> None:
-    message = (
-        r"librispeech_test_clean_same_sex: .* 2 speakers of one sex, told by the archive's SPEAKERS\.TXT"
-    )
+    message = "librispeech_test_clean_same_sex: .* 2 speakers of one sex, by the speakers table"
     with pytest.raises(DataError, match=message):
         gather_trials(LIBRISPEECH, tmp_path, librispeech_utterances(), SPEAKERS[:0])
 

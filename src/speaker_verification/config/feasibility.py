@@ -17,9 +17,10 @@ from speaker_verification.common.tables import TRIALS
 from speaker_verification.config.tree import Parameters
 from speaker_verification.corpora.augmentation import check_rirs
 from speaker_verification.corpora.conversion.convert import refuse_too_many_rejected
-from speaker_verification.corpora.mirror import ARCHIVES, RIRS_NOISES_ARCHIVE, Mirror
+from speaker_verification.corpora.mirror import Mirror
+from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.speakers import known_speakers
+from speaker_verification.corpora.speakers import read_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
@@ -67,12 +68,12 @@ class Problems:
             raise kind(f"{len(self._found)} problems: {told}")
 
 
-def refuse_impossible_mirror(parameters: Parameters, mirror: str, stages: Collection[str]) -> None:
+def refuse_impossible_mirror(parameters: Parameters, mirror: Mirror, stages: Collection[str]) -> None:
     """Refuse, before a recording is read, what a mirror's listings and lists make impossible.
 
     Args:
         parameters: of the run.
-        mirror: its folder.
+        mirror: mirror of the archives and lists.
         stages: as `refuse_impossible`.
 
     Raises:
@@ -87,12 +88,12 @@ def refuse_impossible_mirror(parameters: Parameters, mirror: str, stages: Collec
 
 
 def list_corpus(
-    mirror: str, prepare: PrepareSettings, augmentation: AugmentationSettings, problems: Problems
+    mirror: Mirror, prepare: PrepareSettings, augmentation: AugmentationSettings, problems: Problems
 ) -> tuple[pd.DataFrame | None, pd.DataFrame]:
     """Utterances and trials that a mirror's archives and lists name, without reading a recording.
 
     Args:
-        mirror: its folder.
+        mirror: mirror of the archives and lists.
         prepare: what is taken from it.
         augmentation: settings that say whether RIRs are needed.
         problems: receives what is wrong with archives and lists.
@@ -102,18 +103,17 @@ def list_corpus(
         table, without rows when trials are not as they must be.
     """
     logger.info("listing the archives of %s before any is converted", ", ".join(prepare.subsets))
-    files = Mirror(Path(mirror))
     listed = []
     for subset in prepare.subsets:
         with problems.noted():
-            utterances, rejected = list_subset(subset, files.files(ARCHIVES[subset]))
+            utterances, rejected = list_subset(subset, mirror.archive_files(subset))
             listed.append(utterances)
             num_files = len(utterances) + len(rejected)
             refuse_too_many_rejected(rejected, num_files, prepare.max_rejected_fraction)
-    responses = files.folder / RIRS_NOISES_ARCHIVE
-    if augmentation.takes_rooms and responses.is_file():
+    rirs = mirror.folder / RIRS_NOISES_ARCHIVE.name
+    if augmentation.takes_rooms and rirs.is_file():
         with problems.noted():
-            check_rirs(responses, prepare.max_rejected_fraction)
+            check_rirs(rirs, prepare.max_rejected_fraction)
     if len(listed) < len(prepare.subsets):
         return None, TRIALS.empty()
     corpus = pd.concat(listed, ignore_index=True)
@@ -121,7 +121,7 @@ def list_corpus(
         _refuse_repeated(corpus)
     trials = TRIALS.empty()
     with problems.noted():
-        trials = gather_trials(prepare, files.folder, corpus, known_speakers(files, prepare.subsets))
+        trials = gather_trials(prepare, mirror.folder, corpus, read_speakers(mirror, prepare.subsets))
     return corpus, trials
 
 

@@ -14,9 +14,9 @@ from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
 from speaker_verification.corpora.download.sources import DownloadSettings
+from speaker_verification.corpora.registry import trial_lists
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.subsets import subsets_of
-from speaker_verification.corpora.trials.trial_lists import TRIAL_SUBSETS
+from speaker_verification.corpora.subsets import lists_of_speakers_in, subsets_of
 from speaker_verification.models.settings import (
     SUPPORTED_ENCODERS,
     MarginHeadSettings,
@@ -102,7 +102,7 @@ class Parameters(Settings):
                 yield f"{where}.{name}' is {divisor}: it must divide the encoder's width {width}"
 
     def _in_phases(self) -> Iterator[str]:
-        known = (*TRIAL_SUBSETS, *self.prepare.other_trial_lists)
+        known = (*trial_lists(), *self.prepare.other_trial_lists)
         for name, phase in self.phases.items():
             unknown = [monitored for monitored in phase.monitor if monitored not in known]
             if unknown:
@@ -132,7 +132,7 @@ class Parameters(Settings):
         absent = [subset for subset in cohort if subset not in self.prepare.subsets]
         if absent:
             yield f"{where}: prepare.subsets must hold {', '.join(absent)}"
-        tested = [name for name in self.prepare.trial_lists if {*TRIAL_SUBSETS[name]} & {*cohort}]
+        tested = lists_of_speakers_in(self.embed.cohort_set, self.prepare.trial_lists)
         if tested and not self.embed.allow_seen_speakers:
             yield (
                 f"{where}, which holds the speakers of {', '.join(tested)}: take another one, drop these "

@@ -1,4 +1,4 @@
-"""A mirror: a folder that holds VoxCeleb, LibriSpeech, MUSAN and RIRS_NOISES under their own file names."""
+"""Mirrors: folders that hold the archives and lists of corpora under their own file names."""
 
 from __future__ import annotations
 
@@ -11,26 +11,11 @@ from pathlib import Path
 
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError
+from speaker_verification.corpora.corpus import part_suffix
+from speaker_verification.corpora.registry import archive_named, archive_of
 from speaker_verification.corpora.texts import decode_text
 
-ARCHIVES = {
-    "vox1-dev": "vox1_dev_wav.zip",
-    "vox1-test": "vox1_test_wav.zip",
-    "vox2-dev": "vox2_dev_aac.zip",
-    "vox2-test": "vox2_test_aac.zip",
-    "librispeech-train-clean-100": "train-clean-100.tar.gz",
-    "librispeech-dev-clean": "dev-clean.tar.gz",
-    "librispeech-test-clean": "test-clean.tar.gz",
-}
-IN_PARTS = {"vox1_dev_wav.zip": "vox1_dev_wav_part", "vox2_dev_aac.zip": "vox2_dev_aac_part"}
-MUSAN_ARCHIVE = "musan.tar.gz"
-RIRS_NOISES_ARCHIVE = "rirs_noises.zip"
 CHECKSUMS = "MD5SUMS"
-
-
-def part_suffix(index: int) -> str:
-    """The suffix that `split` gives to a part: aa, ab, ..., az, ba, ..."""
-    return chr(ord("a") + index // 26) + chr(ord("a") + index % 26)
 
 
 def parse_checksums(text: str, where: object) -> dict[str, str]:
@@ -117,10 +102,14 @@ class Mirror:
 
     def files(self, name: str) -> list[Path]:
         """The files that make up an archive or a list, in order: itself, or else its parts."""
-        whole = self.folder / name
-        if whole.exists() or name not in IN_PARTS:
+        whole, prefix = self.folder / name, archive_named(name).part_prefix
+        if whole.exists() or not prefix:
             return [whole]
-        return sorted(self.folder.glob(f"{IN_PARTS[name]}[a-z][a-z]")) or [whole]
+        return sorted(self.folder.glob(f"{prefix}[a-z][a-z]")) or [whole]
+
+    def archive_files(self, subset: str) -> list[Path]:
+        """The files that make up the archive of a subset."""
+        return self.files(archive_of(subset).name)
 
     def check(self, names: Iterable[str], digests: Digests | None) -> None:
         """Make sure that everything needed is there, and that it is what the checksums say.
@@ -146,13 +135,14 @@ class Mirror:
     def _missing(self, name: str, checksums: dict[str, str]) -> list[str]:
         if (self.folder / name).is_file():
             return []
-        if name not in IN_PARTS:
+        prefix = archive_named(name).part_prefix
+        if not prefix:
             return [name]
         present = [path.name for path in self.files(name) if path.is_file()]
         if not present:
-            return [f"{name} (or {IN_PARTS[name]}aa, ...)"]
-        listed = [part for part in checksums if part.startswith(IN_PARTS[name])]
-        up_to_last = [IN_PARTS[name] + part_suffix(index) for index in range(len(present))]
+            return [f"{name} (or {prefix}aa, ...)"]
+        listed = [part for part in checksums if part.startswith(prefix)]
+        up_to_last = [prefix + part_suffix(index) for index in range(len(present))]
         return sorted({*listed, *up_to_last} - {*present})
 
     def _checksums(self) -> dict[str, str]:

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from speaker_verification.audio.format import AudioFormat
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import LocalPath, Settings
+from speaker_verification.corpora.corpus import PublishedList
 from speaker_verification.corpora.download.addresses import FolderOrAddress
-from speaker_verification.corpora.subsets import subsets_of
-from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS, TRIAL_SUBSETS
+from speaker_verification.corpora.registry import add_corpus, subsets, trial_lists, unknown_name
+from speaker_verification.corpora.subsets import lists_of_speakers_in, subsets_of
 
-Subset = Literal[
-    "vox1-dev",
-    "vox1-test",
-    "vox2-dev",
-    "vox2-test",
-    "librispeech-train-clean-100",
-    "librispeech-dev-clean",
-    "librispeech-test-clean",
-]
-TrialList = Literal[
-    "vox1_o",
-    "vox1_e",
-    "vox1_h",
-    "vox1_o_original",
-    "vox1_e_original",
-    "vox1_h_original",
-    "librispeech_dev_clean",
-    "librispeech_dev_clean_same_sex",
-    "librispeech_test_clean",
-    "librispeech_test_clean_same_sex",
-]
+
+def _known_subset(name: str) -> str:
+    if name not in subsets():
+        raise ParameterError(unknown_name("subset", name, subsets()))
+    return name
+
+
+def _known_list(name: str) -> str:
+    if name not in trial_lists():
+        raise ParameterError(unknown_name("trial list", name, trial_lists()))
+    return name
+
+
+def _known_corpus(name: str) -> str:
+    add_corpus(name)
+    return name
+
+
+SubsetName = Annotated[str, AfterValidator(_known_subset)]
+TrialListName = Annotated[str, AfterValidator(_known_list)]
+CorpusName = Annotated[str, AfterValidator(_known_corpus)]
 ListName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Speakers = Annotated[int, Field(ge=2, le=250)]
 
@@ -70,11 +72,11 @@ class SyntheticSettings(Settings):
     real_responses: int = Field(8, ge=1)
 
 
-class LibriSpeechTrials(Settings):
-    """How many trials a list drawn over a subset of LibriSpeech holds, as far as its utterances allow.
+class DrawnTrials(Settings):
+    """Number of trials in a list that is drawn over a subset, as far as its utterances allow.
 
     Attributes:
-        target_trials: trials of one speaker, across chapters where a speaker has read several.
+        target_trials: trials of one speaker, across sessions where a speaker has several.
         nontarget_trials: trials of two speakers.
     """
 
@@ -86,16 +88,17 @@ class PrepareSettings(Settings):
     """Which corpora are read, from where, and what is made of them.
 
     Attributes:
-        mirror: folder or base URL with VoxCeleb's own file names.
+        other_corpora: corpora that the project does not have, by dotted names (my_package.MY_CORPUS).
+        mirror: folder or base URL with the corpora's own file names.
         synthetic: size of the synthetic mirror that stands in where no mirror is given.
         seed: of the synthetic mirror, the drawn trial lists, the validation speakers and their trials.
         verify_checksums: read all archives once and compare with MD5SUMS, where the mirror has it.
         subsets: archives of recordings to read.
         trial_lists: lists to read (VoxCeleb) or to draw (LibriSpeech).
         other_trial_lists: further lists in VoxCeleb's format, files by name; a relative file is the mirror's.
-        librispeech_trials: size of the lists that are drawn.
+        drawn_trials: size of the lists that are drawn.
         training_set: named subset that training hears and that validation speakers are taken from.
-        allow_seen_speakers: train on speakers of the trials all the same.
+        allow_seen_speakers: whether to train on speakers of the trials anyway.
         audio_format: of the utterances that are written; FLAC takes 0.6 of the room and a little more time.
         min_duration_seconds: shorter recordings are rejected.
         max_rejected_fraction: fraction of a subset's files, 0 to 1, above which rejected files stop the run.
@@ -104,16 +107,17 @@ class PrepareSettings(Settings):
         validation_trials: trials drawn among them, half of them target trials.
     """
 
+    other_corpora: tuple[CorpusName, ...] = ()  # before the names of its subsets and lists are validated
     mirror: FolderOrAddress | None = None
     synthetic: SyntheticSettings | None = None
     seed: int = Field(42, ge=0)
     verify_checksums: bool = True
-    subsets: tuple[Subset, ...] = ("vox1-dev", "vox1-test", "vox2-dev", "vox2-test")
-    trial_lists: tuple[TrialList, ...] = Field(
+    subsets: tuple[SubsetName, ...] = ("vox1-dev", "vox1-test", "vox2-dev", "vox2-test")
+    trial_lists: tuple[TrialListName, ...] = Field(
         ("vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original")
     )
     other_trial_lists: dict[ListName, LocalPath] = Field(default_factory=dict)
-    librispeech_trials: LibriSpeechTrials = LibriSpeechTrials()
+    drawn_trials: DrawnTrials = DrawnTrials()
     training_set: str = "voxceleb2-dev"
     allow_seen_speakers: bool = False
     audio_format: AudioFormat = "wav"
@@ -132,7 +136,7 @@ class PrepareSettings(Settings):
     @field_validator("other_trial_lists")
     @classmethod
     def _unlike_the_known(cls, files: dict[str, str]) -> dict[str, str]:
-        taken = [name for name in files if name in TRIAL_SUBSETS or name in ("validation", "last")]
+        taken = [name for name in files if name in trial_lists() or name in ("validation", "last")]
         if taken:
             raise ValueError(f"{', '.join(taken)} has a meaning of its own: give the list another name")
         return files
@@ -145,8 +149,12 @@ class PrepareSettings(Settings):
     @property
     def list_files(self) -> dict[str, str]:
         """The files of the lists that are read, by the list's name; a relative one is the mirror's."""
-        names: tuple[str, ...] = self.trial_lists
-        published = {name: PUBLISHED_LISTS[name].file for name in names if name in PUBLISHED_LISTS}
+        entries = trial_lists()
+        published = {
+            name: entry.file.name
+            for name in self.trial_lists
+            if isinstance(entry := entries[name], PublishedList)
+        }
         return {**published, **self.other_trial_lists}
 
     @model_validator(mode="after")
@@ -154,10 +162,10 @@ class PrepareSettings(Settings):
         if not self.list_names:
             raise ValueError("trial_lists and other_trial_lists are both empty: name a list to measure")
         for name in self.trial_lists:
-            self._need(TRIAL_SUBSETS[name], f"the trial list {name}")
+            self._need(trial_lists()[name].subsets, f"the trial list {name}")
         training = subsets_of(self.training_set)
         self._need(training, f"training_set '{self.training_set}'")
-        tested = [name for name in self.trial_lists if {*TRIAL_SUBSETS[name]} & {*training}]
+        tested = lists_of_speakers_in(self.training_set, self.trial_lists)
         if tested and not self.allow_seen_speakers:
             raise ValueError(
                 f"training_set '{self.training_set}' holds the speakers of {', '.join(tested)}: take another "

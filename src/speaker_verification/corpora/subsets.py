@@ -1,38 +1,29 @@
-"""Named subsets of VoxCeleb and LibriSpeech, and the speakers that training must not have heard."""
+"""Named sets of subsets, and refusal of training sets and cohorts that hold speakers of the trials."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 
 import pandas as pd
 
 from speaker_verification.common.errors import DataError, ParameterError
-
-NAMED_SUBSETS = {
-    "voxceleb1-dev": ("vox1-dev",),
-    "voxceleb2-dev": ("vox2-dev",),
-    "voxceleb2-test": ("vox2-test",),
-    "voxceleb12-dev": ("vox1-dev", "vox2-dev"),
-    "librispeech-train-clean-100": ("librispeech-train-clean-100",),
-    "librispeech-dev-clean": ("librispeech-dev-clean",),
-    "librispeech-test-clean": ("librispeech-test-clean",),
-}
+from speaker_verification.corpora.registry import named_subsets, trial_lists, unknown_name
 
 
 def subsets_of(name: str) -> tuple[str, ...]:
-    """The archives' subsets that a named subset is made of.
+    """The subsets that a named set is made of.
 
     Raises:
         ParameterError: the name is unknown; the nearest known one is named.
     """
-    if name not in NAMED_SUBSETS:
-        nearest = difflib.get_close_matches(name, NAMED_SUBSETS, n=1, cutoff=0.0)[0]
-        raise ParameterError(f"unknown subset '{name}': did you mean '{nearest}'?")
-    return NAMED_SUBSETS[name]
+    known = named_subsets()
+    if name not in known:
+        raise ParameterError(unknown_name("subset", name, known))
+    return known[name]
 
 
 def select_subset(utterances: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The utterances of a named subset, in the manifest's order.
+    """Select the utterances of a named set, in the manifest's order.
 
     Raises:
         ParameterError: the name is unknown; the nearest known one is named.
@@ -48,6 +39,20 @@ def select_subset(utterances: pd.DataFrame, name: str) -> pd.DataFrame:
     return utterances[utterances["subset"].isin(parts)].reset_index(drop=True)
 
 
+def lists_of_speakers_in(name: str, lists: Iterable[str]) -> list[str]:
+    """The known trial lists whose speakers a named set holds, by the lists' subsets alone.
+
+    Args:
+        name: named set of a training set or a cohort.
+        lists: names of trial lists; lists of the user's own are left out.
+
+    Raises:
+        ParameterError: the name is unknown; the nearest known one is named.
+    """
+    known, parts = trial_lists(), {*subsets_of(name)}
+    return [entry for entry in lists if entry in known and parts & {*known[entry].subsets}]
+
+
 def refuse_seen_speakers(
     trials: pd.DataFrame, utterances: pd.DataFrame, subset_name: str, parameter: str, allowed: bool
 ) -> None:
@@ -56,7 +61,7 @@ def refuse_seen_speakers(
     Args:
         trials: the trials table.
         utterances: the manifest.
-        subset_name: the named subset to look at.
+        subset_name: the named set to look at.
         parameter: dotted name of the parameter that chose it, for the message.
         allowed: the user asked for it by name: nothing is refused.
 

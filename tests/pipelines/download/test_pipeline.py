@@ -57,7 +57,7 @@ def test_all_that_prepare_needs_is_brought(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     settings = PrepareSettings.parse(prepare, "prepare")
     found = provide_mirror(settings, AugmentationSettings(), tmp_path / "raw", tmp_path / "audio")
-    assert found == str(tmp_path / "raw")
+    assert found.folder == tmp_path / "raw"
 
 
 def test_archives_that_nothing_is_augmented_with_are_not_brought(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from speaker_verification.common.tables import SCHEMAS
 from speaker_verification.config.feasibility import refuse_missing_augmentation
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.synthetic import mirror as synthetic
-from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS
+from speaker_verification.corpora.voxceleb import PUBLISHED_LISTS
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
 from tests.support.corpora import TINY, write_librispeech_mirror, write_mirror
@@ -38,9 +38,9 @@ def run(folder: Path, prepare: dict[str, Any], augmentation: dict[str, Any] | No
     return {name: data[name] for name in pipeline.all_outputs()}
 
 
-def provided(prepare: dict[str, Any], mirror_folder: Path, audio_folder: Path) -> str:
+def provided(prepare: dict[str, Any], mirror_folder: Path, audio_folder: Path) -> Path:
     settings = PrepareSettings.parse(prepare, "prepare")
-    return provide_mirror(settings, AugmentationSettings(), mirror_folder, audio_folder)
+    return provide_mirror(settings, AugmentationSettings(), mirror_folder, audio_folder).folder
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_mirror_becomes_manifests_trials_and_catalogs(tmp_path: Path) -> None:
     mirror = write_mirror(tmp_path / "mirror")
     tables = run(tmp_path, {"mirror": str(mirror), **SMALL})
-    assert tables.pop("mirror") == str(mirror)
+    assert tables.pop("mirror").folder == mirror
     entries = yaml.safe_load((CONF / "catalog_prepare.yml").read_text())
     for name, table in tables.items():
         schema = SCHEMAS[entries[name]["schema"]]
@@ -149,7 +149,7 @@ def test_what_was_downloaded_is_taken_without_asking_any_host(tmp_path: Path, no
     address = "http://127.0.0.1:9/DIR/"
     folder = write_mirror(tmp_path / "mirror")
     for prepare in ({"mirror": address}, {"mirror": address, "synthetic": {}}, {}):
-        assert provided(prepare, folder, nothing) == str(folder)
+        assert provided(prepare, folder, nothing) == folder
     (folder / "musan.tar.gz").unlink()
     command = rf"run first: kedro run --pipeline=download --params=prepare\.mirror={address}"
     with pytest.raises(DataError, match=rf"lacks musan\.tar\.gz; {command}"):
@@ -178,7 +178,7 @@ def test_a_synthetic_mirror_is_written_once_for_the_same_settings_and_seed(
 ) -> None:
     for seed in (1, 1, 2, 1):
         prepare = SYNTHETIC | {"seed": seed}
-        assert provided(prepare, tmp_path / "mirror", nothing) == str(tmp_path / "mirror")
+        assert provided(prepare, tmp_path / "mirror", nothing) == tmp_path / "mirror"
     assert written == [1, 2, 1]
 
 
@@ -216,7 +216,7 @@ def test_the_seed_of_the_data_alone_draws_the_corpus_and_its_lists(tmp_path: Pat
         "mirror": str(mirror),
         "subsets": subsets,
         "trial_lists": ("librispeech_test_clean", "librispeech_dev_clean_same_sex"),
-        "librispeech_trials": {"target_trials": 4, "nontarget_trials": 4},
+        "drawn_trials": {"target_trials": 4, "nontarget_trials": 4},
         "training_set": subsets[0],
         **SMALL,
     }

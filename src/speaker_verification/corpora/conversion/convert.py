@@ -1,4 +1,4 @@
-"""From archives of audio to folders of it, begun anew or gone on with, and what was refused on the way."""
+"""Resumable conversion of archives to audio folders, with a record of rejected files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -19,8 +20,16 @@ from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
 from speaker_verification.common.atomic import atomic_write, remove
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import REJECTED_FILES, TableSchema
-from speaker_verification.corpora.conversion.archives import Member, contents_digest, read_members
+from speaker_verification.corpora.conversion.archives import (
+    Member,
+    contents_digest,
+    is_recording,
+    read_members,
+    safe_parts,
+)
 from speaker_verification.corpora.conversion.storing import Job, Recording, Store, store_all
+from speaker_verification.corpora.corpus import Layout
+from speaker_verification.corpora.registry import corpus_of
 
 RECORDINGS = TableSchema(
     "recordings",
@@ -36,6 +45,9 @@ RECORDINGS = TableSchema(
     ),
 )
 DUPLICATE = "duplicate of another member of the archive"
+UNSAFE = "unsafe path: absolute, with '..', or not of letters, digits, '_', '-' and '.' alone"
+UNPARSED = "path that the layout of its corpus does not parse"
+_MISPLACED = "not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"  # a reason in records of earlier versions
 _NUM_NAMED = 3  # members that a line of the log shows
 _CONTENTS, _WRITTEN = "contents: ", "written: "  # lines of a marker
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -43,25 +55,41 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """What an archive holds, and what is made of it.
+class Conversion:
+    """Conversion of one archive: its recordings, and the files that they become.
 
     Attributes:
-        name: what messages call it.
-        recording_of: the recording that an archive member is, by its path; with a reason when it is not where
-            the corpus keeps recordings; None to pass it over.
-        store: makes a file of it.
+        name: subset or corpus, for messages.
+        recording_of: identity of an archive member by its path; None for a member to pass over.
+        store: writer of a recording's file.
         growth: bytes on disk for every byte in the archive, by extension of the member; `.tar` for a tar
             archive, which does not tell its members beforehand.
-        misplaced: the reason of members whose paths are refused as a whole; rows with it in a record are
-            judged anew. Empty: none are.
     """
 
     name: str
     recording_of: Callable[[str], Recording | None]
     store: Store
     growth: Mapping[str, float]
-    misplaced: str = ""
+
+
+def recording_parser(layout: Layout) -> Callable[[str], Recording | None]:
+    """A function that parses the paths of an archive's members.
+
+    It returns None for members that are no recording (transcripts, licences, what an operating system has
+    added) or that the layout skips, and a refused recording for an unsafe path and for one that the layout
+    does not parse.
+    """
+
+    def recording_of(member: str) -> Recording | None:
+        if not is_recording(member):
+            return None
+        if safe_parts(member) is None:
+            return Recording(member, reason=UNSAFE)
+        if found := layout.parse(member):
+            return Recording(found.file_id, found.kind)
+        return None if layout.skips(member) else Recording(member, reason=UNPARSED)
+
+    return recording_of
 
 
 @dataclass(frozen=True)
@@ -225,12 +253,12 @@ class ConvertedFolder:
 
 
 def convert_archive(
-    corpus: Corpus, archive_files: Sequence[Path], converted: ConvertedFolder, num_workers: int
+    conversion: Conversion, archive_files: Sequence[Path], converted: ConvertedFolder, num_workers: int
 ) -> pd.DataFrame:
     """Bring all recordings of an archive to disk; what an earlier run brought there stays.
 
     Args:
-        corpus: what the archive holds.
+        conversion: recordings of the archive, and what becomes of them.
         archive_files: the archive, or its parts in order.
         converted: where the recordings go.
         num_workers: processes that store them; 0 stores in this one.
@@ -244,18 +272,19 @@ def convert_archive(
     from rich.progress import track
 
     known, is_all = converted.load_record()
-    if is_all and _names_are_judged_otherwise(corpus, known):
+    if is_all and _names_are_judged_otherwise(conversion, known):
         known, is_all = known[known["reason"] == ""], False
     if is_all:
-        logger.info("%s: nothing to convert, all %d recordings are done", corpus.name, len(known))
+        logger.info("%s: nothing to convert, all %d recordings are done", conversion.name, len(known))
         return known
     num_before = len(converted)
     members = read_members(archive_files)
-    _refuse_small_disk(corpus, archive_files, members, converted)
+    _refuse_small_disk(conversion, archive_files, members, converted)
     total = len(members) if isinstance(members, Sequence) else None
-    jobs = _jobs(corpus, track(members, f"convert {corpus.name}", total), converted, {*known["file_id"]})
     try:
-        table = as_table(store_all(jobs, corpus.store, num_workers))
+        with closing(track(members, f"convert {conversion.name}", total)) as shown:  # also after an error
+            jobs = _jobs(conversion, shown, converted, {*known["file_id"]})
+            table = as_table(store_all(jobs, conversion.store, num_workers))
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
@@ -267,18 +296,18 @@ def convert_archive(
     num_refused = int((table["reason"] != "").sum())
     logger.info(
         "%s: %d recordings, %d of them done by an earlier run, %d refused",
-        *(corpus.name, len(table), num_before, num_refused),
+        *(conversion.name, len(table), num_before, num_refused),
     )
     return table
 
 
 def recordings_in(
-    corpus: Corpus, members: Iterable[Member], passed_over: list[str]
+    conversion: Conversion, members: Iterable[Member], passed_over: list[str]
 ) -> Iterator[tuple[Recording, Member]]:
     """The recordings among the members of an archive, judged by their names and headers.
 
     Args:
-        corpus: what the archive holds.
+        conversion: recordings of the archive, and what becomes of them.
         members: what is in it.
         passed_over: receives the names of the other members.
 
@@ -287,7 +316,7 @@ def recordings_in(
     """
     seen: set[str] = set()
     for member in members:
-        recording = corpus.recording_of(member.name)
+        recording = conversion.recording_of(member.name)
         if recording is None:
             passed_over.append(member.name)
             continue
@@ -299,28 +328,31 @@ def recordings_in(
 
 
 def _jobs(
-    corpus: Corpus, members: Iterable[Member], converted: ConvertedFolder, known: Collection[str]
+    conversion: Conversion, members: Iterable[Member], converted: ConvertedFolder, known: Collection[str]
 ) -> Iterator[Job]:
     passed_over: list[str] = []
-    for recording, member in recordings_in(corpus, members, passed_over):
+    for recording, member in recordings_in(conversion, members, passed_over):
         if recording.file_id not in known or recording.reason == DUPLICATE:
             path = converted.folder / converted.name(recording.file_id)
             yield Job(recording, member, path, converted.holds(recording.file_id))
     if passed_over:
         first = ", ".join(passed_over[:_NUM_NAMED]) + (" ..." if len(passed_over) > _NUM_NAMED else "")
         logger.info(
-            "%s: %d other members of its archive are passed over: %s", corpus.name, len(passed_over), first
+            "%s: %d other members of its archive are passed over: %s",
+            conversion.name,
+            len(passed_over),
+            first,
         )
 
 
-def _names_are_judged_otherwise(corpus: Corpus, known: pd.DataFrame) -> bool:
+def _names_are_judged_otherwise(conversion: Conversion, known: pd.DataFrame) -> bool:
     """Whether a record refuses members as misplaced that no longer are."""
-    names = known.loc[(known["reason"] == corpus.misplaced) & (known["reason"] != ""), "file_id"]
-    return any((found := corpus.recording_of(name)) is None or not found.reason for name in names)
+    names = known.loc[known["reason"].isin([UNSAFE, UNPARSED, _MISPLACED]), "file_id"]
+    return any((found := conversion.recording_of(name)) is None or not found.reason for name in names)
 
 
 def _refuse_small_disk(
-    corpus: Corpus,
+    conversion: Conversion,
     archive_files: Sequence[Path],
     members: Sequence[Member] | Iterator[Member],
     converted: ConvertedFolder,
@@ -334,11 +366,11 @@ def _refuse_small_disk(
         files = [(os.path.splitext(member.name)[1], member.size) for member in members if not member.refused]
     else:
         files = [(".tar", sum(path.stat().st_size for path in archive_files))]
-    needed = sum(size * corpus.growth.get(extension, 0) for extension, size in files)
+    needed = sum(size * conversion.growth.get(extension, 0) for extension, size in files)
     missing = int(needed) - converted.num_bytes - shutil.disk_usage(converted.folder).free
     if missing > 0:
         raise DataError(
-            f"{converted.folder}: the disk lacks {missing} bytes for {corpus.name}, which takes about "
+            f"{converted.folder}: the disk lacks {missing} bytes for {conversion.name}, which takes about "
             f"{int(needed)}; make room, or set another data_root"
         )
 
@@ -369,16 +401,28 @@ def rejected_files(recordings: pd.DataFrame, subset: str) -> pd.DataFrame:
 
 
 def refuse_too_many_rejected(rejected: pd.DataFrame, num_files: int, max_fraction: float) -> None:
-    """Stop when a subset holds more unusable files than a set fraction.
+    """Stop when a subset holds recordings of another layout, or more unusable files than a set fraction.
 
     Args:
-        rejected: the refused files of one subset.
-        num_files: how many files the subset has, refused ones included.
-        max_fraction: fraction of them, 0 to 1, that may be refused.
+        rejected: rejected files of one subset.
+        num_files: number of files of the subset, rejected ones included.
+        max_fraction: fraction of them, 0 to 1, that may be rejected; none may be of another layout, since its
+            speaker is not known.
 
     Raises:
-        DataError: with the count and the first ten files.
+        DataError: with the count and the first files.
     """
+    unparsed = rejected.loc[rejected["reason"] == UNPARSED, "file_id"]
+    if len(unparsed):
+        subset = str(rejected["subset"].iloc[0])
+        corpus = corpus_of(subset)
+        first = ", ".join(f"'{name}'" for name in unparsed[:_NUM_NAMED])
+        raise DataError(
+            f"{subset} (corpus {corpus.name}): {len(unparsed)} recordings of "
+            f"{corpus.subsets[subset].archive.name} are not {corpus.layout_of(subset).expected}: {first}"
+            f"{' ...' if len(unparsed) > _NUM_NAMED else ''}; take them out of the archive, or "
+            "prepare them as a corpus of their own (prepare.other_corpora)"
+        )
     if len(rejected) > max_fraction * num_files:
         first = ", ".join(f"{row.file_id} ({row.reason})" for row in rejected.head(10).itertuples())
         raise DataError(

@@ -1,4 +1,4 @@
-"""Files brought over HTTP: resumed where they stopped, verified, and there whole or not at all."""
+"""Resumable, checksum-verified, atomic downloads over HTTP."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from speaker_verification.corpora.download.client import (
     page_error,
 )
 from speaker_verification.corpora.download.sources import (
-    OFFICIAL_SUMS,
-    OPTIONAL,
     Credentials,
     DownloadSettings,
     Host,
     Source,
     forms_of,
+    is_optional,
     mirror_host,
     official_hosts,
 )
 from speaker_verification.corpora.mirror import CHECKSUMS, Digests, add_file, parse_checksums
+from speaker_verification.corpora.registry import official_checksums
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def download_files(
     A file appears under its name whole and verified. What a killed run holds of it is gone on with.
 
     Args:
-        names: whole archives (`vox2_dev_aac.zip`: its parts will do) and lists; those of OPTIONAL may be
+        names: whole archives (`vox2_dev_aac.zip`: its parts will do) and lists; metadata may be
             missing at the source.
         folder: becomes a mirror, with an `MD5SUMS` of its own.
         mirror: base URL; None asks the official hosts.
@@ -223,8 +223,8 @@ class _Downloader:
 
     def _download_checksums(self) -> Mapping[str, str]:
         """The mirror's checksums, or the official ones where it has none; left beside the files."""
-        sums: Mapping[str, str] = OFFICIAL_SUMS
-        text = "".join(f"{md5}  {name}\n" for name, md5 in OFFICIAL_SUMS.items())
+        sums: Mapping[str, str] = official_checksums()
+        text = "".join(f"{md5}  {name}\n" for name, md5 in sums.items())
         if self._mirror:
             source = self._mirror.source(CHECKSUMS, None)
             try:
@@ -297,7 +297,7 @@ class _Downloader:
                 except DataError as error:
                     reasons.append(str(error))
                     break
-        if name not in OPTIONAL:
+        if not is_optional(name):
             raise DataError("; ".join(reasons))
         logger.info("going on without %s: %s", name, "; ".join(reasons))
         return []

@@ -1,4 +1,4 @@
-"""Where every file of the corpora lies, what it must hold, and what proves that one may have it."""
+"""URLs, checksums and credentials of corpus files."""
 
 from __future__ import annotations
 
@@ -14,51 +14,17 @@ from pydantic import Field, SecretStr, ValidationError
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.settings_base import Settings
+from speaker_verification.corpora.corpus import MetadataFile
 from speaker_verification.corpora.download.addresses import CREDENTIALS_FILE, Address, is_address
-from speaker_verification.corpora.mirror import (
-    ARCHIVES,
-    IN_PARTS,
-    MUSAN_ARCHIVE,
-    RIRS_NOISES_ARCHIVE,
+from speaker_verification.corpora.musan import MUSAN_ARCHIVE
+from speaker_verification.corpora.registry import (
+    archive_named,
+    archive_of,
+    hosted_files,
+    official_checksums,
 )
+from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.speakers import VOXCELEB1_META
-from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS
-
-OPTIONAL = (VOXCELEB1_META,)
-
-# VoxCeleb's and OpenSLR's own checksums, of parts and of whole archives.
-OFFICIAL_SUMS = {
-    "vox1_dev_wav.zip": "ae63e55b951748cc486645f532ba230b",
-    "vox1_dev_wav_partaa": "e395d020928bc15670b570a21695ed96",
-    "vox1_dev_wav_partab": "bbfaaccefab65d82b21903e81a8a8020",
-    "vox1_dev_wav_partac": "017d579a2a96a077f40042ec33e51512",
-    "vox1_dev_wav_partad": "7bb1e9f70fddc7a678fa998ea8b3ba19",
-    "vox1_test_wav.zip": "185fdc63c3c739954633d50379a3d102",
-    "vox2_dev_aac.zip": "bbc063c46078a602ca71605645c2a402",
-    "vox2_dev_aac_partaa": "da070494c573e5c0564b1d11c3b20577",
-    "vox2_dev_aac_partab": "17fe6dab2b32b48abaf1676429cdd06f",
-    "vox2_dev_aac_partac": "1de58e086c5edf63625af1cb6d831528",
-    "vox2_dev_aac_partad": "5a043eb03e15c5a918ee6a52aad477f9",
-    "vox2_dev_aac_partae": "cea401b624983e2d0b2a87fb5d59aa60",
-    "vox2_dev_aac_partaf": "fc886d9ba90ab88e7880ee98effd6ae9",
-    "vox2_dev_aac_partag": "d160ecc3f6ee3eed54d55349531cb42e",
-    "vox2_dev_aac_partah": "6b84a81b9af72a9d9eecbb3b1f602e65",
-    "vox2_test_aac.zip": "0d2b3ea430a821c33263b5ea37ede312",
-    MUSAN_ARCHIVE: "0c472d4fc0c5141eca47ad1ffeb2a7df",
-    RIRS_NOISES_ARCHIVE: "e6f48e257286e05de56413b4779d8ffb",
-    "dev-clean.tar.gz": "42e2234ba48799c1f50f24a7926300a1",
-    "test-clean.tar.gz": "32fa31d27d2e1cad72775fee3f4849a9",
-    "train-clean-100.tar.gz": "2a93770f6d5c6c964bc36631d331a522",
-}
-_ON_OPENSLR = {
-    MUSAN_ARCHIVE: "17",
-    RIRS_NOISES_ARCHIVE: "28",
-    "dev-clean.tar.gz": "12",
-    "test-clean.tar.gz": "12",
-    "train-clean-100.tar.gz": "12",
-}
-_ON_VGG = (*(published.file for published in PUBLISHED_LISTS.values()), *OPTIONAL)
 
 
 class HostSettings(Settings):
@@ -143,12 +109,12 @@ class Credentials(Settings):
 
 def needed_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
     """The archives (by their whole names) and lists that `prepare` reads."""
-    files = [*(ARCHIVES[subset] for subset in prepare.subsets), *prepare.list_files.values()]
+    files = [*(archive_of(subset).name for subset in prepare.subsets), *prepare.list_files.values()]
     if augmentation.clip_kinds:
-        files.append(MUSAN_ARCHIVE)
+        files.append(MUSAN_ARCHIVE.name)
     if augmentation.takes_rooms:
-        files.append(RIRS_NOISES_ARCHIVE)
-    return files
+        files.append(RIRS_NOISES_ARCHIVE.name)
+    return list(dict.fromkeys(files))  # subsets may share an archive
 
 
 def wanted_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
@@ -156,9 +122,17 @@ def wanted_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -
     by_address = is_address(prepare.mirror)
     lists = prepare.other_trial_lists.values()
     at_hand = {file for file in lists if Path(file).is_absolute() or not by_address}
-    with_voxceleb1 = any(subset.startswith("vox1-") for subset in prepare.subsets)
     wanted = [name for name in needed_files(prepare, augmentation) if name not in at_hand]
-    return [*wanted, *(OPTIONAL if with_voxceleb1 else ())]
+    return [*wanted, *(name for name, file in _metadata().items() if {*file.subsets} & {*prepare.subsets})]
+
+
+def is_optional(name: str) -> bool:
+    """Whether `prepare` can do without a file."""
+    return name in _metadata()
+
+
+def _metadata() -> dict[str, MetadataFile]:
+    return {name: file for name, file in hosted_files().items() if isinstance(file, MetadataFile)}
 
 
 @dataclass(frozen=True)
@@ -214,18 +188,10 @@ def official_hosts(name: str, hosts: HostSettings, credentials: Credentials) -> 
         ParameterError: its hosts want credentials, and none are given.
         DataError: no official host has it.
     """
-    if name in _ON_OPENSLR:
-        return [Host(f"{hosts.openslr.rstrip('/')}/{_ON_OPENSLR[name]}", "download.hosts.openslr")]
-    if name in _ON_VGG:
-        return [Host(hosts.vgg, "download.hosts.vgg")]
-    if name not in ARCHIVES.values():
+    file = hosted_files().get(name)
+    if file is None or not file.hosts:
         raise DataError(f"{name}: no official host has this file; copy it into the mirror by hand")
-    found = []
-    if credentials.mmai:
-        key = credentials.mmai.key.get_secret_value()
-        found.append(Host(hosts.mmai, "download.hosts.mmai", "download.mmai", key=key))
-    if credentials.kaist:
-        found.append(Host(hosts.kaist, "download.hosts.kaist", "download.kaist", _login(credentials.kaist)))
+    found = [host for address in file.hosts if (host := _host(address, hosts, credentials))]
     if not found:
         raise ParameterError(
             "VoxCeleb's hosts want credentials: put 'download: {mmai: {key: ...}}' or "
@@ -235,6 +201,22 @@ def official_hosts(name: str, hosts: HostSettings, credentials: Credentials) -> 
     return found
 
 
+def _host(address: str, hosts: HostSettings, credentials: Credentials) -> Host | None:
+    """A host of a corpus' file; None where its credentials are not given."""
+    named = re.fullmatch(r"\{(\w+)\}(.*)", address)
+    if named is None:
+        return Host(address, "the hosts of its corpus")
+    name, folder = named.groups()
+    base, parameter, group = getattr(hosts, name), f"download.hosts.{name}", f"download.{name}"
+    if name == "mmai":
+        key = credentials.mmai and credentials.mmai.key.get_secret_value()
+        return Host(base, parameter, group, key=key) if key else None
+    if name == "kaist":
+        login = _login(credentials.kaist)
+        return Host(base, parameter, group, login) if login else None
+    return Host(f"{base.rstrip('/')}{folder}", parameter)
+
+
 def forms_of(name: str, sums: Mapping[str, str]) -> list[list[str]]:
     """The files that an archive or a list may consist of: its parts or itself, the likelier first.
 
@@ -242,16 +224,17 @@ def forms_of(name: str, sums: Mapping[str, str]) -> list[list[str]]:
         name: whole archive (`vox2_dev_aac.zip`) or list.
         sums: known MD5 by file name; the parts that it names are all there are.
     """
-    if name not in IN_PARTS:
+    prefix = archive_named(name).part_prefix
+    if not prefix:
         return [[name]]
-    listed = _parts_in(sums, name)
+    listed, official = _parts_in(sums, prefix), _parts_in(official_checksums(), prefix)
     if listed or name not in sums:
-        return [listed or _parts_in(OFFICIAL_SUMS, name), [name]]
-    return [[name], _parts_in(OFFICIAL_SUMS, name)]
+        return [listed or official, [name]]
+    return [[name], official]
 
 
-def _parts_in(sums: Mapping[str, str], name: str) -> list[str]:
-    named_as_by_split = re.compile(rf"{IN_PARTS[name]}[a-z][a-z]")  # a host may list anything, paths too
+def _parts_in(sums: Mapping[str, str], prefix: str) -> list[str]:
+    named_as_by_split = re.compile(rf"{re.escape(prefix)}[a-z][a-z]")  # a host may list anything, paths too
     return sorted(part for part in sums if named_as_by_split.fullmatch(part))
 
 

@@ -22,20 +22,15 @@ from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.locks import holds
-from speaker_verification.corpora.augmentation import MUSAN, RIR_LIST, RIRS_NOISES
-from speaker_verification.corpora.mirror import (
-    ARCHIVES,
-    CHECKSUMS,
-    IN_PARTS,
-    MUSAN_ARCHIVE,
-    RIRS_NOISES_ARCHIVE,
-    part_suffix,
-)
+from speaker_verification.corpora.corpus import Archive, part_suffix
+from speaker_verification.corpora.mirror import CHECKSUMS
+from speaker_verification.corpora.musan import MUSAN_ARCHIVE
+from speaker_verification.corpora.rirs_noises import RIR_LIST, RIRS_NOISES_ARCHIVE, ROOT
 from speaker_verification.corpora.settings import SyntheticSettings
 from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, draw_rir, scaled
 from speaker_verification.corpora.synthetic.voices import Voice, draw_voices, speak
-from speaker_verification.corpora.trials.trial_lists import PUBLISHED_LISTS
 from speaker_verification.corpora.trials.trials import draw_trials
+from speaker_verification.corpora.voxceleb import PUBLISHED_LISTS, VOXCELEB
 
 RECORD = "synthetic.json"  # what the mirror was made from; written with it
 _RECIPE = 2  # to be raised when the same settings and seed give another mirror
@@ -141,10 +136,10 @@ def _write_mirror(folder: Path, settings: SyntheticSettings, seed: int, num_work
     for subset, (prefix, _) in _MEMBERS.items():
         members = {path: data for path, data in recordings.items() if path.startswith(f"{subset}/")}
         archive = _zip({path.replace(subset, prefix, 1): data for path, data in members.items()})
-        _write_parts(folder, ARCHIVES[subset], archive, _NUM_PARTS.get(subset, 1))
+        _write_parts(folder, VOXCELEB.subsets[subset].archive, archive, _NUM_PARTS.get(subset, 1))
     speech = [data for path, data in recordings.items() if path.startswith("musan/")]
-    (folder / MUSAN_ARCHIVE).write_bytes(_musan(speech, settings, seed))
-    (folder / RIRS_NOISES_ARCHIVE).write_bytes(_rirs(settings, seed))
+    (folder / MUSAN_ARCHIVE.name).write_bytes(_musan(speech, settings, seed))
+    (folder / RIRS_NOISES_ARCHIVE.name).write_bytes(_rirs(settings, seed))
     _write_trial_lists(folder, speakers, list(recordings), settings, seed)
     _write_meta(folder, speakers)
     (folder / RECORD).write_text(_record(settings, seed), encoding="utf-8")
@@ -282,12 +277,12 @@ def _musan(speech: Sequence[bytes], settings: SyntheticSettings, seed: int) -> b
     members = {}
     for index in range(settings.noise_clips):
         wave = coloured_noise(int(rng.uniform(4, 12) * SAMPLE_RATE), rng)
-        members[f"{MUSAN}/noise/free-sound/noise-free-sound-{index:04d}.wav"] = _wav(0.7 * wave)
+        members[f"musan/noise/free-sound/noise-free-sound-{index:04d}.wav"] = _wav(0.7 * wave)
     for index in range(settings.music_clips):
         wave = chord_music(int(rng.uniform(8, 16) * SAMPLE_RATE), rng)
-        members[f"{MUSAN}/music/synthetic/music-synthetic-{index:04d}.wav"] = _wav(0.7 * wave)
+        members[f"musan/music/synthetic/music-synthetic-{index:04d}.wav"] = _wav(0.7 * wave)
     for index, data in enumerate(speech):
-        members[f"{MUSAN}/speech/synthetic/speech-synthetic-{index:04d}.wav"] = data
+        members[f"musan/speech/synthetic/speech-synthetic-{index:04d}.wav"] = data
     return _tar_gz(members)
 
 
@@ -298,7 +293,7 @@ def _rirs(settings: SyntheticSettings, seed: int) -> bytes:
     for index in range(settings.simulated_responses):
         kind = list(sizes)[index % 2]
         room = f"Room{1 + index // 10:03d}"
-        name = f"{RIRS_NOISES}/simulated_rirs/{kind}/{room}/{room}-{index:05d}.wav"
+        name = f"{ROOT}/simulated_rirs/{kind}/{room}/{room}-{index:05d}.wav"
         members[name] = _wav(0.9 * draw_rir(sizes[kind], rng.uniform(0.2, 0.7), 1, rng)[:, 0])
     lines = []
     for index in range(settings.real_responses):
@@ -309,14 +304,14 @@ def _rirs(settings: SyntheticSettings, seed: int) -> bytes:
     return _zip(members)
 
 
-def _write_parts(folder: Path, name: str, archive: bytes, num_parts: int) -> None:
+def _write_parts(folder: Path, archive: Archive, data: bytes, num_parts: int) -> None:
     if num_parts == 1:
-        (folder / name).write_bytes(archive)
+        (folder / archive.name).write_bytes(data)
         return
-    size = -(-len(archive) // num_parts)
+    size = -(-len(data) // num_parts)
     for index in range(num_parts):
-        part = folder / f"{IN_PARTS[name]}{part_suffix(index)}"
-        part.write_bytes(archive[index * size : (index + 1) * size])
+        part = folder / f"{archive.part_prefix}{part_suffix(index)}"
+        part.write_bytes(data[index * size : (index + 1) * size])
 
 
 def _write_trial_lists(
@@ -340,9 +335,9 @@ def _write_trial_lists(
         )
         trials = trials.iloc[rng.permutation(len(trials))].reset_index(drop=True)
         wrong = trials.index[trials["label"] == 0][: settings.wrong_labels]
-        _write_list(folder / PUBLISHED_LISTS[name].file, trials.drop(index=wrong))
+        _write_list(folder / PUBLISHED_LISTS[name].file.name, trials.drop(index=wrong))
         mislabelled = trials.assign(label=trials["label"].where(~trials.index.isin(wrong), 1))
-        _write_list(folder / PUBLISHED_LISTS[f"{name}_original"].file, mislabelled)
+        _write_list(folder / PUBLISHED_LISTS[f"{name}_original"].file.name, mislabelled)
 
 
 def _write_list(path: Path, trials: pd.DataFrame) -> None:

@@ -1,11 +1,10 @@
-"""The trial lists that have a name: VoxCeleb1's published ones, and those drawn over LibriSpeech."""
+"""Comparison of trial lists with the published ones, and their oddities."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +12,15 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.common.tables import TRIAL_LISTS
+from speaker_verification.corpora.corpus import PublishedList
+from speaker_verification.corpora.registry import trial_lists
 
 DRAWN = "drawn"  # stands for the file of a list that has none
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PublishedList:
-    """A list that is handed round as a file.
-
-    Attributes:
-        file: its name.
-        subsets: the subsets that its utterances come from.
-        num_trials: how many trials the published file has.
-        md5: of the published file.
-    """
-
-    file: str
-    subsets: tuple[str, ...]
-    num_trials: int
-    md5: str
-
-
-@dataclass(frozen=True)
-class DrawnList:
-    """A list that is drawn from a subset, the same for the same seed.
-
-    Attributes:
-        subset: the subset that its utterances come from.
-        same_sex: non-target trials pair speakers of one sex only.
-    """
-
-    subset: str
-    same_sex: bool
-
-
-# Numbers of trials and MD5 as in PaddleSpeech (examples/voxceleb/README.md, dataset/voxceleb/voxceleb1.py).
-_O, _E = ("vox1-test",), ("vox1-dev", "vox1-test")
-PUBLISHED_LISTS = {
-    "vox1_o": PublishedList("veri_test2.txt", _O, 37_611, "b73110731c9223c1461fe49cb48dddfc"),
-    "vox1_e": PublishedList("list_test_all2.txt", _E, 579_818, "a53e059deb562ffcfc092bf5d90d9f3a"),
-    "vox1_h": PublishedList("list_test_hard2.txt", _E, 550_894, "857790e09d579a68eb2e339a090343c8"),
-    "vox1_o_original": PublishedList("veri_test.txt", _O, 37_720, "29fc7cc1c5d59f0816dc15d6e8be60f7"),
-    "vox1_e_original": PublishedList("list_test_all.txt", _E, 581_480, "b9ecf7aa49d4b656aa927a8092844e4a"),
-    "vox1_h_original": PublishedList("list_test_hard.txt", _E, 552_536, "21c341b6b2168eea2634df0fb4b8fff1"),
-}
-DRAWN_LISTS = {
-    "librispeech_dev_clean": DrawnList("librispeech-dev-clean", same_sex=False),
-    "librispeech_dev_clean_same_sex": DrawnList("librispeech-dev-clean", same_sex=True),
-    "librispeech_test_clean": DrawnList("librispeech-test-clean", same_sex=False),
-    "librispeech_test_clean_same_sex": DrawnList("librispeech-test-clean", same_sex=True),
-}
-TRIAL_SUBSETS = {
-    **{name: published.subsets for name, published in PUBLISHED_LISTS.items()},
-    **{name: (drawn.subset,) for name, drawn in DRAWN_LISTS.items()},
-}
-
-
 def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataFrame:
-    """Tell what each list is, in a table and in the log: official or not, its size, its oddities.
+    """Describe each list in a table and in the log: whether it is official, its size, its oddities.
 
     Args:
         trials: the trials table.
@@ -82,13 +31,15 @@ def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path], utterances: 
         The trial_lists table.
     """
     rows = []
+    known = trial_lists()
     speaker_of = dict(zip(utterances["utterance_id"], utterances["speaker_id"], strict=True))
     for name, of_list in trials.groupby("trial_list", sort=False, observed=True):
         path = files.get(str(name))
         text = path.read_bytes() if path else _as_text(of_list)
         unix = text.replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"  # copies differ in how their lines end
         num_target = int((of_list["label"] == 1).sum())
-        published = PUBLISHED_LISTS.get(str(name))
+        entry = known.get(str(name))
+        published = entry if isinstance(entry, PublishedList) else None
         row = {
             "trial_list": str(name),
             "file": path.name if path else DRAWN,

@@ -1,4 +1,4 @@
-"""Trials: read, checked against the manifest, drawn."""
+"""Trial lists: reading, checking against the manifest, drawing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import io
 import os
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,16 @@ import pyarrow as pa
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import TRIALS
 from speaker_verification.corpora.conversion.archives import plain_name
+from speaker_verification.corpora.corpus import DrawnList
+from speaker_verification.corpora.registry import corpora
 from speaker_verification.corpora.texts import decode_text
-from speaker_verification.corpora.trials.trial_lists import DRAWN_LISTS
 
 if TYPE_CHECKING:
     from speaker_verification.corpora.settings import PrepareSettings
 
 _COLUMNS = ["label", "enroll_id", "test_id"]
 _NUM_COMPARED = 500  # ids that a name is compared with to find the nearest one
-_LISTS = 2  # a stream of randomness beside those of validation.py
+_LISTS = 2  # random stream of drawn lists; validation.py uses 0 and 1 of the same seed
 
 
 def gather_trials(
@@ -47,8 +48,8 @@ def gather_trials(
     """
     tables = [read_trials({name: mirror / file for name, file in prepare.list_files.items()}, utterances)]
     genders = dict(zip(speakers["speaker_id"], speakers["gender"], strict=True))
-    size = prepare.librispeech_trials
-    for number, (name, drawn) in enumerate(DRAWN_LISTS.items()):
+    size = prepare.drawn_trials
+    for number, name, drawn in _drawn_lists():
         if name not in prepare.trial_lists:
             continue
         trials = draw_trials(
@@ -61,13 +62,20 @@ def gather_trials(
             genders=genders if drawn.same_sex else None,
         )
         if trials["label"].nunique() < 2:
-            of_one_sex = " of one sex, told by the archive's SPEAKERS.TXT," if drawn.same_sex else ""
+            of_one_sex = " of one sex, by the speakers table," if drawn.same_sex else ""
             raise DataError(
                 f"{name}: {drawn.subset} gives no target or no non-target trials: 2 speakers{of_one_sex} "
                 "and 2 utterances of a speaker are needed"
             )
         tables.append(trials)
     return TRIALS.concat(tables)
+
+
+def _drawn_lists() -> Iterator[tuple[int, str, DrawnList]]:
+    """Number of the random stream, name and facts of each drawn list; every corpus counts its own."""
+    for corpus in corpora():
+        drawn = {name: entry for name, entry in corpus.trial_lists.items() if isinstance(entry, DrawnList)}
+        yield from ((number, name, entry) for number, (name, entry) in enumerate(drawn.items()))
 
 
 def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:

@@ -12,15 +12,11 @@ from speaker_verification.common.tables import NOISE_CLIPS, REJECTED_FILES, RIRS
 from speaker_verification.corpora.augmentation import extract_musan, extract_rirs
 from speaker_verification.corpora.download.addresses import is_address
 from speaker_verification.corpora.download.sources import needed_files
-from speaker_verification.corpora.mirror import (
-    ARCHIVES,
-    MUSAN_ARCHIVE,
-    RIRS_NOISES_ARCHIVE,
-    Digests,
-    Mirror,
-)
+from speaker_verification.corpora.mirror import Digests, Mirror
+from speaker_verification.corpora.musan import MUSAN_ARCHIVE
+from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.speakers import known_speakers
+from speaker_verification.corpora.speakers import read_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 from speaker_verification.corpora.trials.trial_lists import describe_lists
 from speaker_verification.corpora.trials.trials import gather_trials
@@ -30,7 +26,7 @@ from speaker_verification.corpora.validation import draw_validation_trials, hold
 
 def provide_mirror(
     prepare: PrepareSettings, augmentation: AugmentationSettings, mirror_folder: Path, audio_folder: Path
-) -> str:
+) -> Mirror:
     """Find the mirror, or write a synthetic one, and prove it whole before anything long begins.
 
     Args:
@@ -40,7 +36,7 @@ def provide_mirror(
         audio_folder: where the recordings of a mirror go.
 
     Returns:
-        The mirror's folder.
+        The mirror.
 
     Raises:
         ParameterError: there is neither a mirror nor settings for a synthetic one.
@@ -50,7 +46,7 @@ def provide_mirror(
     mirror = _find_mirror(prepare, mirror_folder, is_in_use=any(audio_folder.iterdir()))
     needed = needed_files(prepare, augmentation)
     mirror.check(needed, Digests(mirror_folder) if prepare.verify_checksums else None)
-    return str(mirror.folder)
+    return mirror
 
 
 def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool) -> Mirror:
@@ -82,12 +78,12 @@ def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool)
 
 
 def convert_utterances(
-    mirror: str, audio_folder: Path, prepare: PrepareSettings
+    mirror: Mirror, audio_folder: Path, prepare: PrepareSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Convert all recordings to 16 kHz mono.
 
     Args:
-        mirror: the mirror's folder.
+        mirror: mirror of the corpora.
         audio_folder: where the recordings go.
         prepare: settings of data preparation.
 
@@ -97,7 +93,7 @@ def convert_utterances(
     converted = [
         convert_subset(
             subset,
-            Mirror(Path(mirror)).files(ARCHIVES[subset]),
+            mirror.archive_files(subset),
             audio_folder,
             prepare.min_duration_seconds,
             prepare.max_rejected_fraction,
@@ -110,26 +106,26 @@ def convert_utterances(
     return utterances, rejected
 
 
-def list_speakers(mirror: str, prepare: PrepareSettings) -> pd.DataFrame:
+def list_speakers(mirror: Mirror, prepare: PrepareSettings) -> pd.DataFrame:
     """Look up what the mirror tells of the speakers.
 
     Args:
-        mirror: the mirror's folder.
+        mirror: mirror of the corpora.
         prepare: settings of data preparation.
 
     Returns:
         The speakers table.
     """
-    return known_speakers(Mirror(Path(mirror)), prepare.subsets)
+    return read_speakers(mirror, prepare.subsets)
 
 
 def list_trials(
-    mirror: str, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: PrepareSettings
+    mirror: Mirror, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: PrepareSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read or draw the trial lists and make sure that every utterance they name is there.
 
     Args:
-        mirror: the mirror's folder.
+        mirror: mirror of the corpora.
         utterances: the manifest.
         speakers: the speakers table.
         prepare: settings of data preparation.
@@ -137,18 +133,18 @@ def list_trials(
     Returns:
         The trials table and the trial_lists table.
     """
-    trials = gather_trials(prepare, Path(mirror), utterances, speakers)
-    files = {name: Path(mirror) / file for name, file in prepare.list_files.items()}
+    trials = gather_trials(prepare, mirror.folder, utterances, speakers)
+    files = {name: mirror.folder / file for name, file in prepare.list_files.items()}
     return trials, describe_lists(trials, files, utterances)
 
 
 def extract_augmentation(
-    mirror: str, augmentation_folder: Path, prepare: PrepareSettings, augmentation: AugmentationSettings
+    mirror: Mirror, augmentation_folder: Path, prepare: PrepareSettings, augmentation: AugmentationSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Take noises and RIRs out of their archives, where training augments with them.
 
     Args:
-        mirror: the mirror's folder.
+        mirror: mirror of the corpora.
         augmentation_folder: where they go.
         prepare: settings of data preparation.
         augmentation: settings of the augmentation.
@@ -161,10 +157,10 @@ def extract_augmentation(
     rejected_clips = rejected_rirs = REJECTED_FILES.empty()
     limits = (prepare.max_rejected_fraction, prepare.num_workers)
     if augmentation.clip_kinds:
-        archive = Path(mirror) / MUSAN_ARCHIVE
+        archive = mirror.folder / MUSAN_ARCHIVE.name
         noise_clips, rejected_clips = extract_musan(archive, augmentation_folder, *limits)
     if augmentation.takes_rooms:
-        archive = Path(mirror) / RIRS_NOISES_ARCHIVE
+        archive = mirror.folder / RIRS_NOISES_ARCHIVE.name
         rirs, rejected_rirs = extract_rirs(archive, augmentation_folder, *limits)
     return noise_clips, rirs, REJECTED_FILES.concat([rejected_clips, rejected_rirs])
 
