@@ -527,7 +527,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file_and_the_next_run_goes_on(
 
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", until_full)
-        with pytest.raises(DataError, match="the disk is full; make room and run again"):
+        with pytest.raises(DataError, match="the disk is full; make room"):
             convert(archive, audio)
     done = state(audio)
     assert sum(name.endswith(".wav") for name in done) == 5

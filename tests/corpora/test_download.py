@@ -155,9 +155,7 @@ def test_a_host_that_ignores_ranges_is_told_of_and_starts_over(
     assert f"{ARCHIVE}: the host ignores ranges; starting over, 100,000 bytes are lost" in caplog.text
     host.cuts[ARCHIVE] = [250_000] * 9
     (folder / ARCHIVE).unlink()
-    with pytest.raises(
-        DataError, match="given up at byte 250,000, after 3 attempts that brought nothing new"
-    ):
+    with pytest.raises(DataError, match="gave up at byte 250,000 after 3 attempts"):
         bring(ARCHIVE)
 
 
@@ -165,7 +163,7 @@ def test_a_part_of_another_version_is_removed_and_the_file_begun_anew(
     host: Host, bring: Bring, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.cuts[ARCHIVE] = [100_000, 0, 0, 0]
-    with pytest.raises(DataError, match="given up at byte 100,000"):
+    with pytest.raises(DataError, match="gave up at byte 100,000"):
         bring(ARCHIVE)
     host.files[ARCHIVE] = content("new", 300_000)
     host.files["MD5SUMS"] = checksums({ARCHIVE: host.files[ARCHIVE]})
@@ -204,9 +202,7 @@ def test_a_host_that_sends_too_few_bytes_is_told_apart_and_what_came_is_kept(
     host: Host, bring: Bring, folder: Path
 ) -> None:
     host.cuts[ARCHIVE] = [100_000, 0, 0, 0]
-    with pytest.raises(
-        DataError, match=r"given up at byte 100,000, .*: too few bytes came; run again to go on"
-    ):
+    with pytest.raises(DataError, match=r"gave up at byte 100,000 .*: connection closed early"):
         bring(ARCHIVE)
     assert part(folder).stat().st_size == 100_000
     assert not (folder / ARCHIVE).exists()
@@ -234,7 +230,7 @@ def test_what_only_some_mirrors_have_may_be_missing(
 ) -> None:
     caplog.set_level(logging.INFO)
     bring(ARCHIVE, "vox1_meta.csv")
-    assert "going on without vox1_meta.csv" in caplog.text
+    assert "without the optional vox1_meta.csv" in caplog.text
     host.files["vox1_meta.csv"] = b"VoxCeleb1 ID\tGender\n"
     bring(ARCHIVE, "vox1_meta.csv")
     assert found(folder)["vox1_meta.csv"] == host.files["vox1_meta.csv"]
@@ -386,7 +382,7 @@ def test_an_altered_file_on_disk_is_brought_anew(
     bring()
     assert found(folder) == host.files
     assert {request.name for request in host.requests} == {"MD5SUMS", PARTS[0]}
-    assert f"{PARTS[0]}: is not what {host.address}{PARTS[0]} holds: to be brought anew" in caplog.text
+    assert f"{PARTS[0]}: differs from {host.address}{PARTS[0]}" in caplog.text
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -396,14 +392,12 @@ def test_free_disk_is_checked_over_all_files_with_the_bytes_missing(
     host: Host, bring: Bring, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.cuts[ARCHIVE] = [100_000, 0, 0, 0]
-    with pytest.raises(DataError, match="given up"):
+    with pytest.raises(DataError, match="gave up"):
         bring(ARCHIVE)
     host.requests.clear()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 0, 600_000))
     # 200,000 of the archive, 3 x 150,000 of the parts, 900 of the list and 70,000 of MUSAN are to come
-    with pytest.raises(
-        DataError, match=r"720,900 bytes are to come and 600,000 are free .*: 120,900 bytes are missing"
-    ):
+    with pytest.raises(DataError, match=r"720,900 bytes .* 600,000 are free .*: 120,900 bytes are missing"):
         bring()
     assert {request.name for request in host.requests if request.method == "GET"} == {"MD5SUMS"}
 
@@ -413,9 +407,7 @@ def test_a_disk_that_fills_up_is_told_of(bring: Bring, monkeypatch: pytest.Monke
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(download.Transfer, "run", full)
-    with pytest.raises(
-        DataError, match=f"no space is left on this disk, 300,000 bytes of {ARCHIVE} are still"
-    ):
+    with pytest.raises(DataError, match=f"no space is left on this disk, 300,000 bytes of {ARCHIVE}"):
         bring(ARCHIVE)
 
 

@@ -20,7 +20,7 @@ class TableSchema:
     """Columns of a table, in order, and the ones that together name a row.
 
     Attributes:
-        name: what messages call the table.
+        name: name of the table in messages.
         columns: names and types; no value may be missing.
         key: columns whose combination is unique; empty when rows may repeat.
         paths: columns of files' paths.
@@ -80,7 +80,7 @@ class TableSchema:
         """Write a parquet file.
 
         Args:
-            table: of these columns.
+            table: rows with these columns.
             file: the file to write.
             root: folder whose files are named relative to it, so that it can be moved; others, and all where
                 it is None, keep their paths.

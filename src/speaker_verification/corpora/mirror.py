@@ -36,12 +36,12 @@ def parse_checksums(text: str, where: object) -> dict[str, str]:
 
 
 class Digests:
-    """MD5 of files, read once: a record beside the mirror keeps them by path, size and time of change.
+    """MD5s of files, computed once: a record beside the mirror keeps them by path, size and time of change.
 
     Paths below the record's folder are relative to it, so that both can be moved together.
 
     Args:
-        folder: the mirror in the raw layer; the record lies beside it, for mirrors elsewhere too.
+        folder: mirror in the raw layer; its record is beside it, also for mirrors elsewhere.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,12 +54,12 @@ class Digests:
             self._known = {name.replace(self._beside, ""): found for name, found in known.items()}
 
     def knows(self, paths: Sequence[Path]) -> bool:
-        """Whether the files, as they are, were read before."""
+        """Whether the MD5 of the files, unchanged since, is recorded."""
         name, state = self._state(paths)
         return self._known.get(name, [""])[0] == state
 
     def md5(self, paths: Sequence[Path]) -> str:
-        """MD5 of files, one after the other as a whole."""
+        """MD5 of the concatenation of files."""
         if not self.knows(paths):
             digest = hashlib.md5(usedforsecurity=False)
             for path in paths:
@@ -68,7 +68,7 @@ class Digests:
         return self._known[self._state(paths)[0]][1]
 
     def remember(self, paths: Sequence[Path], md5: str) -> None:
-        """Keep what was found while the files were written."""
+        """Record the MD5 of files that was computed while they were written."""
         name, state = self._state(paths)
         with self._writing:
             self._known[name] = [state, md5]
@@ -82,7 +82,7 @@ class Digests:
 
 
 def add_file(digest: hashlib._Hash, path: Path) -> None:
-    """Let a digest go over a file."""
+    """Update a digest with the contents of a file."""
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -90,11 +90,11 @@ def add_file(digest: hashlib._Hash, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Mirror:
-    """Finds the files of a mirror and proves them whole.
+    """Files of a mirror, and their verification.
 
     Attributes:
-        folder: that holds them.
-        remedy: what to do when something is wrong with it.
+        folder: folder of the files.
+        remedy: advice for a mirror with missing or altered files.
     """
 
     folder: Path
@@ -112,12 +112,11 @@ class Mirror:
         return self.files(archive_of(subset).name)
 
     def check(self, names: Iterable[str], digests: Digests | None) -> None:
-        """Make sure that everything needed is there, and that it is what the checksums say.
+        """Check that all needed files are there and match their checksums.
 
         Args:
-            names: whole archives (`vox2_dev_aac.zip`) and lists that are needed.
-            digests: with which everything is compared with `MD5SUMS`, where that file stands beside and
-                names it; None compares nothing.
+            names: needed files, archives by their whole names (`vox2_dev_aac.zip`).
+            digests: record of MD5s for the comparison with the mirror's `MD5SUMS`; None: no comparison.
 
         Raises:
             DataError: the folder is missing, or any file is (all of them are named), or a checksum differs.

@@ -40,7 +40,7 @@ Speakers = Annotated[int, Field(ge=2, le=250)]
 
 
 class SyntheticSettings(Settings):
-    """How large a mirror of synthetic speakers is; the smallest one still has everything that VoxCeleb has.
+    """Size of a synthetic mirror; the smallest one still has everything that VoxCeleb has.
 
     Attributes:
         vox1_dev_speakers, vox1_test_speakers, vox2_dev_speakers, vox2_test_speakers: speakers of each
@@ -85,22 +85,22 @@ class DrawnTrials(Settings):
 
 
 class PrepareSettings(Settings):
-    """Which corpora are read, from where, and what is made of them.
+    """Source of the corpora, and the manifests, trials and validation set that are made from them.
 
     Attributes:
         other_corpora: corpora that the project does not have, by dotted names (my_package.MY_CORPUS).
         mirror: folder or base URL with the corpora's own file names.
-        synthetic: size of the synthetic mirror that stands in where no mirror is given.
-        seed: of the synthetic mirror, the drawn trial lists, the validation speakers and their trials.
-        verify_checksums: read all archives once and compare with MD5SUMS, where the mirror has it.
+        synthetic: size of the synthetic mirror, which is made where no mirror is given.
+        seed: seed of the synthetic mirror, the drawn trial lists, the validation speakers and their trials.
+        verify_checksums: whether to read all archives once and compare them with the mirror's MD5SUMS.
         subsets: archives of recordings to read.
         trial_lists: lists to read (VoxCeleb) or to draw (LibriSpeech).
         other_trial_lists: further lists in VoxCeleb's format, files by name; a relative file is the mirror's.
         drawn_trials: size of the lists that are drawn.
-        training_set: named subset that training hears and that validation speakers are taken from.
+        training_set: named set to train on; validation speakers are held out of it.
         allow_seen_speakers: whether to train on speakers of the trials anyway.
-        audio_format: of the utterances that are written; FLAC takes 0.6 of the room and a little more time.
-        min_duration_seconds: shorter recordings are rejected.
+        audio_format: format of converted utterances; FLAC takes 0.6 of the disk space and a little more time.
+        min_duration_seconds: least duration; shorter recordings are rejected.
         max_rejected_fraction: fraction of a subset's files, 0 to 1, above which rejected files stop the run.
         num_workers: processes that convert recordings; 0 converts in the main one.
         validation_speakers: speakers held out of training for validation trials.
@@ -143,7 +143,7 @@ class PrepareSettings(Settings):
 
     @property
     def list_names(self) -> tuple[str, ...]:
-        """All lists that are measured."""
+        """Names of all lists that are evaluated."""
         return (*self.trial_lists, *self.other_trial_lists)
 
     @property

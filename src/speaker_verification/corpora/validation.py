@@ -1,4 +1,4 @@
-"""Validation trials from training speakers that are held out, so that no test list chooses a checkpoint."""
+"""Validation speakers held out of the training set, and trials among them to rank checkpoints by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.corpora.trials.trials import draw_trials
 
-_HOLD_OUT, _DRAW = 0, 1  # separate streams of randomness
+_HOLD_OUT, _DRAW = 0, 1  # random streams; trials.py uses 2 of the same seed
 
 
 def hold_out_speakers(
@@ -18,8 +18,8 @@ def hold_out_speakers(
 
     Args:
         utterances: the training set.
-        num_speakers: how many speakers are held out.
-        seed: of the corpus (prepare.seed).
+        num_speakers: number of held-out speakers.
+        seed: seed of the data (prepare.seed).
 
     Returns:
         The utterances of the other speakers and those of the held-out ones, each in the manifest's order.
@@ -49,8 +49,8 @@ def draw_validation_trials(validation: pd.DataFrame, num_trials: int, seed: int)
 
     Args:
         validation: the held-out utterances.
-        num_trials: how many trials; fewer come back where the utterances do not allow as many.
-        seed: of the corpus (prepare.seed).
+        num_trials: number of trials; fewer are drawn where the utterances do not allow as many.
+        seed: seed of the data (prepare.seed).
 
     Returns:
         The trials table, trial list "validation".

@@ -72,7 +72,7 @@ def test_archives_that_nothing_is_augmented_with_are_not_brought(tmp_path: Path)
 def test_a_folder_is_taken_where_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     run(tmp_path / "raw", {"mirror": str(tmp_path)}, {})
-    assert f"nothing to download: prepare takes the folder {tmp_path} where it lies" in caplog.text
+    assert f"nothing to download: prepare reads the folder {tmp_path} in place" in caplog.text
     assert not (tmp_path / "raw").exists()
 
 

@@ -1,4 +1,4 @@
-"""Archives read where they lie: zip or tar, whole or in parts, without joining or unpacking them on disk."""
+"""Zip and tar archives, whole or in parts, read without joining or unpacking them on disk."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _ASCII_PART = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{,{_LONGEST_PART - 1}}}"
 _MAC_EXTRAS = "__MACOSX"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of its name and extra field
 _GZIP = b"\x1f\x8b"
-_GZIP_TRAILER = 8  # bytes: CRC-32 and size of what was packed
+_GZIP_TRAILER = 8  # bytes: CRC-32 and size of the uncompressed data
 _ENCRYPTED, _UTF_8 = 1, 0x800  # bits of a zip member's flags
 _DOS_FOLDER = 0x10  # bit of its external attributes
 
 
 class DamagedMember(Exception):
-    """The bytes of an archive member are not what the archive says."""
+    """Size or checksum of an archive member is wrong."""
 
 
 class JoinedFiles(io.RawIOBase):
@@ -105,7 +105,7 @@ class Member(ABC):
         """Unpack it, into no more memory than it declares.
 
         Raises:
-            DamagedMember: its bytes are not what the archive says.
+            DamagedMember: its size or checksum is wrong.
         """
 
 
@@ -211,7 +211,7 @@ def safe_parts(name: str) -> tuple[str, ...] | None:
 
 
 def is_recording(name: str) -> bool:
-    """Whether an archive member is a recording by its ending, and not what an operating system adds."""
+    """Whether an archive member is a recording by its ending, not added by an operating system."""
     *folders, file = name.split("/")
     is_hidden = any(part.startswith(".") and part.strip(".") for part in (*folders, file))
     stem, _, ending = file.rpartition(".")

@@ -99,7 +99,7 @@ class _Source:
     Attributes:
         files: NAME SIZE TIME of the archive's files, in order.
         terms: format of the recordings, and how they were judged.
-        archive_files: the same files, where they are at hand.
+        archive_files: the same files, as far as they are at hand.
         contents: see `contents_digest`; empty where it is not known.
         written: time of the marker in ns, before anything copied it; 0 where it is not known.
     """
@@ -129,7 +129,7 @@ class _Source:
         return cls(tuple(told[:-1]), told[-1] if told else "", (), contents, int(written or 0))
 
     def write(self, marker: Path, keep_time: bool) -> None:
-        """Write the marker, with the time that stands in it unless a copy has lost that."""
+        """Write the marker, with the time that it records unless a copy has lost that."""
         with atomic_write(marker) as part:
             part.touch()
             written = self.written or part.stat().st_mtime_ns
@@ -151,7 +151,7 @@ class _Source:
 
 
 class ConvertedFolder:
-    """A folder of converted recordings, and the record of how they came there.
+    """A folder of converted recordings, and the record of their conversion.
 
     A marker in the folder names the archive's files with their sizes and times, the format, and how the
     recordings were judged: what is older than the marker came from another archive, is of another format or
@@ -160,7 +160,7 @@ class ConvertedFolder:
     are read.
 
     A copy may have lost all times. An archive of another time but with the same checksums inside is the same
-    one; and a folder whose marker has another time than stands in it counts by its record alone.
+    one; and a folder whose marker has another time than it records counts by its record alone.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class ConvertedFolder:
         self._sizes = dict(self._walk(str(folder)))
 
     def _mark(self, archive_files: Sequence[Path]) -> int:
-        """Write the marker unless it tells of this very archive.
+        """Write the marker unless it is of this very archive.
 
         Returns:
             The time, in nanoseconds, from which on files count.
@@ -193,7 +193,7 @@ class ConvertedFolder:
         return marker.stat().st_mtime_ns
 
     def __len__(self) -> int:
-        """How many recordings are there, from this archive and in this format."""
+        """Number of recordings in the folder that are from this archive and in this format."""
         return len(self._sizes)
 
     @property
@@ -210,9 +210,9 @@ class ConvertedFolder:
         return self.name(file_id) in self._sizes
 
     def load_record(self) -> tuple[pd.DataFrame, bool]:
-        """What an earlier run recorded and is still as it was, and whether that is all of the archive.
+        """Load the unchanged recordings of an earlier run, and whether these are the whole archive.
 
-        Recordings whose files were altered since are forgotten, so that they are converted anew.
+        Recordings whose files were altered since are dropped, so that they are converted again.
         """
         try:
             if self._record.stat().st_mtime_ns < self._since:
@@ -231,14 +231,14 @@ class ConvertedFolder:
         return table[is_stored & ~is_altered], False
 
     def save_record(self, table: pd.DataFrame) -> None:
-        """Keep what became of all recordings of the archive; remove what was there of other archives."""
+        """Record the results of all recordings of the archive; remove files of other archives."""
         with atomic_write(self._record) as part:
             table.to_parquet(part, index=False)
         for name in self._outdated.difference(map(self.name, table["file_id"])):
             (self.folder / name).unlink()
 
     def _walk(self, folder: str, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Names and sizes of the files that count; what a killed run left half written is removed."""
+        """Names and sizes of the files that count; partial files of killed runs are removed."""
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
@@ -255,12 +255,12 @@ class ConvertedFolder:
 def convert_archive(
     conversion: Conversion, archive_files: Sequence[Path], converted: ConvertedFolder, num_workers: int
 ) -> pd.DataFrame:
-    """Bring all recordings of an archive to disk; what an earlier run brought there stays.
+    """Convert all recordings of an archive; files of an earlier run are kept.
 
     Args:
-        conversion: recordings of the archive, and what becomes of them.
+        conversion: conversion of the archive.
         archive_files: the archive, or its parts in order.
-        converted: where the recordings go.
+        converted: folder of the converted recordings.
         num_workers: processes that store them; 0 stores in this one.
 
     Returns:
@@ -288,9 +288,7 @@ def convert_archive(
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
-        raise DataError(
-            f"{converted.folder}: the disk is full; make room and run again, what is converted stays"
-        ) from error
+        raise DataError(f"{converted.folder}: the disk is full; make room and run again to resume") from error
     table = pd.concat([known, table]).sort_values(["file_id", "reason"], ignore_index=True)
     converted.save_record(table)
     num_refused = int((table["reason"] != "").sum())
@@ -307,9 +305,9 @@ def recordings_in(
     """The recordings among the members of an archive, judged by their names and headers.
 
     Args:
-        conversion: recordings of the archive, and what becomes of them.
-        members: what is in it.
-        passed_over: receives the names of the other members.
+        conversion: conversion of the archive.
+        members: members of the archive.
+        passed_over: list that receives the names of the other members.
 
     Yields:
         Recordings with a reason where they are refused, and their members.
@@ -357,10 +355,10 @@ def _refuse_small_disk(
     members: Sequence[Member] | Iterator[Member],
     converted: ConvertedFolder,
 ) -> None:
-    """Compare an estimate of what is still to be written with the room that there is.
+    """Refuse a disk with less free space than an estimate of the bytes still to be written.
 
     Raises:
-        DataError: with the number of bytes that are missing.
+        DataError: with the number of missing bytes.
     """
     if isinstance(members, Sequence):
         files = [(os.path.splitext(member.name)[1], member.size) for member in members if not member.refused]
@@ -390,11 +388,11 @@ def refuse_short(recordings: pd.DataFrame, min_duration_seconds: float) -> pd.Da
 
 
 def rejected_files(recordings: pd.DataFrame, subset: str) -> pd.DataFrame:
-    """The table of refused files.
+    """The table of rejected files.
 
     Args:
         recordings: rows of `RECORDINGS`.
-        subset: the subset or archive that they came from.
+        subset: subset or corpus of the recordings.
     """
     refused = recordings.loc[recordings["reason"] != "", ["file_id", "reason"]]
     return REJECTED_FILES.conform(refused.assign(subset=subset))

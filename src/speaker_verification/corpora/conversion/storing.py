@@ -1,6 +1,6 @@
-"""From an archive to disk: members become audio files, by a pool of processes.
+"""Conversion of archive members to audio files, by a pool of processes.
 
-What the processes load is light on purpose: no tables, no settings.
+The imports of the processes are light on purpose: no tables, no settings.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _BATCH_MEMBERS = 32
 _BATCH_BYTES = 8 << 20  # unpacked; a few batches for every process are under way at a time
 _BATCHES_PER_WORKER = 3
 
-# (bytes of a member, file to write) -> what was written; raises AudioError for what cannot be used
+# (bytes of a member, file to write) -> facts of the written file; raises AudioError for an unusable recording
 Store = Callable[[bytes, Path], AudioInfo]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording of a corpus, and what became of it.
+    """A recording of a corpus, and the result of its conversion.
 
     Attributes:
-        file_id: its name in tables.
+        file_id: id in tables.
         kind: simulated, music, ...; empty for utterances.
-        num_samples: length per channel.
-        num_channels: channels of its file.
-        num_bytes: size of its file.
-        reason: why it was refused, else empty; a refused one has no file.
+        num_samples: length per channel; 0 before the conversion.
+        num_channels: channels of the file; 0 before the conversion.
+        num_bytes: size of the file; 0 before the conversion.
+        reason: reason of a rejection, else empty; a rejected recording has no file.
     """
 
     file_id: str
@@ -60,13 +60,13 @@ class Recording:
 
 @dataclass(frozen=True)
 class Job:
-    """A recording on its way to disk.
+    """Conversion of one recording.
 
     Attributes:
-        recording: with a reason when it is refused already.
-        member: where it lies in its archive.
-        path: the file that it shall be.
-        is_there: an earlier run wrote it.
+        recording: the recording, with a reason when it is rejected already.
+        member: archive member that holds it.
+        path: file to write.
+        is_there: whether an earlier run wrote the file.
     """
 
     recording: Recording
@@ -101,11 +101,11 @@ def store_as_it_is(source: bytes, path: Path) -> AudioInfo:
 
 
 def store_all(jobs: Iterable[Job], store: Store, num_workers: int) -> Iterator[Recording]:
-    """Store recordings, in order; so few are under way at a time that their bytes fit into memory.
+    """Store recordings in order, with few enough in progress that their bytes fit into memory.
 
     Args:
-        jobs: what to store.
-        store: a function of a module, so that other processes find it.
+        jobs: conversions to run.
+        store: a function of a module, so that other processes can import it.
         num_workers: processes that store; 0 stores in this one.
 
     Raises:
@@ -128,7 +128,7 @@ def store_all(jobs: Iterable[Job], store: Store, num_workers: int) -> Iterator[R
     except BrokenProcessPool as error:
         raise DataError(
             "a process that converts was killed, perhaps for want of memory: lower prepare.num_workers and "
-            "run again; what is converted stays"
+            "run again to resume"
         ) from error
 
 
@@ -167,7 +167,7 @@ def _store_one(job: Job, store: Store) -> Recording:
 
 
 def _header(job: Job) -> AudioInfo | None:
-    """What an earlier run wrote; None when it wrote nothing, or the file was damaged since."""
+    """Header of the file that an earlier run wrote; None without one, or when it was damaged since."""
     try:
         return audio_info(job.path) if job.is_there else None
     except AudioError:

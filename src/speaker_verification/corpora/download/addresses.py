@@ -1,4 +1,4 @@
-"""Addresses of files, and what of them must never be shown."""
+"""Addresses of files, and masking of credentials in messages and logs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_address(mirror: str | None) -> bool:
 
 
 def without_credentials(address: str) -> str:
-    """Refuse what is no address, and credentials within one, which would be logged with the parameters.
+    """Refuse text that is no address, and credentials in one, which would be logged with the parameters.
 
     Raises:
         ValueError: without repeating the address.
@@ -46,7 +46,7 @@ FolderOrAddress = Annotated[str, AfterValidator(_folder_or_address)]
 
 
 def masked(text: str, secrets: Sequence[str]) -> str:
-    """A text without the secrets, and without what queries in it hold: a host may have put its own there."""
+    """A text with secrets and the values of queries masked: a host may have put its own there."""
     for secret in {form for known in secrets for form in (known, quote(known, safe=""))}:
         text = text.replace(secret, "***")
     return re.sub(r"([?&][^=\s&?]+=)[^&\s'\")]+", r"\1***", text)
@@ -54,7 +54,7 @@ def masked(text: str, secrets: Sequence[str]) -> str:
 
 @contextmanager
 def secrets_out_of_logs(secrets: Sequence[str]) -> Iterator[None]:
-    """Mask what the HTTP library logs of the requests it makes, in every thread."""
+    """Mask secrets in the HTTP library's log of requests, in every thread."""
     log = logging.getLogger("urllib3.connectionpool")
 
     def mask(record: logging.LogRecord) -> bool:

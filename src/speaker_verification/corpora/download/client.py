@@ -1,4 +1,4 @@
-"""Asking hosts for files: patiently, and telling apart what may go wrong."""
+"""HTTP client with retries, back-off and classified errors."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What a host says of a file.
+    """Size and version of a file, from the headers of a host.
 
     Attributes:
-        size: in bytes; None where it does not say.
-        version: its entity tag, or else the time of its last change; empty where it says neither.
+        size: size in bytes; None without a header of it.
+        version: entity tag, or else time of the last change; empty without a header of either.
     """
 
     size: int | None
@@ -53,7 +53,7 @@ class RemoteFile:
         )
 
     def differs(self, other: RemoteFile) -> bool:
-        """Whether these are two versions of the file."""
+        """Whether the two are of different versions of the file."""
         sizes = {self.size, other.size} - {None}
         return self.version != other.version or len(sizes) > 1
 
@@ -64,7 +64,7 @@ class RemoteFile:
 
 
 class Client:
-    """Asks hosts for files, patiently, and says what is wrong in words that hold no credentials."""
+    """HTTP client that retries, and whose messages hold no credentials."""
 
     def __init__(self, settings: DownloadSettings, secrets: Sequence[str]) -> None:
         self._settings = settings
@@ -72,11 +72,11 @@ class Client:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Let what runs in other threads end soon."""
+        """End requests of other threads soon."""
         self._stopped.set()
 
-    def go_on(self) -> None:
-        """Raise where the client was stopped."""
+    def check_stopped(self) -> None:
+        """Raise StoppedError once the client was stopped."""
         if self._stopped.is_set():
             raise StoppedError
 
@@ -87,11 +87,11 @@ class Client:
             The response, its body unread.
 
         Raises:
-            requests.RequestException: the host cannot be reached, or asks for patience.
-            AbsentError: it has no such file, or sends a page in its place.
-            DataError: it refuses the credentials, or answers with something else.
+            requests.RequestException: the host cannot be reached, or its error is worth a retry.
+            AbsentError: the host has no such file, or sends an HTML page.
+            DataError: the host refuses the credentials, or answers with another error.
         """
-        self.go_on()
+        self.check_stopped()
         host = source.host
         response = requests.request(
             method,
@@ -118,7 +118,7 @@ class Client:
         raise DataError(f"{source.address}: the host answers {status} {response.reason}")
 
     def probe(self, source: Source) -> RemoteFile:
-        """What the host says of a file, before any of it is fetched."""
+        """Size and version of a file, without downloading it."""
 
         def look() -> RemoteFile:
             try:
@@ -133,7 +133,7 @@ class Client:
             with self.ask(source, Range="bytes=0-0") as response:  # a host that has no answer to HEAD
                 return RemoteFile.of(response)
 
-        return self.persist(source, look, lambda: 0)
+        return self.retry(source, look, lambda: 0)
 
     def text(self, source: Source) -> str:
         """A small file."""
@@ -144,42 +144,43 @@ class Client:
                     raise page_error(source)
                 return response.content.decode("utf-8", errors="replace")
 
-        return self.persist(source, get, lambda: 0)
+        return self.retry(source, get, lambda: 0)
 
-    def persist(self, source: Source, attempt: Callable[[], Result], progress: Callable[[], int]) -> Result:
-        """Attempt until it succeeds, waiting longer from one time to the next that brings nothing new.
+    def retry(self, source: Source, attempt: Callable[[], Result], progress: Callable[[], int]) -> Result:
+        """Retry until an attempt succeeds, with exponential back-off while there is no progress.
 
         Args:
             source: the file, for messages.
-            attempt: raises `requests.RequestException` or `urllib3.exceptions.HTTPError` to be made again.
-            progress: bytes that came so far; they grow when an attempt brought something new.
+            attempt: function that raises `requests.RequestException` or `urllib3.exceptions.HTTPError` to be
+                retried.
+            progress: number of bytes downloaded so far; it grows when an attempt made progress.
 
         Raises:
-            DataError: too many attempts in a row brought nothing new.
+            DataError: too many attempts in a row without progress.
         """
         failures, held = 0, progress()
         while True:
             try:
                 return attempt()
             except _INTERRUPTED as error:
-                self.go_on()
+                self.check_stopped()
                 dropped = isinstance(error, urllib3.exceptions.ProtocolError)
-                reason = "too few bytes came" if dropped else masked(str(error), self._secrets)
+                reason = "connection closed early" if dropped else masked(str(error), self._secrets)
                 before, held = held, progress()
                 failures = 0 if held > before else failures + 1
                 if failures > self._settings.retries:
                     raise DataError(
-                        f"{source.address}: given up at byte {held:,}, after {failures} attempts that "
-                        f"brought nothing new; the last: {reason}; run again to go on from there"
+                        f"{source.address}: gave up at byte {held:,} after {failures} attempts without "
+                        f"progress; last error: {reason}; run again to resume"
                     ) from None
                 wait = self._wait(failures, error)
                 logger.warning(
-                    "%s: %s; going on at byte %s in %g s", source.address, reason, f"{held:,}", wait
+                    "%s: %s; resuming at byte %s in %g s", source.address, reason, f"{held:,}", wait
                 )
                 self._stopped.wait(wait)
 
     def _wait(self, failures: int, error: Exception) -> float:
-        """Seconds to wait: what the host asks for, or a time that doubles; none where something came."""
+        """Seconds to wait: the host's Retry-After, or a back-off that doubles; none after progress."""
         settings = self._settings
         wait = settings.backoff_seconds * 2.0 ** (failures - 1) if failures else 0.0
         response = getattr(error, "response", None)
@@ -193,7 +194,7 @@ def is_page(start: bytes) -> bool:
 
 
 def page_error(source: Source) -> AbsentError:
-    """What to say where HTML came."""
+    """The error for an HTML page in place of a file."""
     return AbsentError(
         f"{source.address}: an HTML page instead of the file (of a login or an error?); open it in a "
         f"browser, check {source.host.group or source.host.parameter}"

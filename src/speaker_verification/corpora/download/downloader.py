@@ -50,7 +50,7 @@ from speaker_verification.corpora.registry import official_checksums
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 16  # bytes on their way to disk: what a kill loses
+_BLOCK = 1 << 16  # bytes written at a time, the most that a kill loses
 _VERSION = 8  # hexadecimal digits of a part's name that tell versions of a file apart
 
 Item = TypeVar("Item")
@@ -58,14 +58,14 @@ Result = TypeVar("Result")
 
 
 class Transfer:
-    """One file on its way: a hidden part beside its final name, named after the version it is a part of.
+    """Download of one file, through a hidden partial file whose name holds the version.
 
-    A part of another version is removed.
+    A partial file of another version is removed.
 
     Args:
         source: the file.
-        remote: what the host says of it.
-        folder: where it goes.
+        remote: size and version of the file at the host.
+        folder: folder of the mirror.
     """
 
     def __init__(self, source: Source, remote: RemoteFile, folder: Path) -> None:
@@ -95,22 +95,22 @@ class Transfer:
         return max((self.remote.size or 0) - self.held, 0)
 
     def run(self, client: Client, advance: Callable[[int], None]) -> str:
-        """Bring what is missing, verify it and give the file its name.
+        """Download the missing bytes, verify the file and give it its name.
 
         Args:
-            client: by which it is brought.
-            advance: is told of bytes that came, and of bytes lost again as a negative number.
+            client: HTTP client.
+            advance: callback for the number of bytes downloaded, negative for bytes lost again.
 
         Returns:
             The file's MD5.
 
         Raises:
-            DataError: the file cannot be had, or is not what it must be.
+            DataError: the file cannot be downloaded, or its MD5 is wrong.
         """
         if self.held:
             add_file(self._digest, self._part)
         try:
-            client.persist(self.source, lambda: self._attempt(client, advance), lambda: self._furthest)
+            client.retry(self.source, lambda: self._attempt(client, advance), lambda: self._furthest)
         finally:
             if not self.held:
                 self._part.unlink(missing_ok=True)
@@ -137,7 +137,7 @@ class Transfer:
                 raise requests.ConnectionError(f"byte {self.held:,} was asked for, '{came}' came")
             with self._part.open("ab", buffering=0) as file:
                 for block in response.raw.stream(_BLOCK, decode_content=False):
-                    client.go_on()
+                    client.check_stopped()
                     if not self.held and is_page(block):
                         raise page_error(self.source)
                     file.write(block)
@@ -176,23 +176,22 @@ def download_files(
     settings: DownloadSettings,
     credentials: Credentials,
 ) -> None:
-    """Bring files to a folder; what is there and verifies is not fetched again.
+    """Download files to a folder; files that are there and verify are not downloaded again.
 
-    A file appears under its name whole and verified. What a killed run holds of it is gone on with.
+    Files appear atomically and verified. A download resumes from the partial file of a killed run.
 
     Args:
         names: whole archives (`vox2_dev_aac.zip`: its parts will do) and lists; metadata may be
             missing at the source.
-        folder: becomes a mirror, with an `MD5SUMS` of its own.
-        mirror: base URL; None asks the official hosts.
-        settings: how files are brought.
-        credentials: of the hosts that want some.
+        folder: folder that becomes a mirror, with an `MD5SUMS` of its own.
+        mirror: base URL; None: the official hosts.
+        settings: parallelism, retries and hosts.
+        credentials: credentials of the hosts that need them.
 
     Raises:
         ParameterError: the official hosts want credentials that are not given.
         InUseError: another run, which is alive, works in the folder.
-        DataError: files cannot be had, are not what they must be, or do not fit the disk; all of them are
-            named.
+        DataError: files cannot be downloaded, have a wrong MD5 or do not fit the disk; all of them are named.
     """
     given = (credentials.mirror, credentials.kaist)
     secrets = [login.password.get_secret_value() for login in given if login]
@@ -203,7 +202,7 @@ def download_files(
 
 
 class _Downloader:
-    """What one run of `download_files` knows."""
+    """One run of `download_files`."""
 
     def __init__(
         self,
@@ -248,11 +247,11 @@ class _Downloader:
         free = shutil.disk_usage(self._folder).free
         if missing > free:
             raise DataError(
-                f"{self._folder}: {missing:,} bytes are to come and {free:,} are free on this disk: "
+                f"{self._folder}: {missing:,} bytes are to be downloaded and {free:,} are free on this disk: "
                 f"{missing - free:,} bytes are missing"
             )
         logger.info(
-            "%d files, %s bytes to come, %s held already", len(transfers), f"{missing:,}", f"{held:,}"
+            "%d files, %s bytes to download, %s held already", len(transfers), f"{missing:,}", f"{held:,}"
         )
         columns = (
             TextColumn("download"),
@@ -273,14 +272,14 @@ class _Downloader:
                     self._client.stop()
                     raise DataError(
                         f"{self._folder}: no space is left on this disk, {transfer.missing:,} bytes of "
-                        f"{transfer.source.name} are still to come; free some and run again"
+                        f"{transfer.source.name} are still missing; free some and run again to resume"
                     ) from error
                 self._digests.remember([self._folder / transfer.source.name], md5)
 
             self._each(run, transfers)
 
     def _choose(self, name: str) -> list[Transfer]:
-        """What is still to be brought for an archive or a list, from the first place that has it."""
+        """Downloads that a file still needs, from the first host that has it."""
         forms = forms_of(name, self._sums)
         if any(all(map(self._is_whole, form)) for form in forms):
             return []
@@ -299,11 +298,11 @@ class _Downloader:
                     break
         if not is_optional(name):
             raise DataError("; ".join(reasons))
-        logger.info("going on without %s: %s", name, "; ".join(reasons))
+        logger.info("continuing without the optional %s: %s", name, "; ".join(reasons))
         return []
 
     def _is_whole(self, name: str) -> bool:
-        """Whether a file is there, holding what it is known to hold."""
+        """Whether a file is there with its known MD5."""
         path = self._folder / name
         if not path.is_file() or name not in self._sums:
             return False
@@ -324,7 +323,7 @@ class _Downloader:
                 self._forget_parts(name)
             else:
                 if path.is_file():
-                    logger.warning("%s: is not what %s holds: to be brought anew", path, source.address)
+                    logger.warning("%s: differs from %s: downloading it again", path, source.address)
                 transfers.append(Transfer(source, remote, self._folder))
         return transfers
 
@@ -333,7 +332,7 @@ class _Downloader:
             part.unlink()
 
     def _each(self, job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Do a job for every item, a few at a time; what one fails of stops no other."""
+        """Run a job for every item, a few at a time; a failed one stops no other."""
         with ThreadPoolExecutor(self._settings.num_parallel) as pool:
             futures = [pool.submit(job, item) for item in items]
             try:
@@ -352,5 +351,5 @@ class _Downloader:
 
 
 def _parts_of(name: str, folder: Path) -> list[Path]:
-    """What earlier runs hold of a file, of whatever version."""
+    """Partial files of earlier runs, of any version of a file."""
     return list(folder.glob(f".{name}.{'?' * _VERSION}.part"))

@@ -28,7 +28,7 @@ from speaker_verification.corpora.settings import PrepareSettings
 
 
 class HostSettings(Settings):
-    """Official hosts: addresses below which files lie, but for `mmai`, which takes file and key as its query.
+    """Base addresses of the official hosts; `mmai` takes file and key as its query.
 
     Attributes:
         kaist: VoxCeleb, for a user with a password.
@@ -44,15 +44,15 @@ class HostSettings(Settings):
 
 
 class DownloadSettings(Settings):
-    """How files are brought.
+    """Parallelism, retries and hosts of downloads.
 
     Attributes:
-        num_parallel: files at a time.
-        retries: attempts in a row that bring nothing new before a file is given up.
-        backoff_seconds: wait after the first of them, in seconds; it doubles from one to the next.
-        longest_backoff_seconds: what it grows to, in seconds.
-        timeout_seconds: how long a silent host is waited for, in seconds.
-        hosts: where files lie when no mirror is set.
+        num_parallel: number of files at a time.
+        retries: attempts in a row without progress before a file is given up.
+        backoff_seconds: wait after the first of them, in seconds; it doubles with each.
+        longest_backoff_seconds: greatest wait, in seconds.
+        timeout_seconds: time limit for a host that sends nothing, in seconds.
+        hosts: official hosts, which are used when no mirror is set.
     """
 
     num_parallel: int = Field(3, ge=1, le=16)
@@ -94,15 +94,15 @@ class Credentials(Settings):
         """Read credentials from plain values.
 
         Raises:
-            ParameterError: naming what is wrong, never what it holds.
+            ParameterError: naming the wrong fields, never their values.
         """
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
             wrong = {".".join(map(str, ("download", *problem["loc"]))) for problem in error.errors()}
             raise ParameterError(
-                f"{CREDENTIALS_FILE}: {', '.join(sorted(wrong))}: wrong, unknown or missing; below "
-                "'download' may stand mirror: {user, password}, kaist: {user, password} and mmai: {key}, all "
+                f"{CREDENTIALS_FILE}: {', '.join(sorted(wrong))}: wrong, unknown or missing; "
+                "'download' takes mirror: {user, password}, kaist: {user, password} and mmai: {key}, all "
                 "texts in quotes"
             ) from None
 
@@ -118,7 +118,7 @@ def needed_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -
 
 
 def wanted_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
-    """What `prepare` reads, and what it can do without; of the user's own lists those that a base URL has."""
+    """The files that `prepare` reads, optional ones included; of the user's own lists those of a base URL."""
     by_address = is_address(prepare.mirror)
     lists = prepare.other_trial_lists.values()
     at_hand = {file for file in lists if Path(file).is_absolute() or not by_address}
@@ -140,10 +140,10 @@ class Source:
     """One file at one host.
 
     Attributes:
-        name: under which the file is kept.
-        address: where it lies, without credentials: it may be shown.
-        md5: what it must hold; None where nobody says.
-        host: the host that has it.
+        name: file name in the mirror.
+        address: URL without credentials: it may be shown.
+        md5: expected MD5; None where it is not known.
+        host: host of the file.
     """
 
     name: str
@@ -154,14 +154,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Host:
-    """A host, and what proves that one may have its files.
+    """A host and its credentials.
 
     Attributes:
-        address: below which the files lie.
-        parameter: that holds the address.
-        group: of credentials.yml that opens the host; empty where none does.
+        address: base address of the files.
+        parameter: parameter that holds the address, for messages.
+        group: group of credentials.yml for this host; empty where it needs none.
         login: user and password.
-        key: an access key; it goes into the query, with the file's name.
+        key: access key; it goes into the query, with the file's name.
     """
 
     address: str
@@ -171,7 +171,7 @@ class Host:
     key: str | None = field(default=None, repr=False)
 
     def source(self, name: str, md5: str | None) -> Source:
-        """Where a file lies at this host."""
+        """A file at this host."""
         tail = f"?file={quote(name)}" if self.key else f"/{quote(name)}"
         return Source(name, self.address.rstrip("/") + tail, md5, self)
 

@@ -1,4 +1,4 @@
-"""A mirror of synthetic speakers, shaped like VoxCeleb's, for machines without data."""
+"""Synthetic mirror in VoxCeleb's shape, for machines without data."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from speaker_verification.corpora.synthetic.voices import Voice, draw_voices, sp
 from speaker_verification.corpora.trials.trials import draw_trials
 from speaker_verification.corpora.voxceleb import PUBLISHED_LISTS, VOXCELEB
 
-RECORD = "synthetic.json"  # what the mirror was made from; written with it
-_RECIPE = 2  # to be raised when the same settings and seed give another mirror
+RECORD = "synthetic.json"  # settings and seed of the mirror
+_RECIPE = 2  # version of the synthesis, raised when the same settings and seed give another mirror
 _MEMBERS = {
     "vox1-dev": ("wav", "wav"),
     "vox1-test": ("wav", "wav"),
@@ -85,7 +85,7 @@ def refuse_other_mirror(folder: Path, settings: SyntheticSettings, seed: int) ->
     )
     raise DataError(
         f"{folder}: the synthetic corpus that was prepared here is of {before}, asked for is {now}: set "
-        f"these as they were, or another data_root in globals.yml, or remove {folder} and what came of it"
+        f"these as they were, or another data_root in globals.yml, or remove {folder} and all made from it"
     )
 
 
@@ -100,9 +100,9 @@ def write_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int,
     """Write a mirror with all of VoxCeleb's, MUSAN's and RIRS_NOISES' file names, whole or not at all.
 
     Args:
-        folder: becomes the mirror; a synthetic mirror that is there is replaced.
-        settings: its size.
-        seed: the same one gives the same files.
+        folder: folder of the mirror; an earlier synthetic mirror is replaced.
+        settings: size of the mirror.
+        seed: seed of all files.
         num_workers: processes beside this one; at least one is used, since espeak-ng is only
             reproducible in a fresh process.
 

@@ -51,7 +51,7 @@ def chord_music(num_samples: int, rng: np.random.Generator) -> Wave:
 def draw_rir(
     size_m: tuple[float, float], reverberation_seconds: float, num_microphones: int, rng: np.random.Generator
 ) -> Wave:
-    """The response of a shoebox room from a random place to random microphones, by the image method.
+    """RIR of a shoebox room from a random source to random microphones, by the image method.
 
     Args:
         size_m: least and greatest length of a wall, in metres.
@@ -60,7 +60,7 @@ def draw_rir(
         rng: source of all randomness.
 
     Returns:
-        Response from the direct sound on, peak 1, shape (samples, num_microphones).
+        RIR from the direct sound on, peak 1, shape (samples, num_microphones).
     """
     import pyroomacoustics
 

@@ -11,58 +11,17 @@ import numpy.typing as npt
 
 from speaker_verification.audio.format import SAMPLE_RATE
 
-FEMALE_VARIANTS = (
-    *("Alicia", "Andrea", "Annie", "anika", "aunty", "belinda", "f1", "f2", "f3", "f4", "f5", "grandma"),
-    *("linda", "steph", "steph2", "steph3"),
-)
-MALE_VARIANTS = (
-    *(
-        "Alex",
-        "Andy",
-        "Denis",
-        "Diogo",
-        "Gene",
-        "Gene2",
-        "Henrique",
-        "Hugo",
-        "Jacky",
-        "Lee",
-        "Marco",
-        "Mario",
-    ),
-    *("Michael", "Mike", "Nguyen", "Reed", "RicishayMax", "RicishayMax2", "adam", "announcer", "antonio"),
-    *("benjamin", "boris", "caleb", "david", "ed", "edward", "edward2", "grandpa", "gustave", "ian", "iven"),
-    *(
-        "iven2",
-        "iven3",
-        "iven4",
-        "john",
-        "kaukovalta",
-        "klatt",
-        "klatt3",
-        "klatt4",
-        "klatt6",
-        "m1",
-        "m2",
-        "m3",
-    ),
-    *(
-        "m4",
-        "m5",
-        "m6",
-        "m7",
-        "m8",
-        "marcelo",
-        "max",
-        "michel",
-        "miguel",
-        "mike2",
-        "norbert",
-        "pablo",
-        "paul",
-    ),
-    *("pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "victor", "zac"),
-)
+_FEMALE = """
+Alicia Andrea Annie anika aunty belinda f1 f2 f3 f4 f5 grandma linda steph steph2 steph3
+"""
+_MALE = """
+Alex Andy Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Mike Nguyen Reed
+RicishayMax RicishayMax2 adam announcer antonio benjamin boris caleb david ed edward edward2 grandpa
+gustave ian iven iven2 iven3 iven4 john kaukovalta klatt klatt3 klatt4 klatt6 m1 m2 m3 m4 m5 m6 m7
+m8 marcelo max michel miguel mike2 norbert pablo paul pedro quincy rob robert sandro shelby travis
+victor zac
+"""
+FEMALE_VARIANTS, MALE_VARIANTS = tuple(_FEMALE.split()), tuple(_MALE.split())
 FORMANT_SHIFTS = (0.88, 1.14)
 
 _ESPEAK_RATE = 22_050  # Hz
@@ -137,7 +96,7 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Voice:
-    """What stays the same whenever a synthetic speaker speaks.
+    """Constant properties of a synthetic speaker.
 
     Attributes:
         variant: espeak-ng's voice variant.
@@ -163,7 +122,7 @@ def draw_voices(num_voices: int, rng: np.random.Generator) -> list[Voice]:
     """Draw voices of which no two have the same vocal tract, nor the same variant while these last.
 
     Args:
-        num_voices: how many.
+        num_voices: number of voices.
         rng: source of all randomness.
     """
     variants = np.array(FEMALE_VARIANTS + MALE_VARIANTS)

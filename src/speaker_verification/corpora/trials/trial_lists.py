@@ -15,7 +15,7 @@ from speaker_verification.common.tables import TRIAL_LISTS
 from speaker_verification.corpora.corpus import PublishedList
 from speaker_verification.corpora.registry import trial_lists
 
-DRAWN = "drawn"  # stands for the file of a list that has none
+DRAWN = "drawn"  # in place of the file name of a drawn list
 logger = logging.getLogger(__name__)
 
 
@@ -24,7 +24,7 @@ def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path], utterances: 
 
     Args:
         trials: the trials table.
-        files: the file of each list that was read; the others were drawn.
+        files: files of the lists that were read, by name; the others were drawn.
         utterances: the manifest, with columns utterance_id and speaker_id, of all their utterances.
 
     Returns:

@@ -32,11 +32,11 @@ _LISTS = 2  # random stream of drawn lists; validation.py uses 0 and 1 of the sa
 def gather_trials(
     prepare: PrepareSettings, mirror: Path, utterances: pd.DataFrame, speakers: pd.DataFrame
 ) -> pd.DataFrame:
-    """Read the lists that lie in files and draw the others.
+    """Read the published lists and the user's own, and draw the others.
 
     Args:
-        prepare: which lists, and the size and the seed of the drawn ones.
-        mirror: the mirror's folder.
+        prepare: names of the lists, and size and seed of the drawn ones.
+        mirror: folder of the mirror.
         utterances: columns utterance_id, speaker_id and subset at least.
         speakers: the speakers table; same-sex lists need the genders in it.
 
@@ -82,9 +82,8 @@ def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
     """Read one list in VoxCeleb's format, `LABEL ENROLL_ID TEST_ID` on each line.
 
     Args:
-        path: the list, in UTF-8 or UTF-16; blank lines are passed over, ids brought to one form as the names
-            in archives are.
-        trial_list: its name in the table (vox1_o, ...).
+        path: file in UTF-8 or UTF-16; blank lines are skipped, ids normalised as the names in archives are.
+        trial_list: name of the list in the table (vox1_o, ...).
 
     Returns:
         The trials table.
@@ -122,7 +121,7 @@ def _read_evenly_spaced(path: Path) -> pd.DataFrame | None:
 
 
 def _read_line_by_line(path: Path) -> pd.DataFrame:
-    """Slower, for lines that are spaced unevenly; tells which one is malformed."""
+    """Slower, for unevenly spaced lines; names a malformed one."""
     rows: list[tuple[int, str, str]] = []
     lines = io.StringIO(decode_text(path.read_bytes()), newline=None)
     for number, line in enumerate(lines, start=1):
@@ -140,7 +139,7 @@ def _read_line_by_line(path: Path) -> pd.DataFrame:
 
 
 def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataFrame:
-    """Read several lists and make sure that every utterance they name is there.
+    """Read several lists and check that the manifest has all their utterances.
 
     Args:
         files: the file of each trial list, by the list's name.
@@ -205,7 +204,7 @@ def draw_trials(
     across_sessions: bool = False,
     genders: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Draw trials at random; no pair of utterances comes twice.
+    """Draw trials at random, without duplicate pairs of utterances.
 
     Target trials spread over the speakers as evenly as their utterances allow, non-target trials over the
     pairs of utterances. Where there are fewer pairs than asked for, all of them are taken.
@@ -215,8 +214,8 @@ def draw_trials(
         num_target: trials of one speaker.
         num_nontarget: trials of two speakers.
         trial_list: name in the table.
-        rng: source of all randomness.
-        across_sessions: a speaker with several sessions gives target trials across them only.
+        rng: random generator of all draws.
+        across_sessions: whether a speaker with several sessions gives target trials across sessions only.
         genders: f or m by speaker; where given, non-target trials pair speakers of one gender, and those of
             unknown gender occur in none.
 

@@ -1,4 +1,4 @@
-"""Downloading: a mirror's or the official hosts' files, brought to the raw layer."""
+"""Download of corpora and the pre-trained encoder to the raw layer."""
 
 from speaker_verification.pipelines.download.pipeline import create_pipeline
 

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def download_pretrained_encoder(model: ModelSettings, encoders_folder: Path) -> None:
-    """Bring the encoder that `pretrain` starts from, where the parameters name one of the hub.
+    """Download the encoder that `pretrain` starts from, where the parameters name one of the hub.
 
     Args:
         model: settings of the speaker model, whose frontend names the encoder.
@@ -42,7 +42,7 @@ def download_corpora(
     download_credentials: Mapping[str, Any],
     mirror_folder: Path,
 ) -> None:
-    """Bring what `prepare` needs from the mirror's base URL, or from the official hosts where none is set.
+    """Download the files that `prepare` needs from the mirror's base URL, or from the official hosts.
 
     Args:
         prepare: settings of data preparation, which say what is needed and from which mirror.
@@ -58,7 +58,7 @@ def download_corpora(
     from speaker_verification.corpora.download.downloader import download_files
 
     if prepare.mirror is not None and not is_address(prepare.mirror):
-        logger.info("nothing to download: prepare takes the folder %s where it lies", prepare.mirror)
+        logger.info("nothing to download: prepare reads the folder %s in place", prepare.mirror)
         return
     if prepare.mirror is None and prepare.synthetic is not None:
         logger.warning(

@@ -1,4 +1,4 @@
-"""Data preparation: from a mirror of archives to manifests, trials and augmentation catalogs."""
+"""Data preparation: manifests, trials and augmentation catalogs from a mirror of archives."""
 
 from speaker_verification.pipelines.prepare.pipeline import create_pipeline
 

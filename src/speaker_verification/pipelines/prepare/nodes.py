@@ -27,13 +27,13 @@ from speaker_verification.corpora.validation import draw_validation_trials, hold
 def provide_mirror(
     prepare: PrepareSettings, augmentation: AugmentationSettings, mirror_folder: Path, audio_folder: Path
 ) -> Mirror:
-    """Find the mirror, or write a synthetic one, and prove it whole before anything long begins.
+    """Find the mirror, or write a synthetic one, and verify it before the first conversion.
 
     Args:
         prepare: settings of data preparation.
         augmentation: settings of the augmentation.
-        mirror_folder: where downloaded files and a synthetic mirror are kept.
-        audio_folder: where the recordings of a mirror go.
+        mirror_folder: folder of downloaded files or a synthetic mirror.
+        audio_folder: folder of the converted recordings.
 
     Returns:
         The mirror.
@@ -84,7 +84,7 @@ def convert_utterances(
 
     Args:
         mirror: mirror of the corpora.
-        audio_folder: where the recordings go.
+        audio_folder: folder of the converted recordings.
         prepare: settings of data preparation.
 
     Returns:
@@ -107,7 +107,7 @@ def convert_utterances(
 
 
 def list_speakers(mirror: Mirror, prepare: PrepareSettings) -> pd.DataFrame:
-    """Look up what the mirror tells of the speakers.
+    """Read the published facts about the speakers.
 
     Args:
         mirror: mirror of the corpora.
@@ -122,7 +122,7 @@ def list_speakers(mirror: Mirror, prepare: PrepareSettings) -> pd.DataFrame:
 def list_trials(
     mirror: Mirror, utterances: pd.DataFrame, speakers: pd.DataFrame, prepare: PrepareSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read or draw the trial lists and make sure that every utterance they name is there.
+    """Read or draw the trial lists and check that the manifest has all their utterances.
 
     Args:
         mirror: mirror of the corpora.
@@ -141,17 +141,17 @@ def list_trials(
 def extract_augmentation(
     mirror: Mirror, augmentation_folder: Path, prepare: PrepareSettings, augmentation: AugmentationSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Take noises and RIRs out of their archives, where training augments with them.
+    """Extract noise clips and RIRs from their archives, where training augments with them.
 
     Args:
         mirror: mirror of the corpora.
-        augmentation_folder: where they go.
+        augmentation_folder: folder of the extracted files.
         prepare: settings of data preparation.
         augmentation: settings of the augmentation.
 
     Returns:
-        The noise_clips table, the rirs table and the table of rejected files; what nothing is
-        augmented with is left out.
+        The noise_clips table, the rirs table and the table of rejected files; tables of an unused
+        kind are empty.
     """
     noise_clips, rirs = NOISE_CLIPS.empty(), RIRS.empty()
     rejected_clips = rejected_rirs = REJECTED_FILES.empty()
