@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,21 @@ LIBRISPEECH = PrepareSettings(
     drawn_trials=DrawnTrials(target_trials=20, nontarget_trials=30),
     seed=1,
 )
+
+
+DRAWN = {  # MD5 of each list as CSV, drawn with seed 1 from the utterances above
+    "librispeech_dev_clean": "88df0de0ae8b9f6d64292b997ad68702",
+    "librispeech_test_clean": "319eb496ed0aef1451c6e109ede7fe39",
+    "librispeech_test_clean_same_sex": "d980fe721ef7df19d673a6b8edd87f34",
+}
+
+
+def test_drawn_lists_stay_what_they_are(tmp_path: Path) -> None:
+    settings = LIBRISPEECH.model_copy(update={"trial_lists": tuple(DRAWN)})
+    trials = gather_trials(settings, tmp_path, librispeech_utterances(), SPEAKERS)
+    for name, md5 in DRAWN.items():
+        lines = trials[trials["trial_list"] == name].to_csv(index=False).encode()
+        assert hashlib.md5(lines).hexdigest() == md5
 
 
 def test_lists_over_librispeech_are_drawn_from_their_subset_by_the_seed(tmp_path: Path) -> None:
