@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -269,8 +269,6 @@ def convert_archive(
     Raises:
         DataError: the archive is not whole, or the disk is too small for it.
     """
-    from rich.progress import track
-
     known, is_all = converted.load_record()
     if is_all and _names_are_judged_otherwise(conversion, known):
         known, is_all = known[known["reason"] == ""], False
@@ -280,9 +278,8 @@ def convert_archive(
     num_before = len(converted)
     members = read_members(archive_files)
     _refuse_small_disk(conversion, archive_files, members, converted)
-    total = len(members) if isinstance(members, Sequence) else None
     try:
-        with closing(track(members, f"convert {conversion.name}", total)) as shown:  # also after an error
+        with closing(_with_progress_bar(members, conversion.name)) as shown:  # also after an error
             jobs = _jobs(conversion, shown, converted, {*known["file_id"]})
             table = as_table(store_all(jobs, conversion.store, num_workers))
     except OSError as error:
@@ -297,6 +294,12 @@ def convert_archive(
         *(conversion.name, len(table), num_before, num_refused),
     )
     return table
+
+
+def _with_progress_bar(members: Iterable[Member], name: str) -> Generator[Member, None, None]:
+    from rich.progress import track
+
+    yield from track(members, f"convert {name}", len(members) if isinstance(members, Sequence) else None)
 
 
 def recordings_in(
