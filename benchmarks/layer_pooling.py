@@ -18,7 +18,7 @@ from benchmarks.timing import interleaved_seconds, parser_of, peak_bytes, say
 from tests.support.direct_way import DirectLap
 from torch import Tensor, nn
 
-from speaker_verification.models.layer_aggregation import LayerAttentivePooling
+from speaker_verification.models.layer_aggregation.lap import LapSettings, LayerAttentivePooling
 
 BASE, LARGE = (13, 768), (25, 1024)  # L+1 states of D channels
 HEADS, OUTPUT_WIDTH, DROPOUT = 16, 512, 0.1
@@ -32,7 +32,8 @@ def main() -> None:
     num_states, width = LARGE if arguments.large else BASE
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(1)
-    ours = LayerAttentivePooling(num_states, width, OUTPUT_WIDTH, HEADS, DROPOUT).to(device)
+    settings = LapSettings(num_heads=HEADS, output_width=OUTPUT_WIDTH, dropout=DROPOUT)
+    ours = LayerAttentivePooling(num_states, width, settings).to(device)
     direct = DirectLap(copy.deepcopy(ours))
     say(
         f"{device}, {arguments.threads} threads, {arguments.precision}; B {arguments.batch}, "

@@ -21,8 +21,9 @@ from torch import nn
 from transformers import WavLMConfig, WavLMModel
 
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.models.heads.aam_softmax import Margins, SubcentreMarginHead
-from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
+from speaker_verification.models.heads.base import Margins
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.optimiser import choose_trained
 
@@ -49,7 +50,7 @@ class Step:
         settings = ModelSettings.parse({"frontend": {"attention": attention}}, "model")
         self.model = SpeakerModel(encoder, settings).to(arguments.device).train()
         head = DirectHead if direct else SubcentreMarginHead
-        self.head = head(self.model.embedding_size, NUM_CLASSES, MarginHeadSettings())
+        self.head = head(self.model.embedding_size, NUM_CLASSES, AamSoftmaxSettings())
         self.head.to(arguments.device)
         choose_trained(self.model.frontend, "trained" if arguments.joint else "frozen")
         self.model.frontend.train(arguments.joint)

@@ -42,7 +42,11 @@ from tests.support.config import CONF, parameters
             {"model": {"frontend": {"architecture": {"model_type": "whisper"}}}},
             "parameter 'model.frontend.architecture.model_type' is 'whisper': use one of wavlm, hubert",
         ),
-        ("local", {"head": {"num_subcentres": 0}}, "parameter 'head.num_subcentres' is 0: .* equal to 1"),
+        (
+            "local",
+            {"head": {"aam_softmax": {"num_subcentres": 0}}},
+            "parameter 'head.aam_softmax.num_subcentres' is 0: .* equal to 1",
+        ),
         (
             "local",
             {"model": {"speaker_network": {"ecapa_tdnn": {"channels": 100}}}},

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.settings import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    MarginHeadSettings,
     ModelSettings,
     check_encoder_folder,
     check_saved_model,
@@ -22,7 +22,7 @@ BASE = yaml.safe_load((Path(__file__).parents[2] / "conf/base/parameters_model.y
 
 def test_base_spells_out_the_defaults() -> None:
     assert ModelSettings.parse(BASE["model"], "model") == ModelSettings()
-    assert MarginHeadSettings.parse(BASE["head"], "head") == MarginHeadSettings()
+    assert HeadSettings.parse(BASE["head"], "head") == HeadSettings()
     assert ModelSettings().model_dump() == BASE["model"]
 
 
@@ -30,8 +30,8 @@ def test_changing_the_kind_leaves_the_groups_of_the_others_in_place() -> None:
     changed = BASE["model"]["layer_aggregation"] | {"kind": "weighted_sum"}
     settings = ModelSettings.parse(BASE["model"] | {"layer_aggregation": changed}, "model")
     assert settings.layer_aggregation.lap.num_heads == 16
-    assert settings.layer_aggregation.output_width(768) == 768
-    assert ModelSettings().layer_aggregation.output_width(768) == 512
+    assert settings.layer_aggregation.frame_width(768) == 768
+    assert ModelSettings().layer_aggregation.frame_width(768) == 512
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_changing_the_kind_leaves_the_groups_of_the_others_in_place() -> None:
         ),
         (
             {"speaker_network": {"kind": "ecapa"}},
-            "parameter 'model.speaker_network.kind' is 'ecapa': input should be 'astp', 'x_vector', ",
+            "parameter 'model.speaker_network.kind': .*'ecapa': did you mean 'ecapa_tdnn'",
         ),
         (
             {"speaker_network": {"mhfa": {"heads": 4}}},

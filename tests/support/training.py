@@ -19,7 +19,9 @@ from speaker_verification.audio.augmentation import Augmenter
 from speaker_verification.audio.files import write_audio
 from speaker_verification.common.tables import NOISE_CLIPS, RIRS, TRIALS, UTTERANCES
 from speaker_verification.data.examples import TrainingExamples
-from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.heads import HeadSettings
+from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.training.classifier import SpeakerClassifier
 from speaker_verification.training.loop import TrainingLoop, Untracked
 from speaker_verification.training.phase import PhaseSettings
@@ -29,7 +31,7 @@ from speaker_verification.training.validation import TrialSet, validate
 from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 
 MODEL = tiny_settings(TINY_WAVLM)
-HEAD = MarginHeadSettings(num_subcentres=2, scale=15)
+HEAD = HeadSettings(aam_softmax=AamSoftmaxSettings(num_subcentres=2, scale=15))
 READS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
 NUM_SPEAKERS = 6
 UTTERANCES_EACH = 4
@@ -63,6 +65,7 @@ def training_loop(
     seed: int = 3,
     augmenter: Augmenter | None = None,
     model: ModelSettings = MODEL,
+    head: HeadSettings = HEAD,
     classifier: SpeakerClassifier | None = None,
     **changes: Any,
 ) -> TrainingLoop:
@@ -77,6 +80,7 @@ def training_loop(
         seed: seed of weights and draws.
         augmenter: augmentation of the crops.
         model: settings of the model.
+        head: settings of the head.
         classifier: model and head in place of those of the start.
         **changes: further arguments of TrainingLoop, in place of those made here.
     """
@@ -84,7 +88,7 @@ def training_loop(
     set_seed(seed)
     if classifier is None:
         classifier = SpeakerClassifier(
-            *start_phase(encoder, phase, model, HEAD, examples.speaker_ids, torch.device("cpu"))
+            *start_phase(encoder, phase, model, head, examples.speaker_ids, torch.device("cpu"))
         )
     arguments: dict[str, Any] = {
         "validate": partial(
@@ -94,7 +98,7 @@ def training_loop(
         ),
         "folder": folder,
         "fingerprint": RunFingerprint(
-            "phase", {"head": HEAD.model_dump()}, str(encoder), examples.speaker_ids
+            "phase", {"head": head.model_dump()}, str(encoder), examples.speaker_ids
         ),
     }
     return TrainingLoop(phase, classifier, examples, **arguments | changes)

@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.frontend import save_encoder
-from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
-from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.heads import HeadSettings, build_head
+from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
+from speaker_verification.models.heads.sphereface2 import SphereFace2
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training import checkpoints
 from speaker_verification.training.checkpoints import (
@@ -26,7 +28,7 @@ from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 from tests.support.training import phase_settings
 
 MODEL = tiny_settings(TINY_WAVLM)
-HEAD = MarginHeadSettings(num_subcentres=2)
+HEAD = HeadSettings(aam_softmax=AamSoftmaxSettings(num_subcentres=2))
 RUN: dict[str, Any] = {"speaker_ids": ["a", "b", "c"], "head": HEAD.model_dump()}
 
 
@@ -38,7 +40,7 @@ def model(tmp_path: Path) -> SpeakerModel:
 
 @pytest.fixture
 def head() -> SubcentreMarginHead:
-    return SubcentreMarginHead(10, 3, HEAD)
+    return SubcentreMarginHead(10, 3, HEAD.chosen)
 
 
 def test_the_best_stay_and_the_earlier_of_equals_is_ahead(
@@ -92,9 +94,9 @@ def test_a_save_that_fails_costs_nothing(
     monkeypatch.setattr(checkpoints, "save_file", disk_full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path / "epoch_01", model, head, RUN)
-    again, run = load_head(tmp_path / "epoch_01", "cpu")
+    again, _, run = load_head(tmp_path / "epoch_01", "cpu")
     assert torch.equal(again.weight, head.weight)
-    assert run == RUN
+    assert run == RUN | {"embedding_size": 10, "num_classes": 3}
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
@@ -102,6 +104,49 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         best_checkpoint(tmp_path)
     with pytest.raises(DataError, match="is no complete checkpoint"):
         load_head(tmp_path, "cpu")
+
+
+def test_a_checkpoint_from_before_heads_had_kinds_loads(
+    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path, model, head, RUN)
+    flat = {
+        "num_subcentres": 2,
+        "scale": 15.0,
+        "initialisation": "xavier_normal",
+        "continuation": "wespeaker",
+    }
+    (tmp_path / "run.json").write_text(json.dumps({"speaker_ids": ["a", "b", "c"], "head": flat}))
+    again, settings, _ = load_head(tmp_path, "cpu")
+    assert isinstance(again, SubcentreMarginHead)
+    assert torch.equal(again.weight, head.weight)
+    assert again.num_classes == 3
+    assert (again.scale, again.fallback) == (15.0, "wespeaker")
+    assert settings.in_use == {
+        "kind": "aam_softmax",
+        "num_subcentres": 2,
+        "scale": 15.0,
+        "initialisation": "xavier_normal",
+        "fallback": "wespeaker",
+    }
+    save_file({"bias": torch.zeros(3)}, tmp_path / "head.safetensors")
+    with pytest.raises(DataError, match="lacks 'weight' of three dimensions"):
+        load_head(tmp_path, "cpu")
+
+
+def test_a_phase_goes_on_with_the_head_of_the_phase_before_or_is_refused(
+    model: SpeakerModel, tmp_path: Path
+) -> None:
+    settings = HeadSettings(kind="sphereface2")
+    other = build_head(settings, 10, 3)
+    best = BestCheckpoints(tmp_path, keep=1)
+    best.save_if_best(1, 5.0, model, other, RUN | {"head": settings.model_dump()})
+    arguments = (RUN["speaker_ids"], torch.device("cpu"))
+    _, again = start_phase(tmp_path, phase_settings(), MODEL, settings, *arguments)
+    assert isinstance(again, SphereFace2)
+    assert torch.equal(again.weight, other.weight)
+    with pytest.raises(ParameterError, match=r"'head' is .*aam_softmax.*sphereface2"):
+        start_phase(tmp_path, phase_settings(), MODEL, HEAD, *arguments)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 1\n"
@@ -129,6 +174,7 @@ def test_a_file_of_a_checkpoint_that_is_something_else_is_named(
     for change, message in (
         ({"head": None}, "lacks 'head'"),
         ({"speaker_ids": "abc"}, "lacks 'speaker_ids'"),
+        ({"embedding_size": 10}, "lacks 'num_classes'"),
     ):
         (folder / "run.json").write_text(json.dumps(RUN | change))
         with pytest.raises(DataError, match=rf"run\.json' {message}"):
@@ -136,7 +182,7 @@ def test_a_file_of_a_checkpoint_that_is_something_else_is_named(
     (folder / "run.json").write_bytes(weights["run.json"])
     for other in ({"bias": torch.zeros(3)}, {"weight": torch.zeros(3)}):
         save_file(other, folder / "head.safetensors")
-        with pytest.raises(DataError, match=r"head\.safetensors' holds no margin head"):
+        with pytest.raises(DataError, match=r"head\.safetensors' does not fit the model"):
             load_head(folder, "cpu")
     (folder / "model.safetensors").write_bytes(POINTER)
     with pytest.raises(DataError, match=r"model\.safetensors' cannot be read as weights: it is a Git LFS"):

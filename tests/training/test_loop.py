@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.files import read_audio
 from speaker_verification.models.frontend import save_encoder
+from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
+from speaker_verification.models.heads.sphereface2 import SphereFace2Settings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
 from speaker_verification.training.checkpoints import (
@@ -50,6 +52,7 @@ def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) ->
         regularise: Callable[[Any], Any] = lambda loss: loss,
         augmenter: Augmenter | None = None,
         training_utterances: pd.DataFrame = utterances,
+        head: HeadSettings = HEAD,
         **changes: Any,
     ) -> tuple[Path, pd.DataFrame, SpeakerModel]:
         phase = phase_settings(**changes)
@@ -63,6 +66,7 @@ def run_phase(utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path) ->
             phase,
             seed,
             augmenter,
+            head=head,
             regularise=regularise,
             validate=lambda model: validate(model, held_out, TrialSet.of(trials.head(0), utterances)),
             tracker=Watcher(on_epoch=lambda epoch, _: logged.append(epoch)),
@@ -91,6 +95,19 @@ def test_training_lowers_the_loss_and_ranks_its_epochs(run_phase: Callable[..., 
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [RANKING_FILE, FINISHED_FILE, *(f"epoch_{epoch:02d}" for epoch in best)]
     )
+
+
+@pytest.mark.parametrize("margin_type", ["A", "C"])
+def test_sphereface2_trains_and_its_phase_can_be_continued(
+    run_phase: Callable[..., Any], encoder: Path, margin_type: Literal["A", "C"]
+) -> None:
+    head = HeadSettings(kind="sphereface2", sphereface2=SphereFace2Settings(margin_type=margin_type))
+    margin = {"final": 0.1, "growth_epochs": 0, "top_k": 0}
+    folder, curve, _ = run_phase(encoder, epochs=4, margin=margin, head=head)
+    losses = values_of(curve, "loss")
+    assert losses[-1] < 0.9 * losses[0]
+    _, more, _ = run_phase(folder, "more", epochs=1, margin=margin, head=head)
+    assert values_of(more, "loss")[0] < losses[0]
 
 
 def test_every_epoch_tells_waiting_for_data_from_computing(
@@ -145,7 +162,7 @@ def test_accumulated_passes_make_the_step_of_one_large_batch(
         torch.manual_seed(0)
         model = SpeakerModel.from_encoder(encoder, MODEL).double().eval()
         model.train = lambda mode=True, model=model: model  # type: ignore[method-assign]
-        head = SubcentreMarginHead(10, 6, HEAD).double()
+        head = SubcentreMarginHead(10, 6, HEAD.chosen).double()
         model.forward = lambda waves, forward=model.forward: forward(waves.double())  # type: ignore[method-assign]
         training_loop(
             encoder,
@@ -254,7 +271,7 @@ def test_a_phase_can_hand_on_the_average_of_its_best(run_phase: Callable[..., An
         phase_settings(),
         MODEL,
         HEAD,
-        load_head(best_checkpoint(folder), "cpu")[1]["speaker_ids"],
+        load_head(best_checkpoint(folder), "cpu")[2]["speaker_ids"],
         torch.device("cpu"),
     )
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
-from speaker_verification.models.settings import MarginHeadSettings
+from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.optimiser import (
     choose_trained,
@@ -30,7 +29,7 @@ def tiny_model(architecture: dict[str, Any]) -> SpeakerModel:
 
 @pytest.fixture
 def head() -> SubcentreMarginHead:
-    return SubcentreMarginHead(10, 4, MarginHeadSettings())
+    return SubcentreMarginHead(10, 4, AamSoftmaxSettings())
 
 
 def rates_by_name(model: SpeakerModel, head: torch.nn.Module, factors: LrMultipliers) -> dict[str, float]:

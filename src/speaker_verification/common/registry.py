@@ -140,7 +140,7 @@ class KindSettings(Settings):
 
     registry: ClassVar[ClassRegistry[Any]]
 
-    kind: str
+    kind: str = ""
     custom: dict[str, Any] = Field({}, validate_default=True)
 
     def __init_subclass__(
@@ -181,6 +181,11 @@ class KindSettings(Settings):
         if self.kind in self.registry:
             return getattr(self, self.kind)
         return self.chosen_class.Settings.parse(self.custom, "custom")
+
+    @property
+    def group(self) -> str:
+        """Name of the group that the parameters of the chosen kind are in."""
+        return self.kind if self.kind in self.registry else "custom"
 
     @property
     def in_use(self) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.registry import trial_lists
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.subsets import lists_of_speakers_in, subsets_of
+from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.settings import (
     SUPPORTED_ENCODERS,
-    MarginHeadSettings,
     ModelSettings,
     encoder_width,
 )
@@ -45,7 +45,7 @@ class Parameters(Settings):
     download: DownloadSettings
     prepare: PrepareSettings
     model: ModelSettings
-    head: MarginHeadSettings
+    head: HeadSettings
     augmentation: AugmentationSettings
     pretrain: PhaseSettings
     finetune: PhaseSettings
@@ -83,12 +83,9 @@ class Parameters(Settings):
 
     def _in_model(self) -> Iterator[str]:
         width = encoder_width(self.model.frontend)
-        aggregation = self.model.layer_aggregation
-        if width is not None and aggregation.kind == "lap" and width % aggregation.lap.num_heads:
-            yield (
-                f"parameter 'model.layer_aggregation.lap.num_heads' is {aggregation.lap.num_heads}: it must "
-                f"divide the encoder's width {width}"
-            )
+        if width is not None:
+            for fault in self.model.layer_aggregation.faults(width):
+                yield str(fault._replace(parameter=f"model.layer_aggregation.{fault.parameter}"))
         architecture = self.model.frontend.architecture
         if architecture is None:
             return
@@ -104,6 +101,11 @@ class Parameters(Settings):
     def _in_phases(self) -> Iterator[str]:
         known = (*trial_lists(), *self.prepare.other_trial_lists)
         for name, phase in self.phases.items():
+            if phase.margin.top_k and not self.head.chosen_class.has_top_k_penalty:
+                yield (
+                    f"parameter '{name}.margin.top_k' is {phase.margin.top_k}: head "
+                    f"'{self.head.kind}' has no inter-top-k penalty, set it to 0"
+                )
             unknown = [monitored for monitored in phase.monitor if monitored not in known]
             if unknown:
                 yield f"parameter '{name}.monitor' holds {', '.join(unknown)}: known are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Settings of the speaker model and of its margin head.
+"""Settings of the speaker model.
 
 A part that comes in several kinds has a group of parameters for each of them and uses the group of the chosen
 one, so that a recipe may change the kind without clearing away the parameters of another.
@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.settings_base import LocalPath, Settings
+from speaker_verification.models.layer_aggregation import LayerAggregationSettings
+from speaker_verification.models.speaker_networks import SpeakerNetworkSettings
 from speaker_verification.models.weight_files import read_json
 
 CONFIG_FILE = "config.json"  # of a saved model, as of an encoder
@@ -99,67 +101,6 @@ def encoder_width(settings: FrontendSettings) -> int | None:
     return width if isinstance(width, int) and width > 0 else None
 
 
-class LapSettings(Settings):
-    """Layer attentive pooling as published."""
-
-    num_heads: int = Field(16, ge=1)
-    output_width: int = Field(512, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-
-class LayerAggregationSettings(Settings):
-    """From L+1 states to one: layer attentive pooling, or a weighted sum, which has no parameters."""
-
-    kind: Literal["lap", "weighted_sum"] = "lap"
-    lap: LapSettings = LapSettings()
-
-    def output_width(self, width: int) -> int:
-        """D', channels of a frame after the aggregation of states of a width D."""
-        return self.lap.output_width if self.kind == "lap" else width
-
-
-class AstpSettings(Settings):
-    """Attentive statistics pooling as published with LAP."""
-
-    embedding_size: int = Field(192, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-
-class XVectorSettings(Settings):
-    """Time-delay network of the x-vector."""
-
-    embedding_size: int = Field(512, ge=1)
-    channels: int = Field(512, ge=1)
-    pooled_channels: int = Field(1500, ge=1)
-
-
-class EcapaTdnnSettings(Settings):
-    """ECAPA-TDNN with 512 channels."""
-
-    embedding_size: int = Field(192, ge=1)
-    channels: int = Field(512, ge=8, multiple_of=8)
-    pooled_channels: int = Field(1536, ge=1)
-    bottleneck_channels: int = Field(128, ge=1)
-
-
-class MhfaSettings(Settings):
-    """Multi-head factorised attentive pooling, of the size that LAP was compared with."""
-
-    embedding_size: int = Field(256, ge=1)
-    num_heads: int = Field(64, ge=1)
-    compressed_width: int = Field(128, ge=1)
-
-
-class SpeakerNetworkSettings(Settings):
-    """From frames to an embedding."""
-
-    kind: Literal["astp", "x_vector", "ecapa_tdnn", "mhfa"] = "astp"
-    astp: AstpSettings = AstpSettings()
-    x_vector: XVectorSettings = XVectorSettings()
-    ecapa_tdnn: EcapaTdnnSettings = EcapaTdnnSettings()
-    mhfa: MhfaSettings = MhfaSettings()
-
-
 class ModelSettings(Settings):
     """Frontend, layer aggregation and speaker network."""
 
@@ -167,15 +108,6 @@ class ModelSettings(Settings):
     layer_aggregation: LayerAggregationSettings = LayerAggregationSettings()
     speaker_network: SpeakerNetworkSettings = SpeakerNetworkSettings()
     initialisation: Literal["xavier", "torch"] = "xavier"
-
-
-class MarginHeadSettings(Settings):
-    """What stays the same in all phases; the margins themselves belong to a phase."""
-
-    num_subcentres: int = Field(3, ge=1)
-    scale: float = Field(30.0, gt=0)
-    initialisation: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform"
-    continuation: Literal["arcface", "wespeaker"] = "arcface"
 
 
 def check_saved_model(folder: Path) -> None:

@@ -56,7 +56,7 @@ class SpeakerModel(nn.Module):
         )
         aggregation = settings.layer_aggregation
         self.speaker_network = build_speaker_network(
-            settings.speaker_network, aggregation.output_width(self.frontend.width)
+            settings.speaker_network, aggregation.frame_width(self.frontend.width)
         )
         self.layer_aggregation = nn.ModuleDict(
             {
@@ -218,12 +218,12 @@ class SpeakerModel(nn.Module):
             )
         with _evaluating(self):
             states = self._encode(batch)
-            weights = {
+            found = {
                 f"layer_aggregation.{name}": cast("LayerAggregation", aggregate).attention_weights(states)
                 for name, aggregate in self.layer_aggregation.items()
             }
-            frame_weights = self.speaker_network.attention_weights(*self._aggregate(states))
-        return weights if frame_weights is None else weights | {"speaker_network": frame_weights}
+            found["speaker_network"] = self.speaker_network.attention_weights(*self._aggregate(states))
+        return {name: weights for name, weights in found.items() if weights is not None}
 
     def _encode(self, waveforms: Tensor) -> tuple[Tensor, ...]:
         """L+1 states (B, T, D) of waveforms that are long enough; in inference mode, in bounded memory."""

@@ -3,8 +3,9 @@
 ranking.json                best first: epoch, folder, error rate; an average of the best comes before them
 epoch_07/config.json        the speaker model (SpeakerModel.from_pretrained)
 epoch_07/model.safetensors
-epoch_07/head.safetensors   the margin head
-epoch_07/run.json           speakers in class order, settings, metrics, ids of the tracked runs
+epoch_07/head.safetensors   weights of the head
+epoch_07/run.json           speakers in class order, settings (of the head its kind, too), embedding size and
+                            number of classes of the head, metrics, ids of the tracked runs
 average/                    likewise, of the best epochs' average, where the phase makes one
 phase.json                  fingerprint and learning curve of the finished phase (see resume.py)
 """
@@ -19,17 +20,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError, UserError
-from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
-from speaker_verification.models.settings import WEIGHTS_FILE, MarginHeadSettings
+from speaker_verification.models.heads import Head, HeadSettings, build_head
+from speaker_verification.models.settings import WEIGHTS_FILE
 from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
 from speaker_verification.models.weight_files import read_json, read_safetensors
 from speaker_verification.training.averaging import mean_state
 
 RANKING_FILE = "ranking.json"
 HEAD_FILE = "head.safetensors"
+HEAD_SHAPE = ("embedding_size", "num_classes")  # beside the weights, what a head is built from
 RUN_FILE = "run.json"
 AVERAGE_FOLDER = "average"
 
@@ -43,9 +46,7 @@ class RankedEpoch:
     eer: float
 
 
-def save_checkpoint(
-    folder: Path, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
-) -> None:
+def save_checkpoint(folder: Path, model: SpeakerModel, head: Head, run: dict[str, Any]) -> None:
     """Write model, head and plain values to a folder atomically.
 
     Args:
@@ -57,27 +58,41 @@ def save_checkpoint(
     with atomic_write(folder) as part:
         model.save_pretrained(part)
         save_file({k: v.contiguous() for k, v in head.state_dict().items()}, part / HEAD_FILE)
-        (part / RUN_FILE).write_text(json.dumps(run, indent=2))
+        shape = {name: getattr(head, name) for name in HEAD_SHAPE}
+        (part / RUN_FILE).write_text(json.dumps({**run, **shape}, indent=2))
 
 
-def load_head(folder: Path, device: str | torch.device) -> tuple[SubcentreMarginHead, dict[str, Any]]:
-    """The margin head of a checkpoint, and the plain values beside it.
+def load_head(folder: Path, device: str | torch.device) -> tuple[Head, HeadSettings, dict[str, Any]]:
+    """The head of a checkpoint, its settings, and the plain values beside it.
 
     Raises:
-        DataError: the folder holds no complete checkpoint.
+        DataError: the folder holds no complete checkpoint, or the head's class cannot be imported.
     """
     try:
         run = _read_run(folder / RUN_FILE)
         weights = read_safetensors(folder / HEAD_FILE, device)
-        settings = MarginHeadSettings.parse(run["head"], f"{folder / RUN_FILE}: head")
+        if "kind" not in run["head"]:
+            run |= _from_first_format(run["head"], weights, folder / HEAD_FILE)
+        settings = HeadSettings.parse(run["head"], f"{folder / RUN_FILE}: head")
     except UserError as error:
         raise DataError(f"'{folder}' is no complete checkpoint ({HEAD_FILE}, {RUN_FILE}): {error}") from error
+    for name in HEAD_SHAPE:
+        if not isinstance(run.get(name), int):
+            raise DataError(f"'{folder / RUN_FILE}' lacks '{name}', a whole number")
+    head = build_head(settings, *(run[name] for name in HEAD_SHAPE)).to(device)
+    load_strictly(head, weights, folder / HEAD_FILE)
+    return head, settings, run
+
+
+def _from_first_format(settings: dict[str, Any], weights: dict[str, Tensor], origin: Path) -> dict[str, Any]:
+    """Values of a checkpoint from before heads had kinds: all were AAM-softmax, with flat settings."""
     centres = weights.get("weight")
     if centres is None or centres.dim() != 3:
-        raise DataError(f"'{folder / HEAD_FILE}' holds no margin head: it lacks 'weight' of three dimensions")
-    head = SubcentreMarginHead(centres.shape[1], centres.shape[2], settings).to(device)
-    load_strictly(head, weights, folder / HEAD_FILE)
-    return head, run
+        raise DataError(f"'{origin}' holds no AAM-softmax head: it lacks 'weight' of three dimensions")
+    renamed = {"fallback" if name == "continuation" else name: value for name, value in settings.items()}
+    _, embedding_size, num_classes = centres.shape  # (K, E, C)
+    head = {"kind": "aam_softmax", "aam_softmax": renamed}
+    return {"head": head, "embedding_size": embedding_size, "num_classes": num_classes}
 
 
 def _read_run(path: Path) -> dict[str, Any]:
@@ -120,7 +135,7 @@ class BestCheckpoints:
         self.prune()
 
     def save_if_best(
-        self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
+        self, epoch: int, eer: float, model: SpeakerModel, head: Head, run: dict[str, Any]
     ) -> None:
         """Save an epoch if it is among the best; of equal error rates the earlier one ranks first.
 
@@ -143,14 +158,14 @@ class BestCheckpoints:
             if path.is_dir() and path.name not in kept:
                 shutil.rmtree(path)
 
-    def load_average(self, model: SpeakerModel, head: SubcentreMarginHead, num_best: int) -> None:
+    def load_average(self, model: SpeakerModel, head: Head, num_best: int) -> None:
         """Load the mean weights of the `num_best` best epochs, or of all there are, into model and head."""
         folders = [self.folder / ranked.folder for ranked in self.ranking[:num_best]]
         model.load_state_dict(mean_state([read_safetensors(folder / WEIGHTS_FILE) for folder in folders]))
         head.load_state_dict(mean_state([read_safetensors(folder / HEAD_FILE) for folder in folders]))
 
     def save_average(
-        self, epoch: int, eer: float, model: SpeakerModel, head: SubcentreMarginHead, run: dict[str, Any]
+        self, epoch: int, eer: float, model: SpeakerModel, head: Head, run: dict[str, Any]
     ) -> None:
         """Save an average of the best epochs; it ranks first whatever its error rate."""
         save_checkpoint(self.folder / AVERAGE_FOLDER, model, head, run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from speaker_verification.models.heads.aam_softmax import HeadOutput, Margins, SubcentreMarginHead
+from speaker_verification.models.heads.base import Head, HeadOutput, Margins
 from speaker_verification.models.speaker_model import SpeakerModel
 
 
@@ -17,7 +17,7 @@ class SpeakerClassifier(nn.Module):
         head: head of as many inputs as the model's embeddings have values.
     """
 
-    def __init__(self, model: SpeakerModel, head: SubcentreMarginHead) -> None:
+    def __init__(self, model: SpeakerModel, head: Head) -> None:
         super().__init__()
         self.model = model
         self.head = head

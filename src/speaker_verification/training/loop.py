@@ -21,7 +21,7 @@ from speaker_verification.common.tables import LEARNING_CURVE
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.data.loading import Batch, BatchLoader
 from speaker_verification.data.sampling import EpochBatches, UtteranceOrder
-from speaker_verification.models.heads.aam_softmax import Margins
+from speaker_verification.models.heads.base import Margins
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.averaging import MovingAverage, reestimate_statistics
 from speaker_verification.training.checkpoints import BestCheckpoints

@@ -11,7 +11,8 @@ import pandas as pd
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.common.tables import require_files
-from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.heads import HeadSettings
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.training.phase import PhaseSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class PhaseJob:
     name: str
     phase: PhaseSettings
     model: ModelSettings
-    head: MarginHeadSettings
+    head: HeadSettings
     augmentation: AugmentationSettings
     seed: int
     device: str = "auto"

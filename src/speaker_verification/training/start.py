@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
-from speaker_verification.models.settings import (
-    LayerAggregationSettings,
-    MarginHeadSettings,
-    ModelSettings,
-    SpeakerNetworkSettings,
-)
+from speaker_verification.models.heads import Head, HeadSettings, build_head
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.checkpoints import RANKING_FILE, best_checkpoint, load_head
 from speaker_verification.training.phase import PhaseSettings
@@ -25,10 +19,10 @@ def start_phase(
     folder: Path,
     phase: PhaseSettings,
     model_settings: ModelSettings,
-    head_settings: MarginHeadSettings,
+    head_settings: HeadSettings,
     speaker_ids: Sequence[str],
     device: torch.device,
-) -> tuple[SpeakerModel, SubcentreMarginHead]:
+) -> tuple[SpeakerModel, Head]:
     """Model and margin head that a phase starts from.
 
     After an encoder both are fresh (drawn from torch's global generator), with a class for every speaker at
@@ -49,10 +43,10 @@ def start_phase(
     if not (folder / RANKING_FILE).exists():
         model = SpeakerModel.from_encoder(folder, model_settings)
         num_classes = len(speaker_ids) * phase.num_speed_classes
-        head = SubcentreMarginHead(model.embedding_size, num_classes, head_settings)
+        head = build_head(head_settings, model.embedding_size, num_classes)
         return model.to(device), head.to(device)
     checkpoint = best_checkpoint(folder, phase.choose_top)
-    head, run = load_head(checkpoint, device)
+    head, trained_head, run = load_head(checkpoint, device)
     if list(run["speaker_ids"]) != list(speaker_ids):
         raise DataError(
             f"{checkpoint} was trained on {len(run['speaker_ids'])} speakers that are not the "
@@ -64,17 +58,14 @@ def start_phase(
             f"before made {head.num_classes // len(speaker_ids)}"
         )
     model = SpeakerModel.from_pretrained(checkpoint, device)
-    for part in ("layer_aggregation", "speaker_network"):
-        asked, trained = _in_use(getattr(model_settings, part)), _in_use(getattr(model.settings, part))
-        if asked != trained:
+    for name, asked, trained in (
+        ("model.layer_aggregation", model_settings.layer_aggregation, model.settings.layer_aggregation),
+        ("model.speaker_network", model_settings.speaker_network, model.settings.speaker_network),
+        ("head", head_settings, trained_head),
+    ):
+        if asked.in_use != trained.in_use:
             raise ParameterError(
-                f"parameter 'model.{part}' is {asked}, but {checkpoint} is of {trained}: run the phases of "
-                "this recipe from 'pretrain', or take one of its own with --load-versions"
+                f"parameter '{name}' is {asked.in_use}, but {checkpoint} is of {trained.in_use}: run the "
+                "phases of this recipe from 'pretrain', or take one of its own with --load-versions"
             )
     return model, head
-
-
-def _in_use(part: LayerAggregationSettings | SpeakerNetworkSettings) -> dict[str, Any]:
-    """The kind and its parameters, without those of other kinds."""
-    values = part.model_dump()
-    return {"kind": part.kind, **values.get(part.kind, {})}

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.models.heads.aam_softmax import Margins, SubcentreMarginHead
-from speaker_verification.models.settings import MarginHeadSettings
+from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
+from speaker_verification.models.heads.base import Margins
 from tests.support.direct_way import DirectHead
 
 
 def head_with(
-    weight: torch.Tensor, scale: float = 30.0, continuation: Literal["arcface", "wespeaker"] = "arcface"
+    weight: torch.Tensor, scale: float = 30.0, fallback: Literal["arcface", "wespeaker"] = "arcface"
 ) -> SubcentreMarginHead:
     subcentres, embedding_size, num_classes = weight.shape
-    settings = MarginHeadSettings(num_subcentres=subcentres, scale=scale, continuation=continuation)
+    settings = AamSoftmaxSettings(num_subcentres=subcentres, scale=scale, fallback=fallback)
     head = SubcentreMarginHead(embedding_size, num_classes, settings).to(weight.dtype)
     head.weight.data.copy_(weight)
     return head
@@ -92,14 +92,14 @@ def test_top_k_must_leave_a_class() -> None:
 
 def test_normal_class_weights_take_the_fans_of_each_centre() -> None:
     torch.manual_seed(0)
-    settings = MarginHeadSettings(num_subcentres=2, initialisation="xavier_normal")
+    settings = AamSoftmaxSettings(num_subcentres=2, initialisation="xavier_normal")
     weight = SubcentreMarginHead(192, 300, settings).weight.detach()
     assert float(weight.std()) == pytest.approx(math.sqrt(2 / (192 + 300)), rel=0.01)
     assert float(weight.abs().max()) > 3.5 * math.sqrt(2 / (192 + 300))
 
 
 def test_class_weights_keep_torch_s_fans() -> None:
-    head = SubcentreMarginHead(192, 300, MarginHeadSettings())
+    head = SubcentreMarginHead(192, 300, AamSoftmaxSettings())
     bound = math.sqrt(6 / ((192 + 3) * 300))
     assert bound * 0.99 < float(head.weight.detach().abs().max()) <= bound
 
@@ -112,15 +112,15 @@ def test_past_pi_the_target_s_logit_goes_on_as_either_system_has_it() -> None:
         "arcface": -1 - 0.5 * math.sin(math.pi - 0.5),  # -1.2397
         "wespeaker": -1 - (1 + math.cos(math.pi - 0.5)),  # -1.1224
     }
-    for continuation, target in logits.items():
-        output = head_with(weight, 2.0, continuation)(embedding, label, Margins(0.5, 0, 0.0))
+    for fallback, target in logits.items():
+        output = head_with(weight, 2.0, fallback)(embedding, label, Margins(0.5, 0, 0.0))
         expected = math.log(math.exp(2 * target) + 1) - 2 * target
         assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-9)
 
 
 def test_loss_and_gradients_are_those_of_centres_brought_to_length_one() -> None:
     torch.manual_seed(0)
-    heads = [kind(6, 8, MarginHeadSettings()).double() for kind in (SubcentreMarginHead, DirectHead)]
+    heads = [kind(6, 8, AamSoftmaxSettings()).double() for kind in (SubcentreMarginHead, DirectHead)]
     heads[1].load_state_dict(heads[0].state_dict())
     labels, results = torch.tensor([0, 3, 7, 3]), []
     for head in heads:

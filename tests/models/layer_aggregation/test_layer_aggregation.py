@@ -12,6 +12,8 @@ from torch import Tensor
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAttentivePooling, WeightedSum, layer_pooling
+from speaker_verification.models.layer_aggregation.base import AggregationSettings
+from speaker_verification.models.layer_aggregation.lap import LapSettings
 from tests.support.direct_way import DirectLap
 
 
@@ -45,10 +47,14 @@ def by_hand(module: LayerAttentivePooling, states: list[torch.Tensor]) -> np.nda
     return (out * weights["out_norm.weight"] + weights["out_norm.bias"]).transpose(0, 2, 1)
 
 
+def lap_settings(output_width: int, num_heads: int, dropout: float) -> LapSettings:
+    return LapSettings(output_width=output_width, num_heads=num_heads, dropout=dropout)
+
+
 def drawn_lap(num_heads: int = 4, dropout: float = 0.0) -> LayerAttentivePooling:
     """Five states of eight channels, in float64, with weights that leave nothing near zero."""
     torch.manual_seed(7)
-    module = LayerAttentivePooling(5, 8, 6, num_heads, dropout).double()
+    module = LayerAttentivePooling(5, 8, lap_settings(6, num_heads, dropout)).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     return module
@@ -66,7 +72,7 @@ def test_lap_follows_its_formulas(num_heads: int) -> None:
 
 def test_weights_of_lap_are_those_it_scales_the_states_with() -> None:
     torch.manual_seed(7)
-    module = LayerAttentivePooling(5, 8, 6, 4, dropout=0.5).double().eval()
+    module = LayerAttentivePooling(5, 8, lap_settings(6, 4, 0.5)).double().eval()
     states = [torch.randn(3, 9, 8, dtype=torch.float64) for _ in range(5)]
     with torch.no_grad():
         weights = module.attention_weights(states)
@@ -80,7 +86,7 @@ def test_weights_of_lap_are_those_it_scales_the_states_with() -> None:
 
 def test_weighted_sum_follows_its_formula() -> None:
     states = [torch.full((2, 3, 4), float(value)) for value in (1, 10, 100)]
-    module = WeightedSum(3)
+    module = WeightedSum(3, 2, AggregationSettings())
     torch.testing.assert_close(module(states), torch.full((2, 4, 3), 37.0))  # equal at the start
     module.logits.data = torch.tensor([0.0, math.log(2), math.log(5)])  # 1/8, 2/8, 5/8
     torch.testing.assert_close(module.attention_weights(states), torch.tensor([0.125, 0.25, 0.625]))
@@ -89,13 +95,13 @@ def test_weighted_sum_follows_its_formula() -> None:
 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ParameterError, match="num_heads' is 5: it must divide the encoder's width 8"):
-        LayerAttentivePooling(5, 8, 6, 5, dropout=0.0)
+        LayerAttentivePooling(5, 8, lap_settings(6, 5, 0.0))
 
 
 def test_three_dimensional_weights_keep_torch_s_fans() -> None:
     """25 states, 16 heads: fans are 25 x 12 and 16 x 12 for squeeze, 12 x 25 and 16 x 25 for excite."""
     torch.manual_seed(0)
-    module = LayerAttentivePooling(25, 64, 32, 16, dropout=0.1)
+    module = LayerAttentivePooling(25, 64, lap_settings(32, 16, 0.1))
     xavier_initialise(module)
     for weight, fans in (
         (module.squeeze_weight, 25 * 12 + 16 * 12),
@@ -177,7 +183,7 @@ def test_autocast_changes_lap_by_no_more_than_the_direct_formula() -> None:
 
 
 def test_lap_keeps_little_beside_the_states_for_its_gradient() -> None:
-    lap = LayerAttentivePooling(13, 32, 16, 2, dropout=0.1)
+    lap = LayerAttentivePooling(13, 32, lap_settings(16, 2, 0.1))
     states = [torch.randn(8, 50, 32) for _ in range(13)]
     kept: dict[int, int] = {}
 

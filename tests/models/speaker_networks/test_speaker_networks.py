@@ -13,6 +13,10 @@ from speaker_verification.models.speaker_networks import (
     SpeakerNetwork,
     XVector,
 )
+from speaker_verification.models.speaker_networks.astp import AstpSettings
+from speaker_verification.models.speaker_networks.ecapa_tdnn import EcapaTdnnSettings
+from speaker_verification.models.speaker_networks.mhfa import MhfaSettings
+from speaker_verification.models.speaker_networks.x_vector import XVectorSettings
 
 Weights = dict[str, np.ndarray]
 
@@ -124,8 +128,13 @@ def frames() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("module", "by_hand"),
     [
-        (AttentiveStatisticsPooling(6, 4, dropout=0.3), astp_by_hand),
-        (EcapaTdnn(6, 4, channels=16, pooled_channels=7, bottleneck_channels=3), ecapa_by_hand),
+        (AttentiveStatisticsPooling(6, AstpSettings(embedding_size=4, dropout=0.3)), astp_by_hand),
+        (
+            EcapaTdnn(
+                6, EcapaTdnnSettings(embedding_size=4, channels=16, pooled_channels=7, bottleneck_channels=3)
+            ),
+            ecapa_by_hand,
+        ),
     ],
     ids=["astp", "ecapa_tdnn"],
 )
@@ -140,7 +149,7 @@ def test_attentive_statistics_follow_their_formulas(module, by_hand, frames: tor
 
 
 def test_x_vector_follows_its_formulas(frames: torch.Tensor) -> None:
-    module, weights = randomised(XVector(6, 4, channels=5, pooled_channels=9))
+    module, weights = randomised(XVector(6, XVectorSettings(embedding_size=4, channels=5, pooled_channels=9)))
     assert module.layers(frames).shape == (2, 9, 5)  # T - 6
     with torch.no_grad():
         embeddings = module(frames)
@@ -154,7 +163,11 @@ def test_x_vector_follows_its_formulas(frames: torch.Tensor) -> None:
 
 
 def test_mhfa_follows_its_formulas(frames: torch.Tensor) -> None:
-    module, weights = randomised(MultiHeadFactorisedAttentivePooling(6, 4, num_heads=3, compressed_width=5))
+    module, weights = randomised(
+        MultiHeadFactorisedAttentivePooling(
+            6, MhfaSettings(embedding_size=4, num_heads=3, compressed_width=5)
+        )
+    )
     other = frames.flip(2) * 0.7
     with torch.no_grad():
         embeddings, attention = module(frames, other).numpy(), module.attention_weights(frames, other).numpy()
@@ -167,9 +180,11 @@ def test_mhfa_follows_its_formulas(frames: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        AttentiveStatisticsPooling(4, 3, dropout=0.0),
-        XVector(4, 3, channels=5, pooled_channels=6),
-        EcapaTdnn(4, 3, channels=8, pooled_channels=6, bottleneck_channels=3),
+        AttentiveStatisticsPooling(4, AstpSettings(embedding_size=3, dropout=0.0)),
+        XVector(4, XVectorSettings(embedding_size=3, channels=5, pooled_channels=6)),
+        EcapaTdnn(
+            4, EcapaTdnnSettings(embedding_size=3, channels=8, pooled_channels=6, bottleneck_channels=3)
+        ),
     ],
     ids=["astp", "x_vector", "ecapa_tdnn"],
 )
@@ -183,10 +198,14 @@ def test_constant_frames_keep_a_finite_gradient(module: SpeakerNetwork) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        AttentiveStatisticsPooling(4, 3, dropout=0.0),
-        XVector(4, 3, channels=5, pooled_channels=6),
-        EcapaTdnn(4, 3, channels=8, pooled_channels=6, bottleneck_channels=3),
-        MultiHeadFactorisedAttentivePooling(4, 3, num_heads=2, compressed_width=5),
+        AttentiveStatisticsPooling(4, AstpSettings(embedding_size=3, dropout=0.0)),
+        XVector(4, XVectorSettings(embedding_size=3, channels=5, pooled_channels=6)),
+        EcapaTdnn(
+            4, EcapaTdnnSettings(embedding_size=3, channels=8, pooled_channels=6, bottleneck_channels=3)
+        ),
+        MultiHeadFactorisedAttentivePooling(
+            4, MhfaSettings(embedding_size=3, num_heads=2, compressed_width=5)
+        ),
     ],
     ids=["astp", "x_vector", "ecapa_tdnn", "mhfa"],
 )
@@ -204,7 +223,7 @@ def test_minimum_frames_are_just_enough(module: SpeakerNetwork) -> None:
 
 def test_frames_are_left_out_in_training_only() -> None:
     torch.manual_seed(0)
-    module = AttentiveStatisticsPooling(width=4, embedding_size=3, dropout=0.9)
+    module = AttentiveStatisticsPooling(4, AstpSettings(embedding_size=3, dropout=0.9))
     x = torch.randn(6, 4, 7)
     module.eval()
     assert torch.equal(module(x), module(x))

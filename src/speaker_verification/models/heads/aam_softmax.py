@@ -1,42 +1,38 @@
-"""The classifier that training looks through: additive angular margin softmax."""
+"""AAM-softmax classification head with sub-centres and inter-top-k penalty."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from speaker_verification.common.errors import ParameterError
+from speaker_verification.common.settings_base import Settings
+from speaker_verification.models.heads.base import Head, HeadOutput, Margins
 from speaker_verification.models.initialisation import xavier_initialise
-from speaker_verification.models.settings import MarginHeadSettings
 
 # Rounding carries cosines past one: without a floor under 1 - cos² the root or its gradient is NaN.
 SQUARED_SINE_FLOOR = 1e-10
 
 
-class Margins(NamedTuple):
-    """Margins of one step, in radians."""
+class AamSoftmaxSettings(Settings):
+    """Sub-centre AAM-softmax; the margins themselves belong to a phase."""
 
-    target: float
-    top_k: int
-    top_k_penalty: float
-
-
-class HeadOutput(NamedTuple):
-    """Mean loss over the batch, and the class each example was taken for (B,)."""
-
-    loss: Tensor
-    predictions: Tensor
+    num_subcentres: int = Field(3, ge=1)
+    scale: float = Field(30.0, gt=0)
+    initialisation: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform"
+    fallback: Literal["arcface", "wespeaker"] = "arcface"
 
 
-class SubcentreMarginHead(nn.Module):
+class SubcentreMarginHead(Head):
     """AAM-softmax with K sub-centres per class and the inter-top-k penalty.
 
     A class's cosine is the largest over its centres. The target's logit is cos(theta + m); where theta + m
-    would pass pi it is cos(theta) - m sin(pi - m) (continuation `arcface`) or cos(theta) - (1 + cos(pi - m))
+    would pass pi it is cos(theta) - m sin(pi - m) (fallback `arcface`) or cos(theta) - (1 + cos(pi - m))
     (`wespeaker`). The k largest non-target cosines become cos(theta - m'). Predictions carry the target's
     margin but not the penalty. Computed in float32 whatever the autocast.
 
@@ -46,13 +42,16 @@ class SubcentreMarginHead(nn.Module):
     Args:
         embedding_size: E.
         num_classes: C.
-        settings: number of sub-centres K, scale, initialisation and continuation.
+        settings: number of sub-centres K, scale, initialisation and fallback.
     """
 
-    def __init__(self, embedding_size: int, num_classes: int, settings: MarginHeadSettings) -> None:
-        super().__init__()
+    Settings = AamSoftmaxSettings
+    has_top_k_penalty = True
+
+    def __init__(self, embedding_size: int, num_classes: int, settings: AamSoftmaxSettings) -> None:
+        super().__init__(embedding_size, num_classes)
         self.scale = settings.scale
-        self.continuation = settings.continuation
+        self.fallback = settings.fallback
         self.weight = nn.Parameter(torch.empty(settings.num_subcentres, embedding_size, num_classes))
         if settings.initialisation == "xavier_uniform":
             xavier_initialise(self)
@@ -60,17 +59,13 @@ class SubcentreMarginHead(nn.Module):
             for centres in self.weight:  # (E, C): fans are those of a linear layer
                 nn.init.xavier_normal_(centres)
 
-    @property
-    def num_classes(self) -> int:
-        return self.weight.shape[2]
-
     def forward(self, embeddings: Tensor, labels: Tensor, margins: Margins) -> HeadOutput:
         """Classify embeddings under the margins of this step.
 
         Args:
             embeddings: (B, E).
-            labels: class of each, (B,).
-            margins: of this step.
+            labels: classes, (B,).
+            margins: margins of this step.
 
         Raises:
             ParameterError: top_k reaches past the non-target classes.
@@ -105,7 +100,7 @@ class SubcentreMarginHead(nn.Module):
     def _add_margin(self, cosine: Tensor, sine: Tensor, margin: float) -> Tensor:
         """cos(theta + margin), continued where the angle passes pi; any shape."""
         shifted = cosine * math.cos(margin) - sine * math.sin(margin)
-        if self.continuation == "arcface":
+        if self.fallback == "arcface":
             lowered = cosine - margin * math.sin(math.pi - margin)
         else:
             lowered = cosine - (1 + math.cos(math.pi - margin))

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.models.encoders.configuration import build_encoder, read_configuration
-from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
+from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
 from speaker_verification.models.importing.original_wavlm import (
     infer_wavlm_configuration,
     original_wavlm_name,
@@ -28,7 +28,7 @@ from speaker_verification.models.importing.public_weights import (
     read_state_dict,
     rename,
 )
-from speaker_verification.models.settings import MarginHeadSettings, ModelSettings
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 
 LAP_CONFIG = "model_config.yaml"
@@ -169,7 +169,7 @@ class _Checkpoint:
     centres: Tensor | None
     encoder: Callable[[], PreTrainedConfig]
     settings: ModelSettings
-    head: MarginHeadSettings
+    head: AamSoftmaxSettings
     public_name: Callable[[str], str]
 
 
@@ -213,7 +213,7 @@ def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
         centres=centres,
         encoder=partial(_encoder_configuration, str(parsed.frontend.checkpoint)),
         settings=parsed,
-        head=MarginHeadSettings.parse(head, where),
+        head=AamSoftmaxSettings.parse(head, where),
         public_name=partial(lap_name, speaker_network=parsed.speaker_network.kind),
     )
 
@@ -241,7 +241,7 @@ def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
         centres=None if centres is None else centres.transpose(0, -1).unsqueeze(0),  # (C, E) -> (1, E, C)
         encoder=partial(_slt22_encoder, path, _below("__S__.model.", weights), encoder),
         settings=ModelSettings.parse(settings, str(path)),
-        head=MarginHeadSettings.parse(head, str(path)),
+        head=AamSoftmaxSettings.parse(head, str(path)),
         public_name=slt22_name,
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from speaker_verification.common.errors import ParameterError
+from speaker_verification.models.layer_aggregation.base import AggregationSettings, Fault, LayerAggregation
 from speaker_verification.models.layer_aggregation.layer_pooling import (
     LapParameters,
     Standardisation,
@@ -17,8 +18,23 @@ from speaker_verification.models.layer_aggregation.layer_pooling import (
 )
 
 
-class LayerAttentivePooling(nn.Module):
-    """LAP: every head weighs the states of every frame, then keeps the largest of them.
+class LapSettings(AggregationSettings):
+    """Layer attentive pooling as published."""
+
+    num_heads: int = Field(16, ge=1)
+    output_width: int = Field(512, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    def frame_width(self, width: int) -> int:
+        return self.output_width
+
+    def faults(self, width: int) -> Iterator[Fault]:
+        if width % self.num_heads:
+            yield Fault("num_heads", self.num_heads, f"it must divide the encoder's width {width}")
+
+
+class LayerAttentivePooling(LayerAggregation):
+    """LAP: every head weighs the states of every frame, then max-pools over them.
 
     A squeeze-excite pair, shared by the mean and the maximum over a head's channels, gives one weight per
     state; the scaled states are max-pooled over the states.
@@ -29,23 +45,18 @@ class LayerAttentivePooling(nn.Module):
     Args:
         num_states: L+1.
         width: D, channels of a state.
-        output_width: D', channels of a frame after aggregation.
-        num_heads: h, a divisor of D; with one head the projection of the states is skipped.
-        dropout: probability of dropping a weight.
+        settings: number of heads h, a divisor of D (with one head the projection of the states is skipped);
+            output width D', channels of a frame after aggregation; probability of dropping a weight.
 
     Raises:
         ParameterError: num_heads does not divide the width.
     """
 
-    def __init__(
-        self, num_states: int, width: int, output_width: int, num_heads: int, dropout: float
-    ) -> None:
-        super().__init__()
-        if width % num_heads:
-            raise ParameterError(
-                f"parameter 'model.layer_aggregation.lap.num_heads' is {num_heads}: "
-                f"it must divide the encoder's width {width}"
-            )
+    Settings = LapSettings
+
+    def __init__(self, num_states: int, width: int, settings: LapSettings) -> None:
+        super().__init__(num_states, width, settings)
+        num_heads, output_width = settings.num_heads, settings.output_width
         self.num_heads = num_heads
         squeezed = num_states // 2
         self.in_norm = nn.BatchNorm1d(width)
@@ -54,7 +65,7 @@ class LayerAttentivePooling(nn.Module):
         self.squeeze_bias = nn.Parameter(torch.zeros(num_heads, 1, squeezed))
         self.excite_weight = nn.Parameter(torch.empty(num_heads, squeezed, num_states))
         self.excite_bias = nn.Parameter(torch.zeros(num_heads, 1, num_states))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(settings.dropout)
         self.out_projection = nn.Linear(width, output_width)
         self.out_norm = nn.BatchNorm1d(output_width)
         nn.init.xavier_uniform_(self.squeeze_weight)

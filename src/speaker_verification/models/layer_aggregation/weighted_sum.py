@@ -1,4 +1,4 @@
-"""Weighted sum of the states."""
+"""Weighted sum of the states, as in SUPERB."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from speaker_verification.models.layer_aggregation.base import AggregationSettings, LayerAggregation
 
-class WeightedSum(nn.Module):
-    """States weighed by the softmax of one learnt number each, equal at the start.
+
+class WeightedSum(LayerAggregation):
+    """Sum of the states, weighed by the softmax of one learnt logit each, equal at the start.
 
     Source: S. Yang et al., SUPERB: Speech processing Universal PERformance Benchmark, Interspeech 2021.
 
     Args:
         num_states: L+1.
+        width: D, channels of a state.
+        settings: none.
     """
 
-    def __init__(self, num_states: int) -> None:
-        super().__init__()
+    Settings = AggregationSettings
+
+    def __init__(self, num_states: int, width: int, settings: AggregationSettings) -> None:
+        super().__init__(num_states, width, settings)
         self.logits = nn.Parameter(torch.full((num_states,), 1 / num_states))
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:

@@ -1,23 +1,31 @@
-"""From a sequence of frames to one embedding."""
+"""Registry of the speaker networks."""
 
 from __future__ import annotations
 
-from speaker_verification.models.settings import SpeakerNetworkSettings
+from speaker_verification.common.registry import ClassRegistry, KindSettings
 from speaker_verification.models.speaker_networks.astp import AttentiveStatisticsPooling
 from speaker_verification.models.speaker_networks.base import SpeakerNetwork
 from speaker_verification.models.speaker_networks.ecapa_tdnn import EcapaTdnn
 from speaker_verification.models.speaker_networks.mhfa import MultiHeadFactorisedAttentivePooling
 from speaker_verification.models.speaker_networks.x_vector import XVector
 
-SPEAKER_NETWORKS: dict[str, type[SpeakerNetwork]] = {
-    "astp": AttentiveStatisticsPooling,
-    "x_vector": XVector,
-    "ecapa_tdnn": EcapaTdnn,
-    "mhfa": MultiHeadFactorisedAttentivePooling,
-}
+SPEAKER_NETWORKS: ClassRegistry[type[SpeakerNetwork]] = ClassRegistry(
+    "speaker network",
+    SpeakerNetwork,
+    {
+        "astp": AttentiveStatisticsPooling,
+        "x_vector": XVector,
+        "ecapa_tdnn": EcapaTdnn,
+        "mhfa": MultiHeadFactorisedAttentivePooling,
+    },
+)
+
+
+class SpeakerNetworkSettings(KindSettings, registry=SPEAKER_NETWORKS, default="astp"):
+    """Pooling network from frames to an embedding."""
 
 
 def build_speaker_network(settings: SpeakerNetworkSettings, width: int) -> SpeakerNetwork:
-    """The chosen network, for frames of so many channels."""
-    group = getattr(settings, settings.kind)
-    return SPEAKER_NETWORKS[settings.kind](width, **group.model_dump())
+    """The chosen network, for frames of C channels (`width`)."""
+    network: SpeakerNetwork = settings.chosen_class(width, settings.chosen)
+    return network

@@ -1,10 +1,12 @@
-"""Attentive statistics pooling, as LAP is published with."""
+"""Attentive statistics pooling (ASTP), the speaker network that LAP is published with."""
 
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from speaker_verification.common.settings_base import Settings
 from speaker_verification.models.speaker_networks.base import SpeakerNetwork
 from speaker_verification.models.speaker_networks.parts import weighted_statistics, with_context
 
@@ -12,10 +14,17 @@ VARIANCE_FLOOR = 1e-4
 TINY_VARIANCE = 1e-12  # the root of zero has no finite gradient
 
 
+class AstpSettings(Settings):
+    """Attentive statistics pooling as published with LAP."""
+
+    embedding_size: int = Field(192, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
 class AttentiveStatisticsPooling(SpeakerNetwork):
     """ASTP: channel-dependent attention over time, then weighted mean and standard deviation.
 
-    The attention hears every frame beside the mean and the (unbiased) standard deviation of all frames. In
+    The attention sees every frame beside the mean and the (unbiased) standard deviation of all frames. In
     training every frame is left out with the probability `dropout`, the same for all channels.
 
     Source: J. S. Kim et al., Interspeech 2025, section 3, after B. Desplanques et al., ECAPA-TDNN,
@@ -23,15 +32,15 @@ class AttentiveStatisticsPooling(SpeakerNetwork):
 
     Args:
         width: channels C of a frame.
-        embedding_size: E.
-        dropout: probability of leaving a frame out in training.
+        settings: embedding size E; probability of leaving a frame out in training.
     """
 
+    Settings = AstpSettings
     minimum_frames = 2  # a standard deviation needs two
 
-    def __init__(self, width: int, embedding_size: int, dropout: float) -> None:
-        super().__init__(embedding_size)
-        self.dropout = dropout
+    def __init__(self, width: int, settings: AstpSettings) -> None:
+        super().__init__(settings.embedding_size)
+        self.dropout = settings.dropout
         self.attention = nn.Sequential(
             nn.Conv1d(3 * width, width // 2, kernel_size=1),
             nn.ReLU(),
@@ -39,8 +48,8 @@ class AttentiveStatisticsPooling(SpeakerNetwork):
             nn.Conv1d(width // 2, width, kernel_size=1),
         )
         self.pooled_norm = nn.BatchNorm1d(2 * width)
-        self.projection = nn.Linear(2 * width, embedding_size)
-        self.embedding_norm = nn.BatchNorm1d(embedding_size)
+        self.projection = nn.Linear(2 * width, settings.embedding_size)
+        self.embedding_norm = nn.BatchNorm1d(settings.embedding_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool frames.

@@ -1,16 +1,27 @@
-"""ECAPA-TDNN."""
+"""ECAPA-TDNN, a time-delay network with squeeze-excitation and attentive pooling."""
 
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from speaker_verification.common.settings_base import Settings
 from speaker_verification.models.speaker_networks.base import SpeakerNetwork
 from speaker_verification.models.speaker_networks.parts import tdnn_layer, weighted_statistics, with_context
 
 SCALE = 8
 DILATIONS = (2, 3, 4)
 VARIANCE_FLOOR = 1e-7
+
+
+class EcapaTdnnSettings(Settings):
+    """ECAPA-TDNN with 512 channels."""
+
+    embedding_size: int = Field(192, ge=1)
+    channels: int = Field(512, ge=8, multiple_of=8)
+    pooled_channels: int = Field(1536, ge=1)
+    bottleneck_channels: int = Field(128, ge=1)
 
 
 class EcapaTdnn(SpeakerNetwork):
@@ -21,18 +32,17 @@ class EcapaTdnn(SpeakerNetwork):
 
     Args:
         width: channels C of a frame.
-        embedding_size: E.
-        channels: of the blocks, a multiple of 8.
-        pooled_channels: of the frames that are pooled.
-        bottleneck_channels: of the squeeze-excite pairs and of the attention.
+        settings: embedding size E; channels of the blocks (a multiple of 8), of the pooled frames, and of
+            the bottlenecks in the squeeze-excite pairs and in the attention.
     """
 
+    Settings = EcapaTdnnSettings
     minimum_frames = 2  # a standard deviation needs two
 
-    def __init__(
-        self, width: int, embedding_size: int, channels: int, pooled_channels: int, bottleneck_channels: int
-    ) -> None:
-        super().__init__(embedding_size)
+    def __init__(self, width: int, settings: EcapaTdnnSettings) -> None:
+        super().__init__(settings.embedding_size)
+        channels, pooled_channels = settings.channels, settings.pooled_channels
+        bottleneck_channels = settings.bottleneck_channels
         self.input_layer = tdnn_layer(width, channels, kernel_size=5, padding=2)
         self.blocks = nn.ModuleList(
             SqueezeExciteRes2Block(channels, dilation, bottleneck_channels) for dilation in DILATIONS
@@ -44,7 +54,7 @@ class EcapaTdnn(SpeakerNetwork):
             nn.Conv1d(bottleneck_channels, pooled_channels, kernel_size=1),
         )
         self.pooled_norm = nn.BatchNorm1d(2 * pooled_channels)
-        self.projection = nn.Linear(2 * pooled_channels, embedding_size)
+        self.projection = nn.Linear(2 * pooled_channels, settings.embedding_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool frames.
@@ -78,12 +88,12 @@ class EcapaTdnn(SpeakerNetwork):
 
 
 class SqueezeExciteRes2Block(nn.Module):
-    """Res2 convolutions between two of kernel 1, then a gate for every channel, and a way past it all.
+    """Res2 convolutions between two of kernel 1, then a gate for every channel, with a skip connection.
 
     Args:
-        channels: of input and output.
-        dilation: of the Res2 convolutions.
-        bottleneck_channels: of the gate.
+        channels: number of channels of input and output.
+        dilation: dilation of the Res2 convolutions.
+        bottleneck_channels: hidden channels of the gate.
     """
 
     def __init__(self, channels: int, dilation: int, bottleneck_channels: int) -> None:

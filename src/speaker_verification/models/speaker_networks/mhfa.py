@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import Tensor, nn
 
+from speaker_verification.common.settings_base import Settings
 from speaker_verification.models.speaker_networks.base import SpeakerNetwork
+
+
+class MhfaSettings(Settings):
+    """Multi-head factorised attentive pooling, of the size that LAP was compared with."""
+
+    embedding_size: int = Field(256, ge=1)
+    num_heads: int = Field(64, ge=1)
+    compressed_width: int = Field(128, ge=1)
 
 
 class MultiHeadFactorisedAttentivePooling(SpeakerNetwork):
@@ -17,20 +27,21 @@ class MultiHeadFactorisedAttentivePooling(SpeakerNetwork):
 
     Args:
         width: channels C of keys and of values.
-        embedding_size: E.
-        num_heads: h.
-        compressed_width: c, channels of keys and values after their linear layers.
+        settings: embedding size E; number of heads h; compressed width c, channels of keys and values after
+            their linear layers.
     """
 
+    Settings = MhfaSettings
     inputs = ("key", "value")
     minimum_frames = 1
 
-    def __init__(self, width: int, embedding_size: int, num_heads: int, compressed_width: int) -> None:
-        super().__init__(embedding_size)
+    def __init__(self, width: int, settings: MhfaSettings) -> None:
+        super().__init__(settings.embedding_size)
+        num_heads, compressed_width = settings.num_heads, settings.compressed_width
         self.key_projection = nn.Linear(width, compressed_width)
         self.value_projection = nn.Linear(width, compressed_width)
         self.head_logits = nn.Linear(compressed_width, num_heads)
-        self.projection = nn.Linear(num_heads * compressed_width, embedding_size)
+        self.projection = nn.Linear(num_heads * compressed_width, settings.embedding_size)
 
     def forward(self, key: Tensor, value: Tensor) -> Tensor:
         """Pool frames.

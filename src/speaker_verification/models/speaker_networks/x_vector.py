@@ -1,14 +1,24 @@
-"""The x-vector's time-delay network."""
+"""Time-delay neural network of the x-vector."""
 
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from speaker_verification.common.settings_base import Settings
 from speaker_verification.models.speaker_networks.base import SpeakerNetwork
 from speaker_verification.models.speaker_networks.parts import tdnn_layer
 
 ADDED_VARIANCE = 1e-7
+
+
+class XVectorSettings(Settings):
+    """Time-delay network of the x-vector."""
+
+    embedding_size: int = Field(512, ge=1)
+    channels: int = Field(512, ge=1)
+    pooled_channels: int = Field(1500, ge=1)
 
 
 class XVector(SpeakerNetwork):
@@ -22,15 +32,15 @@ class XVector(SpeakerNetwork):
 
     Args:
         width: channels C of a frame.
-        embedding_size: E.
-        channels: of the first four layers.
-        pooled_channels: of the fifth.
+        settings: embedding size E; channels of the first four layers and of the fifth, which is pooled.
     """
 
+    Settings = XVectorSettings
     minimum_frames = 8  # two are left, and a standard deviation needs two
 
-    def __init__(self, width: int, embedding_size: int, channels: int, pooled_channels: int) -> None:
-        super().__init__(embedding_size)
+    def __init__(self, width: int, settings: XVectorSettings) -> None:
+        super().__init__(settings.embedding_size)
+        channels, pooled_channels = settings.channels, settings.pooled_channels
         self.layers = nn.Sequential(
             tdnn_layer(width, channels, kernel_size=5, padding=2),
             tdnn_layer(channels, channels, kernel_size=3, dilation=2, padding=1),
@@ -38,8 +48,8 @@ class XVector(SpeakerNetwork):
             tdnn_layer(channels, channels),
             tdnn_layer(channels, pooled_channels),
         )
-        self.projection = nn.Linear(2 * pooled_channels, embedding_size)
-        self.loss_projection = nn.Linear(embedding_size, embedding_size)
+        self.projection = nn.Linear(2 * pooled_channels, settings.embedding_size)
+        self.loss_projection = nn.Linear(settings.embedding_size, settings.embedding_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool frames.

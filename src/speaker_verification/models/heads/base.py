@@ -1,0 +1,61 @@
+"""Base class of the classification heads: their contract with the training loop."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+import speaker_verification.common.settings_base as settings_base
+
+
+class Margins(NamedTuple):
+    """Margins of one step, as the phase's schedule gives them.
+
+    `target` is in radians, or a cosine where the head subtracts it; `top_k_penalty` is in radians.
+    """
+
+    target: float
+    top_k: int
+    top_k_penalty: float
+
+
+class HeadOutput(NamedTuple):
+    """Mean loss over the batch, a scalar, and the predicted class of every example, (B,)."""
+
+    loss: Tensor
+    predictions: Tensor
+
+
+class Head(nn.Module):
+    """Classification head over the training speakers, used in training only.
+
+    `forward(embeddings, labels, margins)` takes (B, E), (B,) and `Margins`, and gives a `HeadOutput`. It
+    computes in float32 (float64 for float64 embeddings) whatever the autocast: near 1 a cosine in bfloat16
+    has two digits. A subclass is built as `Head(embedding_size, num_classes, settings)`; a checkpoint keeps
+    its kind, its settings, C and its weights.
+
+    Args:
+        embedding_size: E.
+        num_classes: C.
+    """
+
+    Settings: ClassVar[type[settings_base.Settings]]
+    """Parameters of the head, all with defaults."""
+    has_top_k_penalty: ClassVar[bool] = False
+    """Whether the inter-top-k penalty of the margins applies; without it `top_k` must be 0."""
+
+    def __init__(self, embedding_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.num_classes = num_classes
+
+    def forward(self, embeddings: Tensor, labels: Tensor, margins: Margins) -> HeadOutput:
+        """Classify embeddings under the margins of this step.
+
+        Args:
+            embeddings: (B, E).
+            labels: classes, (B,).
+            margins: margins of this step.
+        """
+        raise NotImplementedError

@@ -1,0 +1,105 @@
+"""SphereFace2 classification head: one binary classification per speaker."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speaker_verification.common.errors import ParameterError
+from speaker_verification.common.settings_base import Settings
+from speaker_verification.models.heads.base import Head, HeadOutput, Margins
+
+SQUARED_SINE_FLOOR = 1e-10  # under 1 - cos², whose root has no finite gradient at zero
+
+
+class SphereFace2Settings(Settings):
+    """SphereFace2 as published for speaker verification; the margin itself belongs to a phase."""
+
+    margin_type: Literal["A", "C"] = "C"
+    scale: float = Field(32.0, gt=0)
+    positive_weight: float = Field(0.7, gt=0, lt=1)
+    exponent: int = Field(3, ge=1)
+
+
+class SphereFace2(Head):
+    """SphereFace2: every class is a binary classification of its own, with one bias b for all of them.
+
+    With g(z) = 2 ((z + 1) / 2)^t - 1, scale s, weight lambda of the positive pairs and margin m, the loss of
+    an example is lambda log(1 + exp(-p)) + (1 - lambda) sum over other classes of log(1 + exp(n)), where
+
+        type A:  p = s g(cos(theta + m)) + b    n = s g(cos(theta - m)) + b
+        type C:  p = s (g(cos theta) - m) + b   n = s (g(cos theta) + m) + b
+
+    Where theta + m would pass pi, type A takes cos(theta) - (1 + cos(pi - m)). Predictions are the largest
+    cosines, the target's less m. Computed in float32 whatever the autocast.
+
+    Source: Y. Wen et al., SphereFace2: Binary Classification is All You Need for Deep Face Recognition (ICLR
+    2022), section 3; B. Han et al., Exploring Binary Classification Loss for Speaker Verification (ICASSP
+    2023), equations 5 to 7.
+
+    Args:
+        embedding_size: E.
+        num_classes: C.
+        settings: margin type, scale s, weight lambda of the positive pairs and exponent t.
+    """
+
+    Settings = SphereFace2Settings
+
+    def __init__(self, embedding_size: int, num_classes: int, settings: SphereFace2Settings) -> None:
+        super().__init__(embedding_size, num_classes)
+        self.settings = settings
+        self.weight = nn.Parameter(torch.empty(num_classes, embedding_size))
+        self.bias = nn.Parameter(torch.zeros(()))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, margins: Margins) -> HeadOutput:
+        """Classify embeddings under the margin of this step.
+
+        Args:
+            embeddings: (B, E).
+            labels: classes, (B,).
+            margins: margins of this step, without an inter-top-k penalty.
+
+        Raises:
+            ParameterError: the margins have an inter-top-k penalty.
+        """
+        if margins.top_k:
+            raise ParameterError(
+                f"parameter 'top_k' is {margins.top_k}: SphereFace2 has no penalty, set it to 0"
+            )
+        with torch.autocast(embeddings.device.type, enabled=False):
+            precise = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+            cosine = functional.linear(
+                functional.normalize(precise), functional.normalize(self.weight)
+            )  # (B, C)
+            is_target = functional.one_hot(labels, self.num_classes).bool()
+            positive, negative = self._logits(cosine, margins.target)
+            share = self.settings.positive_weight
+            losses = torch.where(
+                is_target,
+                -share * functional.logsigmoid(positive),
+                -(1 - share) * functional.logsigmoid(-negative),
+            )
+            predictions = torch.where(is_target, cosine - margins.target, cosine).argmax(dim=1)
+        return HeadOutput(losses.sum(dim=1).mean(), predictions)
+
+    def _logits(self, cosine: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of every class as the target and as another class."""
+        scale, bias = self.settings.scale, self.bias
+        if self.settings.margin_type == "C":
+            similarity = self._stretch(cosine)
+            return scale * (similarity - margin) + bias, scale * (similarity + margin) + bias
+        sine = (1 - cosine.square()).clamp(min=SQUARED_SINE_FLOOR).sqrt()
+        along, across = cosine * math.cos(margin), sine * math.sin(margin)
+        lowered = cosine - (1 + math.cos(math.pi - margin))
+        farther = torch.where(cosine > math.cos(math.pi - margin), along - across, lowered)
+        return scale * self._stretch(farther) + bias, scale * self._stretch(along + across) + bias
+
+    def _stretch(self, cosine: Tensor) -> Tensor:
+        """g(z), which spreads cosines over -1..1; any shape."""
+        return 2 * ((cosine + 1) / 2).pow(self.settings.exponent) - 1
