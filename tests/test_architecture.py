@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,34 @@ def test_test_modules_share_helpers_through_tests_support_alone() -> None:
                 assert name.split(".")[1:2] == ["support"], (
                     f"{file.name} imports {name}; move it to tests/support"
                 )
+
+
+DOCUMENT = PROJECT / "docs" / "architecture.md"
+
+
+def definitions_in(file: Path) -> set[str]:
+    """Names of functions and classes of a module, methods as Class.method."""
+    names = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            names.update(
+                f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)
+            )
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+    return names
+
+
+def test_every_name_of_the_architecture_is_defined_in_the_file_that_it_links_to() -> None:
+    links = re.findall(r"\[(`?)([^\]`]+)`?\]\(([^)]+)\)", DOCUMENT.read_text())
+    assert len(links) > 30
+    for is_name, name, target in links:
+        file = (DOCUMENT.parent / target).resolve()
+        assert file.is_file(), f"{DOCUMENT.name}: {target} does not exist"
+        assert not is_name or name in definitions_in(file), f"{DOCUMENT.name}: {target} defines no {name}"
+
+
+def test_the_architecture_tells_the_imports_that_are_allowed() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", DOCUMENT.read_text(), flags=re.MULTILINE)
+    told = {floor: set(re.findall(r"`(\w+)`", allowed)) for floor, allowed in rows}
+    assert told == {floor: allowed for floor, allowed in FLOORS.items() if floor not in GROUND}
