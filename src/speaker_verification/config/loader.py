@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -54,7 +55,7 @@ class RecipeConfigLoader(OmegaConfigLoader):
             if key == "credentials":
                 return self._read_credentials()
             if key == "parameters":
-                return self._read_parameters()
+                return deepcopy(self._parameters)
             if key == "globals":
                 return self._read_globals()
             return super().__getitem__(key)
@@ -79,7 +80,9 @@ class RecipeConfigLoader(OmegaConfigLoader):
         """The environment that goes over the base, if there is one."""
         return None if self._run_env == self.base_env else self._run_env
 
-    def _read_parameters(self) -> dict[str, Any]:
+    @cached_property
+    def _parameters(self) -> dict[str, Any]:
+        """The merged parameters, read once: Kedro and `typed_parameters` both ask for them."""
         if self.runtime_params:
             from speaker_verification.config.tree import Parameters
 
