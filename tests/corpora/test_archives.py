@@ -71,7 +71,7 @@ def test_an_archive_without_its_last_part_is_refused(
 @pytest.mark.parametrize("data", [b"", b"<html>Not found</html>"])
 def test_what_is_no_archive_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(
-        DataError, match=r"xaa: not a whole zip or tar archive \([a-z ]+\); copy it anew"
+        DataError, match=r"xaa: not a whole zip or tar archive \([a-z ]+\); copy it again"
     ) as caught:
         list(read_members(write_parts(tmp_path, "x", data, 1)))
     assert "\n" not in str(caught.value)

@@ -79,7 +79,7 @@ def test_a_second_run_opens_no_file_and_says_so(
     with caplog.at_level(logging.INFO, "speaker_verification"):
         second = convert(archive, audio)
     assert [record.getMessage() for record in caplog.records] == [
-        "vox1-dev: nothing to convert, all 13 recordings are done"
+        "vox1-dev: nothing to convert, all 13 recordings are converted"
     ]
     for table, again in zip(first, second, strict=True):
         pd.testing.assert_frame_equal(table, again)

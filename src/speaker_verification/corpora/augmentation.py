@@ -137,7 +137,7 @@ def _listed_rirs(archive_file: Path, members: Mapping[str, Member]) -> set[str]:
     try:
         lines = decode_text(members[RIR_LIST].read()).splitlines()
     except DamagedMember as error:
-        raise DataError(f"{archive_file}: {RIR_LIST} is damaged ({error}); copy it anew") from error
+        raise DataError(f"{archive_file}: {RIR_LIST} is damaged ({error}); copy it again") from error
     return {plain_name(line.split()[-1]) for line in lines if line.strip()}
 
 

@@ -77,7 +77,7 @@ class Parsed(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Member paths of a corpus' archives, and the identities that they give to recordings.
+    """Member paths of a corpus's archives, and the identities that they give to recordings.
 
     Paths have slashes, no `./` in front, composed characters and a lower-case ending.
 

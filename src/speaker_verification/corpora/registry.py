@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.registry import Registry
-from speaker_verification.corpora.corpus import Archive, Corpus, HostedFile, Layout, Subset, TrialList
+from speaker_verification.corpora.corpus import Archive, Corpus, HostedFile, Subset, TrialList
 from speaker_verification.corpora.librispeech import LIBRISPEECH
 from speaker_verification.corpora.musan import MUSAN
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES
@@ -113,15 +113,6 @@ def archive_of(subset: str) -> Archive:
         ParameterError: as `corpus_of`.
     """
     return corpus_of(subset).subsets[subset].archive
-
-
-def layout_of(subset: str) -> Layout:
-    """The layout of a subset's archive.
-
-    Raises:
-        ParameterError: as `corpus_of`.
-    """
-    return corpus_of(subset).layout_of(subset)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ def list_subset(subset: str, archive_files: Sequence[Path]) -> tuple[pd.DataFram
     """List the recordings that an archive names; none is decoded.
 
     Args:
-        subset: name of a corpus' subset (vox1-dev, librispeech-dev-clean, ...).
+        subset: name of a corpus's subset (vox1-dev, librispeech-dev-clean, ...).
         archive_files: the zip or tar archive, or its parts in order.
 
     Returns:
@@ -70,7 +70,7 @@ def convert_subset(
     """Convert all recordings of an archive; files that an earlier run converted from it are kept.
 
     Args:
-        subset: name of a corpus' subset (vox1-dev, librispeech-dev-clean, ...).
+        subset: name of a corpus's subset (vox1-dev, librispeech-dev-clean, ...).
         archive_files: the zip or tar archive, or its parts in order.
         folder: recordings become folder/SUBSET/SPEAKER/SESSION/UTTERANCE.wav or .flac.
         min_duration_seconds: least duration; shorter recordings are rejected.

@@ -309,4 +309,4 @@ def _why_too_large(size: int) -> str:
 def _not_whole(kind: str, archive_files: Sequence[Path], error: Exception) -> DataError:
     names = ", ".join(str(path) for path in archive_files)
     reason = str(error).partition("\n")[0].rstrip(":")
-    return DataError(f"{names}: not a whole {kind} archive ({reason}); copy it anew, with all parts")
+    return DataError(f"{names}: not a whole {kind} archive ({reason}); copy it again, with all parts")

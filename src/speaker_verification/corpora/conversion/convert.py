@@ -63,7 +63,7 @@ class Conversion:
         recording_of: identity of an archive member by its path; None for a member to pass over.
         store: writer of a recording's file.
         growth: bytes on disk for every byte in the archive, by extension of the member; `.tar` for a tar
-            archive, which does not tell its members beforehand.
+            archive, whose members are not known beforehand.
     """
 
     name: str
@@ -98,7 +98,7 @@ class _Source:
 
     Attributes:
         files: NAME SIZE TIME of the archive's files, in order.
-        terms: format of the recordings, and how they were judged.
+        terms: format of the recordings, and the version of the checks that they passed.
         archive_files: the same files, as far as they are at hand.
         contents: see `contents_digest`; empty where it is not known.
         written: time of the marker in ns, before anything copied it; 0 where it is not known.
@@ -121,12 +121,12 @@ class _Source:
         if not marker.is_file():
             return None
         lines = marker.read_text(encoding="utf-8").splitlines()
-        told = [line for line in lines if not line.startswith((_CONTENTS, _WRITTEN))]
+        others = [line for line in lines if not line.startswith((_CONTENTS, _WRITTEN))]
         contents, written = (
             "".join(line.removeprefix(name) for line in lines if line.startswith(name))
             for name in (_CONTENTS, _WRITTEN)
         )
-        return cls(tuple(told[:-1]), told[-1] if told else "", (), contents, int(written or 0))
+        return cls(tuple(others[:-1]), others[-1] if others else "", (), contents, int(written or 0))
 
     def write(self, marker: Path, keep_time: bool) -> None:
         """Write the marker, with the time that it records unless a copy has lost that."""
@@ -138,8 +138,8 @@ class _Source:
             if keep_time:
                 os.utime(part, ns=(written, written))
 
-    def is_of(self, now: _Source) -> bool:
-        """Whether this is the archive of now, on the same terms, if with files of other times."""
+    def is_same_as(self, now: _Source) -> bool:
+        """Whether both are the same archive on the same terms; the times of its files may differ."""
         if self.terms != now.terms:
             return False
         names = [[file.rpartition(" ")[0] for file in source.files] for source in (self, now)]
@@ -184,7 +184,7 @@ class ConvertedFolder:
         before = _Source.read(marker)
         now = _Source.of(archive_files, self._terms)
         has_times = before is not None and before.written in (0, marker.stat().st_mtime_ns)
-        if before is not None and before.is_of(now) and (has_times or self._record.is_file()):
+        if before is not None and before.is_same_as(now) and (has_times or self._record.is_file()):
             if before.files != now.files:
                 replace(now, contents=before.contents, written=before.written).write(marker, has_times)
             return marker.stat().st_mtime_ns if has_times else 0
@@ -273,7 +273,7 @@ def convert_archive(
     if is_all and _names_are_judged_otherwise(conversion, known):
         known, is_all = known[known["reason"] == ""], False
     if is_all:
-        logger.info("%s: nothing to convert, all %d recordings are done", conversion.name, len(known))
+        logger.info("%s: nothing to convert, all %d recordings are converted", conversion.name, len(known))
         return known
     num_before = len(converted)
     members = read_members(archive_files)
@@ -288,10 +288,10 @@ def convert_archive(
         raise DataError(f"{converted.folder}: the disk is full; make room and run again to resume") from error
     table = pd.concat([known, table]).sort_values(["file_id", "reason"], ignore_index=True)
     converted.save_record(table)
-    num_refused = int((table["reason"] != "").sum())
+    num_rejected = int((table["reason"] != "").sum())
     logger.info(
-        "%s: %d recordings, %d of them done by an earlier run, %d refused",
-        *(conversion.name, len(table), num_before, num_refused),
+        "%s: %d recordings, %d of them converted by an earlier run, %d rejected",
+        *(conversion.name, len(table), num_before, num_rejected),
     )
     return table
 

@@ -51,7 +51,7 @@ from speaker_verification.corpora.registry import official_checksums
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 16  # bytes written at a time, the most that a kill loses
-_VERSION = 8  # hexadecimal digits of a part's name that tell versions of a file apart
+_VERSION = 8  # hexadecimal digits of a partial file's name that distinguish versions
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -118,7 +118,7 @@ class Transfer:
 
     def _attempt(self, client: Client, advance: Callable[[int], None]) -> None:
         if self.remote.size is None or self.held > self.remote.size:
-            self._drop(advance)  # where no size is told, a part may be the whole
+            self._drop(advance)  # without a known size, a partial file may be the whole
         if self.held and self.held == self.remote.size:
             return
         headers = {"Range": f"bytes={self.held}-", **self.remote.condition} if self.held else {}
@@ -163,8 +163,8 @@ class Transfer:
                 f"{CHECKSUMS})"
             )
         os.replace(self._part, self._folder / self.source.name)
-        told = "MD5 verified" if expected else "no MD5 is known"
-        logger.info("%s: %s bytes, %s", self.source.name, f"{self.held:,}", told)
+        verified = "MD5 verified" if expected else "no known MD5"
+        logger.info("%s: %s bytes, %s", self.source.name, f"{self.held:,}", verified)
         return md5
 
 

@@ -202,7 +202,7 @@ def official_hosts(name: str, hosts: HostSettings, credentials: Credentials) -> 
 
 
 def _host(address: str, hosts: HostSettings, credentials: Credentials) -> Host | None:
-    """A host of a corpus' file; None where its credentials are not given."""
+    """A host of a corpus's file; None where its credentials are not given."""
     named = re.fullmatch(r"\{(\w+)\}(.*)", address)
     if named is None:
         return Host(address, "the hosts of its corpus")
