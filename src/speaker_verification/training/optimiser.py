@@ -1,4 +1,4 @@
-"""What learns in a phase, at which rate, and by which rule."""
+"""Trained parameters of a phase, their learning rates, and the optimiser."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from speaker_verification.training.phase import LrMultipliers, OptimiserSettings
 def choose_trained(
     frontend: Frontend, which: Literal["frozen", "blocks", "no_convolutions", "trained"]
 ) -> None:
-    """Let gradients reach the part of the frontend that learns, and no further.
+    """Set `requires_grad` on the trained part of the frontend, and on no other.
 
     Args:
         frontend: changed in place.
-        which: nothing, the transformer's blocks, all but the convolutions over the waveform, or all.
+        which: trained part: nothing, the transformer blocks, all but the convolutions, or all.
     """
     encoder: Any = frontend.encoder
     frontend.requires_grad_(which in ("no_convolutions", "trained"))
@@ -34,7 +34,7 @@ def choose_trained(
 def parameter_groups(
     model: SpeakerModel, head: nn.Module, multipliers: LrMultipliers
 ) -> list[dict[str, Any]]:
-    """What learns, as groups for an optimiser: head, backend, frontend, and its blocks from the bottom.
+    """Trained parameters in optimiser groups: head, backend, frontend, and its blocks from the bottom.
 
     Blocks decay from the top (whose multiplier is 1) or from the bottom. Layers below the blocks count as one
     block more from the top, and as the bottom block from the bottom; a LayerNorm after the blocks belongs to
@@ -48,7 +48,7 @@ def parameter_groups(
     Returns:
         Groups with `name`, `params` and `lr_multiplier`; those without parameters are left out.
 
-    Source: of the decay from the top J. Howard and S. Ruder, ULMFiT, ACL 2018, section 3.2.
+    Source (decay from the top): J. Howard and S. Ruder, ULMFiT, ACL 2018, section 3.2.
     """
     encoder: Any = model.frontend.encoder
     blocks = [list(block.parameters()) for block in encoder.encoder.layers]
@@ -77,7 +77,7 @@ def parameter_groups(
 
 
 def make_optimiser(groups: list[dict[str, Any]], settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """An optimiser over parameter groups; `set_learning_rate` gives it its rates."""
+    """Optimiser over parameter groups; `set_learning_rate` sets its rates."""
     if settings.kind == "sgd":
         return torch.optim.SGD(
             groups,
@@ -103,7 +103,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate_of: Callable[[float
 
 
 def scale_gradients(parameters: Iterable[Parameter], factor: float) -> None:
-    """Multiply the gradients that there are."""
+    """Multiply the gradients in place, where there are any."""
     if factor == 1:
         return
     for parameter in parameters:

@@ -17,7 +17,7 @@ NEWEST_FIRST = "last"  # a ranking by no error rate
 
 
 class SgdSettings(Settings):
-    """What stochastic gradient descent alone needs."""
+    """Settings of stochastic gradient descent."""
 
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
@@ -30,7 +30,7 @@ class SgdSettings(Settings):
 
 
 class OptimiserSettings(Settings):
-    """How a gradient becomes a step; weight decay falls on every parameter, norms and biases too."""
+    """Optimiser; weight decay applies to every parameter, norms and biases included."""
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(1e-5, ge=0)
@@ -52,7 +52,7 @@ class LrMultipliers(Settings):
 
 
 class PretrainedDistanceSettings(Settings):
-    """What pulls the frontend back to its pre-trained weights (see regularisation.py)."""
+    """Penalty on the distance from the pre-trained weights (see regularisation.py)."""
 
     kind: Literal["none", "normalised", "l2_sp"] = "none"
     weight: float = Field(0.01, gt=0)
@@ -122,7 +122,7 @@ class PhaseSettings(Settings):
 
     @property
     def ranking_metric(self) -> str:
-        """The error rate that checkpoints are ranked by, or carry where the newest ones come first."""
+        """Name of the error rate that ranks checkpoints, or is stored where the newest rank first."""
         return f"{'validation' if self.rank_by == NEWEST_FIRST else self.rank_by}.eer"
 
     @property
@@ -131,5 +131,5 @@ class PhaseSettings(Settings):
 
     @property
     def num_speed_classes(self) -> int:
-        """A speaker heard at another speed is another speaker to the classifier."""
+        """Classes per speaker: a speaker at another speed is another class."""
         return len(set(self.speed_factors))

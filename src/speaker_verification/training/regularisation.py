@@ -1,4 +1,4 @@
-"""A pull back to the pre-trained weights of the frontend."""
+"""Regularisation towards the pre-trained weights of the frontend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DISTANCE_FLOOR = 1e-5
 
 
 class PretrainedDistance:
-    """Adds to a loss how far the frontend has gone from where it was pre-trained.
+    """Loss with a penalty on the distance of the frontend from its pre-trained weights.
 
     `normalised`: loss / loss* + weight x distance / (distance* + 1e-5), where the distance is the sum over
     the frontend's tensors of their Euclidean distances and a star takes a value without its gradient. The
@@ -26,9 +26,9 @@ class PretrainedDistance:
     Inductive Bias for Transfer Learning, ICML 2018, equation 2 (L2-SP).
 
     Args:
-        frontend: being trained.
-        encoder: hub name or folder of the pre-trained one.
-        settings: kind and weight.
+        frontend: frontend in training.
+        encoder: hub name or folder of the pre-trained encoder.
+        settings: kind and weight of the penalty.
 
     Raises:
         DataError: the frontend is of another architecture than the pre-trained encoder.
@@ -50,7 +50,7 @@ class PretrainedDistance:
             self._pairs.append((parameter, reference.detach().to(parameter)))
 
     def __call__(self, loss: Tensor) -> Tensor:
-        """The loss to take gradients of."""
+        """Loss to minimise, for a mean loss of the head."""
         if self._settings.kind == "none":
             return loss
         differences = [own - reference for own, reference in self._pairs]

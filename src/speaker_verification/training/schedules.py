@@ -1,4 +1,4 @@
-"""Learning rate and margin as pure functions of the step, so that resuming needs no schedule state."""
+"""Schedules of learning rate and margin: pure functions of the step, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from speaker_verification.common.settings_base import Settings
 
 MarginCurve = Literal["log", "exp", "cos", "linear", "concave"]
-CONCAVE_REST = 1e-3  # what the concave curve lacks at its end
+CONCAVE_REST = 1e-3  # distance of the concave curve from 1 at its end
 
 
 class CosineSettings(Settings):
@@ -37,7 +37,7 @@ class ExponentialSettings(Settings):
 
 
 class LearningRateSettings(Settings):
-    """A schedule between two rates; of the groups named after schedules the chosen one's counts."""
+    """Learning-rate schedule between two rates; the group named after the chosen schedule is used."""
 
     schedule: Literal["cosine", "step", "exponential"] = "cosine"
     maximum: float = Field(1e-3, gt=0)
@@ -57,7 +57,7 @@ class LearningRateSettings(Settings):
 
 
 class MarginSettings(Settings):
-    """Target margin in radians, how it grows, and the inter-top-k penalty beside it."""
+    """Target margin in radians, its growth, and the inter-top-k penalty."""
 
     final: float = Field(0.3, ge=0, lt=math.pi)
     curve: MarginCurve = "log"
@@ -74,8 +74,8 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, settings: Learni
     Args:
         step: counted from 0.
         steps_per_epoch: optimiser steps in an epoch.
-        epochs: of the phase.
-        settings: of the phase.
+        epochs: number of epochs of the phase.
+        settings: learning-rate schedule of the phase.
     """
     if settings.schedule == "step":
         falls = step // (settings.step.every_epochs * steps_per_epoch)
@@ -132,7 +132,7 @@ def margin(step: int, steps_per_epoch: int, settings: MarginSettings) -> float:
     Args:
         step: counted from 0.
         steps_per_epoch: optimiser steps in an epoch.
-        settings: of the phase.
+        settings: margin of the phase.
     """
     growth_steps = settings.growth_epochs * steps_per_epoch
     position = step - settings.start_epoch * steps_per_epoch
@@ -153,7 +153,7 @@ def top_k_penalty(target_margin: float, settings: MarginSettings) -> float:
 def _risen(position: int, growth_steps: int, curve: MarginCurve) -> float:
     """Height in 0..1 of a curve at one of the steps over which it rises.
 
-    Source: of the concave curve H. Wang et al., Wespeaker, ICASSP 2023 (its recipes), where it is called
+    Source (concave curve): H. Wang et al., Wespeaker, ICASSP 2023 (its recipes), where it is called
     exponential.
     """
     if curve == "concave":

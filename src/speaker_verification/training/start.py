@@ -1,4 +1,4 @@
-"""Where a phase starts: from a pre-trained encoder, or from the best of the phase before."""
+"""Start of a phase: a pre-trained encoder, or the best epoch of the phase before."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def start_phase(
     """Model and margin head that a phase starts from.
 
     After an encoder both are fresh (drawn from torch's global generator), with a class for every speaker at
-    every speed. After a phase both go on, classes included.
+    every speed. After a phase both are those of its best epoch, classes included.
 
     Args:
-        folder: an encoder in Hugging Face format, or what a phase left.
-        phase: settings of the phase that starts.
+        folder: an encoder in Hugging Face format, or of the phase before.
+        phase: settings of the phase to start.
         model_settings: used after an encoder; after a phase the model brings its own.
         head_settings: likewise.
         speaker_ids: training speakers in class order.
@@ -66,6 +66,6 @@ def start_phase(
         if asked.in_use != trained.in_use:
             raise ParameterError(
                 f"parameter '{name}' is {asked.in_use}, but {checkpoint} is of {trained.in_use}: run the "
-                "phases of this recipe from 'pretrain', or take one of its own with --load-versions"
+                "phases of this recipe from 'pretrain', or start from a checkpoint of its own"
             )
     return model, head

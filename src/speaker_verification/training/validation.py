@@ -1,4 +1,4 @@
-"""How well the model verifies speakers after an epoch."""
+"""Error rates of the model on validation trials after an epoch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TrialSet:
 
     @classmethod
     def of(cls, trials: pd.DataFrame, utterances: pd.DataFrame) -> TrialSet:
-        """These trials, with the utterances that they name out of a larger table."""
+        """Trials, with the utterances that they name out of a larger table."""
         return cls(trials, utterances_in_trials(utterances, trials))
 
     def joined(self, other: TrialSet) -> TrialSet:
@@ -41,20 +41,20 @@ def validate(model: SpeakerModel, held_out: TrialSet, monitored: TrialSet) -> di
     rates in whichever epoch or phase they are measured.
 
     Args:
-        model: in any mode; embeddings are taken in evaluation mode.
+        model: speaker model in any mode; its embeddings are those of evaluation mode.
         held_out: validation trials; the mean embedding of their utterances is subtracted from all.
-        monitored: trials of test lists to score beside them.
+        monitored: trials of test lists to score as well.
 
     Returns:
         `LIST.eer` in % and `LIST.min_dcf_p01` for every trial list.
     """
-    heard = held_out.joined(monitored)
-    store = extract_embeddings(model, heard.utterances, batch_seconds=BATCH_SECONDS, progress=False)
+    eval_set = held_out.joined(monitored)
+    store = extract_embeddings(model, eval_set.utterances, batch_seconds=BATCH_SECONDS, progress=False)
     vectors = np.asarray(store.embeddings, dtype=np.float64)
     vectors = vectors - vectors[store.rows_of(held_out.utterances["utterance_id"])].mean(axis=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rates: dict[str, float] = {}
-    for name, trials in heard.trials.groupby("trial_list", sort=True, observed=True):
+    for name, trials in eval_set.trials.groupby("trial_list", sort=True, observed=True):
         enrolled = vectors[store.rows_of(trials["enroll_id"])]
         tested = vectors[store.rows_of(trials["test_id"])]
         scores = np.einsum("ne,ne->n", enrolled, tested)
