@@ -13,7 +13,6 @@ from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.heads import HeadSettings, build_head
 from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
 from speaker_verification.models.heads.sphereface2 import SphereFace2
-from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training import checkpoints
 from speaker_verification.training.checkpoints import (
@@ -191,25 +190,3 @@ def test_a_file_of_a_checkpoint_that_is_something_else_is_named(
         (tmp_path / "best" / "ranking.json").write_text(ranking)
         with pytest.raises((DataError, ParameterError), match="best"):
             best_checkpoint(tmp_path / "best")
-
-
-def test_other_speakers_than_the_phase_before_are_refused(
-    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
-) -> None:
-    BestCheckpoints(tmp_path / "best", keep=1).save_if_best(1, 5.0, model, head, RUN)
-    device = torch.device("cpu")
-    with pytest.raises(DataError, match="trained on 3 speakers that are not the 2 of today"):
-        start_phase(tmp_path / "best", phase_settings(), MODEL, HEAD, ["a", "b"], device)
-    with pytest.raises(ParameterError, match=r"'speed_factors' asks for 2 classes a speaker: .* made 1"):
-        start_phase(
-            tmp_path / "best", phase_settings(speed_factors=[1.0, 0.9]), MODEL, HEAD, ["a", "b", "c"], device
-        )
-
-
-def test_a_phase_does_not_go_on_from_another_recipes_model(
-    model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
-) -> None:
-    BestCheckpoints(tmp_path / "best", keep=1).save_if_best(1, 5.0, model, head, RUN)
-    other = ModelSettings.model_validate({**MODEL.model_dump(), "speaker_network": {"kind": "mhfa"}})
-    with pytest.raises(ParameterError, match=r"'model.speaker_network' is .*'mhfa'.* is of .*'astp'"):
-        start_phase(tmp_path / "best", phase_settings(), other, HEAD, RUN["speaker_ids"], torch.device("cpu"))

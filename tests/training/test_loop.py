@@ -21,7 +21,6 @@ from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.heads.sphereface2 import SphereFace2Settings
 from speaker_verification.models.speaker_model import SpeakerModel
-from speaker_verification.scoring.metrics import equal_error_rate, min_detection_cost
 from speaker_verification.training.checkpoints import (
     RANKING_FILE,
     best_checkpoint,
@@ -427,31 +426,6 @@ def test_of_a_large_step_the_first_examples_are_told_and_all_of_them_logged(
     assert 4 <= babble.count("speech.wav channel 0 samples") <= 7
 
 
-def test_validation_is_centred_on_the_held_out_utterances_alone(
-    utterances: pd.DataFrame, trials: pd.DataFrame, encoder: Path
-) -> None:
-    torch.manual_seed(0)
-    model = SpeakerModel.from_encoder(encoder, MODEL)
-    is_held_out = trials["enroll_id"].str[:7].isin(["id00000", "id00001", "id00002"])
-    lists = {"validation": trials[is_held_out], "vox1_o": trials.assign(trial_list="vox1_o")}
-    held_out, monitored = (TrialSet.of(of_list, utterances) for of_list in lists.values())
-    assert len(held_out.utterances) < len(monitored.utterances)
-    embeddings = {
-        row.utterance_id: model.embed(torch.from_numpy(read_audio(row.path))[None])[0].numpy().astype(float)
-        for row in utterances.itertuples()
-    }
-    mean = np.mean([embeddings[name] for name in held_out.utterances["utterance_id"]], axis=0)
-    rates = validate(model, held_out, monitored)
-    for name, of_list in lists.items():
-        scores = []
-        for trial in of_list.itertuples():
-            enroll, test = embeddings[trial.enroll_id] - mean, embeddings[trial.test_id] - mean
-            scores.append(enroll @ test / np.sqrt((enroll @ enroll) * (test @ test)))
-        assert rates[f"{name}.eer"] == pytest.approx(equal_error_rate(scores, of_list["label"])[0])
-        expected = min_detection_cost(scores, of_list["label"], 0.01)[0]
-        assert rates[f"{name}.min_dcf_p01"] == pytest.approx(expected)
-
-
 def test_the_same_weights_have_the_same_error_rates_at_the_end_of_a_phase_and_the_start_of_the_next(
     run_phase: Callable[..., Any], encoder: Path
 ) -> None:
@@ -467,11 +441,3 @@ def test_the_same_weights_have_the_same_error_rates_at_the_end_of_a_phase_and_th
             values_of(started, metric)[0],
         }
         assert len(figures) == 1
-
-
-def test_trial_sets_join_without_repeating_utterances(utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
-    one = TrialSet.of(trials.head(3), utterances)
-    joined = one.joined(TrialSet.of(trials.tail(4), utterances))
-    assert len(joined.trials) == 7
-    assert joined.utterances["utterance_id"].is_unique
-    assert set(joined.utterances["utterance_id"]) == {*joined.trials["enroll_id"], *joined.trials["test_id"]}
