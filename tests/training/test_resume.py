@@ -216,6 +216,23 @@ def interrupt(job: Job, after_steps: int) -> None:
         job.train(on_pass=stop)
 
 
+def test_what_a_validation_draws_changes_no_step(job: Job) -> None:
+    job.train()
+    drawing = replace(job, folder=job.folder.with_name("drawing"))
+    drawing.train(on_validation=lambda: torch.rand(3))
+    assert contents(drawing.folder) == contents(job.folder)
+
+
+def test_a_state_of_an_earlier_version_is_refused_by_its_format(job: Job) -> None:
+    interrupt(job, after_steps=2)
+    path = resume_path(job.folder)
+    torch.save(torch.load(path, weights_only=True) | {"format": 2, "random": {}}, path)
+    with pytest.raises(
+        DataError, match=r"out.resume' has format 2.* reads format 3: .*finetune.resume=false"
+    ):
+        job.train()
+
+
 def test_only_the_steps_after_the_save_are_taken_again(job: Job) -> None:
     interrupt(job, after_steps=5)  # saved after steps 2, 3 (an epoch) and 4
     passes: list[int] = []
@@ -389,7 +406,7 @@ def test_a_state_that_cannot_be_read_is_named(job: Job) -> None:
         assert "\n" not in str(error.value)
     torch.save({"model": {}}, path)
     with pytest.raises(
-        DataError, match=r"out.resume' has format 1, and this version reads format 2: .*finetune.resume=false"
+        DataError, match=r"out.resume' has format 1, and this version reads format 3: .*finetune.resume=false"
     ):
         job.train()
 

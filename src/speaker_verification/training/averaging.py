@@ -68,8 +68,7 @@ def reestimate_statistics(model: SpeakerModel, waveforms: Iterable[Tensor]) -> N
     """Measure again what batch normalisation knows of the data, after weights were averaged.
 
     Everything else is in evaluation mode, so that the statistics are of what evaluation will see. Means and
-    (unbiased) variances are those of the batches, averaged. Training that goes on draws as if this had not
-    been.
+    (unbiased) variances are those of the batches, averaged.
 
     Args:
         model: changed in place; left in evaluation mode.
@@ -82,9 +81,8 @@ def reestimate_statistics(model: SpeakerModel, waveforms: Iterable[Tensor]) -> N
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over batches
         norm.train()
-    with torch.random.fork_rng(devices=[]):
-        for batch in waveforms:
-            model(batch.to(model.device))
+    for batch in waveforms:
+        model(batch.to(model.device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -43,6 +43,7 @@ from speaker_verification.training.optimiser import (
 from speaker_verification.training.phase import NEWEST_FIRST, PhaseSettings
 from speaker_verification.training.phase_schedule import PhaseSchedule
 from speaker_verification.training.resume import ResumePoint, RunFingerprint
+from speaker_verification.training.seeding import seed_step
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
@@ -220,6 +221,7 @@ class TrainingLoop:
     def train_step(self, batches: Iterator[Batch]) -> StepResult:
         """One optimiser step over the next batches, with one device synchronisation."""
         phase, step = self.phase, self.progress.step
+        seed_step(self.examples.seed, step)
         set_learning_rate(self.optimiser, partial(self.schedule.learning_rate, step))
         margin = self.schedule.margin(step)
         margins = Margins(margin, phase.margin.top_k, self.schedule.top_k_penalty(step))

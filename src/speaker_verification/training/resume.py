@@ -1,10 +1,11 @@
 """Resumption of interrupted phases, bit by bit as if they had not been interrupted.
 
 Beside the folder of the best epochs, `FOLDER.resume` has the whole state of a running phase: weights,
-optimiser, averages, metrics of the epoch, ranking, learning curve and random states. It is replaced
-atomically, so that neither a kill nor a full disk costs the state before. At the end of the phase,
-`FOLDER/phase.json` records it as finished and the file is deleted: all that is left is in the folder, ready
-to be moved to where it is kept. A phase is interrupted while its folder is there with one of the two files.
+optimiser, averages, metrics of the epoch, ranking and learning curve; random states follow from the step
+(see seeding.py). It is replaced atomically, so that neither a kill nor a full disk costs the state before.
+At the end of the phase, `FOLDER/phase.json` records it as finished and the file is deleted: all that is left
+is in the folder, ready to be moved to where it is kept. A phase is interrupted while its folder is there with
+one of the two files.
 """
 
 from __future__ import annotations
@@ -13,14 +14,12 @@ import hashlib
 import json
 import logging
 import os
-import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of both files; 1 had no number, and other names of parameters
+FORMAT = 3  # of both files; 1 had no number and other names of parameters, 2 also random states
 FINISHED_FILE = "phase.json"
 # Parameters that may change while a phase is interrupted: its result does not depend on them.
 HARMLESS = {
@@ -122,7 +121,7 @@ class ResumePoint:
         self._saved_step: int | None = None
 
     def begin(self, resume: bool, allow_changed_augmentation: bool = False) -> Progress:
-        """Restore parts and random states from the last save, or empty the folder to start anew.
+        """Restore the parts from the last save, or empty the folder to start anew.
 
         The parts of a finished phase are left as they are.
 
@@ -145,7 +144,7 @@ class ResumePoint:
         if finished:
             saved = self._read(record, read_json, set())
         else:
-            saved = self._read(self.path, read_torch_file, {"parts", "random"})
+            saved = self._read(self.path, read_torch_file, {"parts"})
         progress = Progress(**saved["progress"], finished=finished)
         self._refuse_changes(saved["fingerprint"], progress, allow_changed_augmentation)
         self._saved_step = progress.step
@@ -155,12 +154,11 @@ class ResumePoint:
             return progress
         for name, part in self._parts.items():
             part.load_state_dict(saved["parts"][name])
-        _set_random_states(saved["random"])
         logger.info("%s: resuming from step %d", self._phase, progress.step)
         return progress
 
     def save(self, progress: Progress) -> None:
-        """Save parts and random states in place of those before.
+        """Save the parts in place of those before.
 
         Raises:
             DataError: the file cannot be written; the one before is intact.
@@ -170,7 +168,6 @@ class ResumePoint:
             "fingerprint": self._fingerprint,
             "progress": {"step": progress.step, "curve": progress.curve},
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
-            "random": _random_states(),
         }
         self._write(self.path, lambda file: _save_tensors(saved, file))
         self._saved_step = progress.step
@@ -316,21 +313,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _random_states() -> dict[str, Any]:
-    """States of the generators behind dropouts and layer drop (torch) and time masks (NumPy)."""
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": (name, np.asarray(keys).tolist(), *rest),
-        "python": random.getstate(),
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    random.setstate(states["python"])
