@@ -46,7 +46,7 @@ from speaker_verification.scoring.cosine import centre_and_normalise
 from speaker_verification.scoring.metrics import sort_trials
 from speaker_verification.scoring.normalisation import Cohort
 from speaker_verification.scoring.settings import ScoreSettings
-from speaker_verification.scoring.summary import measure
+from speaker_verification.scoring.summary import compute_metrics
 
 VOX1_SPEAKERS, VOX1_UTTERANCES = 1251, 153_516
 VOX1_TEST_SPEAKERS, VOX1_TEST_UTTERANCES = 40, 4_874
@@ -110,13 +110,13 @@ def compare_statistics(store: EmbeddingStore, cohort: Cohort, settings: ScoreSet
     """Cohort statistics beside the matrix products that they cannot do without, and beside a full sort."""
     directions = centre_and_normalise(np.asarray(store.embeddings), cohort.centre).astype(np.float32)
     members = centre_and_normalise(cohort.embeddings, cohort.centre).astype(np.float32)
-    workspace = settings.workspace(device)
+    budget = settings.budget(device)
 
     def multiply_in_threads() -> None:
-        workspace.over_blocks(len(directions), 128, lambda rows: directions[rows] @ members.T)
+        budget.over_blocks(len(directions), 128, lambda rows: directions[rows] @ members.T)
 
     def multiply_by_blas() -> None:
-        with threadpool_limits(workspace.threads, user_api="blas"):
+        with threadpool_limits(budget.threads, user_api="blas"):
             for rows in row_blocks(len(directions), 2048):
                 directions[rows] @ members.T
 
@@ -124,17 +124,17 @@ def compare_statistics(store: EmbeddingStore, cohort: Cohort, settings: ScoreSet
         cohort_statistics(
             store.embeddings,
             cohort.embeddings,
-            settings.cohort_size,
+            settings.top_n,
             centre=cohort.centre,
-            workspace=workspace,
+            budget=budget,
         )
 
     def full_sort() -> None:
         def sort(rows: slice) -> None:
-            highest = np.sort(directions[rows] @ members.T, axis=1)[:, -settings.cohort_size :]
+            highest = np.sort(directions[rows] @ members.T, axis=1)[:, -settings.top_n :]
             highest.mean(axis=1), highest.std(axis=1, ddof=1)
 
-        workspace.over_blocks(SORTED_UTTERANCES, 128, sort)
+        budget.over_blocks(SORTED_UTTERANCES, 128, sort)
 
     ways = {
         "products, blocks over threads": multiply_in_threads,
@@ -182,7 +182,7 @@ def measure_rates(
 ) -> dict[str, dict[str, float]]:
     """Error rates, costs and calibration of every list and scoring; the error rates are returned."""
     without_intervals = ScoreSettings(bootstrap_resamples=0)
-    metrics = measure(scores, Calibration.from_dict(calibration), utterances, without_intervals)
+    metrics = compute_metrics(scores, Calibration.from_dict(calibration), utterances, without_intervals)
     return {
         name: {scoring: values["eer"] for scoring, values in scorings.items()}
         for name, scorings in metrics.items()
@@ -207,7 +207,7 @@ def compare_one_by_one(
     def normalised(row: Array, against: Callable[[Tensor], Tensor]) -> float:
         enroll, test = torch.from_numpy(store.embeddings[row]) - centre
         cosine = functional.cosine_similarity(enroll, test, dim=0)
-        highest = [against(side).topk(settings.cohort_size).values for side in (enroll, test)]
+        highest = [against(side).topk(settings.top_n).values for side in (enroll, test)]
         return float(sum((cosine - kept.mean()) / kept.std() for kept in highest) / 2)
 
     def qualities(row: Array) -> None:

@@ -14,11 +14,11 @@ from speaker_verification.scoring.breakdown import rates_by_group, reliability, 
 from speaker_verification.scoring.figures import (
     det_figure,
     histogram_figure,
-    learning_curve_figure,
     reliability_figure,
 )
 from speaker_verification.scoring.settings import ReportSettings, ScoreSettings
-from speaker_verification.scoring.summary import measure
+from speaker_verification.scoring.summary import compute_metrics
+from speaker_verification.training.figures import learning_curve_figure
 from tests.support.scores import calibration, scores_of, utterances_of
 
 NOTEBOOK = json.loads((Path(__file__).parents[1] / "notebooks" / "results.ipynb").read_text())
@@ -37,7 +37,7 @@ def results() -> dict[str, Any]:
         "scores": scores,
         "utterances": utterances,
         "calibration": fitted.to_dict(),
-        "metrics": measure(scores, fitted, utterances, ScoreSettings()),
+        "metrics": compute_metrics(scores, fitted, utterances, ScoreSettings()),
         "det_curves": det_figure(scores, fitted),
         "score_histograms": histogram_figure(scores, fitted),
         "reliability_curves": reliability_figure(reliability(scores, fitted)),

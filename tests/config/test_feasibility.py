@@ -38,7 +38,7 @@ from tests.support.corpora import write_mirror, zipped
 STAGES = ("pretrain", "finetune", "lmft", "evaluate")
 MINI: dict[str, Any] = {
     "prepare": {"validation_speakers": 3, "trial_lists": ["vox1_o"]},
-    "score": {"cohort_size": 10},
+    "score": {"top_n": 10},
 }
 
 
@@ -88,7 +88,7 @@ def test_archives_are_listed_without_being_read(corpus: tuple[pd.DataFrame, pd.D
 
 def test_what_the_corpus_serves_passes(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     refuse_impossible(possible(), *corpus, STAGES)
-    refuse_impossible(possible(score={"cohort": "utterances", "cohort_size": 30}), *corpus, STAGES)
+    refuse_impossible(possible(score={"cohort": "utterances", "top_n": 30}), *corpus, STAGES)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_what_the_corpus_serves_passes(corpus: tuple[pd.DataFrame, pd.DataFrame]
             {"finetune": {"margin": {"top_k": 27}}},
             r"'finetune.margin.top_k' is 27: .* below the 27 classes of 9",
         ),
-        ({"score": {"cohort_size": 11}}, r"'score.cohort_size' is 11, .* 12 speakers, 2 .* take 2 to 10"),
+        ({"score": {"top_n": 11}}, r"'score.top_n' is 11, .* 12 speakers, 2 .* take 2 to 10"),
         (
-            {"score": {"cohort": "utterances", "cohort_size": 31}},
+            {"score": {"cohort": "utterances", "top_n": 31}},
             r"is 31, .* 36 utterances, 6 .* take 2 to 30",
         ),
         (
@@ -125,10 +125,8 @@ def test_what_the_corpus_makes_impossible_is_refused(
 
 
 def test_all_impossible_parameters_are_told_at_once(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    wrong = possible(finetune={"margin": {"top_k": 27}}, score={"cohort_size": 11})
-    with pytest.raises(
-        ParameterError, match=r"2 problems: \(1\) .*finetune.margin.top_k.*\(2\).*cohort_size"
-    ):
+    wrong = possible(finetune={"margin": {"top_k": 27}}, score={"top_n": 11})
+    with pytest.raises(ParameterError, match=r"2 problems: \(1\) .*finetune.margin.top_k.*\(2\).*top_n"):
         refuse_impossible(wrong, *corpus, STAGES)
 
 
@@ -144,7 +142,7 @@ def test_trials_over_training_speakers_are_refused_whatever_their_list_is_called
 
 
 def test_only_what_is_going_to_run_is_looked_at(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    refuse_impossible(possible(score={"cohort_size": 100}), *corpus, ["pretrain"])
+    refuse_impossible(possible(score={"top_n": 100}), *corpus, ["pretrain"])
     refuse_impossible(possible(pretrain={"margin": {"top_k": 27}}), *corpus, ["finetune", "evaluate"])
     refuse_impossible(possible(lmft={"margin": {"top_k": 27}, "skip": True}), *corpus, STAGES)
 

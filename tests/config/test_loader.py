@@ -185,7 +185,7 @@ def test_recipes_hold_the_published_values() -> None:
             assert phase.margin.top_k == 5
             assert top_k_penalty(phase.margin.final, phase.margin) == pytest.approx(0.3 * phase.margin.final)
         assert wespeaker.augmentation.babble_snr_db == (10, 30)
-        assert (wespeaker.score.cohort_size, wespeaker.score.deviation) == (300, "biased")
+        assert (wespeaker.score.top_n, wespeaker.score.deviation) == (300, "biased")
 
     lap, ecapa = (Parameters.parse(parameters(CONF, recipe=r), "") for r in ("lap_astp", "ecapa_wavlm"))
     assert ecapa.model.speaker_network.kind == "ecapa_tdnn"

@@ -41,7 +41,7 @@ from speaker_verification.training.checkpoints import RANKING_FILE
 
 CONF = Path(__file__).parents[2] / "conf" / "base"
 EMBED: dict[str, object] = {"batch_seconds": 5.0, "num_workers": 0}
-SCORE: dict[str, object] = {"cohort_size": 6, "calibration_trials": 400}
+SCORE: dict[str, object] = {"top_n": 6, "calibration_trials": 400}
 NUM_TEST_SPEAKERS, NUM_COHORT_SPEAKERS, UTTERANCES_EACH = 6, 14, 4
 VALIDATION_SPEAKERS = [f"id{speaker}" for speaker in (10, 12, 15, 17)]
 
@@ -177,7 +177,7 @@ def evaluate(
         "trials": trials,
         "params:embed": embedding(),
         "params:score": scoring(),
-        "params:report": ReportSettings(least_trials=5),
+        "params:report": ReportSettings(min_trials=5),
         "params:seed": seed,
         "validation_utterances": utterances[utterances["speaker_id"].isin(VALIDATION_SPEAKERS)],
         "speakers": speakers(),
@@ -485,12 +485,12 @@ def test_trials_of_unknown_utterances_stop_before_the_model_is_needed(
         embed_trial_utterances(Path("lmft"), utterances.iloc[UTTERANCES_EACH:], trials, embedding(), "cpu")
 
 
-def test_cohort_size_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
+def test_top_n_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
     columns = dict.fromkeys(UTTERANCES.columns.names, 1.0)
     table = pd.DataFrame({**columns, "speaker_id": np.repeat(["a", "b", "c", "d"], 2)})
     store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
     cohort = summarise_cohort(store, store, scoring())
-    with pytest.raises(ParameterError, match=r"'score\.cohort_size' is 6, .* take 2 to 2"):
+    with pytest.raises(ParameterError, match=r"'score\.top_n' is 6, .* take 2 to 2"):
         fit_score_calibration(store, cohort, table, scoring(), 0, "cpu")
     with pytest.raises(ParameterError, match=r"'score\.calibration_trials'"):
         scoring(calibration_trials=401)

@@ -112,7 +112,7 @@ def test_scoring_alone_touches_no_audio_and_joins_the_experiment(finished_copy: 
     before = metrics_of(folder)
     utterances = folder / "data/tiny/02_intermediate/utterances.parquet"
     utterances.unlink()  # without it no audio can be found
-    run = kedro("run", "--pipeline=score", "--params=score.cohort_size=3")
+    run = kedro("run", "--pipeline=score", "--params=score.top_n=3")
     assert run.returncode == 0, run.stdout
     after = metrics_of(folder)
     assert after["vox1_e"]["cosine"] == before["vox1_e"]["cosine"]
@@ -234,7 +234,7 @@ def test_validation_speakers_of_another_seed_of_the_data_are_noticed(
             ["--params=finetune.margin.top_k=18"],
             r"'finetune.margin.top_k' is 18: .* below the 18 classes of 6",
         ),
-        (["--params=score.cohort_size=8"], r"'score.cohort_size' is 8, .* 9 speakers, 2 .* take 2 to 7"),
+        (["--params=score.top_n=8"], r"'score.top_n' is 8, .* 9 speakers, 2 .* take 2 to 7"),
         (["--params=device=abacus", "--pipeline=prepare"], r"Error: parameter 'device' is 'abacus'"),
     ],
     ids=[

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speaker_verification.scoring.blocks import Workspace, gather, passing_over, row_blocks
+from speaker_verification.scoring.blocks import ComputeBudget, gather, passing_over, row_blocks
 
 
 def test_blocks_cover_the_rows_in_order() -> None:
@@ -15,25 +15,27 @@ def test_blocks_cover_the_rows_in_order() -> None:
 
 
 def test_a_share_of_the_memory_holds_so_many_rows_and_at_least_one() -> None:
-    assert Workspace(memory_gigabytes=0.002).rows_that_fit(1000) == 2000
-    assert Workspace(memory_gigabytes=0.002).rows_that_fit(1000, share=0.25) == 500
-    assert Workspace(memory_gigabytes=1e-9).rows_that_fit(1000) == 1
+    assert ComputeBudget(memory_gigabytes=0.002).rows_that_fit(1000) == 2000
+    assert ComputeBudget(memory_gigabytes=0.002).rows_that_fit(1000, share=0.25) == 500
+    assert ComputeBudget(memory_gigabytes=1e-9).rows_that_fit(1000) == 1
 
 
 def test_blocks_are_worked_on_by_as_many_threads_as_allowed() -> None:
     together = threading.Barrier(2, timeout=10)  # one thread alone would wait in vain
-    Workspace(num_threads=2).over_blocks(4, 2, lambda _: together.wait())
+    ComputeBudget(num_threads=2).over_blocks(4, 2, lambda _: together.wait())
     seen = set()
-    Workspace(num_threads=1).over_blocks(9, 2, lambda _: seen.add(threading.get_ident()))
+    ComputeBudget(num_threads=1).over_blocks(9, 2, lambda _: seen.add(threading.get_ident()))
     assert len(seen) == 1
-    assert Workspace().threads >= 1
+    assert ComputeBudget().threads >= 1
 
 
 def test_scores_come_in_the_order_of_the_trials_and_errors_come_through() -> None:
     values = np.arange(10.0)
-    np.testing.assert_array_equal(Workspace(num_threads=3).score(10, 3, lambda t: values[t] ** 2), values**2)
+    np.testing.assert_array_equal(
+        ComputeBudget(num_threads=3).score(10, 3, lambda t: values[t] ** 2), values**2
+    )
     with pytest.raises(ZeroDivisionError):
-        Workspace().score(2, 1, lambda t: values[t] / (1 // t.start))
+        ComputeBudget().score(2, 1, lambda t: values[t] / (1 // t.start))
 
 
 def test_passing_over_a_memory_map_and_gathering_from_it_give_its_rows(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_rates_of_a_group_at_the_threshold_of_the_list_and_at_its_own() -> None:
     nontargets = [-3.0, 1.0, -4.0, -5.0, -6.0, -7.0, -3.0, 1.0, -4.0, -5.0, -6.0, -7.0]
     scores = scores_of([*llr, *nontargets], [1] * 12 + [0] * 12)
     table = rates_by_group(
-        scores, calibration(), utterances({}), speakers("fmfmfm"), ReportSettings(least_trials=6)
+        scores, calibration(), utterances({}), speakers("fmfmfm"), ReportSettings(min_trials=6)
     )
     women = group(table, "gender", "f")
     assert (women["num_target"], women["num_nontarget"]) == (6, 0)
@@ -83,7 +83,7 @@ def test_group_of_few_trials_has_counts_and_no_rate() -> None:
     scores = scores_of([1.0, -1.0] * 6, [1, 0] * 6)
     for least, known in ((6, True), (7, False)):
         table = rates_by_group(
-            scores, calibration(), utterances({}), speakers(""), ReportSettings(least_trials=least)
+            scores, calibration(), utterances({}), speakers(""), ReportSettings(min_trials=least)
         )
         row = group(table, "duration", "4 to 6 s", "qmf")
         assert (row["num_target"], row["num_nontarget"]) == (6, 6)

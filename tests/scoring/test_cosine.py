@@ -7,7 +7,7 @@ import pytest
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.scoring import EmbeddingStore, cosine
-from speaker_verification.scoring.blocks import Workspace
+from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.cosine import centre_and_normalise, cosine_scores, trial_scores
 from tests.support import reference
 
@@ -21,7 +21,7 @@ def test_cosine_scores_equal_one_trial_at_a_time(
     monkeypatch.setattr(cosine, "_ROWS_PER_BLOCK", rows_per_block)
     store, centre = make_store([3, 4]), np.arange(8.0) / 10
     enroll, test = np.array([0, 1, 2, 6, 5, 5, 0]), np.array([1, 1, 3, 0, 4, 2, 6])
-    scores = cosine_scores(store.embeddings, centre, enroll, test, Workspace())
+    scores = cosine_scores(store.embeddings, centre, enroll, test, ComputeBudget())
     raw = store.embeddings.astype(np.float64)
     expected = [reference.cosine(raw[e] - centre, raw[t] - centre) for e, t in zip(enroll, test, strict=True)]
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
@@ -32,7 +32,7 @@ def test_a_centre_far_away_costs_no_digits() -> None:
     centre = np.full(16, 100.0)
     embeddings = (centre + rng.normal(size=(20, 16))).astype(np.float32)
     rows = np.arange(20)
-    scores = cosine_scores(embeddings, centre, rows, rows[::-1], Workspace())
+    scores = cosine_scores(embeddings, centre, rows, rows[::-1], ComputeBudget())
     apart = embeddings.astype(np.float64) - centre
     expected = [reference.cosine(apart[row], apart[19 - row]) for row in rows]
     np.testing.assert_allclose(scores, expected, atol=1e-10)
@@ -43,11 +43,11 @@ def test_centring_needs_one_width_and_embeddings_with_a_direction(make_store: Ma
     directions = centre_and_normalise(store.embeddings)
     np.testing.assert_allclose(np.square(directions).sum(axis=1), 1)
     with pytest.raises(DataError, match="width 8 cannot be scored with a cohort of width 5"):
-        cosine_scores(store.embeddings, np.zeros(5), rows, rows, Workspace())
+        cosine_scores(store.embeddings, np.zeros(5), rows, rows, ComputeBudget())
     centre = store.embeddings[2].astype(np.float64)
     for refuse in (
         lambda: centre_and_normalise(store.embeddings, centre),
-        lambda: cosine_scores(store.embeddings, centre, rows, rows, Workspace()),
+        lambda: cosine_scores(store.embeddings, centre, rows, rows, ComputeBudget()),
     ):
         with pytest.raises(DataError, match="embedding 2 has length 0: it equals the cohort mean"):
             refuse()
@@ -60,7 +60,7 @@ def test_two_views_are_the_mean_of_whole_cosine_and_of_all_pairs_of_crops(make_s
     crops = np.random.default_rng(5).normal(size=(4, 3, 8)).astype(np.float32)
     store = EmbeddingStore(whole.embeddings, whole.utterances, crops)
     centre = np.full(8, 0.1)
-    scores = trial_scores(store, centre, np.array([0, 2]), np.array([1, 3]), Workspace())
+    scores = trial_scores(store, centre, np.array([0, 2]), np.array([1, 3]), ComputeBudget())
     for score, (e, t) in zip(scores, [(0, 1), (2, 3)], strict=True):
         pairs = [reference.cosine(one - centre, other - centre) for one in crops[e] for other in crops[t]]
         alone = reference.cosine(whole.embeddings[e] - centre, whole.embeddings[t] - centre)

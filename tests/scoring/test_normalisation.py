@@ -8,7 +8,7 @@ import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, normalisation, selection
-from speaker_verification.scoring.blocks import Workspace
+from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.cosine import cosine_scores
 from speaker_verification.scoring.normalisation import (
     Cohort,
@@ -61,8 +61,8 @@ def test_cohort_statistics_equal_a_full_sort(
     monkeypatch.setattr(selection, "_SCORES_PER_BLOCK", 30)
     rng = np.random.default_rng(1)
     embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(26, 6))
-    workspace = Workspace(memory_gigabytes, num_threads=2)
-    statistics = cohort_statistics(embeddings, cohort, top_n, workspace=workspace)
+    budget = ComputeBudget(memory_gigabytes, num_threads=2)
+    statistics = cohort_statistics(embeddings, cohort, top_n, budget=budget)
     np.testing.assert_allclose(statistics, expected_statistics(embeddings, cohort, top_n), rtol=1e-9)
 
 
@@ -74,7 +74,7 @@ def test_a_gpu_s_selection_equals_a_full_sort(
     monkeypatch.setattr(selection, "_on_device", torch_device)  # torch's arithmetic, on the CPU
     rng = np.random.default_rng(1)
     embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(26, 6))
-    statistics = cohort_statistics(embeddings, cohort, 5, workspace=Workspace(device="cpu"))
+    statistics = cohort_statistics(embeddings, cohort, 5, budget=ComputeBudget(device="cpu"))
     np.testing.assert_allclose(statistics, expected_statistics(embeddings, cohort, 5), rtol=1e-9)
 
 
@@ -82,8 +82,8 @@ def test_a_device_that_is_not_there_is_refused_and_auto_takes_what_is() -> None:
     rng = np.random.default_rng(1)
     embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(9, 6))
     with pytest.raises(ParameterError, match="'device' is 'cuda:99'"):
-        cohort_statistics(embeddings, cohort, 5, workspace=Workspace(device="cuda:99"))
-    automatic = cohort_statistics(embeddings, cohort, 5, workspace=Workspace(device="auto"))
+        cohort_statistics(embeddings, cohort, 5, budget=ComputeBudget(device="cuda:99"))
+    automatic = cohort_statistics(embeddings, cohort, 5, budget=ComputeBudget(device="auto"))
     np.testing.assert_allclose(automatic, expected_statistics(embeddings, cohort, 5), rtol=1e-9)
 
 
@@ -112,10 +112,10 @@ def test_as_norm_of_float32_embeddings_equals_one_trial_at_a_time_in_float64(
     cohort = Cohort.of(store, kind, centre=True)
     rng = np.random.default_rng(0)
     rows = rng.integers(20, size=(2, 60))
-    workspace = Workspace()
+    budget = ComputeBudget()
     statistics = cohort_statistics(evaluated.embeddings, cohort.embeddings, 20, centre=cohort.centre)
-    cosine = cosine_scores(evaluated.embeddings, cohort.centre, *rows, workspace)
-    scores = as_norm_of_trials(cosine, statistics, *rows, workspace)
+    cosine = cosine_scores(evaluated.embeddings, cohort.centre, *rows, budget)
+    scores = as_norm_of_trials(cosine, statistics, *rows, budget)
     plain = ReferenceCohort.of(store.embeddings, store.utterances["speaker_id"].tolist(), kind)
     raw = evaluated.embeddings
     expected = [reference.as_norm(raw[e], raw[t], plain, 20) for e, t in rows.T]
@@ -136,7 +136,7 @@ def test_statistics_without_two_speakers_equal_those_of_a_cohort_without_them(
     sides, excluded = np.repeat(np.arange(21), len(pairs)), np.tile(pairs, (21, 1))
     raw = store.embeddings.astype(precision)
     statistics = statistics_without_speakers(
-        raw, cohort, top_n, sides, excluded, workspace=Workspace(memory_gigabytes)
+        raw, cohort, top_n, sides, excluded, budget=ComputeBudget(memory_gigabytes)
     )
     plain = ReferenceCohort.of(raw, store.utterances["speaker_id"].tolist(), kind)
     left = [plain.without([f"id{s:03}" for s in pair]) for pair in pairs]
@@ -153,9 +153,9 @@ def test_as_norm_by_hand() -> None:
 
 
 @pytest.mark.parametrize("top_n", [1, 10])
-def test_impossible_cohort_size_is_refused(top_n: int) -> None:
+def test_impossible_top_n_is_refused(top_n: int) -> None:
     rng = np.random.default_rng(2)
-    with pytest.raises(ParameterError, match=rf"'score.cohort_size' is {top_n}, .* 9 speakers: take 2 to 9"):
+    with pytest.raises(ParameterError, match=rf"'score.top_n' is {top_n}, .* 9 speakers: take 2 to 9"):
         cohort_statistics(rng.normal(size=(5, 6)), rng.normal(size=(9, 6)), top_n)
 
 

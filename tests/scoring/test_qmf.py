@@ -13,7 +13,7 @@ import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring import EmbeddingStore, QmfCalibration, qmf, qmf_features
-from speaker_verification.scoring.blocks import Workspace
+from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.normalisation import Cohort
 from speaker_verification.scoring.qmf import (
     calibrated_ratios,
@@ -79,8 +79,8 @@ def test_corpus_without_both_kinds_of_trials_is_refused(speakers: list[str]) -> 
 @pytest.mark.parametrize(
     "settings",
     [
-        ScoreSettings(cohort_size=5),
-        ScoreSettings(centre=False, cohort="utterances", deviation="biased", cohort_size=11),
+        ScoreSettings(top_n=5),
+        ScoreSettings(centre=False, cohort="utterances", deviation="biased", top_n=11),
     ],
 )
 def test_calibration_features_equal_one_trial_at_a_time(
@@ -97,7 +97,7 @@ def test_calibration_features_equal_one_trial_at_a_time(
     for e, t in zip(trials.enroll_rows, trials.test_rows, strict=True):
         others = plain.without([speakers[e], speakers[t]])
         biased = settings.deviation == "biased"
-        score = reference.as_norm(raw[e], raw[t], others, settings.cohort_size, biased)
+        score = reference.as_norm(raw[e], raw[t], others, settings.top_n, biased)
         expected.append(reference.nine_features(score, raw[e], raw[t], seconds[e], seconds[t]))
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
     sides = zip(raw[trials.enroll_rows] - plain.centre, raw[trials.test_rows] - plain.centre, strict=True)
@@ -105,18 +105,18 @@ def test_calibration_features_equal_one_trial_at_a_time(
 
 
 @pytest.mark.parametrize(
-    ("kind", "cohort_size", "message"),
+    ("kind", "top_n", "message"),
     [
         ("speaker_means", 6, r"is 6, but the cohort has 7 speakers, 2 of them left out .* take 2 to 5"),
         ("utterances", 12, r"is 12, but the cohort has 20 utterances, 9 of them left out .* take 2 to 11"),
     ],
 )
 def test_a_cohort_too_small_without_a_trial_s_speakers_is_refused(
-    make_store: MakeStore, kind: Literal["speaker_means", "utterances"], cohort_size: int, message: str
+    make_store: MakeStore, kind: Literal["speaker_means", "utterances"], top_n: int, message: str
 ) -> None:
     store = make_store([3, 1, 4, 2, 5, 2, 3])
     trials = draw_calibration_trials(store.utterances["speaker_id"], 10, seed=0)
-    settings = ScoreSettings(cohort=kind, cohort_size=cohort_size)
+    settings = ScoreSettings(cohort=kind, top_n=top_n)
     with pytest.raises(ParameterError, match=message):
         calibration_features(store, trials, Cohort.of(store, kind, True), settings)
 
@@ -129,7 +129,7 @@ def test_ratios_of_trials_in_blocks_are_those_of_their_features(
     quality = quality_measures(store.embeddings, store.utterances["duration_seconds"])
     calibration = QmfCalibration(tuple(np.arange(9) / 10), -1.0)
     scores, enroll, test = np.arange(5.0), np.array([0, 1, 2, 3, 4]), np.array([4, 4, 1, 0, 2])
-    ratios = calibrated_ratios(calibration, scores, quality, enroll, test, Workspace())
+    ratios = calibrated_ratios(calibration, scores, quality, enroll, test, ComputeBudget())
     expected = calibration.log_likelihood_ratio(qmf_features(scores, quality[enroll], quality[test]))
     np.testing.assert_allclose(ratios, expected)
 

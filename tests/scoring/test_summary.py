@@ -17,8 +17,13 @@ from speaker_verification.scoring import (
     min_detection_cost,
 )
 from speaker_verification.scoring.settings import ScoreSettings
-from speaker_verification.scoring.summary import SCORINGS, Metrics, format_table, measure_trials
-from speaker_verification.scoring.summary import measure as measure_scores
+from speaker_verification.scoring.summary import (
+    SCORINGS,
+    Metrics,
+    compute_metrics,
+    format_table,
+    metrics_of_trials,
+)
 from tests.support.scores import calibration, scores_of, utterances_of
 
 
@@ -46,7 +51,7 @@ def scores_table(num_trials: int = 400, names: tuple[str, ...] = ("vox1_o", "vox
 
 def measure(scores: pd.DataFrame, trial_lists: pd.DataFrame | None = None, **settings: object) -> Metrics:
     parsed = ScoreSettings.parse(settings, "score")
-    return measure_scores(scores, calibration(), utterances_of(scores), parsed, trial_lists)
+    return compute_metrics(scores, calibration(), utterances_of(scores), parsed, trial_lists)
 
 
 def test_every_list_and_scoring_is_measured_on_its_own_trials() -> None:
@@ -188,10 +193,10 @@ def test_speakers_are_those_of_the_table_whatever_the_ids_begin_with() -> None:
     moved = scores.assign(**{side: "corpus/" + scores[side].astype(str) for side in ("enroll_id", "test_id")})
     utterances = utterances_of(scores)
     moved_utterances = utterances.assign(utterance_id="corpus/" + utterances["utterance_id"])
-    expected = measure_scores(scores, calibration(), utterances, ScoreSettings())
-    assert measure_scores(moved, calibration(), moved_utterances, ScoreSettings()) == expected
+    expected = compute_metrics(scores, calibration(), utterances, ScoreSettings())
+    assert compute_metrics(moved, calibration(), moved_utterances, ScoreSettings()) == expected
     with pytest.raises(DataError, match=r"12 utterances of the trials are not in the table of speakers"):
-        measure_scores(scores, calibration(), moved_utterances, ScoreSettings())
+        compute_metrics(scores, calibration(), moved_utterances, ScoreSettings())
 
 
 def test_labels_against_the_speakers_of_the_table_are_counted() -> None:
@@ -205,7 +210,7 @@ def test_labels_against_the_speakers_of_the_table_are_counted() -> None:
 
 def test_list_without_speakers_has_no_interval_and_the_table_says_why() -> None:
     scores = scores_table(names=("theirs",))
-    values = measure_trials(
+    values = metrics_of_trials(
         scores["label"].to_numpy(), None, {"score": scores["llr"].to_numpy()}, None, ScoreSettings()
     )
     assert not {"eer_interval", "num_speakers"} & set(values["score"])

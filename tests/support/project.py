@@ -57,7 +57,7 @@ TINY: dict[str, object] = {
     "finetune": {"epochs": 2, "steps_per_epoch": 2, "batch_size": 4, "crop_seconds": 1, "num_workers": 0},
     "lmft": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "crop_seconds": 2, "num_workers": 0},
     "embed": {"num_workers": 0},
-    "score": {"cohort_size": 4, "calibration_trials": 200},
+    "score": {"top_n": 4, "calibration_trials": 200},
 }
 
 Kedro = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from speaker_verification.training.figures import schedule_figure
+from speaker_verification.common.tables import LEARNING_CURVE
+from speaker_verification.training.figures import learning_curve_figure, schedule_figure
 from tests.support.training import phase_settings
 
 CURVE = pd.DataFrame(
@@ -50,3 +51,35 @@ def test_the_figure_draws_rates_and_margin_over_the_epochs() -> None:
 def test_a_frozen_frontend_has_no_rate_and_a_phase_without_epochs_an_empty_figure() -> None:
     figure = schedule_figure(phase_settings(epochs=0, margin={"top_k": 0}), CURVE.head(1))
     assert [line.name for line in figure.data][:2] == ["learning rate of head, backend", "margin"]
+
+
+def curve_of(losses: list[float], rates: list[float]) -> pd.DataFrame:
+    rows = [(epoch, "loss", value) for epoch, value in enumerate(losses, start=1)]
+    rows += [(epoch, "validation.eer", value) for epoch, value in enumerate(rates)]
+    return pd.DataFrame(rows, columns=["epoch", "metric", "value"])
+
+
+def test_phases_follow_each_other_along_the_epochs() -> None:
+    curves = {"pretrain": curve_of([9.0, 8.0], [40.0, 30.0, 20.0]), "finetune": curve_of([7.0], [20.0, 5.0])}
+    figure = learning_curve_figure(curves)
+    drawn = [(trace.name, trace.yaxis, list(trace.x), list(trace.y)) for trace in figure.data]
+    assert drawn == [
+        ("pretrain", "y", [1, 2], [9.0, 8.0]),
+        ("pretrain", "y2", [0, 1, 2], [40.0, 30.0, 20.0]),
+        ("finetune", "y", [3], [7.0]),
+        ("finetune", "y2", [2, 3], [20.0, 5.0]),
+    ]
+    assert [note.text for note in figure.layout.annotations] == ["pretrain", "finetune"]
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(0, 2), (2, 3)]
+
+
+def test_phases_that_were_never_run_are_left_out() -> None:
+    curves = {"pretrain": LEARNING_CURVE.empty(), "finetune": curve_of([7.0], [40.0, 5.0])}
+    assert [trace.name for trace in learning_curve_figure(curves).data] == ["finetune", "finetune"]
+    assert not learning_curve_figure({"pretrain": LEARNING_CURVE.empty()}).data
+
+
+def test_phase_of_no_epochs_takes_no_room() -> None:
+    curves = {"pretrain": curve_of([], [40.0]), "finetune": curve_of([7.0], [40.0, 5.0])}
+    figure = learning_curve_figure(curves)
+    assert [list(trace.x) for trace in figure.data] == [[], [0], [1], [0, 1]]

@@ -26,7 +26,7 @@ from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 from speaker_verification.models.encoders.pretrained import find_encoder
-from speaker_verification.scoring.normalisation import check_cohort_size
+from speaker_verification.scoring.normalisation import check_top_n
 from speaker_verification.training.phase import PhaseSettings
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def _refuse_cohort(parameters: Parameters, utterances: pd.DataFrame, trials: pd.
     refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
     counts = cohort["speaker_id"].value_counts().to_numpy()
     of_cohort = np.ones_like(counts) if parameters.score.cohort == "speaker_means" else counts
-    check_cohort_size(parameters.score.cohort_size, of_cohort, num_excluded=2)
+    check_top_n(parameters.score.top_n, of_cohort, num_excluded=2)
 
 
 def locate_encoder(checkpoint: str, downloads: Path) -> Path:

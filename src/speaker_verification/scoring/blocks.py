@@ -1,4 +1,4 @@
-"""Walking over long arrays in pieces, so that memory does not grow with the number of rows."""
+"""Chunked processing of large arrays in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ GIGABYTE = 1e9
 
 
 @dataclass(frozen=True)
-class Workspace:
-    """What a computation over many rows may use.
+class ComputeBudget:
+    """Memory, threads and device of a computation over many rows.
 
     Attributes:
-        memory_gigabytes: working memory beside what goes in and comes out, 1e9 bytes each.
+        memory_gigabytes: working memory beside input and output, in units of 1e9 bytes.
         num_threads: None takes one for each core that the process may use.
         device: auto, cpu or cuda:N; matrix products alone go to a GPU.
     """
@@ -30,18 +30,18 @@ class Workspace:
 
     @property
     def threads(self) -> int:
-        """How many threads compute."""
+        """Number of computing threads."""
         if self.num_threads is not None:
             return self.num_threads
         # Where a process can be bound to some of the cores, only those count.
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def rows_that_fit(self, bytes_of_row: float, share: float = 1.0) -> int:
-        """Rows of so many bytes, at least one, that a share of the working memory holds."""
+        """Number of rows, at least one, that fit into a share of the working memory."""
         return max(1, int(share * self.memory_gigabytes * GIGABYTE / bytes_of_row))
 
     def over_blocks(self, num_rows: int, rows_per_block: int, work: Callable[[slice], None]) -> None:
-        """Do the work on every block of rows, some of them at once, each with a single BLAS thread."""
+        """Run `work` on every block of rows, in parallel, each block with a single BLAS thread."""
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
@@ -51,7 +51,7 @@ class Workspace:
     def score(
         self, num_trials: int, trials_per_block: int, scores_of: Callable[[slice], np.ndarray]
     ) -> np.ndarray:
-        """The scores of all blocks of trials, float64 (trials,)."""
+        """Scores of all trials, float64 (trials,), computed block by block."""
         scores = np.empty(num_trials)
 
         def work(trials: slice) -> None:
@@ -68,14 +68,14 @@ def row_blocks(num_rows: int, rows_per_block: int) -> Iterator[slice]:
 
 
 def passing_over(array: np.ndarray, rows_per_block: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield the blocks of an array with their slices; those of a memory map leave memory after use."""
+    """Yield slices and blocks of an array; pages of a memory map are released after use."""
     for rows in row_blocks(len(array), rows_per_block):
         yield rows, array[rows]
         forget_pages(array)
 
 
 def gather(array: np.ndarray, rows: np.ndarray, rows_per_block: int = 8192) -> np.ndarray:
-    """Copy rows (rows,) out of an array; of a memory map, little more than these rows is ever in memory."""
+    """Copy of the given rows (rows,); of a memory map, little more than these rows is ever resident."""
     gathered = np.empty((len(rows), *array.shape[1:]), array.dtype)
     for block in row_blocks(len(rows), rows_per_block):
         gathered[block] = array[rows[block]]
@@ -84,7 +84,7 @@ def gather(array: np.ndarray, rows: np.ndarray, rows_per_block: int = 8192) -> n
 
 
 def forget_pages(array: np.ndarray) -> None:
-    """Let a memory map's pages go; what is needed again is mapped again from the file."""
+    """Release a memory map's resident pages; they are read again from the file on the next access."""
     if isinstance(array, np.memmap) and array.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
         pages: Any = array.base
         if isinstance(pages, mmap.mmap):

@@ -54,21 +54,21 @@ def rates_by_group(
                 for place, group in enumerate(names):
                     inside = of_trial == place
                     if inside.any():
-                        rates = _rates(values[inside], is_target[inside], threshold, settings.least_trials)
+                        rates = _rates(values[inside], is_target[inside], threshold, settings.min_trials)
                         rows.append((trial_list, scoring, by, group, *rates))
     columns = ["trial_list", "scoring", "by", "group", "num_target", "num_nontarget", "eer", "fnr", "fpr"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _rates(
-    values: np.ndarray, is_target: np.ndarray, threshold: float, least_trials: int
+    values: np.ndarray, is_target: np.ndarray, threshold: float, min_trials: int
 ) -> tuple[int, int, float, float, float]:
     """Number of targets and non-targets, and EER, FNR and FPR in %, NaN where trials are too few."""
     accepted = values >= threshold
     num_target, num_nontarget = int(is_target.sum()), int((~is_target).sum())
-    fnr = 100 * (~accepted[is_target]).mean() if num_target >= least_trials else np.nan
-    fpr = 100 * accepted[~is_target].mean() if num_nontarget >= least_trials else np.nan
-    both = min(num_target, num_nontarget) >= least_trials
+    fnr = 100 * (~accepted[is_target]).mean() if num_target >= min_trials else np.nan
+    fpr = 100 * accepted[~is_target].mean() if num_nontarget >= min_trials else np.nan
+    both = min(num_target, num_nontarget) >= min_trials
     eer = equal_error_rate(values, is_target)[0] if both else np.nan
     return num_target, num_nontarget, eer, fnr, fpr
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.scoring.blocks import Workspace, forget_pages
+from speaker_verification.scoring.blocks import ComputeBudget, forget_pages
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
 _ROWS_PER_BLOCK = 1024  # of float32 embeddings: what stays in a core's cache
@@ -65,7 +65,7 @@ def trial_scores(
     centre: np.ndarray,
     enroll_rows: np.ndarray,
     test_rows: np.ndarray,
-    workspace: Workspace,
+    budget: ComputeBudget,
 ) -> np.ndarray:
     """Score of each trial, float64 (trials,): the cosine of the whole utterances.
 
@@ -78,9 +78,9 @@ def trial_scores(
         centre: (E,) subtracted from all of them.
         enroll_rows: (trials,) row of each trial's enrolment utterance.
         test_rows: (trials,) row of each trial's test utterance.
-        workspace: what the computation may use.
+        budget: what the computation may use.
     """
-    whole = cosine_scores(store.embeddings, centre, enroll_rows, test_rows, workspace)
+    whole = cosine_scores(store.embeddings, centre, enroll_rows, test_rows, budget)
     if store.crops is None:
         return whole
     crops, (_, num_crops, width) = store.crops, store.crops.shape
@@ -94,7 +94,7 @@ def trial_scores(
         enroll, test = mean_directions(enroll_rows[trials]), mean_directions(test_rows[trials])
         return np.einsum("te,te->t", enroll, test)
 
-    return (whole + workspace.score(len(whole), _ROWS_PER_BLOCK // num_crops + 1, crop_scores)) / 2
+    return (whole + budget.score(len(whole), _ROWS_PER_BLOCK // num_crops + 1, crop_scores)) / 2
 
 
 def cosine_scores(
@@ -102,7 +102,7 @@ def cosine_scores(
     centre: np.ndarray,
     enroll_rows: np.ndarray,
     test_rows: np.ndarray,
-    workspace: Workspace,
+    budget: ComputeBudget,
 ) -> np.ndarray:
     """Cosine of each trial's two centred embeddings, float64 (trials,).
 
@@ -114,7 +114,7 @@ def cosine_scores(
         centre: (E,) subtracted from all of them.
         enroll_rows: (trials,) row of each trial's enrolment utterance.
         test_rows: (trials,) row of each trial's test utterance.
-        workspace: what the computation may use.
+        budget: what the computation may use.
 
     Raises:
         DataError: the centre is of another width, or an embedding has no direction.
@@ -128,7 +128,7 @@ def cosine_scores(
         raw -= centre
         lengths[rows] = np.sqrt(np.einsum("ne,ne->n", raw, raw))
 
-    workspace.over_blocks(len(embeddings), _ROWS_PER_BLOCK, measure)
+    budget.over_blocks(len(embeddings), _ROWS_PER_BLOCK, measure)
     check_lengths(lengths)
 
     def scores_of(trials: slice) -> np.ndarray:
@@ -137,6 +137,6 @@ def cosine_scores(
         products += centre @ centre - along_centre[enroll] - along_centre[test]
         return products / (lengths[enroll] * lengths[test])
 
-    scores = workspace.score(len(enroll_rows), _ROWS_PER_BLOCK, scores_of)
+    scores = budget.score(len(enroll_rows), _ROWS_PER_BLOCK, scores_of)
     forget_pages(embeddings)
     return scores

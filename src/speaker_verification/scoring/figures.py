@@ -1,8 +1,7 @@
-"""Figures of error rates and of training, as Plotly figures."""
+"""DET curves, score histograms and reliability, as Plotly figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,14 +13,11 @@ from speaker_verification.scoring.metrics import SortedTrials, sort_trials
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-LOSS = "loss"
-VALIDATION_EER = "validation.eer"  # %
-
 _POINTS_PER_CURVE = 300
 _BINS = 80
 _PERCENT_TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
 _LINES = {"cosine": "dot", "as_norm": "dash", "qmf": "solid"}
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
 
 def det_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
@@ -54,7 +50,7 @@ def det_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
                 hovertemplate="FPR %{customdata[0]:.3g} %, FNR %{customdata[1]:.3g} %",
                 mode="lines",
                 name=f"{trial_list} {scoring}, EER {trials.equal_error_rate()[0]:.2f} %",
-                line={"dash": _LINES[scoring], "color": _COLOURS[place % len(_COLOURS)]},
+                line={"dash": _LINES[scoring], "color": COLOURS[place % len(COLOURS)]},
             )
     axis = {
         "tickvals": ndtri(np.array(_PERCENT_TICKS) / 100),
@@ -109,8 +105,8 @@ def histogram_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figur
         for column, values in enumerate(calibration.decision_scores(trials).values(), start=1):
             edges = np.histogram_bin_edges(values, bins=_BINS)
             for name, members, colour in (
-                ("non-target", ~is_target, _COLOURS[1]),
-                ("target", is_target, _COLOURS[0]),
+                ("non-target", ~is_target, COLOURS[1]),
+                ("target", is_target, COLOURS[0]),
             ):
                 figure.add_bar(
                     x=(edges[:-1] + edges[1:]) / 2,
@@ -147,7 +143,7 @@ def reliability_figure(reliability: pd.DataFrame) -> go.Figure:
                 hovertemplate="%{customdata[0]} targets, %{customdata[1]} non-targets",
                 mode="lines+markers",
                 name=f"{trial_list} {scoring}",
-                line={"dash": _LINES[str(scoring)], "color": _COLOURS[place % len(_COLOURS)]},
+                line={"dash": _LINES[str(scoring)], "color": COLOURS[place % len(COLOURS)]},
             )
     ends = [known["mean_llr"].min(), known["mean_llr"].max()]
     figure.add_scatter(
@@ -159,52 +155,4 @@ def reliability_figure(reliability: pd.DataFrame) -> go.Figure:
         xaxis={"title": "log-likelihood ratio, nats"},
         yaxis={"title": "log-likelihood ratio that the labels show, nats"},
     )
-    return figure
-
-
-def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Loss and validation EER over the epochs of all phases, one phase after the other.
-
-    A phase of no epochs has an error rate but no loss; a phase with an empty table is left out.
-
-    Args:
-        curves: phase name to table of the LEARNING_CURVE schema, in the order of training.
-    """
-    from plotly.subplots import make_subplots
-
-    panels = {LOSS: "loss", VALIDATION_EER: "validation EER, %"}
-    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.06)
-    first_epoch = 0
-    for place, (phase, curve) in enumerate(curves.items()):
-        if curve.empty:
-            continue
-        last_epoch = first_epoch + int(curve["epoch"].max())
-        for row, (metric, title) in enumerate(panels.items(), start=1):
-            points = curve[curve["metric"] == metric].sort_values("epoch")
-            figure.add_scatter(
-                x=first_epoch + points["epoch"],
-                y=points["value"],
-                mode="lines+markers",
-                name=phase,
-                legendgroup=phase,
-                showlegend=row == 1,
-                line={"color": _COLOURS[place % len(_COLOURS)]},
-                row=row,
-                col=1,
-            )
-            figure.update_yaxes(title=title, row=row, col=1)
-        figure.add_vrect(
-            x0=first_epoch,
-            x1=last_epoch,
-            fillcolor=_COLOURS[place % len(_COLOURS)],
-            opacity=0.08,
-            line_width=0,
-            annotation_text=phase,
-            annotation_position="top left",
-            row=1,
-            col=1,
-        )
-        first_epoch = last_epoch
-    figure.update_xaxes(title="epoch", row=len(panels), col=1)
-    figure.update_layout(title="Learning curves")
     return figure

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.scoring.blocks import Workspace, passing_over, row_blocks
+from speaker_verification.scoring.blocks import ComputeBudget, passing_over, row_blocks
 from speaker_verification.scoring.cosine import centre_and_normalise
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.selection import highest_cosines
@@ -78,7 +78,7 @@ def cohort_statistics(
     *,
     centre: np.ndarray | float = 0.0,
     deviation: Deviation = "unbiased",
-    workspace: Workspace | None = None,
+    budget: ComputeBudget | None = None,
 ) -> Statistics:
     """Mean and standard deviation of each embedding's highest cohort cosines.
 
@@ -91,7 +91,7 @@ def cohort_statistics(
         top_n: how many of the S cosines count.
         centre: (E,) subtracted from both, where they are not centred yet.
         deviation: divide by top_n - 1 or by top_n.
-        workspace: what the computation may use.
+        budget: what the computation may use.
 
     Returns:
         mean: float64 (N,).
@@ -102,7 +102,7 @@ def cohort_statistics(
         DataError: the widths differ, an embedding has no direction, or its cosines do not vary.
     """
     embeddings, cohort = np.asanyarray(embeddings), np.asanyarray(cohort)
-    check_cohort_size(top_n, np.ones(len(cohort), dtype=int))
+    check_top_n(top_n, np.ones(len(cohort), dtype=int))
     mean, std = np.empty(len(embeddings)), np.empty(len(embeddings))
 
     def measure(rows: slice, highest: np.ndarray) -> None:
@@ -111,7 +111,7 @@ def cohort_statistics(
         values -= mean[rows, None]
         std[rows] = np.einsum("nc,nc->n", values, values)
 
-    highest_cosines(embeddings, cohort, top_n, measure, centre=centre, workspace=workspace or Workspace())
+    highest_cosines(embeddings, cohort, top_n, measure, centre=centre, budget=budget or ComputeBudget())
     return mean, _deviations(std, top_n, deviation)
 
 
@@ -135,7 +135,7 @@ def statistics_without_speakers(
     excluded: np.ndarray,
     *,
     deviation: Deviation = "unbiased",
-    workspace: Workspace | None = None,
+    budget: ComputeBudget | None = None,
 ) -> Statistics:
     """Cohort statistics of trial sides, without the cohort rows of the trial's own two speakers.
 
@@ -149,7 +149,7 @@ def statistics_without_speakers(
         sides: (sides,) row of the embedding of each side.
         excluded: (sides, 2) speakers that must not count; the same twice is one.
         deviation: divide by top_n - 1 or by top_n.
-        workspace: what the computation may use.
+        budget: what the computation may use.
 
     Returns:
         mean: float64 (sides,).
@@ -159,9 +159,9 @@ def statistics_without_speakers(
         ParameterError: fewer than `top_n` rows are left.
         DataError: as `cohort_statistics`.
     """
-    workspace = workspace or Workspace()
+    budget = budget or ComputeBudget()
     rows_of_speakers = np.bincount(cohort.speakers)
-    check_cohort_size(top_n, rows_of_speakers, num_excluded=2)
+    check_top_n(top_n, rows_of_speakers, num_excluded=2)
     num_spare = int(np.sort(rows_of_speakers)[-2:].sum())
     slack = 8 * np.finfo(np.promote_types(embeddings.dtype, np.float32)).eps
     mean, squares = np.empty((2, len(sides)))
@@ -169,8 +169,8 @@ def statistics_without_speakers(
     bytes_of_side = 64 * rows_of_speakers.max()
     bytes_of_row = 32 * (top_n + num_spare) + 24 * embeddings.shape[1]
     bytes_of_row += bytes_of_side * len(sides) / len(embeddings)
-    for rows in row_blocks(len(embeddings), workspace.rows_that_fit(bytes_of_row, share=0.25)):
-        highest = _sorted_highest(embeddings[rows], cohort, top_n + num_spare, workspace)
+    for rows in row_blocks(len(embeddings), budget.rows_that_fit(bytes_of_row, share=0.25)):
+        highest = _sorted_highest(embeddings[rows], cohort, top_n + num_spare, budget)
         here = by_row[slice(*np.searchsorted(sides[by_row], [rows.start, rows.stop]))]
         own = sides[here] - rows.start
         removed = _cosines_with_speakers(embeddings[rows], own, cohort, excluded[here])[:, :num_spare]
@@ -190,7 +190,7 @@ def statistics_without_speakers(
 
 
 def _sorted_highest(
-    embeddings: np.ndarray, cohort: Cohort, num_highest: int, workspace: Workspace
+    embeddings: np.ndarray, cohort: Cohort, num_highest: int, budget: ComputeBudget
 ) -> np.ndarray:
     """Highest cohort cosines of each embedding, falling, float64 (N, num_highest)."""
     falling = np.empty((len(embeddings), num_highest))
@@ -199,9 +199,7 @@ def _sorted_highest(
         highest.sort(axis=1)
         falling[rows] = highest[:, ::-1]
 
-    highest_cosines(
-        embeddings, cohort.embeddings, num_highest, keep, centre=cohort.centre, workspace=workspace
-    )
+    highest_cosines(embeddings, cohort.embeddings, num_highest, keep, centre=cohort.centre, budget=budget)
     return falling
 
 
@@ -241,24 +239,24 @@ def _cosines_with_speakers(
     return falling[:, ::-1]
 
 
-def check_cohort_size(cohort_size: int, rows_of_speakers: np.ndarray, num_excluded: int = 0) -> None:
+def check_top_n(top_n: int, rows_of_speakers: np.ndarray, num_excluded: int = 0) -> None:
     """Refuse a cohort size that the cohort does not allow.
 
     Args:
-        cohort_size: highest cosines that count.
+        top_n: highest cosines that count.
         rows_of_speakers: rows of each speaker in the cohort: 1 where it is of speaker means.
         num_excluded: speakers that are left out of the cohort, whichever they are.
 
     Raises:
-        ParameterError: naming `score.cohort_size` and its bounds.
+        ParameterError: naming `score.top_n` and its bounds.
     """
     left_out = int(np.sort(rows_of_speakers)[len(rows_of_speakers) - num_excluded :].sum())
     num_rows = int(rows_of_speakers.sum())
-    if not 2 <= cohort_size <= num_rows - left_out:
+    if not 2 <= top_n <= num_rows - left_out:
         kind = "speakers" if num_rows == len(rows_of_speakers) else "utterances"
         excluded = f", {left_out} of them left out in calibration trials" if num_excluded else ""
         raise ParameterError(
-            f"parameter 'score.cohort_size' is {cohort_size}, but the cohort has {num_rows} "
+            f"parameter 'score.top_n' is {top_n}, but the cohort has {num_rows} "
             f"{kind}{excluded}: take 2 to {num_rows - left_out}"
         )
 
@@ -281,7 +279,7 @@ def as_norm_of_trials(
     statistics: Statistics,
     enroll_rows: np.ndarray,
     test_rows: np.ndarray,
-    workspace: Workspace,
+    budget: ComputeBudget,
 ) -> np.ndarray:
     """Normalised scores from the statistics of utterances, float64 (trials,).
 
@@ -290,7 +288,7 @@ def as_norm_of_trials(
         statistics: mean and standard deviation (N,) of each utterance.
         enroll_rows: (trials,) row of each trial's enrolment utterance.
         test_rows: (trials,) row of each trial's test utterance.
-        workspace: what the computation may use.
+        budget: what the computation may use.
     """
     mean, std = statistics
 
@@ -298,4 +296,4 @@ def as_norm_of_trials(
         enroll, test = enroll_rows[trials], test_rows[trials]
         return as_norm(cosine[trials], (mean[enroll], std[enroll]), (mean[test], std[test]))
 
-    return workspace.score(len(cosine), _TRIALS_PER_BLOCK, normalise)
+    return budget.score(len(cosine), _TRIALS_PER_BLOCK, normalise)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.scoring.blocks import Workspace, forget_pages, gather
+from speaker_verification.scoring.blocks import ComputeBudget, forget_pages, gather
 from speaker_verification.scoring.cosine import cosine_scores
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.metrics import OperatingPoint
@@ -80,14 +80,14 @@ def probability(log_likelihood_ratios: np.ndarray) -> np.ndarray:
 
 
 def quality_measures(
-    embeddings: np.ndarray, duration_seconds: npt.ArrayLike, workspace: Workspace | None = None
+    embeddings: np.ndarray, duration_seconds: npt.ArrayLike, budget: ComputeBudget | None = None
 ) -> np.ndarray:
     """Log duration, L1 norm, L2 norm and biased standard deviation of raw embeddings, float64 (N, 4).
 
     Args:
         embeddings: (N, E), not centred; may be a memory map.
         duration_seconds: (N,).
-        workspace: what the computation may use.
+        budget: what the computation may use.
     """
     quality = np.empty((len(embeddings), 4))
     quality[:, 0] = np.log(np.asarray(duration_seconds, dtype=np.float64))
@@ -98,7 +98,7 @@ def quality_measures(
         quality[rows, 2] = np.sqrt(np.einsum("ne,ne->n", raw, raw))
         quality[rows, 3] = raw.std(axis=1)
 
-    (workspace or Workspace()).over_blocks(len(quality), _ROWS_PER_BLOCK, measure)
+    (budget or ComputeBudget()).over_blocks(len(quality), _ROWS_PER_BLOCK, measure)
     forget_pages(embeddings)
     return quality
 
@@ -183,7 +183,7 @@ def calibration_features(
     trials: CalibrationTrials,
     cohort: Cohort,
     settings: ScoreSettings,
-    workspace: Workspace | None = None,
+    budget: ComputeBudget | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosine (trials,) and the nine numbers (trials, 9) of each calibration trial, float64.
 
@@ -194,12 +194,12 @@ def calibration_features(
         trials: between its rows.
         cohort: of that set.
         settings: of the normalisation.
-        workspace: what the computation may use.
+        budget: what the computation may use.
 
     Raises:
-        ParameterError: fewer than `cohort_size` embeddings are left in a trial's cohort.
+        ParameterError: fewer than `top_n` embeddings are left in a trial's cohort.
     """
-    workspace = workspace or Workspace()
+    budget = budget or ComputeBudget()
     both_sides = np.concatenate([trials.enroll_rows, trials.test_rows])
     drawn, sides = np.unique(both_sides, return_inverse=True)
     embeddings = gather(store.embeddings, drawn)
@@ -208,18 +208,18 @@ def calibration_features(
     statistics = statistics_without_speakers(
         embeddings,
         cohort,
-        settings.cohort_size,
+        settings.top_n,
         sides,
         np.concatenate([speakers, speakers]),
         deviation=settings.deviation,
-        workspace=workspace,
+        budget=budget,
     )
     enroll, test = np.split(sides, 2)
-    cosine = cosine_scores(embeddings, cohort.centre, enroll, test, workspace)
+    cosine = cosine_scores(embeddings, cohort.centre, enroll, test, budget)
     enroll_side, test_side = np.arange(len(sides)).reshape(2, -1)
-    scores = as_norm_of_trials(cosine, statistics, enroll_side, test_side, workspace)
+    scores = as_norm_of_trials(cosine, statistics, enroll_side, test_side, budget)
     durations = store.utterances["duration_seconds"].to_numpy()[drawn]
-    quality = quality_measures(embeddings, durations, workspace)
+    quality = quality_measures(embeddings, durations, budget)
     return cosine, qmf_features(scores, quality[enroll], quality[test])
 
 
@@ -229,7 +229,7 @@ def calibrated_ratios(
     quality: np.ndarray,
     enroll_rows: np.ndarray,
     test_rows: np.ndarray,
-    workspace: Workspace,
+    budget: ComputeBudget,
 ) -> np.ndarray:
     """Log-likelihood ratio of each trial, float64 (trials,), without the features of all of them at once.
 
@@ -239,14 +239,14 @@ def calibrated_ratios(
         quality: (N, 4), the quality measures of utterances.
         enroll_rows: (trials,) row of each trial's enrolment utterance.
         test_rows: (trials,) row of each trial's test utterance.
-        workspace: what the computation may use.
+        budget: what the computation may use.
     """
 
     def ratios(trials: slice) -> np.ndarray:
         sides = quality[enroll_rows[trials]], quality[test_rows[trials]]
         return calibration.log_likelihood_ratio(qmf_features(as_norm_scores[trials], *sides))
 
-    return workspace.score(len(as_norm_scores), _TRIALS_PER_BLOCK, ratios)
+    return budget.score(len(as_norm_scores), _TRIALS_PER_BLOCK, ratios)
 
 
 def fit_qmf_calibration(features: np.ndarray, labels: np.ndarray, prior: float = 0.5) -> QmfCalibration:

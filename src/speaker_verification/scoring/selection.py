@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from speaker_verification.scoring.blocks import Workspace, forget_pages, row_blocks
+from speaker_verification.scoring.blocks import ComputeBudget, forget_pages, row_blocks
 from speaker_verification.scoring.cosine import centre_and_normalise, check_width
 
 _COHORT_ROWS_PER_BLOCK = 8192  # more than the speakers of any VoxCeleb set: their means are one block
@@ -63,7 +63,7 @@ def highest_cosines(
     receive: Callable[[slice, np.ndarray], None],
     *,
     centre: np.ndarray | float,
-    workspace: Workspace,
+    budget: ComputeBudget,
 ) -> None:
     """Select the highest cohort cosines of all embeddings, block by block.
 
@@ -74,16 +74,16 @@ def highest_cosines(
         receive: called by any thread with the rows of a block and their highest cosines
             (block, num_highest), in no order, which are its own to change.
         centre: (E,) subtracted from both.
-        workspace: what the computation may use.
+        budget: what the computation may use.
 
     Raises:
         DataError: the widths differ, or an embedding has no direction.
     """
     check_width(embeddings, cohort.shape[1])
     dtype = np.promote_types(embeddings.dtype, np.float32)
-    on_device = _on_device(workspace.device)
+    on_device = _on_device(budget.device)
     if on_device is not _CPU:
-        workspace = replace(workspace, num_threads=1)  # that hand a GPU blocks as large as can be
+        budget = replace(budget, num_threads=1)  # that hand a GPU blocks as large as can be
     columns = max(_COHORT_ROWS_PER_BLOCK, 2 * num_highest)
     tiles = list(row_blocks(len(cohort), columns))
 
@@ -92,11 +92,11 @@ def highest_cosines(
         return on_device.place(directions.astype(dtype))
 
     # A cohort too large to be held is computed anew for each block, of which there are then fewer.
-    is_held = len(cohort) <= workspace.rows_that_fit(cohort.shape[1] * dtype.itemsize, share=0.5)
+    is_held = len(cohort) <= budget.rows_that_fit(cohort.shape[1] * dtype.itemsize, share=0.5)
     held = [tile_directions(tile) for tile in tiles] if is_held else None
     # Cosines, their copy beside the highest so far, and the embeddings in float64.
     bytes_of_row = 3 * min(columns, len(cohort)) * dtype.itemsize + 24 * embeddings.shape[1]
-    fitting = workspace.rows_that_fit(bytes_of_row, share=0.25 / workspace.threads)
+    fitting = budget.rows_that_fit(bytes_of_row, share=0.25 / budget.threads)
     in_cache = max(1, _SCORES_PER_BLOCK // min(columns, len(cohort)))
 
     def select(rows: slice) -> None:
@@ -108,5 +108,5 @@ def highest_cosines(
         receive(rows, on_device.fetch(highest))
 
     rows_per_block = min(in_cache, fitting) if is_held and on_device is _CPU else fitting
-    workspace.over_blocks(len(embeddings), rows_per_block, select)
+    budget.over_blocks(len(embeddings), rows_per_block, select)
     forget_pages(embeddings)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from speaker_verification.audio.crops import LEAST_WINDOW_SECONDS, WINDOW_SECONDS
 from speaker_verification.common.settings_base import LocalPath, Settings
-from speaker_verification.scoring.blocks import Workspace
+from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.metrics import OperatingPoint
 
 Scoring = Literal["cosine", "as_norm", "qmf"]
@@ -35,7 +35,7 @@ class ScoreSettings(Settings):
 
     centre: bool = True
     cohort: Literal["speaker_means", "utterances"] = "speaker_means"
-    cohort_size: int = Field(600, ge=2)
+    top_n: int = Field(600, ge=2)
     deviation: Literal["unbiased", "biased"] = "unbiased"
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
     calibration_speakers: Literal["cohort", "validation"] = "cohort"
@@ -53,16 +53,16 @@ class ScoreSettings(Settings):
         """What decisions are measured for."""
         return tuple(OperatingPoint(p_target, self.c_miss, self.c_fa) for p_target in self.p_targets)
 
-    def workspace(self, device: str = "cpu") -> Workspace:
+    def budget(self, device: str = "cpu") -> ComputeBudget:
         """What scoring may use."""
-        return Workspace(self.memory_gigabytes, self.num_threads, device)
+        return ComputeBudget(self.memory_gigabytes, self.num_threads, device)
 
 
 class ReportSettings(Settings):
     """Parameters under `report`."""
 
     duration_edges: tuple[float, ...] = Field((2.0, 4.0, 6.0, 8.0, 12.0), min_length=1)
-    least_trials: int = Field(30, ge=1)
+    min_trials: int = Field(30, ge=1)
     worst_trials: int = Field(20, ge=1)
 
     @field_validator("duration_edges")

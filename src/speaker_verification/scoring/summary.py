@@ -19,7 +19,7 @@ Metrics = dict[str, dict[str, dict[str, Any]]]
 SCORINGS: tuple[Scoring, ...] = ("cosine", "as_norm", "qmf")
 
 
-def measure(
+def compute_metrics(
     scores: pd.DataFrame,
     calibration: Calibration,
     utterances: pd.DataFrame,
@@ -36,11 +36,10 @@ def measure(
         trial_lists: table of the TRIAL_LISTS schema; lists that it does not hold get no record.
 
     Returns:
-        {trial_list: what `measure_trials` returns}, log-likelihood ratios included, and for each scoring the
-        record of the list: "list_file", "list_md5", "list_official". QMF thresholds are probabilities. Where
-        the calibration does not reach an operating point or has seen no such ratio, "remark_p01" (likewise
-        for the others) says so; where labels contradict the speakers, "num_contradicting" counts these
-        trials.
+        {trial_list: what `metrics_of_trials` returns}, log-likelihood ratios included, and for each scoring
+        the record of the list: "list_file", "list_md5", "list_official". QMF thresholds are probabilities.
+        "remark_p01" (likewise for the others) names an operating point that the calibration does not reach,
+        "num_contradicting" the number of trials whose label contradicts their speakers.
 
     Raises:
         DataError: a trial list holds one class only, a score that is not finite, or an unknown utterance.
@@ -54,7 +53,7 @@ def measure(
         decided_on = calibration.decision_scores(rows)
         speakers = speakers_of_trials(rows, utterances)
         labels = rows["label"].to_numpy()
-        measured = measure_trials(labels, speakers, decided_on, calibration.log_likelihood_ratio, settings)
+        measured = metrics_of_trials(labels, speakers, decided_on, calibration.log_likelihood_ratio, settings)
         measured["qmf"] |= _as_probabilities(measured["qmf"])
         shared: dict[str, Any] = dict(records.get(str(trial_list), {}))
         if len(rows_against := speakers.contradictions(labels)):
@@ -78,7 +77,7 @@ def _list_records(trial_lists: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def measure_trials(
+def metrics_of_trials(
     labels: np.ndarray,
     speakers: TrialSpeakers | None,
     scores: Mapping[str, np.ndarray],
@@ -108,13 +107,13 @@ def measure_trials(
     """
     metrics = {}
     for scoring, values in scores.items():
-        metrics[scoring] = _measure_scores(values, labels, speakers, settings)
+        metrics[scoring] = _score_metrics(values, labels, speakers, settings)
         if llrs_of is not None:
-            metrics[scoring] |= _measure_llrs(llrs_of(scoring, values), labels, settings.operating_points)
+            metrics[scoring] |= _llr_metrics(llrs_of(scoring, values), labels, settings.operating_points)
     return metrics
 
 
-def _measure_scores(
+def _score_metrics(
     values: np.ndarray, labels: np.ndarray, speakers: TrialSpeakers | None, settings: ScoreSettings
 ) -> dict[str, Any]:
     in_order = sort_trials(values, labels)
@@ -138,7 +137,7 @@ def _measure_scores(
     }
 
 
-def _measure_llrs(llrs: np.ndarray, labels: np.ndarray, points: Sequence[OperatingPoint]) -> dict[str, float]:
+def _llr_metrics(llrs: np.ndarray, labels: np.ndarray, points: Sequence[OperatingPoint]) -> dict[str, float]:
     measured = {"cllr": cllr(llrs, labels)}
     for point in points:
         errors = decision_errors(llrs, labels, point)
@@ -159,8 +158,8 @@ def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """The metrics as lines of text, one for each trial list and scoring, narrow enough for a logged terminal.
 
     Args:
-        metrics: by trial list and scoring, as `measure` returns them; lists whose record says that they are
-            not the published ones are marked.
+        metrics: by trial list and scoring, as `compute_metrics` returns them; lists whose record says that
+            they are not the published ones are marked.
     """
     notes = _notes(metrics)
     costs = {

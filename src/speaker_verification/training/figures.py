@@ -1,18 +1,70 @@
-"""Plotly figures of a training phase."""
+"""Learning curves and schedules, as Plotly figures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from speaker_verification.scoring.figures import COLOURS
 from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.phase_schedule import PhaseSchedule
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+LOSS = "loss"
+VALIDATION_EER = "validation.eer"  # %
 STEPS_PER_EPOCH = 100  # points drawn of an epoch
+
+
+def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Loss and validation EER over the epochs of all phases, one phase after the other.
+
+    A phase of no epochs has an error rate but no loss; a phase with an empty table is left out.
+
+    Args:
+        curves: phase name to table of the LEARNING_CURVE schema, in the order of training.
+    """
+    from plotly.subplots import make_subplots
+
+    panels = {LOSS: "loss", VALIDATION_EER: "validation EER, %"}
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    first_epoch = 0
+    for place, (phase, curve) in enumerate(curves.items()):
+        if curve.empty:
+            continue
+        last_epoch = first_epoch + int(curve["epoch"].max())
+        for row, (metric, title) in enumerate(panels.items(), start=1):
+            points = curve[curve["metric"] == metric].sort_values("epoch")
+            figure.add_scatter(
+                x=first_epoch + points["epoch"],
+                y=points["value"],
+                mode="lines+markers",
+                name=phase,
+                legendgroup=phase,
+                showlegend=row == 1,
+                line={"color": COLOURS[place % len(COLOURS)]},
+                row=row,
+                col=1,
+            )
+            figure.update_yaxes(title=title, row=row, col=1)
+        figure.add_vrect(
+            x0=first_epoch,
+            x1=last_epoch,
+            fillcolor=COLOURS[place % len(COLOURS)],
+            opacity=0.08,
+            line_width=0,
+            annotation_text=phase,
+            annotation_position="top left",
+            row=1,
+            col=1,
+        )
+        first_epoch = last_epoch
+    figure.update_xaxes(title="epoch", row=len(panels), col=1)
+    figure.update_layout(title="Learning curves")
+    return figure
 
 
 def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Figure:

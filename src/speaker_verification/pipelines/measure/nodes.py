@@ -14,7 +14,7 @@ from speaker_verification.scoring.score_files import (
     refuse_unknown_speakers,
 )
 from speaker_verification.scoring.settings import MeasureSettings, ScoreSettings
-from speaker_verification.scoring.summary import Metrics, format_table, measure_trials
+from speaker_verification.scoring.summary import Metrics, format_table, metrics_of_trials
 from speaker_verification.scoring.trial_speakers import SpeakerSearch, find_speakers, judge_given_speakers
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def measure_score_file(measure: MeasureSettings, score: ScoreSettings) -> Metric
     found = _speakers_of(file, trials, measure)
     scores = {"score": trials["score"].to_numpy()}
     llrs_of = (lambda _, values: values) if measure.calibrated else None
-    measured = measure_trials(trials["label"].to_numpy(), found.speakers, scores, llrs_of, score)
+    measured = metrics_of_trials(trials["label"].to_numpy(), found.speakers, scores, llrs_of, score)
     if found.num_contradicting:
         measured["score"]["num_contradicting"] = found.num_contradicting
     if found.speakers is None:

@@ -14,7 +14,6 @@ from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.figures import (
     det_figure,
     histogram_figure,
-    learning_curve_figure,
     reliability_figure,
 )
 from speaker_verification.scoring.settings import ReportSettings
@@ -72,6 +71,8 @@ def draw_learning_curves(
     lmft_learning_curve: pd.DataFrame,
 ) -> Figure:
     """Draw loss and validation error rate over the three training phases."""
+    from speaker_verification.training.figures import learning_curve_figure
+
     return learning_curve_figure(
         {
             "pretrain": pretrain_learning_curve,

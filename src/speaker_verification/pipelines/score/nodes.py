@@ -21,7 +21,7 @@ from speaker_verification.scoring.qmf import (
     quality_measures,
 )
 from speaker_verification.scoring.settings import ScoreSettings
-from speaker_verification.scoring.summary import Metrics, measure
+from speaker_verification.scoring.summary import Metrics, compute_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ def score_trials(
     trials: pd.DataFrame, embeddings: EmbeddingStore, cohort: Cohort, score: ScoreSettings
 ) -> pd.DataFrame:
     """Add the column `cosine` to the trials."""
-    workspace = score.workspace()
+    budget = score.budget()
     rows = _rows_of_trials(trials, embeddings)
-    return trials.assign(cosine=trial_scores(embeddings, cohort.centre, *rows, workspace))
+    return trials.assign(cosine=trial_scores(embeddings, cohort.centre, *rows, budget))
 
 
 def normalise_scores(
@@ -51,21 +51,21 @@ def normalise_scores(
     device: str,
 ) -> pd.DataFrame:
     """Add the column `as_norm`: the whole utterances' cosines, normalised against the cohort's."""
-    workspace = score.workspace(device)
+    budget = score.budget(device)
     rows = _rows_of_trials(scored_trials, embeddings)
     if embeddings.crops is None:
         cosine = scored_trials["cosine"].to_numpy()
     else:
-        cosine = cosine_scores(embeddings.embeddings, cohort.centre, *rows, workspace)
+        cosine = cosine_scores(embeddings.embeddings, cohort.centre, *rows, budget)
     statistics = cohort_statistics(
         embeddings.embeddings,
         cohort.embeddings,
-        score.cohort_size,
+        score.top_n,
         centre=cohort.centre,
         deviation=score.deviation,
-        workspace=workspace,
+        budget=budget,
     )
-    return scored_trials.assign(as_norm=as_norm_of_trials(cosine, statistics, *rows, workspace))
+    return scored_trials.assign(as_norm=as_norm_of_trials(cosine, statistics, *rows, budget))
 
 
 def fit_score_calibration(
@@ -77,9 +77,9 @@ def fit_score_calibration(
     device: str,
 ) -> dict[str, Any]:
     """Fit the calibration of every scoring on trials drawn from the cohort set."""
-    workspace = score.workspace(device)
+    budget = score.budget(device)
     trials = calibration_trials(cohort_embeddings.utterances, validation_utterances, score, seed)
-    cosine, features = calibration_features(cohort_embeddings, trials, cohort, score, workspace)
+    cosine, features = calibration_features(cohort_embeddings, trials, cohort, score, budget)
     fitted = fit_calibration(cosine, features, trials.labels, cohort.centre, score)
     for point in fitted.operating_points:
         for remark in fitted.remarks(point).values():
@@ -94,12 +94,12 @@ def calibrate_scores(
     score: ScoreSettings,
 ) -> pd.DataFrame:
     """Add the columns `qmf`, which the quality of both sides enters, and `llr` to the normalised scores."""
-    workspace = score.workspace()
+    budget = score.budget()
     fitted = Calibration.from_dict(calibration)
     seconds = embeddings.utterances["duration_seconds"]
-    quality = quality_measures(embeddings.embeddings, seconds, workspace)
+    quality = quality_measures(embeddings.embeddings, seconds, budget)
     as_norm, rows = normalised_scores["as_norm"].to_numpy(), _rows_of_trials(normalised_scores, embeddings)
-    of_qmf = calibrated_ratios(fitted.qmf, as_norm, quality, *rows, workspace)
+    of_qmf = calibrated_ratios(fitted.qmf, as_norm, quality, *rows, budget)
     scores = normalised_scores.assign(qmf=probability(of_qmf), llr=of_qmf)
     if fitted.llr != "qmf":
         scores = scores.assign(llr=fitted.log_likelihood_ratios(scores)[fitted.llr])
@@ -115,7 +115,7 @@ def measure_error_rates(
 ) -> Metrics:
     """Measure every trial list under every scoring, with the record of the list beside the figures."""
     fitted = Calibration.from_dict(calibration)
-    metrics = measure(scores, fitted, embeddings.utterances, score, trial_lists)
+    metrics = compute_metrics(scores, fitted, embeddings.utterances, score, trial_lists)
     for trial_list, scorings in metrics.items():
         error_rates = ", ".join(f"{scoring} {values['eer']:.3f} %" for scoring, values in scorings.items())
         logger.info("EER on %s: %s", trial_list, error_rates)
