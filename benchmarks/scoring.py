@@ -27,6 +27,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from speaker_verification.scoring.cosine import centre_and_normalise
+from speaker_verification.scoring.normalisation import Cohort
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
@@ -42,9 +44,7 @@ from speaker_verification.pipelines.score.nodes import (
 from speaker_verification.scoring import Calibration, EmbeddingStore, cohort_statistics
 from speaker_verification.scoring.blocks import row_blocks
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
-from speaker_verification.scoring.cosine import centre_and_normalise
 from speaker_verification.scoring.metrics import sort_trials
-from speaker_verification.scoring.normalisation import Cohort
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import compute_metrics
 

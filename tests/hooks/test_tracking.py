@@ -178,7 +178,7 @@ def measuring(eer: float, needs: str = "embeddings") -> Node:
         needs,
         "metrics",
         name="measure_error_rates",
-        tags="evaluation",
+        namespace="score",
     )
 
 
@@ -522,7 +522,7 @@ def test_what_is_scored_and_reported_later_joins_the_experiment_too(project: Pro
     project.run(*road(), embedding())
     own = project.run_of("experiment")
     project.run(training())  # another experiment, the newest
-    calibrate = Node(lambda _: {}, "embeddings", "calibration", name="fit_score_calibration", namespace="qmf")
+    calibrate = Node(lambda _: {}, "embeddings", "calibration", name="fit_scorings", namespace="score")
     project.run(calibrate)
     project.run(measuring(30.0, needs="calibration"))
     parents = {run.data.tags["mlflow.parentRunId"] for run in project.runs("evaluate")}

@@ -29,8 +29,14 @@ from speaker_verification.models import SpeakerModel
 from speaker_verification.pipelines import embed, export, measure, report, score
 from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
 from speaker_verification.pipelines.measure.nodes import measure_score_file
-from speaker_verification.pipelines.score.nodes import fit_score_calibration, summarise_cohort
-from speaker_verification.scoring import Calibration, EmbeddingStore, read_score_file, write_score_file
+from speaker_verification.pipelines.score.nodes import fit_scorings, summarise_cohort
+from speaker_verification.scoring import (
+    SCORINGS,
+    Calibration,
+    EmbeddingStore,
+    read_score_file,
+    write_score_file,
+)
 from speaker_verification.scoring.settings import (
     EmbedSettings,
     MeasureSettings,
@@ -209,21 +215,23 @@ def test_from_utterances_to_a_table_of_error_rates(
     scores = left["scores"]
     pd.testing.assert_frame_equal(scores, SCORES.conform(scores))
     pd.testing.assert_frame_equal(scores[trials.columns], trials)
-    assert np.isfinite(scores[["cosine", "as_norm", "llr"]]).all(axis=None)
-    np.testing.assert_allclose(scores["qmf"], 1 / (1 + np.exp(-scores["llr"])))
+    names = list(SCORINGS)
+    assert scores.columns.tolist() == ["trial_list", "enroll_id", "test_id", "label", *names, "llr"]
+    assert np.isfinite(scores[[*names, "llr"]]).all(axis=None)
+    pd.testing.assert_series_equal(scores["qmf"], scores["llr"], check_names=False)
 
     assert set(left["metrics"]) == {"vox1_o", "vox1_o_original"}
     for scorings in left["metrics"].values():
         assert all(values["eer"] < 25 for values in scorings.values())  # chance is 50
     table = left["results_table"]
-    assert len(table.splitlines()) >= 2 * (2 + 2 * 3 + 1) + 1
+    assert len(table.splitlines()) >= 2 * (2 + 2 * len(names) + 1) + 1
     assert "* vox1_o_original: not a published list (vox1_o_original.txt, MD5 29fc)" in table.splitlines()
     assert [record.getMessage() for record in caplog.records if table in record.getMessage()]
     assert sum("EER on vox1_o" in record.getMessage() for record in caplog.records) == 2
-    assert len(left["det_curves"].data) == 2 * 3
-    assert len(left["score_histograms"].data) == 2 * 3 * 2
-    assert set(left["reliability"]["scoring"]) == {"cosine", "as_norm", "qmf"}
-    assert left["reliability_curves"].data[-1].name == "as it should be"
+    assert len(left["det_curves"].data) == 2 * len(names)
+    assert len(left["score_histograms"].data) == 2 * len(names) * 2
+    assert set(left["reliability"]["scoring"]) == set(names)
+    assert left["reliability_curves"].data[-1].name == "perfect calibration"
     assert set(left["rates_by_group"]["by"]) == {"duration", "gender"}
     assert left["worst_trials"]["trial_list"].nunique() == 2
     assert [trace.name for trace in left["learning_curves"].data[::2]] == ["pretrain", "finetune", "lmft"]
@@ -256,10 +264,10 @@ def test_operating_point_out_of_reach_is_named_where_it_is_fitted_and_where_it_i
     left = evaluate(lmft_checkpoint, utterances, trials)
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     beyond = [message for message in warned if "p_target 1e-12, c_miss 1, c_fa 1e+06" in message]
-    assert [message.split()[0] for message in beyond] == ["cosine", "as_norm", "qmf"]
+    assert [message.split()[0] for message in beyond] == list(SCORINGS)
     assert "cosine cannot reach" in beyond[0]
     near, far = left["calibration"]["operating_points"]
-    assert near["reachable"] == {"cosine": True, "as_norm": True, "qmf": True}
+    assert near["reachable"] == dict.fromkeys(SCORINGS, True)
     assert (near["remarks"], far["remarks"]) == ([], beyond)
     assert far["errors_on_calibration_trials"]["cosine"]["misses"] == SCORE["calibration_trials"] / 2
     for scorings in left["metrics"].values():
@@ -291,16 +299,13 @@ def test_ratios_are_those_of_the_chosen_scoring_and_qmf_keeps_its_own(
     published = evaluate(lmft_checkpoint, utterances, trials)
     monkeypatch.setitem(SCORE, "llr", "cosine")
     left = evaluate(lmft_checkpoint, utterances, trials)
-    of_cosine = Calibration.from_dict(left["calibration"]).cosine
-    expected = of_cosine.log_likelihood_ratio(left["scores"]["cosine"])
+    expected = Calibration.from_dict(left["calibration"]).log_likelihood_ratio(
+        "cosine", left["scores"]["cosine"].to_numpy()
+    )
     np.testing.assert_allclose(left["scores"]["llr"], expected)
     pd.testing.assert_series_equal(left["scores"]["qmf"], published["scores"]["qmf"])
     for trial_list, scorings in left["metrics"].items():
-        for scoring, values in scorings.items():
-            before = published["metrics"][trial_list][scoring]
-            for exact in ("eer_interval", "list_file", "list_md5", "list_official"):
-                assert values.pop(exact) == before.pop(exact)
-            assert values == pytest.approx(before, rel=1e-6)
+        assert scorings == published["metrics"][trial_list]
 
 
 @pytest.mark.usefixtures("loaded")
@@ -311,7 +316,7 @@ def test_calibration_on_validation_speakers_differs_from_that_on_the_cohort(
     monkeypatch.setitem(SCORE, "calibration_speakers", "validation")
     left = evaluate(lmft_checkpoint, utterances, trials)
     assert left["calibration"]["speakers"] == "validation"
-    assert left["calibration"]["cosine"] != on_cohort["calibration"]["cosine"]
+    assert left["calibration"]["scorings"] != on_cohort["calibration"]["scorings"]
     pd.testing.assert_series_equal(left["scores"]["as_norm"], on_cohort["scores"]["as_norm"])
 
 
@@ -327,17 +332,21 @@ def test_exported_scores_are_measured_to_the_same_error_rates(
     earlier.parent.mkdir()
     earlier.write_text("a b 0.5 target\n")
     catalog["scores"] = MemoryDataset(left["scores"])
+    catalog["calibration"] = MemoryDataset(left["calibration"])
     SequentialRunner().run(export.create_pipeline(), catalog)
     names = {path.name for path in (tmp_path / "scores_text").iterdir()}
     assert {"vox1_o.cosine.txt", "vox1_o_original.qmf.txt"} < names
-    assert len(names) == 2 * 4  # without the earlier evaluation's
+    assert len(names) == 2 * (len(SCORINGS) + 1)  # without the earlier evaluation's
     file = tmp_path / "scores_text" / "vox1_o.llr.txt"
     assert set(read_score_file(file)["enroll_id"]) <= set(utterances["utterance_id"])
 
     metrics = measure_score_file(MeasureSettings(score_file=str(file), calibrated=True), scoring())
     found = metrics["vox1_o.llr"]["score"]
     expected = left["metrics"]["vox1_o"]["qmf"]
-    other = ("threshold_", "list_")  # ratios here, probabilities there; the file does not name its list
+    other = ("list_",)  # the file does not name its list
+    published = read_score_file(tmp_path / "scores_text" / "vox1_o.qmf.txt")
+    of_list = left["scores"]["trial_list"] == "vox1_o"
+    np.testing.assert_allclose(published["score"], 1 / (1 + np.exp(-left["scores"]["qmf"][of_list])))
     assert {name: found[name] for name in expected if not name.startswith(other)} == {
         name: value for name, value in expected.items() if not name.startswith(other)
     }
@@ -491,7 +500,7 @@ def test_top_n_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
     store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
     cohort = summarise_cohort(store, store, scoring())
     with pytest.raises(ParameterError, match=r"'score\.top_n' is 6, .* take 2 to 2"):
-        fit_score_calibration(store, cohort, table, scoring(), 0, "cpu")
+        fit_scorings(store, cohort, table, scoring(), 0, "cpu")
     with pytest.raises(ParameterError, match=r"'score\.calibration_trials'"):
         scoring(calibration_trials=401)
 
@@ -511,15 +520,13 @@ def test_embeddings_of_two_models_are_not_scored_together(
     summarise_cohort(replace(cohort, model=""), embeddings, scoring())  # of an earlier version
 
 
-def test_scoring_phases_are_namespaces_over_shared_datasets() -> None:
+def test_scoring_is_one_namespace_over_shared_datasets() -> None:
     names = {node.name for node in score.create_pipeline().nodes}
     assert names == {
-        "summarise_cohort",
-        "cosine.score_trials",
-        "as_norm.normalise_scores",
-        "qmf.fit_score_calibration",
-        "qmf.calibrate_scores",
-        "measure_error_rates",
+        "score.summarise_cohort",
+        "score.fit_scorings",
+        "score.score_trials",
+        "score.measure_error_rates",
     }
     assert score.create_pipeline().inputs() == {
         "trials",
@@ -553,7 +560,7 @@ def test_catalog_persists_what_the_pipelines_make() -> None:
     pipeline = sum((maker.create_pipeline() for maker in makers), start=Pipeline([]))
     assert pipeline.all_outputs() == set(catalog)
     in_memory = {name for name, entry in catalog.items() if entry["type"] == "MemoryDataset"}
-    assert in_memory == {"cohort", "scored_trials", "normalised_scores"}
+    assert in_memory == {"cohort"}
 
 
 def test_wiring_does_not_import_torch() -> None:

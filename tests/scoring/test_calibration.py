@@ -3,29 +3,25 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring import (
     AffineCalibration,
     Calibration,
-    EmbeddingStore,
     OperatingPoint,
     actual_detection_cost,
     cllr,
 )
-from speaker_verification.scoring.calibration import calibration_trials, fit_calibration
+from speaker_verification.scoring.calibration import fit_calibration
 from speaker_verification.scoring.settings import ScoreSettings
 from tests.support.scores import calibration, scores_of
-
-MakeStore = Callable[..., EmbeddingStore]
 
 
 def gaussian_classes(num_target: int, num_nontarget: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,45 +82,45 @@ def test_calibrated_scores_decide_nearly_as_well_as_the_best_threshold() -> None
     assert actual_detection_cost(llrs, labels, 0.1) < actual_detection_cost(llrs - 2, labels, 0.1)
 
 
-def test_every_scoring_is_fitted_on_its_own_column_of_the_same_trials() -> None:
+SCORED = ("cosine", "as_norm", "qmf")
+
+
+def test_every_scoring_is_calibrated_on_its_own_scores_of_the_same_trials() -> None:
     scores, labels = gaussian_classes(300, 300)
-    features = np.random.default_rng(0).normal(size=(600, 9))
-    features[:, 0] = 3 * scores
-    fitted = fit_calibration(scores, features, labels, np.array([0.5, 1.5]), ScoreSettings(llr="as_norm"))
-    assert fitted.cosine == AffineCalibration.fit(scores, labels)
-    assert fitted.as_norm.slope == pytest.approx(fitted.cosine.slope / 3, rel=1e-4)
-    assert fitted.qmf.coefficients[0] == pytest.approx(fitted.as_norm.slope, rel=0.2)
+    settings = ScoreSettings(scorings=SCORED, llr="as_norm")
+    by_scoring = {"cosine": scores / 10, "as_norm": 3 * scores, "qmf": 2 * scores - 4}
+    fitted = fit_calibration(by_scoring, labels, np.array([0.5, 1.5]), settings)
+    assert tuple(fitted.scorings) == SCORED
+    assert fitted.scorings["cosine"].affine == AffineCalibration.fit(scores / 10, labels)
+    assert fitted.scorings["as_norm"].affine.slope == pytest.approx(2 / 3, rel=0.02)
+    np.testing.assert_array_equal(fitted.log_likelihood_ratio("qmf", by_scoring["qmf"]), by_scoring["qmf"])
     assert (fitted.centre, fitted.operating_points) == ((0.5, 1.5), ScoreSettings().operating_points)
     assert (fitted.num_trials, fitted.prior, fitted.speakers, fitted.llr) == (600, 0.5, "cohort", "as_norm")
 
 
-def test_prior_reaches_every_calibration() -> None:
+def test_prior_reaches_the_calibrations() -> None:
     scores, labels = gaussian_classes(300, 300)
-    features = np.random.default_rng(0).normal(size=(600, 9))
-    features[:, 0] = scores**3  # of another shape than a logistic regression's, so the prior matters
+    by_scoring = {"cosine": scores**3}  # of another shape than a logistic regression's, so the prior matters
     even, odd = (
-        fit_calibration(scores**3, features, labels, np.zeros(2), ScoreSettings(calibration_prior=prior))
+        fit_calibration(
+            by_scoring,
+            labels,
+            np.zeros(2),
+            ScoreSettings(scorings=("cosine",), llr="cosine", calibration_prior=prior),
+        )
         for prior in (0.5, 0.02)
     )
-    for scoring in ("cosine", "as_norm", "qmf"):
-        assert getattr(even, scoring) != getattr(odd, scoring)
+    assert even.scorings["cosine"].affine != odd.scorings["cosine"].affine
 
 
-def test_validation_speakers_alone_are_drawn_where_they_are_asked_for(make_store: MakeStore) -> None:
-    store = make_store([3, 2, 4, 1, 5])
-    speakers = store.utterances["speaker_id"]
-    validation = store.utterances[speakers.isin(["id001", "id002"])]
-    settings = ScoreSettings(calibration_speakers="validation", calibration_trials=400)
-    trials = calibration_trials(store.utterances, validation, settings, seed=0)
-    for rows in (trials.enroll_rows, trials.test_rows):
-        assert set(speakers.iloc[rows]) == {"id001", "id002"}
-    enroll, test = (speakers.iloc[rows].to_numpy() for rows in (trials.enroll_rows, trials.test_rows))
-    np.testing.assert_array_equal(enroll == test, trials.labels == 1)
-    elsewhere = validation.assign(utterance_id="another/s/1.wav")
-    with pytest.raises(
-        DataError, match=r"'score\.calibration_speakers' is 'validation', but .* none of these"
-    ):
-        calibration_trials(store.utterances, elsewhere, settings, seed=0)
+def test_scoring_that_cannot_be_calibrated_is_named() -> None:
+    with pytest.raises(DataError, match=r"^cosine: .*all equal"):
+        fit_calibration(
+            {"cosine": np.ones(4)},
+            np.array([1, 1, 0, 0]),
+            np.zeros(2),
+            ScoreSettings(scorings=("cosine",), llr="cosine"),
+        )
 
 
 def test_calibration_survives_json_with_its_thresholds_in_every_unit(tmp_path: Path) -> None:
@@ -133,21 +129,21 @@ def test_calibration_survives_json_with_its_thresholds_in_every_unit(tmp_path: P
     assert Calibration.read(file) == calibration()
     first, second = json.loads(file.read_text())["operating_points"]
     assert (first["p_target"], first["c_miss"], second["c_miss"]) == (0.01, 1.0, 10.0)
-    expected = {"llr": math.log(99), "cosine": math.log(99) / 10, "as_norm": math.log(99), "qmf": 0.99}
+    expected = {"llr": math.log(99), "cosine": math.log(99) / 10, "as_norm": math.log(99)}
+    expected["qmf"] = math.log(99)
     assert first["accept_from"] == pytest.approx(expected)
     assert second["accept_from"]["llr"] == pytest.approx(math.log(0.95 / 0.5))
 
 
-def test_rates_to_expect_stand_beside_every_threshold_with_their_counts() -> None:
+def test_error_rates_to_expect_are_beside_every_threshold_with_their_counts() -> None:
     scores, labels = gaussian_classes(300, 300)
-    features = np.random.default_rng(0).normal(size=(600, 9))
-    features[:, 0] = 3 * scores
-    settings = ScoreSettings(p_targets=(0.5, 0.05), c_fa=2.0)
-    fitted = fit_calibration(scores / 10, features, labels, np.zeros(2), settings)
+    settings = ScoreSettings(scorings=SCORED, p_targets=(0.5, 0.05), c_fa=2.0)
+    by_scoring = {"cosine": scores / 10, "as_norm": 3 * scores, "qmf": 2 * scores - 4}
+    fitted = fit_calibration(by_scoring, labels, np.zeros(2), settings)
     values = json.loads(json.dumps(fitted.to_dict(), allow_nan=False))
     for point in values["operating_points"]:
         assert set(point["accept_from"]) == {"llr", *point["errors_on_calibration_trials"]}
-        for scoring, column in (("cosine", scores / 10), ("as_norm", 3 * scores)):
+        for scoring, column in by_scoring.items():
             accepted = column >= point["accept_from"][scoring]
             misses, false_acceptances = (~accepted[:300]).sum(), accepted[300:].sum()
             assert point["errors_on_calibration_trials"][scoring] == {
@@ -158,11 +154,8 @@ def test_rates_to_expect_stand_beside_every_threshold_with_their_counts() -> Non
                 "false_acceptances": false_acceptances,
                 "num_nontarget": 300,
             }
-        of_qmf = fitted.qmf.log_likelihood_ratio(features)
-        point_of_qmf = point["errors_on_calibration_trials"]["qmf"]
-        assert point_of_qmf["misses"] == (of_qmf[:300] < point["accept_from"]["llr"]).sum() > 0
-    ratios = fitted.cosine.log_likelihood_ratio(scores / 10)
-    assert fitted.seen_llrs["cosine"] == (ratios.min(), ratios.max())
+    ratios = fitted.log_likelihood_ratio("cosine", scores / 10)
+    assert fitted.scorings["cosine"].seen_llrs == (ratios.min(), ratios.max())
     assert Calibration.from_dict(values) == fitted
 
 
@@ -187,10 +180,14 @@ def test_operating_point_that_no_cosine_reaches_is_named(point: OperatingPoint, 
     assert all(re.search(beyond, fitted.unseen(point)[scoring]) for scoring in ("as_norm", "qmf"))
 
 
+def with_affine(**maps: AffineCalibration) -> Calibration:
+    scorings = calibration().scorings
+    changed = {name: replace(scorings[name], affine=affine) for name, affine in maps.items()}
+    return replace(calibration(), scorings={**scorings, **changed})
+
+
 def test_calibration_that_falls_with_the_score_decides_nothing() -> None:
-    falling = replace(
-        calibration(), cosine=AffineCalibration(-0.5, 0.1), as_norm=AffineCalibration(-1.0, 0.0)
-    )
+    falling = with_affine(cosine=AffineCalibration(-0.5, 0.1), as_norm=AffineCalibration(-1.0, 0.0))
     even_odds = OperatingPoint(0.5)
     assert set(falling.unreachable(even_odds)) == {"cosine", "as_norm"}
     with pytest.raises(ParameterError, match=r"cosine cannot reach .*p_target 0\.5.* falls .*slope -0\.5"):
@@ -214,21 +211,54 @@ def test_pairs_are_decided_at_the_threshold_of_the_operating_point() -> None:
     assert calibration().remarks(OperatingPoint(0.01)) == {}
 
 
-def test_calibration_of_the_format_before_is_read_without_what_it_lacks() -> None:
-    values = {**calibration().to_dict(), "format": 1}
-    del values["seen_llrs"]
-    values["operating_points"] = [
-        {name: point[name] for name in ("p_target", "c_miss", "c_fa", "accept_from")}
-        for point in values["operating_points"]
-    ]
-    fitted = Calibration.from_dict(values)
-    assert fitted == replace(calibration(), seen_llrs={}, errors={})
-    assert set(fitted.remarks(HIGH)) == {"cosine"}
+def older_format(number: int) -> dict[str, Any]:
+    """The calibration as versions with format 1 or 2 wrote it."""
+    values = calibration().to_dict()
+    del values["scorings"]
+    points = values.pop("operating_points")
+    if number == 1:
+        names = ("p_target", "c_miss", "c_fa", "accept_from")
+        points = [{name: point[name] for name in names} for point in points]
+    else:
+        values["seen_llrs"] = dict.fromkeys(("cosine", "as_norm", "qmf"), (-9.5, 9.5))
+    return {
+        **values,
+        "format": number,
+        "operating_points": points,
+        "cosine": {"slope": 10.0, "offset": 0.0},
+        "as_norm": {"slope": 1.0, "offset": 0.0},
+        "qmf": {"coefficients": [1.0] + [0.0] * 8, "intercept": 0.0, "feature_names": ["as_norm"]},
+    }
+
+
+def test_calibrations_of_older_formats_decide_as_before() -> None:
+    test = [[4.5, 2.0], [-3.5, 2.0]]
+    for number in (1, 2):
+        fitted = Calibration.from_dict(json.loads(json.dumps(older_format(number))))
+        assert list(fitted.scorings) == ["cosine", "as_norm"]
+        assert fitted.compare([[3.5, 3.0]] * 2, test) == pytest.approx([9.6, 0.0], abs=1e-5)
+        assert set(fitted.unreachable(HIGH)) == {"cosine"}
+    assert fitted.scorings["cosine"] == calibration().scorings["cosine"]
+    assert fitted.errors[OperatingPoint(0.01)]["cosine"].misses == 40
+
+
+def test_scores_and_calibration_of_two_versions_are_refused() -> None:
+    """Format 2 went with a column `qmf` of probabilities, which must not pass for log-likelihood ratios."""
+    fitted = Calibration.from_dict(older_format(2))
+    for use in (fitted.log_likelihood_ratios, fitted.exported):
+        with pytest.raises(DataError, match=r"holds cosine, as_norm, qmf, .* cosine, as_norm: .*score pipe"):
+            use(scores_of([1.0, -1.0], [1, 0]))
+
+
+def test_calibration_without_cosine_compares_no_pairs() -> None:
+    fitted = replace(calibration(), scorings={"qmf": calibration().scorings["qmf"]})
+    with pytest.raises(DataError, match="cosine: add it"):
+        fitted.compare([3.5, 3.0], [4.5, 2.0])
 
 
 def test_calibration_of_another_format_is_refused() -> None:
     for values in ({**calibration().to_dict(), "format": 0}, {"coefficients": [1.0]}):
-        with pytest.raises(DataError, match="fit it anew"):
+        with pytest.raises(DataError, match="score pipeline"):
             Calibration.from_dict(values)
 
 
@@ -248,10 +278,8 @@ def test_ratios_of_every_scoring_come_from_the_scores_table() -> None:
         assert llrs == pytest.approx([-3.0, 0.5, 20.0, 60.0]), scoring
 
 
-def test_where_the_column_is_another_scorings_qmf_comes_from_its_probability() -> None:
-    scores = scores_of([-3.0, 0.5, 20.0, 60.0], [0, 0, 1, 1]).assign(llr=7.0)
-    of_qmf = calibration("cosine").decision_scores(scores)["qmf"]
-    assert of_qmf[:3] == pytest.approx([-3.0, 0.5, 20.0])
-    assert 36 < of_qmf[3] < 38
-    never = replace(calibration("cosine")).decision_scores(scores.assign(qmf=pd.Series([0.0, 0.1, 1.0, 1.0])))
-    assert np.isfinite(never["qmf"]).all()
+def test_exported_log_likelihood_ratios_of_qmf_are_probabilities() -> None:
+    columns = calibration().exported(scores_of([-3.0, 0.0, 60.0], [0, 1, 1]))
+    assert list(columns) == ["cosine", "as_norm", "qmf", "llr"]
+    assert columns["qmf"] == pytest.approx([1 / (1 + math.exp(3)), 0.5, 1.0])
+    assert columns["llr"] == pytest.approx([-3.0, 0.0, 60.0])

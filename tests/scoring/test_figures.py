@@ -62,7 +62,7 @@ def test_histograms_are_densities_of_either_class() -> None:
 def test_reliable_ratios_lie_on_the_diagonal() -> None:
     # Two normal classes of unit deviation around -1 and 1: the log-likelihood ratio is twice the score.
     scores = gaussian_scores(num_trials=20_000, distance=2.0)
-    honest = scores.assign(llr=2 * (scores["llr"] - 1))
+    honest = scores.assign(qmf=2 * (scores["llr"] - 1))
     figure = reliability_figure(reliability(honest, calibration()))
     curve = next(trace for trace in figure.data if trace.name == "vox1_o qmf")
     inner = np.abs(np.array(curve.x)) < 4

@@ -6,27 +6,29 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.common.tables import SCORES
-from speaker_verification.scoring import AffineCalibration, Calibration, OperatingPoint, QmfCalibration
+from speaker_verification.scoring import AffineCalibration, Calibration, OperatingPoint
+from speaker_verification.scoring.calibration import ScoringCalibration
 from speaker_verification.scoring.metrics import DecisionErrors
-from speaker_verification.scoring.settings import Scoring
 
 
-def calibration(llr: Scoring = "qmf") -> Calibration:
-    """Ten times the cosine is a log-likelihood ratio, as are AS-norm and QMF's log-odds."""
+def calibration(llr: str = "qmf") -> Calibration:
+    """Ten times the cosine is a log-likelihood ratio, as are AS-norm and QMF scores."""
     points = (OperatingPoint(0.01), OperatingPoint(0.05, c_miss=10.0))
-    scorings = ("cosine", "as_norm", "qmf")
+    seen = (-9.5, 9.5)
+    scorings = {
+        "cosine": ScoringCalibration(AffineCalibration(10.0, 0.0), -1.0, 1.0, seen_llrs=seen),
+        "as_norm": ScoringCalibration(AffineCalibration(1.0, 0.0), seen_llrs=seen),
+        "qmf": ScoringCalibration(AffineCalibration(1.0, 0.0), is_llr=True, seen_llrs=seen),
+    }
     misses = (dict(zip(scorings, counts, strict=True)) for counts in ((40, 30, 20), (12, 6, 3)))
     return Calibration(
-        cosine=AffineCalibration(10.0, 0.0),
-        as_norm=AffineCalibration(1.0, 0.0),
-        qmf=QmfCalibration((1.0,) + (0.0,) * 8, 0.0),
+        scorings=scorings,
         llr=llr,
         centre=(0.5, -1.0),
         operating_points=points,
         speakers="cohort",
         prior=0.5,
         num_trials=400,
-        seen_llrs=dict.fromkeys(scorings, (-9.5, 9.5)),
         errors={
             point: {scoring: DecisionErrors(count, 200, 0, 200) for scoring, count in missed.items()}
             for point, missed in zip(points, misses, strict=True)
@@ -50,7 +52,7 @@ def scores_of(
                 "label": labels,
                 "cosine": llrs / 10,
                 "as_norm": llrs,
-                "qmf": 1 / (1 + np.exp(-llrs)),
+                "qmf": llrs,
                 "llr": llrs,
             }
         )

@@ -24,12 +24,15 @@ class TableSchema:
         columns: names and types; no value may be missing.
         key: columns whose combination is unique; empty when rows may repeat.
         paths: columns of files' paths.
+        others: type of further columns, whose names are free, and the column that they come before; None:
+            there are no further columns.
     """
 
     name: str
     columns: pa.Schema
     key: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    others: tuple[pa.DataType, str] | None = None
 
     def conform(self, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
         """Return the table with exactly these columns, in this order and of these types.
@@ -44,16 +47,17 @@ class TableSchema:
         """
         origin = f"table '{self.name}'" + (f" ({where})" if where else "")
         missing = [name for name in self.columns.names if name not in table.columns]
-        unknown = [name for name in table.columns if name not in self.columns.names]
+        unknown = [] if self.others else self.other_columns(table)
         if missing or unknown:
             raise DataError(f"{origin}: missing columns {missing}, unknown columns {unknown}")
         for name in table.columns:
             empty = table[name].isna().to_numpy()
             if empty.any():
                 raise DataError(f"{origin}: missing value in column '{name}', row {int(empty.argmax())}")
-        arrays = [self._column(table, field, origin) for field in self.columns]
+        columns = self._columns_of(table)
+        arrays = [self._column(table, field, origin) for field in columns]
         # Columns apart are not copied.
-        conformed = pa.Table.from_arrays(arrays, schema=self.columns).to_pandas(split_blocks=True)
+        conformed = pa.Table.from_arrays(arrays, schema=columns).to_pandas(split_blocks=True)
         if self.key:
             repeated = conformed.duplicated(list(self.key))
             if repeated.any():
@@ -61,6 +65,19 @@ class TableSchema:
                 values = ", ".join(str(conformed[name].iloc[row]) for name in self.key)
                 raise DataError(f"{origin}: duplicate key {', '.join(self.key)} = {values}, row {row}")
         return conformed
+
+    def other_columns(self, table: pd.DataFrame) -> list[str]:
+        """Names of a table's columns beyond those of the schema, in order."""
+        return [name for name in table.columns if name not in self.columns.names]
+
+    def _columns_of(self, table: pd.DataFrame) -> pa.Schema:
+        """Columns of the schema, with the table's further ones where they belong."""
+        columns = list(self.columns)
+        if self.others is not None:
+            kind, follower = self.others
+            place = self.columns.get_field_index(follower)
+            columns[place:place] = [pa.field(name, kind) for name in self.other_columns(table)]
+        return pa.schema(columns)
 
     def _column(self, table: pd.DataFrame, field: pa.Field, origin: str) -> pa.Array:
         column = table[field.name]
@@ -188,12 +205,10 @@ SCORES = TableSchema(
             "enroll_id": REPEATED,
             "test_id": REPEATED,
             "label": pa.int8(),
-            "cosine": pa.float64(),
-            "as_norm": pa.float64(),
-            "qmf": pa.float64(),  # probability of "same speaker"
-            "llr": pa.float64(),  # natural log of the likelihood ratio
+            "llr": pa.float64(),  # natural log of the likelihood ratio, calibrated
         }
     ),
+    others=(pa.float64(), "llr"),  # one of each scoring, by its name
 )
 
 NOISE_CLIPS = TableSchema(

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
@@ -26,7 +25,6 @@ from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 from speaker_verification.models.encoders.pretrained import find_encoder
-from speaker_verification.scoring.normalisation import check_top_n
 from speaker_verification.training.phase import PhaseSettings
 
 logger = logging.getLogger(__name__)
@@ -211,8 +209,8 @@ def _refuse_cohort(parameters: Parameters, utterances: pd.DataFrame, trials: pd.
     cohort = select_subset(utterances, embed.cohort_set)
     refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
     counts = cohort["speaker_id"].value_counts().to_numpy()
-    of_cohort = np.ones_like(counts) if parameters.score.cohort == "speaker_means" else counts
-    check_top_n(parameters.score.top_n, of_cohort, num_excluded=2)
+    for scoring in parameters.score.chosen.values():
+        scoring.check_cohort(parameters.score, counts)
 
 
 def locate_encoder(checkpoint: str, downloads: Path) -> Path:

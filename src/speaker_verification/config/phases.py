@@ -12,7 +12,7 @@ PHASE_DEFAULTS = "phase_defaults"  # group of parameters that goes under every p
 CHECKPOINT = "checkpoint"  # folder of its workspace that a phase fills
 ENCODER = "encoder"  # dataset that the first phase starts from
 EVALUATION = "evaluate"
-EVALUATION_STEPS = ("embed", "cosine", "as_norm", "qmf", "report")
+EVALUATION_STEPS = ("embed", "score", "report")
 
 
 def stage_of(node: Node) -> str | None:
@@ -20,6 +20,6 @@ def stage_of(node: Node) -> str | None:
     namespace = (node.namespace or "").split(".")[0]
     if namespace in PHASES:
         return namespace
-    if namespace in EVALUATION_STEPS or "evaluation" in node.tags:
+    if namespace in EVALUATION_STEPS:
         return EVALUATION
     return None

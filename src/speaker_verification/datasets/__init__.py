@@ -1,5 +1,6 @@
 """Kedro datasets of the project: tables, folders, embeddings, scores, JSON, credentials."""
 
+from speaker_verification.datasets.arrays import ArraysDataset
 from speaker_verification.datasets.credentials import CredentialsDataset
 from speaker_verification.datasets.embedding_store import EmbeddingStoreDataset
 from speaker_verification.datasets.folder import FolderDataset
@@ -8,6 +9,7 @@ from speaker_verification.datasets.score_files import ScoreFilesDataset
 from speaker_verification.datasets.table import TableDataset
 
 __all__ = [
+    "ArraysDataset",
     "CredentialsDataset",
     "EmbeddingStoreDataset",
     "FolderDataset",

@@ -32,7 +32,7 @@ def rates_by_group(
 
     Args:
         scores: table of the SCORES schema.
-        calibration: that the scores were calibrated by.
+        calibration: calibration of the scores.
         utterances: table of the UTTERANCES schema.
         speakers: table of the SPEAKERS schema, maybe of a part of the speakers or of none.
         settings: of the report.
@@ -48,7 +48,7 @@ def rates_by_group(
     for trial_list, trials in scores.groupby("trial_list", sort=False, observed=True):
         is_target = trials["label"].to_numpy() == 1
         groups = _groups_of(trials, utterances, speakers, settings.duration_edges)
-        for scoring, values in calibration.decision_scores(trials).items():
+        for scoring, values in calibration.scores_by_scoring(trials).items():
             _, threshold = equal_error_rate(values, is_target)
             for by, (names, of_trial) in groups.items():
                 for place, group in enumerate(names):
@@ -102,7 +102,7 @@ def reliability(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
 
     Args:
         scores: table of the SCORES schema.
-        calibration: that the scores were calibrated by.
+        calibration: calibration of the scores.
 
     Returns:
         Columns trial_list, scoring, llr_from and llr_to (the bin, in nats; open ones at both ends),

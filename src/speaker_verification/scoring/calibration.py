@@ -1,4 +1,4 @@
-"""Calibration: from the scores of every scoring to log-likelihood ratios, and to thresholds a person can use.
+"""Calibration of all scorings: log-likelihood ratios and decision thresholds from scores.
 
 Fitted on trials between speakers that no trial list holds.
 """
@@ -6,9 +6,10 @@ Fitted on trials between speakers that no trial list holds.
 from __future__ import annotations
 
 import json
+import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,131 +18,156 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.scoring.cosine import centre_and_normalise
+from speaker_verification.common.tables import SCORES
+from speaker_verification.scoring.affine import AffineCalibration
+from speaker_verification.scoring.centring import centre_and_normalise
 from speaker_verification.scoring.metrics import DecisionErrors, OperatingPoint, decision_errors
-from speaker_verification.scoring.qmf import (
-    CalibrationTrials,
-    QmfCalibration,
-    draw_calibration_trials,
-    fit_qmf_calibration,
-)
-from speaker_verification.scoring.settings import ScoreSettings, Scoring
+from speaker_verification.scoring.scorings import SCORINGS
+from speaker_verification.scoring.scorings.cosine import Cosine
+from speaker_verification.scoring.settings import ScoreSettings
 
-FORMAT = 2
-OLDER_FORMATS = (1,)  # without the calibration trials' ratios and errors
-
-_RIDGE = 1e-6  # beside a mean of log losses: keeps the slope finite where the classes do not overlap
+FORMAT = 3
+OLDER_FORMATS = (1, 2)  # with QMF's coefficients, and a probability as its score; 1 without errors
 
 
 @dataclass(frozen=True)
-class AffineCalibration:
-    """Log-likelihood ratio = slope x score + offset."""
+class ScoringCalibration:
+    """Map from the scores of one scoring to log-likelihood ratios.
 
-    slope: float
-    offset: float
+    Attributes:
+        affine: the map.
+        lowest: lowest possible score.
+        highest: highest possible score.
+        is_llr: whether the scores are log-likelihood ratios already.
+        seen_llrs: lowest and highest log-likelihood ratio of the calibration trials; None: not known.
+    """
+
+    affine: AffineCalibration
+    lowest: float = -math.inf
+    highest: float = math.inf
+    is_llr: bool = False
+    seen_llrs: tuple[float, float] | None = None
+
+    def unreachable(self, point: OperatingPoint) -> str | None:
+        """Reason why no threshold on the score serves an operating point; None where one does.
+
+        Bounded scores have bounded log-likelihood ratios: beyond them every trial gets the same answer. A
+        ratio that falls with the score accepts the lowest scores, whatever the point.
+        """
+        if self.affine.slope <= 0:
+            return (
+                f"its log-likelihood ratio falls as the score rises (slope {self.affine.slope:.3g}): targets "
+                "score below non-targets"
+            )
+        lowest, highest = self.affine.log_likelihood_ratio([self.lowest, self.highest]).tolist()
+        if lowest <= point.threshold <= highest:
+            return None
+        answer = "refused" if point.threshold > highest else "accepted"
+        return (
+            f"it needs a log-likelihood ratio of {point.threshold:.2f}, those of its scores lie between "
+            f"{lowest:.2f} and {highest:.2f}, so every trial is {answer}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file; None for no bound."""
+        ends = {name: end if math.isfinite(end) else None for name, end in self._ends.items()}
+        return {**asdict(self.affine), **ends, "is_llr": self.is_llr, "seen_llrs": self.seen_llrs}
+
+    @property
+    def _ends(self) -> dict[str, float]:
+        return {"lowest": self.lowest, "highest": self.highest}
 
     @classmethod
-    def fit(cls, scores: npt.ArrayLike, labels: npt.ArrayLike, prior: float = 0.5) -> AffineCalibration:
-        """Fit by logistic regression; each class weighs as the prior says, however many trials it has.
-
-        Source: N. Brümmer, J. du Preez, "Application-Independent Evaluation of Speaker Detection", Computer
-        Speech and Language 20, 2006.
-
-        Args:
-            scores: (trials,).
-            labels: (trials,), 1 target, 0 non-target.
-            prior: probability of a target trial at which the log-likelihood ratios are to be best.
-
-        Raises:
-            DataError: all scores are equal.
-        """
-        from sklearn.linear_model import LogisticRegression
-
-        values, is_target = np.asarray(scores, dtype=np.float64), np.asarray(labels) == 1
-        mean, std = values.mean(), values.std()
-        if not std > 0:
-            raise DataError("the scores of the calibration trials are all equal: nothing can be told by them")
-        weights = np.where(is_target, prior / is_target.sum(), (1 - prior) / (~is_target).sum())
-        model = LogisticRegression(C=1 / _RIDGE, tol=1e-8, max_iter=1000)
-        model.fit(((values - mean) / std)[:, None], is_target, sample_weight=weights)
-        slope = float(model.coef_[0, 0] / std)
-        log_odds = float(model.intercept_[0] - slope * mean)  # at a score of 0
-        return cls(slope, log_odds + OperatingPoint(prior).threshold)
-
-    def log_likelihood_ratio(self, scores: npt.ArrayLike) -> np.ndarray:
-        """Natural log of p(score | same speaker) / p(score | different speakers), float64 (trials,)."""
-        return self.slope * np.asarray(scores, dtype=np.float64) + self.offset
-
-    def score(self, log_likelihood_ratio: float) -> float:
-        """The score that has this log-likelihood ratio."""
-        return (log_likelihood_ratio - self.offset) / self.slope
+    def from_dict(cls, values: Mapping[str, Any]) -> ScoringCalibration:
+        """Calibration from the plain values that `to_dict` gave."""
+        lowest, highest, seen = (values.get(name) for name in ("lowest", "highest", "seen_llrs"))
+        return cls(
+            AffineCalibration(values["slope"], values["offset"]),
+            -math.inf if lowest is None else lowest,
+            math.inf if highest is None else highest,
+            values.get("is_llr", False),
+            None if seen is None else (seen[0], seen[1]),
+        )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration of every scoring, with what it takes to decide by the cosine of two embeddings.
+    """Calibration of every scoring, with the centre needed to decide by the cosine of two embeddings.
 
     Attributes:
-        cosine: from the cosine of centred embeddings.
-        as_norm: from the AS-norm score.
-        qmf: from the AS-norm score and the quality of both sides.
-        llr: the scoring whose log-likelihood ratios the scores table carries.
-        centre: (E,) what is subtracted from embeddings.
-        operating_points: what decisions are for.
-        speakers: whose trials it was fitted on: the cohort set's, or of these the validation speakers'.
+        scorings: calibration of each scoring, by name, in the order of the scores table.
+        llr: scoring whose log-likelihood ratios are the column `llr` of the scores table.
+        centre: (E,) subtracted from embeddings.
+        operating_points: operating points at which decisions are measured.
+        speakers: speakers of the calibration trials: "cohort", or only its "validation" speakers.
         prior: probability of a target trial that it was fitted for.
-        num_trials: it was fitted on.
-        seen_llrs: by scoring, the lowest and the highest log-likelihood ratio of the trials it was fitted on.
-        errors: by operating point and scoring, the wrong decisions on these trials, which tell what to
+        num_trials: number of calibration trials.
+        errors: wrong decisions on the calibration trials, by operating point and scoring: the rates to
             expect of speakers like theirs.
     """
 
-    cosine: AffineCalibration
-    as_norm: AffineCalibration
-    qmf: QmfCalibration
-    llr: Scoring
+    scorings: Mapping[str, ScoringCalibration]
+    llr: str
     centre: tuple[float, ...]
     operating_points: tuple[OperatingPoint, ...]
     speakers: str
     prior: float
     num_trials: int
-    seen_llrs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     errors: Mapping[OperatingPoint, Mapping[str, DecisionErrors]] = field(default_factory=dict)
 
-    def decision_scores(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The scores (trials,) of a table of the SCORES schema that decisions are taken on, by scoring.
+    def scores_by_scoring(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Scores (trials,) of a table of the SCORES schema, by scoring.
 
-        QMF's are its log-likelihood ratios, which keep apart what its probability rounds to 1: the column
-        `llr` where that is QMF's; else they come from the probability, which holds them up to 36.
+        Raises:
+            DataError: table and calibration hold other scorings than each other, as after an update; they
+                are named.
         """
-        from scipy.special import logit
+        columns = SCORES.other_columns(scores)
+        if set(columns) != set(self.scorings):
+            raise DataError(
+                f"the scores table holds {', '.join(columns)}, the calibration {', '.join(self.scorings)}: "
+                "they are of two runs or of an earlier version: run the score pipeline anew"
+            )
+        return {name: scores[name].to_numpy() for name in self.scorings}
 
-        highest_below_one = 1 - np.finfo(np.float64).epsneg
-        of_qmf = scores["llr"] if self.llr == "qmf" else logit(scores["qmf"].clip(1e-300, highest_below_one))
-        columns = {"cosine": scores["cosine"], "as_norm": scores["as_norm"], "qmf": of_qmf}
-        return {scoring: column.to_numpy() for scoring, column in columns.items()}
-
-    def log_likelihood_ratio(self, scoring: str, decision_scores: np.ndarray) -> np.ndarray:
-        """Natural log-likelihood ratios (trials,) of one scoring's decision scores."""
-        if scoring == "qmf":
-            return decision_scores
-        affine = {"cosine": self.cosine, "as_norm": self.as_norm}[scoring]
-        return affine.log_likelihood_ratio(decision_scores)
+    def log_likelihood_ratio(self, scoring: str, scores: np.ndarray) -> np.ndarray:
+        """Natural log-likelihood ratios (trials,) of one scoring's scores (trials,)."""
+        return self.scorings[scoring].affine.log_likelihood_ratio(scores)
 
     def log_likelihood_ratios(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
         """Natural log-likelihood ratios (trials,) of a table of the SCORES schema, by scoring."""
-        decided_on = self.decision_scores(scores).items()
-        return {scoring: self.log_likelihood_ratio(scoring, values) for scoring, values in decided_on}
+        by_scoring = self.scores_by_scoring(scores).items()
+        return {scoring: self.log_likelihood_ratio(scoring, values) for scoring, values in by_scoring}
+
+    def exported(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Columns (trials,) for other toolkits: each scoring's, and the log-likelihood ratios as `llr`.
+
+        Scorings that give log-likelihood ratios are exported as the probability of "same speaker" at even
+        odds, as they are published.
+
+        Args:
+            scores: table of the SCORES schema.
+
+        Raises:
+            DataError: as `scores_by_scoring`.
+        """
+        from scipy.special import expit
+
+        by_scoring = self.scores_by_scoring(scores).items()
+        columns = {
+            name: expit(values) if self.scorings[name].is_llr else values for name, values in by_scoring
+        }
+        return {**columns, "llr": scores["llr"].to_numpy()}
 
     def compare(self, enroll: npt.ArrayLike, test: npt.ArrayLike) -> np.ndarray:
         """Log-likelihood ratio of each pair of embeddings by their cosine, float64 (pairs,).
 
         Args:
             enroll: (pairs, E) embeddings as the model gives them.
-            test: (pairs, E) likewise.
+            test: (pairs, E) embeddings as the model gives them.
 
         Raises:
-            DataError: the embeddings are of another width than the calibration's.
+            DataError: the embeddings have another width than the calibration's, or it has no cosine.
         """
         centre = np.asarray(self.centre)
         sides = [np.atleast_2d(np.asarray(side)) for side in (enroll, test)]
@@ -152,50 +178,44 @@ class Calibration:
                     f"{len(centre)}: take the model that it was fitted for"
                 )
         directions = [centre_and_normalise(side, centre) for side in sides]  # (pairs, E) each
-        return self.cosine.log_likelihood_ratio(np.einsum("pe,pe->p", *directions))
+        return self._cosine.affine.log_likelihood_ratio(np.einsum("pe,pe->p", *directions))
+
+    @property
+    def _cosine(self) -> ScoringCalibration:
+        if Cosine.name not in self.scorings:
+            raise DataError(
+                f"the calibration holds {', '.join(self.scorings)}, but pairs of embeddings are compared by "
+                f"{Cosine.name}: add it to the scorings and run the score pipeline anew"
+            )
+        return self.scorings[Cosine.name]
 
     def decide(self, enroll: npt.ArrayLike, test: npt.ArrayLike, point: OperatingPoint) -> np.ndarray:
-        """Whether each pair of embeddings is to be taken for one speaker, by their cosine, bool (pairs,).
+        """Whether each pair of embeddings is taken for one speaker, by their cosine, bool (pairs,).
 
         Warns where the operating point is beyond the ratios of all calibration trials.
 
         Args:
             enroll: (pairs, E) embeddings as the model gives them.
-            test: (pairs, E) likewise.
-            point: what the decisions are for.
+            test: (pairs, E) embeddings as the model gives them.
+            point: operating point of the decisions.
 
         Raises:
             ParameterError: the cosine cannot serve the operating point, as `unreachable` says.
             DataError: as `compare`.
         """
-        if (sentence := self.unreachable(point).get("cosine")) is not None:
+        if (sentence := self.unreachable(point).get(Cosine.name)) is not None:
             raise ParameterError(f"{sentence}; take another operating point or a model that separates better")
-        if (sentence := self.unseen(point).get("cosine")) is not None:
+        if (sentence := self.unseen(point).get(Cosine.name)) is not None:
             warnings.warn(sentence, stacklevel=2)
         return self.compare(enroll, test) >= point.threshold
 
     def unreachable(self, point: OperatingPoint) -> dict[str, str]:
-        """A sentence on each scoring that cannot serve an operating point.
-
-        Cosines lie between -1 and 1, so their log-likelihood ratios do not go beyond those of the two ends,
-        and every trial gets the same answer where another one is needed; the other two scorings have no
-        bounds. A ratio that falls with the score accepts the lowest scores, whatever the point.
-        """
-        sentences = {
-            scoring: f"{scoring} cannot reach the operating point {point}: its log-likelihood ratio falls as "
-            f"the score rises (slope {affine.slope:.3g}): targets score below non-targets"
-            for scoring, affine in {"cosine": self.cosine, "as_norm": self.as_norm}.items()
-            if affine.slope <= 0
-        }
-        lowest, highest = self.cosine.log_likelihood_ratio([-1.0, 1.0]).tolist()
-        if "cosine" in sentences or lowest <= point.threshold <= highest:
-            return sentences
-        answer = "refused" if point.threshold > highest else "accepted"
+        """A sentence on each scoring that cannot serve an operating point."""
+        reasons = {name: scoring.unreachable(point) for name, scoring in self.scorings.items()}
         return {
-            "cosine": f"cosine cannot reach the operating point {point}: it needs a log-likelihood ratio of "
-            f"{point.threshold:.2f}, those of cosines lie between {lowest:.2f} and {highest:.2f}, so every "
-            f"trial is {answer}",
-            **sentences,
+            name: f"{name} cannot reach the operating point {point}: {reason}"
+            for name, reason in reasons.items()
+            if reason is not None
         }
 
     def unseen(self, point: OperatingPoint) -> dict[str, str]:
@@ -203,21 +223,25 @@ class Calibration:
 
         Scorings that cannot reach it at all are left out.
         """
-        unreachable = self.unreachable(point)
-        return {
-            scoring: f"{scoring} at the operating point {point} is beyond anything seen in calibration: it "
-            f"needs a log-likelihood ratio of {point.threshold:.2f}, those of the calibration trials lie "
-            f"between {lowest:.2f} and {highest:.2f}"
-            for scoring, (lowest, highest) in self.seen_llrs.items()
-            if scoring not in unreachable and not lowest <= point.threshold <= highest
-        }
+        unreachable, sentences = self.unreachable(point), {}
+        for name, scoring in self.scorings.items():
+            if name in unreachable or scoring.seen_llrs is None:
+                continue
+            lowest, highest = scoring.seen_llrs
+            if not lowest <= point.threshold <= highest:
+                sentences[name] = (
+                    f"{name} at the operating point {point} is beyond anything seen in calibration: it needs "
+                    f"a log-likelihood ratio of {point.threshold:.2f}, those of the calibration trials lie "
+                    f"between {lowest:.2f} and {highest:.2f}"
+                )
+        return sentences
 
     def remarks(self, point: OperatingPoint) -> dict[str, str]:
         """Messages of `unreachable` and `unseen` on an operating point, by scoring."""
         return {**self.unreachable(point), **self.unseen(point)}
 
     def thresholds(self, point: OperatingPoint) -> dict[str, float]:
-        """The score from which on a trial is accepted, by scoring: QMF's is a probability.
+        """Lowest score at which a trial is accepted, by scoring.
 
         Warns of scorings that cannot reach the operating point; their threshold is a score that none has.
         """
@@ -226,24 +250,23 @@ class Calibration:
         return self._thresholds(point)
 
     def _thresholds(self, point: OperatingPoint) -> dict[str, float]:
-        from scipy.special import expit
-
-        return {
-            "cosine": self.cosine.score(point.threshold),
-            "as_norm": self.as_norm.score(point.threshold),
-            "qmf": float(expit(point.threshold)),
-        }
+        return {name: scoring.affine.score(point.threshold) for name, scoring in self.scorings.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file.
 
-        Each operating point stands there with its thresholds in every score's unit, with the scorings that
-        reach it, and with the errors on the calibration trials at these thresholds.
+        Each operating point has its thresholds in every score's unit, whether the scorings reach it, and the
+        errors on the calibration trials at these thresholds.
         """
         described = {"operating_points": [self._describe(point) for point in self.operating_points]}
-        parts = {name: asdict(getattr(self, name)) for name in ("cosine", "as_norm", "qmf")}
-        plain = ("llr", "centre", "speakers", "prior", "num_trials", "seen_llrs")
-        return {"format": FORMAT, **described, **parts, **{name: getattr(self, name) for name in plain}}
+        scorings = {name: scoring.to_dict() for name, scoring in self.scorings.items()}
+        plain = ("llr", "centre", "speakers", "prior", "num_trials")
+        return {
+            "format": FORMAT,
+            **described,
+            "scorings": scorings,
+            **{name: getattr(self, name) for name in plain},
+        }
 
     def _describe(self, point: OperatingPoint) -> dict[str, Any]:
         thresholds, unreachable = self._thresholds(point), self.unreachable(point)
@@ -264,35 +287,42 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """The calibration that `to_dict` described.
+        """Calibration from the plain values that `to_dict` gave.
+
+        Those of an older format are read without QMF, whose scores were probabilities then: they serve
+        `decide` and `compare`, and a scores table of the same version is refused.
 
         Raises:
-            DataError: another version wrote it, or for other features than this one computes.
+            DataError: the format is unknown.
         """
         if values.get("format") not in (FORMAT, *OLDER_FORMATS):
-            raise DataError(f"the calibration has format {values.get('format')}, not {FORMAT}: fit it anew")
+            raise DataError(
+                f"the calibration has format {values.get('format')}, not {FORMAT}: "
+                "run the score pipeline anew"
+            )
+        scorings = values["scorings"] if values["format"] == FORMAT else _scorings_of_older_format(values)
         points = {
             OperatingPoint(point["p_target"], point["c_miss"], point["c_fa"]): point
             for point in values["operating_points"]
         }
-        parts = {
-            "cosine": AffineCalibration(**values["cosine"]),
-            "as_norm": AffineCalibration(**values["as_norm"]),
-            "qmf": QmfCalibration.from_dict(values["qmf"]),
-            "centre": tuple(values["centre"]),
-            "operating_points": tuple(points),
-            "seen_llrs": {scoring: tuple(ends) for scoring, ends in values.get("seen_llrs", {}).items()},
-            "errors": {
-                point: _errors_of(described["errors_on_calibration_trials"])
-                for point, described in points.items()
-                if described.get("errors_on_calibration_trials")
-            },
+        errors = {
+            point: _errors_of(described.get("errors_on_calibration_trials", {}), scorings)
+            for point, described in points.items()
         }
-        return cls(**{**{name: value for name, value in values.items() if name != "format"}, **parts})
+        return cls(
+            scorings={name: ScoringCalibration.from_dict(part) for name, part in scorings.items()},
+            llr=values["llr"],
+            centre=tuple(values["centre"]),
+            operating_points=tuple(points),
+            speakers=values["speakers"],
+            prior=values["prior"],
+            num_trials=values["num_trials"],
+            errors={point: counts for point, counts in errors.items() if counts},
+        )
 
     @classmethod
     def read(cls, file: str | Path) -> Calibration:
-        """The calibration that the `score` pipeline left in a JSON file.
+        """Calibration in the JSON file that the `score` pipeline wrote.
 
         Raises:
             DataError: as `from_dict`.
@@ -300,78 +330,69 @@ class Calibration:
         return cls.from_dict(json.loads(Path(file).read_text()))
 
 
-def _errors_of(described: Mapping[str, Mapping[str, Any]]) -> dict[str, DecisionErrors]:
-    """The counts, by scoring, without the rates that stand beside them in a file."""
+def _scorings_of_older_format(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scorings with an affine map, as format 3 has them; each was a value beside the others."""
+    affine = [name for name in SCORINGS if set(values.get(name, ())) == {"slope", "offset"}]
+    seen = values.get("seen_llrs", {})
+    ends = {
+        name: {
+            end: value
+            for end in ("lowest", "highest")
+            if math.isfinite(value := getattr(SCORINGS[name], end))
+        }
+        for name in affine
+    }
+    return {name: {**values[name], **ends[name], "seen_llrs": seen.get(name)} for name in affine}
+
+
+def _errors_of(
+    described: Mapping[str, Mapping[str, Any]], scorings: Iterable[str]
+) -> dict[str, DecisionErrors]:
+    """The counts, by scoring, without the rates beside them in a file."""
     names = [part.name for part in fields(DecisionErrors)]
     return {
-        scoring: DecisionErrors(**{name: errors[name] for name in names})
-        for scoring, errors in described.items()
+        scoring: DecisionErrors(**{name: described[scoring][name] for name in names})
+        for scoring in scorings
+        if scoring in described
     }
 
 
 def fit_calibration(
-    cosine: np.ndarray, features: np.ndarray, labels: np.ndarray, centre: np.ndarray, settings: ScoreSettings
+    scores: Mapping[str, np.ndarray], labels: np.ndarray, centre: np.ndarray, settings: ScoreSettings
 ) -> Calibration:
     """Fit the calibration of every scoring on the same trials.
 
     Args:
-        cosine: (trials,).
-        features: (trials, 9), the first the AS-norm score.
+        scores: (trials,) scores, by scoring; the settings name them.
         labels: (trials,), 1 target, 0 non-target, as many of each.
-        centre: (E,) what was subtracted from the embeddings.
-        settings: of the scoring and of the calibration.
+        centre: (E,) subtracted from the embeddings.
+        settings: parameters of the scorings and of the calibration.
 
     Raises:
-        DataError: as `AffineCalibration.fit`.
+        DataError: the scores of a scoring are all equal; it is named.
     """
     prior = settings.calibration_prior
-    fitted = Calibration(
-        cosine=AffineCalibration.fit(cosine, labels, prior),
-        as_norm=AffineCalibration.fit(features[:, 0], labels, prior),
-        qmf=fit_qmf_calibration(features, labels, prior),
+    scorings: dict[str, ScoringCalibration] = {}
+    llrs: dict[str, np.ndarray] = {}
+    for name, scoring in settings.chosen.items():
+        try:
+            affine = scoring().calibrate(scores[name], labels, prior)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        llrs[name] = affine.log_likelihood_ratio(scores[name])
+        seen = float(llrs[name].min()), float(llrs[name].max())
+        scorings[name] = ScoringCalibration(affine, scoring.lowest, scoring.highest, scoring.is_llr, seen)
+    points = settings.operating_points
+    return Calibration(
+        scorings=scorings,
         llr=settings.llr,
         centre=tuple(centre.tolist()),
-        operating_points=settings.operating_points,
+        operating_points=points,
         speakers=settings.calibration_speakers,
         prior=prior,
         num_trials=len(labels),
+        errors={
+            point: {name: decision_errors(values, labels, point) for name, values in llrs.items()}
+            for point in points
+        },
     )
-    llrs = {
-        "cosine": fitted.cosine.log_likelihood_ratio(cosine),
-        "as_norm": fitted.as_norm.log_likelihood_ratio(features[:, 0]),
-        "qmf": fitted.qmf.log_likelihood_ratio(features),
-    }
-    errors = {
-        point: {scoring: decision_errors(values, labels, point) for scoring, values in llrs.items()}
-        for point in fitted.operating_points
-    }
-    seen = {scoring: (float(values.min()), float(values.max())) for scoring, values in llrs.items()}
-    return replace(fitted, seen_llrs=seen, errors=errors)
-
-
-def calibration_trials(
-    utterances: pd.DataFrame, validation: pd.DataFrame, settings: ScoreSettings, seed: int
-) -> CalibrationTrials:
-    """Draw the trials that calibrations are fitted on, among all speakers of the cohort set or some.
-
-    Args:
-        utterances: the cohort set, UTTERANCES schema.
-        validation: utterances of the held-out training speakers, likewise.
-        settings: of the calibration.
-        seed: the same seed draws the same trials.
-
-    Raises:
-        DataError: the validation speakers are asked for and are not in the cohort set, or no trials of both
-            classes can be drawn.
-    """
-    speaker_ids = utterances["speaker_id"]
-    if settings.calibration_speakers == "cohort":
-        return draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
-    rows = np.flatnonzero(utterances["utterance_id"].isin(validation["utterance_id"]))
-    if not len(rows):
-        raise DataError(
-            "parameter 'score.calibration_speakers' is 'validation', but the cohort set holds none of these "
-            "speakers: take prepare.training_set as embed.cohort_set, or 'cohort'"
-        )
-    drawn = draw_calibration_trials(speaker_ids.iloc[rows], settings.calibration_trials, seed)
-    return replace(drawn, enroll_rows=rows[drawn.enroll_rows], test_rows=rows[drawn.test_rows])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _POINTS_PER_CURVE = 300
 _BINS = 80
 _PERCENT_TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
-_LINES = {"cosine": "dot", "as_norm": "dash", "qmf": "solid"}
+_DASHES = ("dot", "dash", "solid", "dashdot", "longdash", "longdashdot")  # of the scorings, in order
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
 
@@ -29,7 +29,7 @@ def det_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
 
     Args:
         scores: table of the SCORES schema.
-        calibration: that the scores were calibrated by.
+        calibration: calibration of the scores.
 
     Raises:
         DataError: a trial list holds one class only or a score that is not finite.
@@ -40,7 +40,7 @@ def det_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
     figure = go.Figure()
     for place, (trial_list, rows) in enumerate(scores.groupby("trial_list", sort=False, observed=True)):
         labels = rows["label"].to_numpy()
-        for scoring, values in calibration.decision_scores(rows).items():
+        for number, (scoring, values) in enumerate(calibration.scores_by_scoring(rows).items()):
             trials = sort_trials(values, labels)
             fpr, fnr = _det_points(trials)
             figure.add_scatter(
@@ -50,7 +50,7 @@ def det_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
                 hovertemplate="FPR %{customdata[0]:.3g} %, FNR %{customdata[1]:.3g} %",
                 mode="lines",
                 name=f"{trial_list} {scoring}, EER {trials.equal_error_rate()[0]:.2f} %",
-                line={"dash": _LINES[scoring], "color": COLOURS[place % len(COLOURS)]},
+                line={"dash": _DASHES[number % len(_DASHES)], "color": COLOURS[place % len(COLOURS)]},
             )
     axis = {
         "tickvals": ndtri(np.array(_PERCENT_TICKS) / 100),
@@ -83,26 +83,23 @@ def _det_points(trials: SortedTrials) -> tuple[np.ndarray, np.ndarray]:
 def histogram_figure(scores: pd.DataFrame, calibration: Calibration) -> go.Figure:
     """Score densities of targets and non-targets: a row for each trial list, a column for each scoring.
 
-    QMF's scores are its log-likelihood ratios.
-
     Args:
         scores: table of the SCORES schema.
-        calibration: that the scores were calibrated by.
+        calibration: calibration of the scores.
     """
     from plotly.subplots import make_subplots
 
     lists = dict(iter(scores.groupby("trial_list", sort=False, observed=True)))
-    columns = {"cosine": "cosine", "as_norm": "AS-norm", "qmf": "QMF, log-likelihood ratio"}
     figure = make_subplots(
         len(lists),
-        len(columns),
+        len(calibration.scorings),
         row_titles=list(lists),
-        column_titles=list(columns.values()),
+        column_titles=list(calibration.scorings),
         vertical_spacing=0.2 / len(lists),
     )
     for row, trials in enumerate(lists.values(), start=1):
         is_target = trials["label"].to_numpy() == 1
-        for column, values in enumerate(calibration.decision_scores(trials).values(), start=1):
+        for column, values in enumerate(calibration.scores_by_scoring(trials).values(), start=1):
             edges = np.histogram_bin_edges(values, bins=_BINS)
             for name, members, colour in (
                 ("non-target", ~is_target, COLOURS[1]),
@@ -135,7 +132,7 @@ def reliability_figure(reliability: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     known = reliability.dropna(subset="empirical_llr")
     for place, (trial_list, of_list) in enumerate(known.groupby("trial_list", sort=False, observed=True)):
-        for scoring, points in of_list.groupby("scoring", sort=False):
+        for number, (scoring, points) in enumerate(of_list.groupby("scoring", sort=False)):
             figure.add_scatter(
                 x=points["mean_llr"],
                 y=points["empirical_llr"],
@@ -143,16 +140,16 @@ def reliability_figure(reliability: pd.DataFrame) -> go.Figure:
                 hovertemplate="%{customdata[0]} targets, %{customdata[1]} non-targets",
                 mode="lines+markers",
                 name=f"{trial_list} {scoring}",
-                line={"dash": _LINES[str(scoring)], "color": COLOURS[place % len(COLOURS)]},
+                line={"dash": _DASHES[number % len(_DASHES)], "color": COLOURS[place % len(COLOURS)]},
             )
     ends = [known["mean_llr"].min(), known["mean_llr"].max()]
     figure.add_scatter(
-        x=ends, y=ends, mode="lines", name="as it should be", line={"color": "grey", "width": 1}
+        x=ends, y=ends, mode="lines", name="perfect calibration", line={"color": "grey", "width": 1}
     )
     figure.update_layout(
         title="Reliability of the log-likelihood ratios",
         height=600,
         xaxis={"title": "log-likelihood ratio, nats"},
-        yaxis={"title": "log-likelihood ratio that the labels show, nats"},
+        yaxis={"title": "empirical log-likelihood ratio, nats"},
     )
     return figure

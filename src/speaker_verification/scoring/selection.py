@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from speaker_verification.scoring.blocks import ComputeBudget, forget_pages, row_blocks
-from speaker_verification.scoring.cosine import centre_and_normalise, check_width
+from speaker_verification.scoring.centring import centre_and_normalise, check_width
 
 _COHORT_ROWS_PER_BLOCK = 8192  # more than the speakers of any VoxCeleb set: their means are one block
 _SCORES_PER_BLOCK = 2**20  # 4 MiB of float32, near what the caches hold
@@ -74,7 +74,7 @@ def highest_cosines(
         receive: called by any thread with the rows of a block and their highest cosines
             (block, num_highest), in no order, which are its own to change.
         centre: (E,) subtracted from both.
-        budget: what the computation may use.
+        budget: memory, threads and device of the computation.
 
     Raises:
         DataError: the widths differ, or an embedding has no direction.

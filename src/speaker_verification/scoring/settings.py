@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from speaker_verification.audio.crops import LEAST_WINDOW_SECONDS, WINDOW_SECONDS
 from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.metrics import OperatingPoint
+from speaker_verification.scoring.scorings import SCORINGS, Scoring, find_scorings
 
-Scoring = Literal["cosine", "as_norm", "qmf"]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -30,7 +30,51 @@ class EmbedSettings(Settings):
     num_workers: int = Field(4, ge=0)
 
 
-class ScoreSettings(Settings):
+class ScoringGroups(Settings):
+    """The scorings that are computed, and a group of parameters for each registered one that has any."""
+
+    scorings: tuple[str, ...] | None = Field(None, min_length=1)
+    custom: dict[str, dict[str, Any]] = Field({})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, scoring in SCORINGS.items():
+            if scoring.Settings.model_fields:
+                cls.__annotations__[name] = scoring.Settings
+                setattr(cls, name, scoring.Settings())
+
+    @field_validator("scorings")
+    @classmethod
+    def _known(cls, scorings: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        find_scorings(scorings)
+        return scorings
+
+    @field_validator("custom")
+    @classmethod
+    def _fits_classes(
+        cls, groups: dict[str, dict[str, Any]], info: ValidationInfo
+    ) -> dict[str, dict[str, Any]]:
+        others = [name for name in info.data.get("scorings") or () if name not in SCORINGS]
+        if unknown := [name for name in groups if name not in others]:
+            raise ValueError(f"{', '.join(unknown)} is no scoring from elsewhere that scorings names")
+        for name, values in groups.items():
+            SCORINGS.find(name).Settings.parse(values, name)
+        return groups
+
+    @property
+    def chosen(self) -> dict[str, type[Scoring]]:
+        """The scorings that are computed, by name, in order."""
+        return find_scorings(self.scorings)
+
+    def settings_of(self, scoring: type[Scoring]) -> Any:
+        """Parameters of a scoring, of the type `scoring.Settings`."""
+        if SCORINGS.get(scoring.name) is scoring:
+            return getattr(self, scoring.name, scoring.Settings())
+        dotted = f"{scoring.__module__}.{scoring.__qualname__}"
+        return scoring.Settings.parse(self.custom.get(dotted, {}), dotted)
+
+
+class ScoreSettings(ScoringGroups):
     """Parameters under `score`."""
 
     centre: bool = True
@@ -40,7 +84,7 @@ class ScoreSettings(Settings):
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
     calibration_speakers: Literal["cohort", "validation"] = "cohort"
     calibration_prior: Probability = 0.5
-    llr: Scoring = "qmf"
+    llr: str = "qmf"
     p_targets: tuple[Probability, ...] = Field((0.01, 0.05), min_length=1)
     c_miss: float = Field(1.0, gt=0)
     c_fa: float = Field(1.0, gt=0)
@@ -48,13 +92,21 @@ class ScoreSettings(Settings):
     memory_gigabytes: float = Field(1.0, gt=0)
     num_threads: int | None = Field(None, ge=1)
 
+    @model_validator(mode="after")
+    def _computes_llr(self) -> ScoreSettings:
+        if self.llr not in self.chosen:
+            raise ValueError(
+                f"llr is '{self.llr}': scorings must hold it, and they are {', '.join(self.chosen)}"
+            )
+        return self
+
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
-        """What decisions are measured for."""
+        """Operating points at which decisions are measured."""
         return tuple(OperatingPoint(p_target, self.c_miss, self.c_fa) for p_target in self.p_targets)
 
     def budget(self, device: str = "cpu") -> ComputeBudget:
-        """What scoring may use."""
+        """Memory, threads and device of the scoring."""
         return ComputeBudget(self.memory_gigabytes, self.num_threads, device)
 
 

@@ -11,12 +11,10 @@ import pandas as pd
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.metrics import OperatingPoint, cllr, decision_errors, sort_trials
-from speaker_verification.scoring.settings import ScoreSettings, Scoring
+from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.trial_speakers import TrialSpeakers, speakers_of_trials
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
-
-SCORINGS: tuple[Scoring, ...] = ("cosine", "as_norm", "qmf")
 
 
 def compute_metrics(
@@ -37,7 +35,7 @@ def compute_metrics(
 
     Returns:
         {trial_list: what `metrics_of_trials` returns}, log-likelihood ratios included, and for each scoring
-        the record of the list: "list_file", "list_md5", "list_official". QMF thresholds are probabilities.
+        the record of the list: "list_file", "list_md5", "list_official".
         "remark_p01" (likewise for the others) names an operating point that the calibration does not reach,
         "num_contradicting" the number of trials whose label contradicts their speakers.
 
@@ -50,11 +48,10 @@ def compute_metrics(
     for trial_list in lists.unique():
         in_list = (lists == trial_list).to_numpy()
         rows = scores if in_list.all() else scores[in_list]  # one list alone may fill half of the memory
-        decided_on = calibration.decision_scores(rows)
+        by_scoring = calibration.scores_by_scoring(rows)
         speakers = speakers_of_trials(rows, utterances)
         labels = rows["label"].to_numpy()
-        measured = metrics_of_trials(labels, speakers, decided_on, calibration.log_likelihood_ratio, settings)
-        measured["qmf"] |= _as_probabilities(measured["qmf"])
+        measured = metrics_of_trials(labels, speakers, by_scoring, calibration.log_likelihood_ratio, settings)
         shared: dict[str, Any] = dict(records.get(str(trial_list), {}))
         if len(rows_against := speakers.contradictions(labels)):
             shared["num_contradicting"] = len(rows_against)
@@ -145,13 +142,6 @@ def _llr_metrics(llrs: np.ndarray, labels: np.ndarray, points: Sequence[Operatin
         measured[f"act_fnr_{point.name}"] = 100 * errors.miss_rate
         measured[f"act_fpr_{point.name}"] = 100 * errors.false_acceptance_rate
     return measured
-
-
-def _as_probabilities(measured: Mapping[str, Any]) -> dict[str, float]:
-    """The thresholds among these values, from log-likelihood ratios to probabilities."""
-    from scipy.special import expit
-
-    return {name: float(expit(value)) for name, value in measured.items() if name.startswith("threshold_")}
 
 
 def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:

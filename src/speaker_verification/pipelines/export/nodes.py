@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
+from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.score_files import COLUMNS
 
-SCORES_OF_TRIALS = ("cosine", "as_norm", "qmf", "llr")
 
-
-def export_scores(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Part the scores into files named LIST.SCORING."""
+def export_scores(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Split the scores into files named LIST.SCORING; those of QMF hold the published probability."""
+    columns = Calibration.from_dict(calibration).exported(scores)
     return {
-        f"{trial_list}.{scoring}": trials.rename(columns={scoring: "score"})[list(COLUMNS)]
+        f"{trial_list}.{name}": trials.assign(score=columns[name][trials.index])[list(COLUMNS)]
         for trial_list, trials in scores.groupby("trial_list", sort=False, observed=True)
-        for scoring in SCORES_OF_TRIALS
+        for name in columns
     }

@@ -7,44 +7,26 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from speaker_verification.pipelines.score.nodes import (
-    calibrate_scores,
-    fit_score_calibration,
+    fit_scorings,
     measure_error_rates,
-    normalise_scores,
     score_trials,
     summarise_cohort,
 )
 
 
 def create_pipeline(**kwargs: Any) -> Pipeline:
-    """Trials and embeddings in, scores and error rates out: three scoring phases, each built on the last."""
-    cohort = [
+    """Trials and embeddings in, scores and error rates of every scoring out."""
+    shared = ["params:score", "params:device"]
+    fitted = ["calibration", "fitted_scorings"]
+    nodes = [
         Node(
             summarise_cohort,
             ["cohort_embeddings", "embeddings", "params:score"],
             "cohort",
             name="summarise_cohort",
-        )
-    ]
-    cosine = [
+        ),
         Node(
-            score_trials,
-            ["trials", "embeddings", "cohort", "params:score"],
-            "scored_trials",
-            name="score_trials",
-        )
-    ]
-    as_norm = [
-        Node(
-            normalise_scores,
-            ["scored_trials", "embeddings", "cohort", "params:score", "params:device"],
-            "normalised_scores",
-            name="normalise_scores",
-        )
-    ]
-    qmf = [
-        Node(
-            fit_score_calibration,
+            fit_scorings,
             [
                 "cohort_embeddings",
                 "cohort",
@@ -53,29 +35,17 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
                 "params:seed",
                 "params:device",
             ],
-            "calibration",
-            name="fit_score_calibration",
+            fitted,
+            name="fit_scorings",
         ),
         Node(
-            calibrate_scores,
-            ["normalised_scores", "embeddings", "calibration", "params:score"],
-            "scores",
-            name="calibrate_scores",
+            score_trials, ["trials", "embeddings", "cohort", *fitted, *shared], "scores", name="score_trials"
         ),
-    ]
-    measure = [
         Node(
             measure_error_rates,
             ["scores", "calibration", "embeddings", "trial_lists", "params:score"],
             "metrics",
             name="measure_error_rates",
-            tags="evaluation",
-        )
+        ),
     ]
-    return (
-        Pipeline(cohort)
-        + Pipeline(cosine, namespace="cosine", prefix_datasets_with_namespace=False)
-        + Pipeline(as_norm, namespace="as_norm", prefix_datasets_with_namespace=False)
-        + Pipeline(qmf, namespace="qmf", prefix_datasets_with_namespace=False)
-        + Pipeline(measure)
-    )
+    return Pipeline(nodes, namespace="score", prefix_datasets_with_namespace=False)

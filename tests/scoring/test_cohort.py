@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, normalisation, selection
+from speaker_verification.scoring import EmbeddingStore, as_norm, cohort_statistics, selection
 from speaker_verification.scoring.blocks import ComputeBudget
-from speaker_verification.scoring.cosine import cosine_scores
-from speaker_verification.scoring.normalisation import (
-    Cohort,
-    as_norm_of_trials,
-    speaker_means,
-    statistics_without_speakers,
-)
+from speaker_verification.scoring.cohort import Cohort, speaker_means, statistics_without_speakers
+from speaker_verification.scoring.scorings.as_norm import as_norm_of_trials
+from speaker_verification.scoring.scorings.cosine import cosine_scores
 from speaker_verification.scoring.selection import torch_device
 from tests.support import reference
 from tests.support.reference import ReferenceCohort
@@ -30,11 +26,10 @@ def expected_statistics(embeddings: np.ndarray, cohort: np.ndarray, top_n: int) 
 
 
 def test_speaker_means_are_of_raw_embeddings_in_the_order_of_names(
-    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    make_store: MakeStore,
 ) -> None:
-    monkeypatch.setattr(normalisation, "_ROWS_PER_SUM", 3)
     store = make_store([3, 1, 4])
-    means, speaker_of_row = speaker_means(store)
+    means, speaker_of_row = speaker_means(store, rows_per_block=3)
     names = store.utterances["speaker_id"].tolist()
     assert [f"id{speaker:03}" for speaker in speaker_of_row] == names
     expected = ReferenceCohort.of(store.embeddings, names, centred=False)

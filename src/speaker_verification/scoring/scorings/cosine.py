@@ -1,66 +1,30 @@
-"""Cosine scores of centred embeddings."""
+"""Cosine of centred embeddings."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from speaker_verification.common.errors import DataError
 from speaker_verification.scoring.blocks import ComputeBudget, forget_pages
+from speaker_verification.scoring.centring import centre_and_normalise, check_lengths, check_width
 from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.scorings.base import Fitted, Scoring, Trials
 
-_ROWS_PER_BLOCK = 1024  # of float32 embeddings: what stays in a core's cache
+ROWS_PER_BLOCK = 1024  # of float32 embeddings: these stay in a core's cache
 
 
-def check_width(embeddings: np.ndarray, cohort_width: int) -> None:
-    """Refuse embeddings (N, E) of another width than the cohort's.
+class Cosine(Scoring):
+    """Cosine of the whole utterances, averaged with that of the crops where there are any."""
 
-    Raises:
-        DataError: naming both widths.
-    """
-    if embeddings.shape[1] != cohort_width:
-        raise DataError(
-            f"embeddings of width {embeddings.shape[1]} cannot be scored with a cohort of width "
-            f"{cohort_width}: embed both with the same model"
+    name = "cosine"
+    lowest, highest = -1.0, 1.0
+
+    def score(self, trials: Trials, fitted: Fitted) -> np.ndarray:
+        return two_view_scores(
+            trials.store, trials.cohort.centre, trials.enroll_rows, trials.test_rows, trials.budget
         )
 
 
-def check_lengths(lengths: np.ndarray, first_row: int = 0) -> None:
-    """Refuse lengths (N,) of embeddings that have no direction.
-
-    Args:
-        lengths: Euclidean.
-        first_row: number of the first embedding, for the message.
-
-    Raises:
-        DataError: a length is 0, which after centring means that the embedding is the mean itself, or is
-            not finite; the embedding's row is named.
-    """
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        row = int((np.isfinite(lengths) & (lengths > 0)).argmin())
-        reason = (
-            "it equals the cohort mean; does the model give every utterance the same embedding?"
-            if lengths[row] == 0
-            else "it is not finite"
-        )
-        raise DataError(f"embedding {first_row + row} has length {lengths[row]:g}: {reason}")
-
-
-def centre_and_normalise(
-    embeddings: np.ndarray, centre: np.ndarray | float = 0.0, first_row: int = 0
-) -> np.ndarray:
-    """Subtract the centre (E,) from embeddings (N, E) and scale each to length 1, in float64.
-
-    Raises:
-        DataError: as `check_lengths`.
-    """
-    centred = embeddings.astype(np.float64) - centre
-    lengths = np.sqrt(np.einsum("ne,ne->n", centred, centred))
-    check_lengths(lengths, first_row)
-    centred /= lengths[:, None]
-    return centred
-
-
-def trial_scores(
+def two_view_scores(
     store: EmbeddingStore,
     centre: np.ndarray,
     enroll_rows: np.ndarray,
@@ -75,10 +39,10 @@ def trial_scores(
 
     Args:
         store: embeddings of the trials' utterances.
-        centre: (E,) subtracted from all of them.
+        centre: (E,) subtracted from all embeddings.
         enroll_rows: (trials,) row of each trial's enrolment utterance.
         test_rows: (trials,) row of each trial's test utterance.
-        budget: what the computation may use.
+        budget: memory and threads of the computation.
     """
     whole = cosine_scores(store.embeddings, centre, enroll_rows, test_rows, budget)
     if store.crops is None:
@@ -94,7 +58,7 @@ def trial_scores(
         enroll, test = mean_directions(enroll_rows[trials]), mean_directions(test_rows[trials])
         return np.einsum("te,te->t", enroll, test)
 
-    return (whole + budget.score(len(whole), _ROWS_PER_BLOCK // num_crops + 1, crop_scores)) / 2
+    return (whole + budget.score(len(whole), ROWS_PER_BLOCK // num_crops + 1, crop_scores)) / 2
 
 
 def cosine_scores(
@@ -103,21 +67,23 @@ def cosine_scores(
     enroll_rows: np.ndarray,
     test_rows: np.ndarray,
     budget: ComputeBudget,
+    rows_per_block: int = ROWS_PER_BLOCK,
 ) -> np.ndarray:
     """Cosine of each trial's two centred embeddings, float64 (trials,).
 
-    Nothing of the embeddings' size is kept: (x - c)(y - c) = xy - xc - yc + cc takes but one number of each
-    utterance beside the products of the raw embeddings.
+    No copy of the embeddings is made: (x - c)(y - c) = xy - xc - yc + cc needs one number of each utterance
+    beside the products of the raw embeddings.
 
     Args:
         embeddings: (N, E) raw; may be a memory map.
-        centre: (E,) subtracted from all of them.
+        centre: (E,) subtracted from all embeddings.
         enroll_rows: (trials,) row of each trial's enrolment utterance.
         test_rows: (trials,) row of each trial's test utterance.
-        budget: what the computation may use.
+        budget: memory and threads of the computation.
+        rows_per_block: utterances or trials of a block.
 
     Raises:
-        DataError: the centre is of another width, or an embedding has no direction.
+        DataError: the centre has another width, or an embedding has no direction.
     """
     check_width(embeddings, len(centre))
     along_centre, lengths = np.empty((2, len(embeddings)))
@@ -128,7 +94,7 @@ def cosine_scores(
         raw -= centre
         lengths[rows] = np.sqrt(np.einsum("ne,ne->n", raw, raw))
 
-    budget.over_blocks(len(embeddings), _ROWS_PER_BLOCK, measure)
+    budget.over_blocks(len(embeddings), rows_per_block, measure)
     check_lengths(lengths)
 
     def scores_of(trials: slice) -> np.ndarray:
@@ -137,6 +103,6 @@ def cosine_scores(
         products += centre @ centre - along_centre[enroll] - along_centre[test]
         return products / (lengths[enroll] * lengths[test])
 
-    scores = budget.score(len(enroll_rows), _ROWS_PER_BLOCK, scores_of)
+    scores = budget.score(len(enroll_rows), rows_per_block, scores_of)
     forget_pages(embeddings)
     return scores

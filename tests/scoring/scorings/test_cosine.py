@@ -6,22 +6,20 @@ import numpy as np
 import pytest
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.scoring import EmbeddingStore, cosine
+from speaker_verification.scoring import EmbeddingStore
 from speaker_verification.scoring.blocks import ComputeBudget
-from speaker_verification.scoring.cosine import centre_and_normalise, cosine_scores, trial_scores
+from speaker_verification.scoring.centring import centre_and_normalise
+from speaker_verification.scoring.scorings.cosine import cosine_scores, two_view_scores
 from tests.support import reference
 
 MakeStore = Callable[..., EmbeddingStore]
 
 
 @pytest.mark.parametrize("rows_per_block", [2, 1024])
-def test_cosine_scores_equal_one_trial_at_a_time(
-    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, rows_per_block: int
-) -> None:
-    monkeypatch.setattr(cosine, "_ROWS_PER_BLOCK", rows_per_block)
+def test_cosine_scores_equal_one_trial_at_a_time(make_store: MakeStore, rows_per_block: int) -> None:
     store, centre = make_store([3, 4]), np.arange(8.0) / 10
     enroll, test = np.array([0, 1, 2, 6, 5, 5, 0]), np.array([1, 1, 3, 0, 4, 2, 6])
-    scores = cosine_scores(store.embeddings, centre, enroll, test, ComputeBudget())
+    scores = cosine_scores(store.embeddings, centre, enroll, test, ComputeBudget(), rows_per_block)
     raw = store.embeddings.astype(np.float64)
     expected = [reference.cosine(raw[e] - centre, raw[t] - centre) for e, t in zip(enroll, test, strict=True)]
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
@@ -60,7 +58,7 @@ def test_two_views_are_the_mean_of_whole_cosine_and_of_all_pairs_of_crops(make_s
     crops = np.random.default_rng(5).normal(size=(4, 3, 8)).astype(np.float32)
     store = EmbeddingStore(whole.embeddings, whole.utterances, crops)
     centre = np.full(8, 0.1)
-    scores = trial_scores(store, centre, np.array([0, 2]), np.array([1, 3]), ComputeBudget())
+    scores = two_view_scores(store, centre, np.array([0, 2]), np.array([1, 3]), ComputeBudget())
     for score, (e, t) in zip(scores, [(0, 1), (2, 3)], strict=True):
         pairs = [reference.cosine(one - centre, other - centre) for one in crops[e] for other in crops[t]]
         alone = reference.cosine(whole.embeddings[e] - centre, whole.embeddings[t] - centre)

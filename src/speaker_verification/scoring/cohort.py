@@ -1,8 +1,4 @@
-"""Adaptive symmetric score normalisation with the highest cohort scores.
-
-Source: P. Matějka et al., "Analysis of Score Normalization in Multilingual Speaker Recognition",
-Interspeech 2017 (adaptive S-norm with the top scores of each side).
-"""
+"""Cohorts, and the statistics of each embedding's top-n cohort cosines."""
 
 from __future__ import annotations
 
@@ -15,45 +11,56 @@ import pandas as pd
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring.blocks import ComputeBudget, passing_over, row_blocks
-from speaker_verification.scoring.cosine import centre_and_normalise
+from speaker_verification.scoring.centring import centre_and_normalise
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.selection import highest_cosines
 
 Statistics = tuple[np.ndarray, np.ndarray]
 Deviation = Literal["unbiased", "biased"]
 
-_ROWS_PER_SUM = 16_384
-_TRIALS_PER_BLOCK = 65_536
+ROWS_PER_SUM = 16_384
 _LEAST_DEVIATION = 1e-6  # below it, float32 cosines differ by rounding alone
 
 
-def speaker_means(store: EmbeddingStore) -> tuple[np.ndarray, np.ndarray]:
+def speaker_means(store: EmbeddingStore, rows_per_block: int = ROWS_PER_SUM) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each speaker's raw embeddings, in one pass over the store.
 
     Returns:
         means: float64 (S, E), S speakers in the order of their names.
         speaker_of_row: (N,) which of them each utterance is of.
     """
+    speaker_of_row, num_speakers = number_speakers(store.utterances["speaker_id"])
+    sums = np.zeros((num_speakers, store.embeddings.shape[1]))
+    for rows, embeddings in passing_over(store.embeddings, rows_per_block):
+        add_by_speaker(sums, speaker_of_row[rows], embeddings.astype(np.float64))
+    return sums / np.bincount(speaker_of_row)[:, None], speaker_of_row
+
+
+def number_speakers(speaker_ids: pd.Series) -> tuple[np.ndarray, int]:
+    """Number of each row's speaker (N,) in the order of their names, and the number of speakers."""
+    numbers, names = pd.factorize(speaker_ids, sort=True)
+    return numbers, len(names)
+
+
+def add_by_speaker(sums: np.ndarray, speakers: np.ndarray, values: np.ndarray) -> None:
+    """Add rows (block, E) to the sums (S, E) of their speakers (block,)."""
     from scipy.sparse import csr_array
 
-    speaker_of_row, speaker_ids = pd.factorize(store.utterances["speaker_id"], sort=True)
-    sums = np.zeros((len(speaker_ids), store.embeddings.shape[1]))
-    for rows, embeddings in passing_over(store.embeddings, _ROWS_PER_SUM):
-        speakers, place = np.unique(speaker_of_row[rows], return_inverse=True)
-        belongs = csr_array((np.ones(len(place)), (place, np.arange(len(place)))))  # (speakers, block)
-        sums[speakers] += belongs @ embeddings.astype(np.float64)
-    return sums / np.bincount(speaker_of_row)[:, None], speaker_of_row
+    present, place = np.unique(speakers, return_inverse=True)
+    shape = len(present), len(place)
+    belongs = csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=shape)
+    sums[present] += belongs @ values
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """What scores are normalised against.
+    """Embeddings that scores are normalised against, and the centre of all embeddings.
 
     Attributes:
         embeddings: (S, E) raw embeddings, one for each speaker or one for each utterance.
         speakers: (S,) speaker of each row, numbered in the order of their names.
-        centre: (E,) float64, what is subtracted from all embeddings: the mean over the cohort set's
-            utterances (not over its speakers), or nothing.
+        centre: (E,) float64, subtracted from all embeddings: the mean over the cohort set's utterances (not
+            over its speakers), or zeros.
     """
 
     embeddings: np.ndarray
@@ -62,7 +69,7 @@ class Cohort:
 
     @classmethod
     def of(cls, store: EmbeddingStore, kind: Literal["speaker_means", "utterances"], centre: bool) -> Cohort:
-        """The cohort that a cohort set's embeddings make."""
+        """Cohort of a cohort set's embeddings."""
         means, speaker_of_row = speaker_means(store)
         shares = np.bincount(speaker_of_row) / len(speaker_of_row)
         mean = shares @ means if centre else np.zeros(means.shape[1])
@@ -91,7 +98,7 @@ def cohort_statistics(
         top_n: how many of the S cosines count.
         centre: (E,) subtracted from both, where they are not centred yet.
         deviation: divide by top_n - 1 or by top_n.
-        budget: what the computation may use.
+        budget: memory, threads and device of the computation.
 
     Returns:
         mean: float64 (N,).
@@ -149,7 +156,7 @@ def statistics_without_speakers(
         sides: (sides,) row of the embedding of each side.
         excluded: (sides, 2) speakers that must not count; the same twice is one.
         deviation: divide by top_n - 1 or by top_n.
-        budget: what the computation may use.
+        budget: memory, threads and device of the computation.
 
     Returns:
         mean: float64 (sides,).
@@ -259,41 +266,3 @@ def check_top_n(top_n: int, rows_of_speakers: np.ndarray, num_excluded: int = 0)
             f"parameter 'score.top_n' is {top_n}, but the cohort has {num_rows} "
             f"{kind}{excluded}: take 2 to {num_rows - left_out}"
         )
-
-
-def as_norm(cosine: npt.ArrayLike, enroll_stats: Statistics, test_stats: Statistics) -> np.ndarray:
-    """Normalised scores ((s - mean_e) / std_e + (s - mean_t) / std_t) / 2, float64 (trials,).
-
-    Args:
-        cosine: (trials,) scores.
-        enroll_stats: mean and standard deviation (trials,) of each trial's enrolment side.
-        test_stats: the same of each trial's test side.
-    """
-    scores = np.asarray(cosine, dtype=np.float64)
-    (enroll_mean, enroll_std), (test_mean, test_std) = enroll_stats, test_stats
-    return ((scores - enroll_mean) / enroll_std + (scores - test_mean) / test_std) / 2
-
-
-def as_norm_of_trials(
-    cosine: np.ndarray,
-    statistics: Statistics,
-    enroll_rows: np.ndarray,
-    test_rows: np.ndarray,
-    budget: ComputeBudget,
-) -> np.ndarray:
-    """Normalised scores from the statistics of utterances, float64 (trials,).
-
-    Args:
-        cosine: (trials,) scores.
-        statistics: mean and standard deviation (N,) of each utterance.
-        enroll_rows: (trials,) row of each trial's enrolment utterance.
-        test_rows: (trials,) row of each trial's test utterance.
-        budget: what the computation may use.
-    """
-    mean, std = statistics
-
-    def normalise(trials: slice) -> np.ndarray:
-        enroll, test = enroll_rows[trials], test_rows[trials]
-        return as_norm(cosine[trials], (mean[enroll], std[enroll]), (mean[test], std[test]))
-
-    return budget.score(len(cosine), _TRIALS_PER_BLOCK, normalise)

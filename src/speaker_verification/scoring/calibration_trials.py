@@ -1,0 +1,95 @@
+"""Calibration trials, drawn between the utterances of a cohort set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.common.errors import DataError
+from speaker_verification.scoring.settings import ScoreSettings
+
+
+@dataclass(frozen=True)
+class CalibrationTrials:
+    """Trials between rows of the cohort set; arrays (trials,)."""
+
+    enroll_rows: np.ndarray
+    test_rows: np.ndarray
+    labels: np.ndarray  # 1 target, 0 non-target
+
+
+def calibration_trials(
+    utterances: pd.DataFrame, validation: pd.DataFrame, settings: ScoreSettings, seed: int
+) -> CalibrationTrials:
+    """Draw the trials that calibrations are fitted on, among all speakers of the cohort set or some.
+
+    Args:
+        utterances: the cohort set, UTTERANCES schema.
+        validation: utterances of the held-out training speakers, likewise.
+        settings: of the calibration.
+        seed: the same seed draws the same trials.
+
+    Raises:
+        DataError: the validation speakers are asked for and are not in the cohort set, or no trials of both
+            classes can be drawn.
+    """
+    speaker_ids = utterances["speaker_id"]
+    if settings.calibration_speakers == "cohort":
+        return draw_calibration_trials(speaker_ids, settings.calibration_trials, seed)
+    rows = np.flatnonzero(utterances["utterance_id"].isin(validation["utterance_id"]))
+    if not len(rows):
+        raise DataError(
+            "parameter 'score.calibration_speakers' is 'validation', but the cohort set holds none of these "
+            "speakers: take prepare.training_set as embed.cohort_set, or 'cohort'"
+        )
+    drawn = draw_calibration_trials(speaker_ids.iloc[rows], settings.calibration_trials, seed)
+    return replace(drawn, enroll_rows=rows[drawn.enroll_rows], test_rows=rows[drawn.test_rows])
+
+
+def draw_calibration_trials(speaker_ids: pd.Series, num_trials: int, seed: int) -> CalibrationTrials:
+    """Draw trials between the utterances of a cohort set, the first half target, the others non-target.
+
+    A target trial takes a speaker evenly among those with two utterances or more, and two different
+    utterances of it; a non-target trial takes two different speakers and one utterance of each.
+
+    Args:
+        speaker_ids: (N,) speaker of each utterance.
+        num_trials: even.
+        seed: the same seed draws the same trials.
+
+    Raises:
+        DataError: there are fewer than two speakers, or none has two utterances.
+    """
+    speaker_of_row, speakers = pd.factorize(speaker_ids, sort=True)
+    counts = np.bincount(speaker_of_row, minlength=len(speakers))
+    repeated = np.flatnonzero(counts >= 2)
+    if len(speakers) < 2 or not len(repeated):
+        raise DataError(
+            f"the cohort set has {len(speakers)} speakers, {len(repeated)} of them with two utterances: "
+            "calibration needs two speakers and one with two utterances"
+        )
+    by_speaker = np.argsort(speaker_of_row, kind="stable")
+    firsts = np.cumsum(counts) - counts  # where each speaker's rows begin in by_speaker
+
+    rng = np.random.default_rng([seed, num_trials])
+    num_targets = num_trials // 2
+    num_nontargets = num_trials - num_targets
+    speaker = rng.choice(repeated, num_targets)
+    one, other = _two_different(rng, counts[speaker])
+    speaker_one, speaker_other = _two_different(rng, np.full(num_nontargets, len(speakers)))
+    one_rows = firsts[speaker_one] + rng.integers(counts[speaker_one])
+    other_rows = firsts[speaker_other] + rng.integers(counts[speaker_other])
+    return CalibrationTrials(
+        enroll_rows=by_speaker[np.concatenate([firsts[speaker] + one, one_rows])],
+        test_rows=by_speaker[np.concatenate([firsts[speaker] + other, other_rows])],
+        labels=np.repeat([1, 0], [num_targets, num_nontargets]),
+    )
+
+
+def _two_different(rng: np.random.Generator, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two different numbers below each size, all pairs as likely."""
+    one = rng.integers(sizes)
+    other = rng.integers(sizes - 1)
+    return one, other + (other >= one)

@@ -1,0 +1,149 @@
+"""Base class of scorings, and the trials that they score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from speaker_verification.common.settings_base import Settings
+from speaker_verification.scoring.affine import AffineCalibration
+from speaker_verification.scoring.blocks import ComputeBudget
+from speaker_verification.scoring.cohort import Cohort
+from speaker_verification.scoring.embeddings import EmbeddingStore
+
+if TYPE_CHECKING:
+    from speaker_verification.scoring.settings import ScoreSettings
+
+Fitted = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Trials between utterances of an embedding store, with everything that a scoring may use.
+
+    Attributes:
+        store: embeddings of both sides.
+        enroll_rows: (trials,) row of each trial's enrolment utterance.
+        test_rows: (trials,) row of each trial's test utterance.
+        cohort: cohort that embeddings are centred on and scores are normalised against.
+        settings: parameters of the scorings.
+        budget: memory, threads and device of the computation.
+        excluded: (trials, 2) speakers of the cohort left out of each trial's cohort; None: nobody is.
+        scores: (trials,) by name, the scores computed so far: a scoring that builds on another reuses them.
+    """
+
+    store: EmbeddingStore
+    enroll_rows: np.ndarray
+    test_rows: np.ndarray
+    cohort: Cohort
+    settings: ScoreSettings
+    budget: ComputeBudget = field(default_factory=ComputeBudget)
+    excluded: np.ndarray | None = None
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.enroll_rows)
+
+    def score(self, trials_per_block: int, scores_of: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """Scores of all trials, float64 (trials,), computed block by block on several threads."""
+        return self.budget.score(len(self), trials_per_block, scores_of)
+
+    def score_pairs(self, scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """Scores of all trials from their two embeddings, float64 (trials,), in bounded memory.
+
+        Args:
+            scores_of: function from centred embeddings (block, E) of the enrolment and of the test side,
+                float64, to the scores (block,) of these trials.
+        """
+        embeddings, centre = self.store.embeddings, self.cohort.centre
+
+        def of_block(trials: slice) -> np.ndarray:
+            sides = (embeddings[rows[trials]] - centre for rows in (self.enroll_rows, self.test_rows))
+            return scores_of(*sides)
+
+        bytes_of_trial = 6 * 8 * embeddings.shape[1]  # both sides, and as much twice for what is made of them
+        fitting = self.budget.rows_that_fit(bytes_of_trial, share=0.5 / self.budget.threads)
+        return self.score(min(fitting, MAX_TRIALS_PER_BLOCK), of_block)
+
+    def scores_by(self, scoring: type[Scoring]) -> np.ndarray:
+        """Scores (trials,) of another scoring that learns nothing, computed at most once."""
+        if scoring.name not in self.scores:
+            self.scores[scoring.name] = scoring().score(self, {})
+        return self.scores[scoring.name]
+
+
+MAX_TRIALS_PER_BLOCK = 16_384
+
+
+class Scoring(ABC):
+    """A way to score trials. The scores table and all results have one column, row or line of each.
+
+    Attributes:
+        name: column of the scores table, and name in metrics, tables, figures and files.
+        lowest: lowest score that the scoring can give.
+        highest: highest score that the scoring can give.
+        is_llr: whether scores are calibrated natural log-likelihood ratios already; exported files then hold
+            the probability of "same speaker" at even odds.
+    """
+
+    Settings: ClassVar[type[Settings]] = Settings
+
+    name: ClassVar[str]
+    lowest: ClassVar[float] = -np.inf
+    highest: ClassVar[float] = np.inf
+    is_llr: ClassVar[bool] = False
+
+    @classmethod
+    def check_cohort(cls, settings: ScoreSettings, rows_of_speakers: np.ndarray) -> None:
+        """Refuse a cohort that does not suffice, before anything is embedded. Any suffices by default.
+
+        Args:
+            settings: parameters of the scorings.
+            rows_of_speakers: (S,) number of utterances of each cohort speaker.
+
+        Raises:
+            ParameterError: a parameter does not fit the cohort.
+            DataError: the cohort lacks speakers or utterances.
+        """
+        return
+
+    def fit(self, cohort_set: EmbeddingStore, trials: Trials, labels: np.ndarray) -> Fitted:
+        """Arrays that the scoring learns before it scores; they are saved by name. None by default.
+
+        Args:
+            cohort_set: embeddings of the cohort's utterances.
+            trials: calibration trials between speakers of the cohort set.
+            labels: (trials,), 1 target, 0 non-target.
+
+        Raises:
+            DataError: the cohort set does not suffice.
+        """
+        return {}
+
+    @abstractmethod
+    def score(self, trials: Trials, fitted: Fitted) -> np.ndarray:
+        """Score of each trial, float64 (trials,), higher for "same speaker".
+
+        Args:
+            trials: trials to score.
+            fitted: arrays that `fit` returned.
+        """
+
+    def calibrate(self, scores: np.ndarray, labels: np.ndarray, prior: float) -> AffineCalibration:
+        """Map from scores to natural log-likelihood ratios.
+
+        Args:
+            scores: (trials,) scores of the calibration trials.
+            labels: (trials,), 1 target, 0 non-target.
+            prior: probability of a target trial at which the log-likelihood ratios are to be best.
+
+        Raises:
+            DataError: all scores are equal.
+        """
+        if self.is_llr:
+            return AffineCalibration(1.0, 0.0)
+        return AffineCalibration.fit(scores, labels, prior)
