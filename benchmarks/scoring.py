@@ -27,23 +27,21 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from speaker_verification.scoring.cosine import centre_and_normalise
-from speaker_verification.scoring.normalisation import Cohort
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
 from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.pipelines.score.nodes import (
-    calibrate_scores,
-    fit_score_calibration,
-    normalise_scores,
+    fit_scorings,
     score_trials,
     summarise_cohort,
 )
 from speaker_verification.scoring import Calibration, EmbeddingStore, cohort_statistics
 from speaker_verification.scoring.blocks import row_blocks
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
+from speaker_verification.scoring.centring import centre_and_normalise
+from speaker_verification.scoring.cohort import Cohort
 from speaker_verification.scoring.metrics import sort_trials
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import compute_metrics
@@ -159,16 +157,13 @@ def compare_statistics(store: EmbeddingStore, cohort: Cohort, settings: ScoreSet
 def measure_chain(
     trials: pd.DataFrame, store: EmbeddingStore, cohort_store: EmbeddingStore, cohort: Cohort, device: str
 ) -> tuple[pd.DataFrame, float]:
-    """Three scorings and their metrics; the scores and the seconds that all took."""
+    """All scorings and their metrics; returns the scores and the seconds that all took."""
     with peak_memory() as peak:
         start = time.perf_counter()
-        scored = timed("cosine", score_trials, trials, store, cohort, PUBLISHED)
-        normalised = timed("AS-norm", normalise_scores, scored, store, cohort, PUBLISHED, device)
-        calibration = timed(
-            "QMF fitted", fit_score_calibration, cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device
+        calibration, fitted = timed(
+            "scorings fitted", fit_scorings, cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device
         )
-        scores = timed("QMF", calibrate_scores, normalised, store, calibration, PUBLISHED)
-        del scored, normalised
+        scores = timed("scores", score_trials, trials, store, cohort, calibration, fitted, PUBLISHED, device)
         rates = timed("metrics", measure_rates, scores, calibration, store.utterances)
         seconds = time.perf_counter() - start
     for name, row in rates.items():
@@ -257,7 +252,7 @@ def measure_large(folder: Path, width: int, device: str) -> None:
         folder / "cohort", spread(LARGE_COHORT_UTTERANCES, VOX2_SPEAKERS), width, seed=2
     )
     cohort = summarise_cohort(cohort_store, cohort_store, PUBLISHED)
-    calibration = fit_score_calibration(cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device)
+    calibration, fitted = fit_scorings(cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device)
     for num_utterances, num_trials in LARGE:
         say(f"\nwidth {width}: {num_trials:,} trials of {num_utterances:,} utterances")
         make_store(folder / "store", spread(num_utterances, num_utterances // 100), width, seed=1)
@@ -265,9 +260,9 @@ def measure_large(folder: Path, width: int, device: str) -> None:
         trials = draw_trials(store, "large", num_trials, num_utterances)
         start = time.perf_counter()
         with peak_memory() as scoring_peak:
-            trials = timed("cosine", score_trials, trials, store, cohort, PUBLISHED)
-            trials = timed("AS-norm", normalise_scores, trials, store, cohort, PUBLISHED, device)
-            trials = timed("QMF", calibrate_scores, trials, store, calibration, PUBLISHED)
+            trials = timed(
+                "scores", score_trials, trials, store, cohort, calibration, fitted, PUBLISHED, device
+            )
         scored = time.perf_counter() - start
         utterances = store.utterances[["utterance_id", "speaker_id"]]
         del store  # measuring reads scores and speakers alone
