@@ -7,6 +7,7 @@ from speaker_verification.common.registry import ClassRegistry
 from speaker_verification.scoring.scorings.as_norm import AsNorm
 from speaker_verification.scoring.scorings.base import Fitted, Scoring, Trials
 from speaker_verification.scoring.scorings.cosine import Cosine
+from speaker_verification.scoring.scorings.plda import Plda
 from speaker_verification.scoring.scorings.qmf import Qmf
 
 SCORINGS: ClassRegistry[type[Scoring]] = ClassRegistry(
@@ -18,6 +19,7 @@ SCORINGS: ClassRegistry[type[Scoring]] = ClassRegistry(
             Cosine,
             AsNorm,
             Qmf,
+            Plda,
         )
     },
 )
