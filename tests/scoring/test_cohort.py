@@ -50,13 +50,13 @@ def test_the_centre_is_the_mean_over_utterances_not_over_speakers(make_store: Ma
 @pytest.mark.parametrize("cohort_rows_per_block", [5, 100])
 @pytest.mark.parametrize("top_n", [2, 5, 12])
 def test_cohort_statistics_equal_a_full_sort(
-    monkeypatch: pytest.MonkeyPatch, memory_gigabytes: float, cohort_rows_per_block: int, top_n: int
+    memory_gigabytes: float, cohort_rows_per_block: int, top_n: int
 ) -> None:
-    monkeypatch.setattr(selection, "_COHORT_ROWS_PER_BLOCK", cohort_rows_per_block)
-    monkeypatch.setattr(selection, "_SCORES_PER_BLOCK", 30)
     rng = np.random.default_rng(1)
     embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(26, 6))
-    budget = ComputeBudget(memory_gigabytes, num_threads=2)
+    budget = ComputeBudget(
+        memory_gigabytes, 2, cohort_rows_per_block=cohort_rows_per_block, cosines_per_block=30
+    )
     statistics = cohort_statistics(embeddings, cohort, top_n, budget=budget)
     np.testing.assert_allclose(statistics, expected_statistics(embeddings, cohort, top_n), rtol=1e-9)
 
@@ -65,11 +65,12 @@ def test_cohort_statistics_equal_a_full_sort(
 def test_a_gpu_s_selection_equals_a_full_sort(
     monkeypatch: pytest.MonkeyPatch, cohort_rows_per_block: int
 ) -> None:
-    monkeypatch.setattr(selection, "_COHORT_ROWS_PER_BLOCK", cohort_rows_per_block)
     monkeypatch.setattr(selection, "_on_device", torch_device)  # torch's arithmetic, on the CPU
     rng = np.random.default_rng(1)
     embeddings, cohort = rng.normal(size=(7, 6)), rng.normal(size=(26, 6))
-    statistics = cohort_statistics(embeddings, cohort, 5, budget=ComputeBudget(device="cpu"))
+    statistics = cohort_statistics(
+        embeddings, cohort, 5, budget=ComputeBudget(cohort_rows_per_block=cohort_rows_per_block)
+    )
     np.testing.assert_allclose(statistics, expected_statistics(embeddings, cohort, 5), rtol=1e-9)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.scoring import EmbeddingStore, embeddings
+from speaker_verification.scoring import EmbeddingStore
 
 MakeStore = Callable[..., EmbeddingStore]
 
@@ -61,12 +61,11 @@ def test_folder_without_its_files_is_refused(make_store: MakeStore, tmp_path: Pa
         EmbeddingStore.read(tmp_path)
 
 
-def test_first_utterance_with_nan_is_named(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "_ROWS_PER_CHECK", 2)  # the fourth row lies in the second block
-    store = make_store([3, 2])
+def test_first_utterance_with_nan_is_named_wherever_it_is(make_store: MakeStore) -> None:
+    store = make_store([70_000], width=2)  # more than a block of the check
     broken = store.embeddings.copy()
-    broken[3:, 1] = np.nan
-    with pytest.raises(DataError, match=store.utterances["utterance_id"][3]):
+    broken[69_000:, 1] = np.nan
+    with pytest.raises(DataError, match=store.utterances["utterance_id"][69_000]):
         EmbeddingStore(broken, store.utterances)
 
 

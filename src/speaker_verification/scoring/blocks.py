@@ -22,11 +22,16 @@ class ComputeBudget:
         memory_gigabytes: working memory beside input and output, in units of 1e9 bytes.
         num_threads: None takes one for each core that the process may use.
         device: auto, cpu or cuda:N; matrix products alone go to a GPU.
+        cohort_rows_per_block: cohort rows whose cosines are computed together: more than the speakers of any
+            VoxCeleb set, so their means are one block.
+        cosines_per_block: cosines computed together on the CPU: 4 MiB of float32, about a cache's size.
     """
 
     memory_gigabytes: float = 1.0
     num_threads: int | None = None
     device: str = "cpu"
+    cohort_rows_per_block: int = 8192
+    cosines_per_block: int = 2**20
 
     @property
     def threads(self) -> int:

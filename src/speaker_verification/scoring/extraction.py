@@ -74,8 +74,8 @@ def extract_embeddings(
         model: maps waveforms (B, samples) to embeddings (B, E).
         utterances: table of the UTTERANCES schema, N rows.
         batch_seconds: audio in a batch, at most; a longer utterance or window is a batch of its own.
-        window_seconds: longest part of an utterance that the model hears in one piece, at least 1.
-        max_seconds: hear only this much of the beginning of each utterance; None: all of it.
+        window_seconds: longest part of an utterance that is embedded in one piece, at least 1.
+        max_seconds: seconds from the beginning of each utterance that are embedded; None: all of it.
         num_crops: crops of each whole utterance to embed as well, V; 0: none.
         crop_seconds: length of these crops; see `crop_starts`.
         num_workers: threads that read ahead; 0 reads between the batches.
@@ -93,7 +93,7 @@ def extract_embeddings(
         raise DataError("there are no utterances to embed")
     utterances = utterances.reset_index(drop=True)
     lengths = utterances["num_samples"].to_numpy()
-    heard = lengths if max_seconds is None else np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
+    num_samples = lengths if max_seconds is None else np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
     every = np.arange(len(utterances))
 
     def embed(rows: np.ndarray, starts: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ def extract_embeddings(
         first = np.flatnonzero(np.diff(owners, prepend=-1))  # window of every excerpt
         return np.add.reduceat(embeddings, first) / np.bincount(owners)[:, None].astype(np.float32)
 
-    whole = embed(every, np.zeros_like(every), heard)
+    whole = embed(every, np.zeros_like(every), num_samples)
     if num_crops == 0:
         return EmbeddingStore(whole, utterances)
     crop_samples = round(crop_seconds * SAMPLE_RATE)

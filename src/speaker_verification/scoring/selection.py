@@ -11,9 +11,6 @@ import numpy as np
 from speaker_verification.scoring.blocks import ComputeBudget, forget_pages, row_blocks
 from speaker_verification.scoring.centring import centre_and_normalise, check_width
 
-_COHORT_ROWS_PER_BLOCK = 8192  # more than the speakers of any VoxCeleb set: their means are one block
-_SCORES_PER_BLOCK = 2**20  # 4 MiB of float32, near what the caches hold
-
 
 @dataclass(frozen=True)
 class _Device:
@@ -84,7 +81,7 @@ def highest_cosines(
     on_device = _on_device(budget.device)
     if on_device is not _CPU:
         budget = replace(budget, num_threads=1)  # that hand a GPU blocks as large as can be
-    columns = max(_COHORT_ROWS_PER_BLOCK, 2 * num_highest)
+    columns = max(budget.cohort_rows_per_block, 2 * num_highest)
     tiles = list(row_blocks(len(cohort), columns))
 
     def tile_directions(tile: slice) -> Any:
@@ -97,7 +94,7 @@ def highest_cosines(
     # Cosines, their copy beside the highest so far, and the embeddings in float64.
     bytes_of_row = 3 * min(columns, len(cohort)) * dtype.itemsize + 24 * embeddings.shape[1]
     fitting = budget.rows_that_fit(bytes_of_row, share=0.25 / budget.threads)
-    in_cache = max(1, _SCORES_PER_BLOCK // min(columns, len(cohort)))
+    in_cache = max(1, budget.cosines_per_block // min(columns, len(cohort)))
 
     def select(rows: slice) -> None:
         directions = on_device.place(centre_and_normalise(embeddings[rows], centre, rows.start).astype(dtype))

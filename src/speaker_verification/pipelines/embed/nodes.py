@@ -27,8 +27,8 @@ def embed_trial_utterances(
     device: str,
 ) -> EmbeddingStore:
     """Embed each utterance that occurs in a trial, once."""
-    heard = utterances_in_trials(utterances, trials)
-    return _embed(heard, lmft_checkpoint, embed, device, embed.num_crops)
+    in_trials = utterances_in_trials(utterances, trials)
+    return _embed(in_trials, lmft_checkpoint, embed, device, embed.num_crops)
 
 
 def embed_cohort(
