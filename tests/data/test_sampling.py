@@ -142,5 +142,5 @@ def test_an_order_depends_on_seed_and_pass_alone(unique_speakers: bool) -> None:
 
 
 def test_a_batch_of_more_than_all_speakers_is_refused() -> None:
-    with pytest.raises(ParameterError, match=r"'batch_size' is 4: .* training speakers 3$"):
+    with pytest.raises(ParameterError, match=r"'batch_size' is 4: .* 3 training speakers$"):
         order_of([5, 5, 5], batch_size=4, unique_speakers=True)

@@ -1,5 +1,8 @@
 """User errors: mistakes that the person running the project can correct."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """One line: the fault, its place (file, line, id, parameter) and the remedy."""
@@ -7,6 +10,19 @@ class UserError(Exception):
 
 class ParameterError(UserError, ValueError):
     """A parameter is unknown, of the wrong type, out of range, or contradicts another one."""
+
+
+@contextmanager
+def in_group(name: str) -> Iterator[None]:
+    """Context in which errors of a group's parameters carry their dotted names.
+
+    Args:
+        name: dotted name of the group, by which a message's "parameter 'x'" becomes "parameter 'name.x'".
+    """
+    try:
+        yield
+    except ParameterError as error:
+        raise ParameterError(str(error).replace("parameter '", f"parameter '{name}.", 1)) from error
 
 
 class DataError(UserError, ValueError):

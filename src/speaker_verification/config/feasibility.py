@@ -7,11 +7,14 @@ import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
-from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.common.errors import DataError, ParameterError, UserError, in_group
 from speaker_verification.common.tables import TRIALS
 from speaker_verification.config.tree import Parameters
 from speaker_verification.corpora.augmentation import check_rirs
@@ -24,13 +27,15 @@ from speaker_verification.corpora.subsets import refuse_seen_speakers, select_su
 from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
+from speaker_verification.data.sampling import EpochBatches, UtteranceOrder
 from speaker_verification.models.encoders.pretrained import find_encoder
 from speaker_verification.training.phase import PhaseSettings
 
+if TYPE_CHECKING:
+    from speaker_verification.models.heads import Head
+
 logger = logging.getLogger(__name__)
 NUM_NAMED = 3  # of a kind of problem
-
-RUN_FILE = "run.json"  # of a checkpoint
 
 
 class Problems:
@@ -174,34 +179,33 @@ def _note_impossible(
             if "prepare" in stages:
                 draw_validation_trials(held_out, prepare.validation_trials, prepare.seed)
     if training is not None:
-        num_speakers = training["speaker_id"].nunique()
-        num_classes = num_speakers * parameters.pretrain.num_speed_classes
+        speakers = pd.factorize(training["speaker_id"])[0]
+        num_classes = (speakers.max() + 1) * parameters.pretrain.num_speed_classes
         for name, phase in phases.items():
             with problems.noted():
-                _refuse_phase(name, phase, num_classes, num_speakers, len(training))
+                _refuse_phase(name, phase, parameters.head.chosen_class, num_classes, speakers)
     if "evaluate" in stages:
         with problems.noted():
             _refuse_cohort(parameters, utterances, trials)
 
 
 def _refuse_phase(
-    name: str, phase: PhaseSettings, num_classes: int, num_speakers: int, num_utterances: int
+    name: str, phase: PhaseSettings, head: type[Head], num_classes: int, speakers: npt.NDArray[np.int64]
 ) -> None:
-    if phase.margin.top_k >= num_classes:
-        raise ParameterError(
-            f"parameter '{name}.margin.top_k' is {phase.margin.top_k}: it must be below the "
-            f"{num_classes} classes of {num_speakers} training speakers"
-        )
-    if phase.sampling.unique_speakers and phase.batch_size > num_speakers:
-        raise ParameterError(
-            f"parameter '{name}.batch_size' is {phase.batch_size}: with sampling.unique_speakers it must "
-            f"not exceed the {num_speakers} training speakers"
-        )
-    if phase.steps_per_epoch is None and phase.examples_per_step > num_utterances:
-        raise ParameterError(
-            f"parameter '{name}.batch_size' makes steps of {phase.examples_per_step} examples, more than "
-            f"the {num_utterances} training utterances: lower it, or set {name}.steps_per_epoch"
-        )
+    """Refuse a phase whose head or whose batches the training speakers cannot serve.
+
+    Args:
+        name: name of the phase.
+        phase: settings of the phase.
+        head: class of the classification head.
+        num_classes: C.
+        speakers: speaker number of every training utterance, from 0, (N,).
+    """
+    with in_group(f"{name}.margin"):
+        head.check_top_k(phase.margin.top_k, num_classes)
+    with in_group(name):
+        order = UtteranceOrder(speakers, phase.sampling, phase.batch_size, seed=0)
+        EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
 
 
 def _refuse_cohort(parameters: Parameters, utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
@@ -282,6 +286,8 @@ def refuse_trained_validation(model: Path, validation: pd.DataFrame) -> None:
     Raises:
         ParameterError: the model and the number of speakers are named.
     """
+    from speaker_verification.training.checkpoints import RUN_FILE
+
     record = model / RUN_FILE
     if not record.is_file():
         return

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from speaker_verification.audio.augmentation import AugmentationSettings
-from speaker_verification.common.errors import ParameterError
+from speaker_verification.common.errors import ParameterError, in_group
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
 from speaker_verification.corpora.download.sources import DownloadSettings
@@ -29,7 +29,7 @@ from speaker_verification.scoring.settings import (
     ReportSettings,
     ScoreSettings,
 )
-from speaker_verification.training.phase import PhaseSettings
+from speaker_verification.training.phase import PhaseSettings, refuse_rank
 from speaker_verification.training.run import PhaseJob
 
 
@@ -101,28 +101,18 @@ class Parameters(Settings):
     def _in_phases(self) -> Iterator[str]:
         known = (*trial_lists(), *self.prepare.other_trial_lists)
         for name, phase in self.phases.items():
-            if phase.margin.top_k and not self.head.chosen_class.has_top_k_penalty:
-                yield (
-                    f"parameter '{name}.margin.top_k' is {phase.margin.top_k}: head "
-                    f"'{self.head.kind}' has no inter-top-k penalty, set it to 0"
-                )
+            yield from _refused(f"{name}.margin", self.head.chosen_class.check_top_k, phase.margin.top_k)
             unknown = [monitored for monitored in phase.monitor if monitored not in known]
             if unknown:
                 yield f"parameter '{name}.monitor' holds {', '.join(unknown)}: known are {', '.join(known)}"
             if phase.rank_by in known and phase.rank_by not in self.prepare.list_names:
                 yield f"parameter '{name}.rank_by' is '{phase.rank_by}': prepare.trial_lists must hold it"
-            if phase.num_speed_classes > self.pretrain.num_speed_classes:
-                yield (
-                    f"parameter '{name}.speed_factors' makes {phase.num_speed_classes} classes of a speaker, "
-                    f"pretrain.speed_factors only {self.pretrain.num_speed_classes}"
-                )
+            yield from _refused(name, phase.refuse_more_classes, self.pretrain.num_speed_classes)
         takers = {"finetune": self.finetune.choose_top, "lmft": self.lmft.choose_top}
         if self.embed.model is None:
             takers["embed"] = self.embed.choose_top
         for (before, phase), (name, rank) in zip(self.phases.items(), takers.items(), strict=False):
-            kept = min(phase.keep_checkpoints, max(phase.epochs, 1)) + (phase.average_best > 1)
-            if rank > kept:
-                yield f"parameter '{name}.choose_top' is {rank}: {before} keeps {kept} checkpoints"
+            yield from _refused(name, refuse_rank, rank, phase.num_kept, before)
 
     def _in_cohort(self) -> Iterator[str]:
         where = f"parameter 'embed.cohort_set' is '{self.embed.cohort_set}'"
@@ -140,6 +130,15 @@ class Parameters(Settings):
                 f"{where}, which holds the speakers of {', '.join(tested)}: take another one, drop these "
                 "prepare.trial_lists, or set embed.allow_seen_speakers"
             )
+
+
+def _refused(group: str, check: Callable[..., None], *arguments: Any) -> Iterator[str]:
+    """The message of a check of a library floor, if it refuses, on parameters of a group."""
+    try:
+        with in_group(group):
+            check(*arguments)
+    except ParameterError as error:
+        yield str(error)
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> Parameters:

@@ -55,7 +55,7 @@ class UtteranceOrder:
             if not self._num_batches:
                 raise ParameterError(
                     f"parameter 'batch_size' is {batch_size}: with sampling.unique_speakers it must not "
-                    f"exceed the number of training speakers {np.count_nonzero(counts)}"
+                    f"exceed the {np.count_nonzero(counts)} training speakers"
                 )
             self._cap = min(self._cap, self._num_batches)
         self._length = (
@@ -119,8 +119,9 @@ class EpochBatches:
         """
         if steps_per_epoch is None and len(order) < batch_size:
             raise ParameterError(
-                f"batch_size {batch_size} is more than the {len(order)} training utterances: "
-                "lower it, or set steps_per_epoch to let batches run on into the next pass"
+                f"parameter 'batch_size' makes steps of {batch_size} examples, more than the {len(order)} "
+                "training utterances of a pass: lower it, or set steps_per_epoch, which lets batches run on "
+                "into the next pass"
             )
         self._order = order
         self._batch_size = batch_size

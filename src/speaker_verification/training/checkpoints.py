@@ -23,12 +23,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from speaker_verification.common.atomic import atomic_write
-from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.settings import WEIGHTS_FILE
 from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
 from speaker_verification.models.weight_files import read_json, read_safetensors
 from speaker_verification.training.averaging import mean_state
+from speaker_verification.training.phase import refuse_rank
 
 RANKING_FILE = "ranking.json"
 HEAD_FILE = "head.safetensors"
@@ -193,6 +194,5 @@ def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
         folders = [str(ranked["folder"]) for ranked in ranking]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"'{phase_folder}' holds no checkpoints of a phase: {error}") from error
-    if rank > len(folders):
-        raise ParameterError(f"parameter 'choose_top' is {rank}: {phase_folder} kept {len(folders)} epochs")
+    refuse_rank(rank, len(folders), phase_folder)
     return phase_folder / folders[rank - 1]

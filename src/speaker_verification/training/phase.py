@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from speaker_verification.audio.speed import speed_class_offsets
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.data.sampling import SamplingSettings
 from speaker_verification.training.schedules import (
@@ -14,6 +16,21 @@ from speaker_verification.training.schedules import (
 )
 
 NEWEST_FIRST = "last"  # a ranking by no error rate
+
+
+def refuse_rank(rank: int, num_kept: int, where: object) -> None:
+    """Refuse a rank beyond the checkpoints that are kept.
+
+    Args:
+        rank: rank of a checkpoint, 1 for the best.
+        num_kept: number of checkpoints that are kept.
+        where: phase or folder that keeps them, for the message.
+
+    Raises:
+        ParameterError: naming `choose_top`.
+    """
+    if rank > num_kept:
+        raise ParameterError(f"parameter 'choose_top' is {rank}: {where} keeps {num_kept} checkpoints")
 
 
 class SgdSettings(Settings):
@@ -109,8 +126,7 @@ class PhaseSettings(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> PhaseSettings:
-        if 1.0 not in self.speed_factors or min(self.speed_factors) <= 0:
-            raise ValueError(f"speed_factors {list(self.speed_factors)} must be positive and hold 1.0")
+        speed_class_offsets(self.speed_factors)
         known = ("validation", NEWEST_FIRST, *self.monitor)
         if self.rank_by not in known:
             raise ValueError(f"rank_by '{self.rank_by}' must be one of: {', '.join(known)}")
@@ -132,4 +148,21 @@ class PhaseSettings(Settings):
     @property
     def num_speed_classes(self) -> int:
         """Classes per speaker: a speaker at another speed is another class."""
-        return len(set(self.speed_factors))
+        return len(speed_class_offsets(self.speed_factors))
+
+    @property
+    def num_kept(self) -> int:
+        """Checkpoints that are kept: the best epochs, and their average where it is handed on."""
+        return min(self.keep_checkpoints, max(self.epochs, 1)) + (self.average_best > 1)
+
+    def refuse_more_classes(self, num_before: int) -> None:
+        """Refuse more classes of a speaker than the phase before has made.
+
+        Raises:
+            ParameterError: naming `speed_factors`.
+        """
+        if self.num_speed_classes > num_before:
+            raise ParameterError(
+                f"parameter 'speed_factors' makes {self.num_speed_classes} classes of a speaker, of which "
+                f"the phase before has made {num_before}"
+            )

@@ -52,11 +52,7 @@ def start_phase(
             f"{checkpoint} was trained on {len(run['speaker_ids'])} speakers that are not the "
             f"{len(speaker_ids)} of today's training utterances: run the phases again from 'pretrain'"
         )
-    if len(speaker_ids) * phase.num_speed_classes > head.num_classes:
-        raise ParameterError(
-            f"parameter 'speed_factors' asks for {phase.num_speed_classes} classes a speaker: the phase "
-            f"before made {head.num_classes // len(speaker_ids)}"
-        )
+    phase.refuse_more_classes(head.num_classes // len(speaker_ids))
     model = SpeakerModel.from_pretrained(checkpoint, device)
     for name, asked, trained in (
         ("model.layer_aggregation", model_settings.layer_aggregation, model.settings.layer_aggregation),

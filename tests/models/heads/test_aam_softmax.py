@@ -86,7 +86,7 @@ def test_the_head_stays_in_float32_under_autocast() -> None:
 
 def test_top_k_must_leave_a_class() -> None:
     head = head_with(torch.randn(1, 4, 5))
-    with pytest.raises(ParameterError, match="'top_k' is 5: it must be below the number of classes 5"):
+    with pytest.raises(ParameterError, match="'top_k' is 5: it must be below the 5 classes"):
         head(torch.randn(2, 4), torch.tensor([0, 1]), Margins(0.3, 5, 0.06))
 
 

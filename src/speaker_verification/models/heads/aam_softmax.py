@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.models.heads.base import Head, HeadOutput, Margins
 from speaker_verification.models.initialisation import xavier_initialise
@@ -70,11 +69,7 @@ class SubcentreMarginHead(Head):
         Raises:
             ParameterError: top_k reaches past the non-target classes.
         """
-        if margins.top_k >= self.num_classes:
-            raise ParameterError(
-                f"parameter 'top_k' is {margins.top_k}: it must be below the number of classes "
-                f"{self.num_classes}"
-            )
+        self.check_top_k(margins.top_k, self.num_classes)
         with torch.autocast(embeddings.device.type, enabled=False):
             precise = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
             cosine = self._class_cosines(precise)  # (B, C)

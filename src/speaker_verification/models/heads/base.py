@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 import speaker_verification.common.settings_base as settings_base
+from speaker_verification.common.errors import ParameterError
 
 
 class Margins(NamedTuple):
@@ -49,6 +50,24 @@ class Head(nn.Module):
         super().__init__()
         self.embedding_size = embedding_size
         self.num_classes = num_classes
+
+    @classmethod
+    def check_top_k(cls, top_k: int, num_classes: int | None = None) -> None:
+        """Refuse a number of penalised classes that the head cannot serve.
+
+        Args:
+            top_k: number of penalised classes.
+            num_classes: C, where it is known.
+
+        Raises:
+            ParameterError: the head has no penalty, or `top_k` is not below C.
+        """
+        if top_k and not cls.has_top_k_penalty:
+            raise ParameterError(
+                f"parameter 'top_k' is {top_k}: {cls.__name__} has no inter-top-k penalty, set it to 0"
+            )
+        if num_classes is not None and top_k >= num_classes:
+            raise ParameterError(f"parameter 'top_k' is {top_k}: it must be below the {num_classes} classes")
 
     def forward(self, embeddings: Tensor, labels: Tensor, margins: Margins) -> HeadOutput:
         """Classify embeddings under the margins of this step.

@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.models.heads.base import Head, HeadOutput, Margins
 
@@ -68,10 +67,7 @@ class SphereFace2(Head):
         Raises:
             ParameterError: the margins have an inter-top-k penalty.
         """
-        if margins.top_k:
-            raise ParameterError(
-                f"parameter 'top_k' is {margins.top_k}: SphereFace2 has no penalty, set it to 0"
-            )
+        self.check_top_k(margins.top_k)
         with torch.autocast(embeddings.device.type, enabled=False):
             precise = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
             cosine = functional.linear(
