@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
+from speaker_verification.config.phases import EVALUATION, PHASES, checkpoint_of
 from speaker_verification.pipelines import download, embed, export, measure, prepare, report, score, training
 
 
@@ -11,9 +12,10 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Every pipeline by name; `__default__` is the whole road in order, which never touches a network."""
     road = {
         "prepare": prepare.create_pipeline(),
-        "pretrain": training.create_phase_pipeline("pretrain"),
-        "finetune": training.create_phase_pipeline("finetune", start="pretrain.checkpoint"),
-        "lmft": training.create_phase_pipeline("lmft", start="finetune.checkpoint"),
+        **{
+            phase: training.create_phase_pipeline(phase, start=before and checkpoint_of(before))
+            for phase, before in zip(PHASES, (None, *PHASES), strict=False)
+        },
         "embed": embed.create_pipeline(),
         "score": score.create_pipeline(),
         "report": report.create_pipeline(),
@@ -21,7 +23,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     return {
         "download": download.create_pipeline(),
         **road,
-        "evaluate": road["embed"] + road["score"],
+        EVALUATION: road["embed"] + road["score"],
         "export": export.create_pipeline(),
         "measure": measure.create_pipeline(),
         "__default__": sum(road.values(), start=Pipeline([])),

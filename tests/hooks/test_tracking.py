@@ -169,7 +169,7 @@ def embedding() -> Node:
         table = UTTERANCES.empty()
         return EmbeddingStore(np.zeros((0, 2), np.float32), table)
 
-    return Node(embed, "lmft.checkpoint", "embeddings", name="embed_trial_utterances", namespace="embed")
+    return Node(embed, "lmft.checkpoint", "embeddings", name="embed_trial_utterances", tags="evaluation")
 
 
 def measuring(eer: float, needs: str = "embeddings") -> Node:

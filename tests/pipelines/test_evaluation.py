@@ -142,7 +142,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def lmft_checkpoint(tmp_path: Path) -> Path:
+def trained_checkpoint(tmp_path: Path) -> Path:
     """A phase's folder, with its ranking alone."""
     ranking = [
         {"epoch": epoch, "folder": f"epoch_{epoch:02d}", "eer": eer} for epoch, eer in ((3, 1.0), (1, 2.0))
@@ -173,12 +173,12 @@ def speakers() -> pd.DataFrame:
 
 
 def evaluate(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, seed: int = 1
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, seed: int = 1
 ) -> dict[str, Any]:
     """Everything that the three pipelines leave, by catalog name."""
     pipeline: Pipeline = embed.create_pipeline() + score.create_pipeline() + report.create_pipeline()
     given = {
-        "lmft.checkpoint": lmft_checkpoint,
+        "lmft.checkpoint": trained_checkpoint,
         "utterances": utterances,
         "trials": trials,
         "params:embed": embedding(),
@@ -204,10 +204,10 @@ def evaluate(
 
 @pytest.mark.usefixtures("loaded")
 def test_from_utterances_to_a_table_of_error_rates(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, caplog: pytest.LogCaptureFixture
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        left = evaluate(lmft_checkpoint, utterances, trials)
+        left = evaluate(trained_checkpoint, utterances, trials)
     num_trial_utterances = NUM_TEST_SPEAKERS * UTTERANCES_EACH - 1
     assert left["embeddings"].embeddings.shape == (num_trial_utterances, 12)
     assert left["cohort_embeddings"].embeddings.shape == (NUM_COHORT_SPEAKERS * UTTERANCES_EACH, 12)
@@ -239,12 +239,12 @@ def test_from_utterances_to_a_table_of_error_rates(
 
 @pytest.mark.usefixtures("loaded")
 def test_crops_of_the_trials_give_cosine_a_second_view_and_as_norm_keeps_the_first(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_view = evaluate(lmft_checkpoint, utterances, trials)
+    one_view = evaluate(trained_checkpoint, utterances, trials)
     monkeypatch.setitem(EMBED, "num_crops", 3)
     monkeypatch.setitem(EMBED, "crop_seconds", 0.4)
-    two_views = evaluate(lmft_checkpoint, utterances, trials)
+    two_views = evaluate(trained_checkpoint, utterances, trials)
     assert two_views["embeddings"].crops.shape == (NUM_TEST_SPEAKERS * UTTERANCES_EACH - 1, 3, 12)
     assert two_views["cohort_embeddings"].crops is None
     assert (two_views["scores"]["cosine"] != one_view["scores"]["cosine"]).any()
@@ -253,7 +253,7 @@ def test_crops_of_the_trials_give_cosine_a_second_view_and_as_norm_keeps_the_fir
 
 @pytest.mark.usefixtures("loaded")
 def test_operating_point_out_of_reach_is_named_where_it_is_fitted_and_where_it_is_used(
-    lmft_checkpoint: Path,
+    trained_checkpoint: Path,
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
     monkeypatch: pytest.MonkeyPatch,
@@ -261,7 +261,7 @@ def test_operating_point_out_of_reach_is_named_where_it_is_fitted_and_where_it_i
 ) -> None:
     monkeypatch.setitem(SCORE, "p_targets", [0.999999, 1e-12])  # ratios of 0 and of 41.4 are needed
     monkeypatch.setitem(SCORE, "c_fa", 1e6)
-    left = evaluate(lmft_checkpoint, utterances, trials)
+    left = evaluate(trained_checkpoint, utterances, trials)
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     beyond = [message for message in warned if "p_target 1e-12, c_miss 1, c_fa 1e+06" in message]
     assert [message.split()[0] for message in beyond] == list(SCORINGS)
@@ -281,9 +281,9 @@ def test_operating_point_out_of_reach_is_named_where_it_is_fitted_and_where_it_i
 
 @pytest.mark.usefixtures("loaded")
 def test_same_seed_same_metrics_another_seed_not(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
 ) -> None:
-    one, same, other = (evaluate(lmft_checkpoint, utterances, trials, seed) for seed in (1, 1, 2))
+    one, same, other = (evaluate(trained_checkpoint, utterances, trials, seed) for seed in (1, 1, 2))
     assert one["metrics"] == same["metrics"]
     assert one["calibration"] == same["calibration"]
     assert one["calibration"] != other["calibration"]
@@ -291,14 +291,14 @@ def test_same_seed_same_metrics_another_seed_not(
 
 @pytest.mark.usefixtures("loaded")
 def test_ratios_are_those_of_the_chosen_scoring_and_qmf_keeps_its_own(
-    lmft_checkpoint: Path,
+    trained_checkpoint: Path,
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    published = evaluate(lmft_checkpoint, utterances, trials)
+    published = evaluate(trained_checkpoint, utterances, trials)
     monkeypatch.setitem(SCORE, "llr", "cosine")
-    left = evaluate(lmft_checkpoint, utterances, trials)
+    left = evaluate(trained_checkpoint, utterances, trials)
     expected = Calibration.from_dict(left["calibration"]).log_likelihood_ratio(
         "cosine", left["scores"]["cosine"].to_numpy()
     )
@@ -310,11 +310,11 @@ def test_ratios_are_those_of_the_chosen_scoring_and_qmf_keeps_its_own(
 
 @pytest.mark.usefixtures("loaded")
 def test_calibration_on_validation_speakers_differs_from_that_on_the_cohort(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_cohort = evaluate(lmft_checkpoint, utterances, trials)
+    on_cohort = evaluate(trained_checkpoint, utterances, trials)
     monkeypatch.setitem(SCORE, "calibration_speakers", "validation")
-    left = evaluate(lmft_checkpoint, utterances, trials)
+    left = evaluate(trained_checkpoint, utterances, trials)
     assert left["calibration"]["speakers"] == "validation"
     assert left["calibration"]["scorings"] != on_cohort["calibration"]["scorings"]
     pd.testing.assert_series_equal(left["scores"]["as_norm"], on_cohort["scores"]["as_norm"])
@@ -322,9 +322,9 @@ def test_calibration_on_validation_speakers_differs_from_that_on_the_cohort(
 
 @pytest.mark.usefixtures("loaded")
 def test_exported_scores_are_measured_to_the_same_error_rates(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
 ) -> None:
-    left = evaluate(lmft_checkpoint, utterances, trials)
+    left = evaluate(trained_checkpoint, utterances, trials)
     entries = yaml.safe_load((CONF / "catalog_evaluation.yml").read_text())
     text = {**entries["scores_text"], "filepath": str(tmp_path / "scores_text")}
     catalog = DataCatalog.from_config({"scores_text": text})
@@ -447,12 +447,12 @@ def test_scores_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
 
 
 def test_kept_epoch_of_the_last_phase_is_loaded_by_its_rank(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
 ) -> None:
     for rank in (1, 2):
-        embed_trial_utterances(lmft_checkpoint, utterances, trials, embedding(choose_top=rank), "cpu")
+        embed_trial_utterances(trained_checkpoint, utterances, trials, embedding(choose_top=rank), "cpu")
     cpu = torch.device("cpu")
-    assert loaded == [(lmft_checkpoint / "epoch_03", cpu), (lmft_checkpoint / "epoch_01", cpu)]
+    assert loaded == [(trained_checkpoint / "epoch_03", cpu), (trained_checkpoint / "epoch_01", cpu)]
 
 
 def test_the_window_is_a_parameter(
@@ -476,13 +476,13 @@ def test_saved_model_can_be_named_instead(
 
 @pytest.mark.usefixtures("loaded")
 def test_cohort_with_speakers_of_the_trials_needs_leave(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
 ) -> None:
     with_own = trials.assign(enroll_id=utterances["utterance_id"].iloc[-1])
     with pytest.raises(ParameterError, match=r"embed\.cohort_set = 'voxceleb2-dev' holds 1 speakers"):
-        embed_cohort(lmft_checkpoint, utterances, with_own, embedding(), "cpu")
+        embed_cohort(trained_checkpoint, utterances, with_own, embedding(), "cpu")
     leave = embedding(allow_seen_speakers=True)
-    store = embed_cohort(lmft_checkpoint, utterances, with_own, leave, "cpu")
+    store = embed_cohort(trained_checkpoint, utterances, with_own, leave, "cpu")
     assert set(store.utterances["subset"]) == {"vox2-dev"}
 
 
@@ -507,10 +507,10 @@ def test_top_n_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
 
 @pytest.mark.usefixtures("loaded")
 def test_embeddings_of_two_models_are_not_scored_together(
-    lmft_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
 ) -> None:
     """As after an `embed` that broke off between its two nodes."""
-    inputs = (lmft_checkpoint, utterances, trials, embedding(), "cpu")
+    inputs = (trained_checkpoint, utterances, trials, embedding(), "cpu")
     embeddings, cohort = embed_trial_utterances(*inputs), embed_cohort(*inputs)
     assert embeddings.model
     summarise_cohort(cohort, embeddings, scoring())

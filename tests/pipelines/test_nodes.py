@@ -31,9 +31,10 @@ SOURCES = sorted(Path(pipelines.__file__).parent.rglob("*.py"))
 
 def arguments(node: Node) -> Iterator[tuple[str, Any]]:
     """Inputs of a node with the annotations of the arguments that they become."""
-    names = inspect.signature(node.func).parameters
+    bound = inspect.signature(node.func).bind(*node.inputs).arguments
     hints = get_type_hints(node.func)
-    yield from ((given, hints[name]) for given, name in zip(node.inputs, names, strict=True))
+    for name, given in bound.items():
+        yield from ((one, hints[name]) for one in (given if isinstance(given, tuple) else [given]))
 
 
 @pytest.mark.parametrize("name", NODES)

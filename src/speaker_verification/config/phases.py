@@ -1,4 +1,4 @@
-"""Training phases and evaluation: their names, and the nodes that belong to each."""
+"""Training phases and evaluation: their names, and those of nodes and datasets that hooks look for."""
 
 from __future__ import annotations
 
@@ -7,19 +7,42 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
-PHASES = ("pretrain", "finetune", "lmft")
+PHASES = ("pretrain", "finetune", "lmft")  # namespaces of their nodes, groups of their parameters
 PHASE_DEFAULTS = "phase_defaults"  # group of parameters that goes under every phase of its layer
-CHECKPOINT = "checkpoint"  # folder of its workspace that a phase fills
+EVALUATION = "evaluate"  # pipeline that embeds and scores, and the stage that is tracked
+EVALUATION_TAG = "evaluation"  # of its nodes and those of the report
+
+TRAIN_PHASE = "train_phase"  # node that trains, in the phase's namespace
+CHECKPOINT = "checkpoint"  # its output, and the folder of its workspace that it fills
+LEARNING_CURVE = "learning_curve"  # its other output
 ENCODER = "encoder"  # dataset that the first phase starts from
-EVALUATION = "evaluate"
-EVALUATION_STEPS = ("embed", "score", "report")
+MIRROR = "mirror"  # output of the first node of `prepare`
+
+
+def checkpoint_of(phase: str) -> str:
+    """Dataset of a phase's best epochs."""
+    return f"{phase}.{CHECKPOINT}"
+
+
+def learning_curve_of(phase: str) -> str:
+    """Dataset of a phase's learning curve."""
+    return f"{phase}.{LEARNING_CURVE}"
+
+
+LAST_CHECKPOINT = checkpoint_of(PHASES[-1])  # the model that is evaluated
+
+
+def phase_of(node: Node) -> str | None:
+    """Phase of a node, or None."""
+    namespace = (node.namespace or "").split(".")[0]
+    return namespace if namespace in PHASES else None
 
 
 def stage_of(node: Node) -> str | None:
-    """The run a node belongs to: a phase, the evaluation, or none."""
-    namespace = (node.namespace or "").split(".")[0]
-    if namespace in PHASES:
-        return namespace
-    if namespace in EVALUATION_STEPS:
-        return EVALUATION
-    return None
+    """Tracked stage of a node: a phase, the evaluation, or None."""
+    return phase_of(node) or (EVALUATION if EVALUATION_TAG in node.tags else None)
+
+
+def trains(node: Node) -> bool:
+    """Whether a node is the training of a phase."""
+    return node.name == f"{phase_of(node)}.{TRAIN_PHASE}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def embed_trial_utterances(
-    lmft_checkpoint: Path,
+    trained_checkpoint: Path,
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
     embed: EmbedSettings,
@@ -28,11 +28,11 @@ def embed_trial_utterances(
 ) -> EmbeddingStore:
     """Embed each utterance that occurs in a trial, once."""
     in_trials = utterances_in_trials(utterances, trials)
-    return _embed(in_trials, lmft_checkpoint, embed, device, embed.num_crops)
+    return _embed(in_trials, trained_checkpoint, embed, device, embed.num_crops)
 
 
 def embed_cohort(
-    lmft_checkpoint: Path,
+    trained_checkpoint: Path,
     utterances: pd.DataFrame,
     trials: pd.DataFrame,
     embed: EmbedSettings,
@@ -43,16 +43,20 @@ def embed_cohort(
 
     cohort = select_subset(utterances, embed.cohort_set)
     refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
-    return _embed(cohort, lmft_checkpoint, embed, device)
+    return _embed(cohort, trained_checkpoint, embed, device)
 
 
 def _embed(
-    utterances: pd.DataFrame, lmft_checkpoint: Path, settings: EmbedSettings, device: str, num_crops: int = 0
+    utterances: pd.DataFrame,
+    trained_checkpoint: Path,
+    settings: EmbedSettings,
+    device: str,
+    num_crops: int = 0,
 ) -> EmbeddingStore:
     from speaker_verification.models.speaker_model import weights_digest
 
     require_files({"utterances": utterances})
-    model = _load_model(lmft_checkpoint, settings, device)
+    model = _load_model(trained_checkpoint, settings, device)
     store = extract_embeddings(
         model,
         utterances,
@@ -67,13 +71,15 @@ def _embed(
     return replace(store, model=weights_digest(model.state_dict()))
 
 
-def _load_model(lmft_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:
+def _load_model(trained_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:
     """The model that the parameters name, or else the phase's best (or `choose_top`-th best)."""
     from speaker_verification.common.device import resolve_device
     from speaker_verification.models.speaker_model import SpeakerModel
     from speaker_verification.training.checkpoints import best_checkpoint
 
-    folder = Path(settings.model) if settings.model else best_checkpoint(lmft_checkpoint, settings.choose_top)
+    folder = (
+        Path(settings.model) if settings.model else best_checkpoint(trained_checkpoint, settings.choose_top)
+    )
     model = SpeakerModel.from_pretrained(folder, resolve_device(device))
     begin(EVALUATION)
     return model

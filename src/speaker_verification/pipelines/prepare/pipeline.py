@@ -6,6 +6,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from speaker_verification.config.phases import MIRROR
 from speaker_verification.pipelines.prepare.nodes import (
     convert_utterances,
     extract_augmentation,
@@ -23,7 +24,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             Node(
                 provide_mirror,
                 inputs=["params:prepare", "params:augmentation", "mirror_folder", "audio_folder"],
-                outputs="mirror",
+                outputs=MIRROR,
                 name="provide_mirror",
             ),
             Node(

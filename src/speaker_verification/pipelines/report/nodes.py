@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from plotly.graph_objects import Figure
 
+from speaker_verification.config.phases import PHASES
 from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.figures import (
@@ -65,18 +66,8 @@ def list_worst_trials(scores: pd.DataFrame, report: ReportSettings) -> pd.DataFr
     return worst_trials(scores, report.worst_trials)
 
 
-def draw_learning_curves(
-    pretrain_learning_curve: pd.DataFrame,
-    finetune_learning_curve: pd.DataFrame,
-    lmft_learning_curve: pd.DataFrame,
-) -> Figure:
-    """Draw loss and validation error rate over the three training phases."""
+def draw_learning_curves(*learning_curves: pd.DataFrame) -> Figure:
+    """Draw loss and validation error rate over the training phases, whose curves come in their order."""
     from speaker_verification.training.figures import learning_curve_figure
 
-    return learning_curve_figure(
-        {
-            "pretrain": pretrain_learning_curve,
-            "finetune": finetune_learning_curve,
-            "lmft": lmft_learning_curve,
-        }
-    )
+    return learning_curve_figure(dict(zip(PHASES, learning_curves, strict=True)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import PHASES
+from speaker_verification.config.phases import EVALUATION_TAG, PHASES, learning_curve_of
 from speaker_verification.pipelines.report.nodes import (
     draw_det_curves,
     draw_learning_curves,
@@ -21,7 +21,7 @@ from speaker_verification.pipelines.report.nodes import (
 
 def create_pipeline(**kwargs: Any) -> Pipeline:
     """Metrics, scores and learning curves in, tables and figures out."""
-    curves = {f"{phase}_learning_curve": f"{phase}.learning_curve" for phase in PHASES}
+    curves = [learning_curve_of(phase) for phase in PHASES]
     scores = ["scores", "calibration"]
     nodes = [
         Node(tabulate_results, "metrics", "results_table", name="tabulate_results"),
@@ -36,6 +36,12 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             name="tabulate_rates_by_group",
         ),
         Node(list_worst_trials, ["scores", "params:report"], "worst_trials", name="list_worst_trials"),
-        Node(draw_learning_curves, list(curves), "learning_curves", name="draw_learning_curves"),
+        Node(draw_learning_curves, curves, "learning_curves", name="draw_learning_curves"),
     ]
-    return Pipeline(nodes, inputs=curves, namespace="report", prefix_datasets_with_namespace=False)
+    return Pipeline(
+        nodes,
+        inputs=set(curves),
+        namespace="report",
+        tags=EVALUATION_TAG,
+        prefix_datasets_with_namespace=False,
+    )

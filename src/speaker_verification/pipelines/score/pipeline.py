@@ -6,6 +6,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from speaker_verification.config.phases import EVALUATION_TAG
 from speaker_verification.pipelines.score.nodes import (
     fit_scorings,
     measure_error_rates,
@@ -48,4 +49,4 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             name="measure_error_rates",
         ),
     ]
-    return Pipeline(nodes, namespace="score", prefix_datasets_with_namespace=False)
+    return Pipeline(nodes, namespace="score", tags=EVALUATION_TAG, prefix_datasets_with_namespace=False)

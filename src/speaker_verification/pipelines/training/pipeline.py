@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
+from speaker_verification.config.phases import CHECKPOINT, ENCODER, LEARNING_CURVE, TRAIN_PHASE
 from speaker_verification.pipelines.training.nodes import draw_schedule, fetch_encoder, train_phase
 
 SHARED_INPUTS = {
@@ -34,8 +35,8 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
                 "workspace": "workspace",
                 **{name: name for name in sorted(SHARED_INPUTS)},
             },
-            outputs=["learning_curve", "checkpoint"],  # the checkpoint last: until then a phase can resume
-            name="train_phase",
+            outputs=[LEARNING_CURVE, CHECKPOINT],  # the checkpoint last: until then a phase can resume
+            name=TRAIN_PHASE,
         ),
         Node(
             draw_schedule,
@@ -51,7 +52,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         encoder = Node(
             fetch_encoder,
             inputs=["workspace", "encoders_folder", "params:model", "params:seed"],
-            outputs="encoder",
+            outputs=ENCODER,
             name="fetch_encoder",
         )
         nodes.insert(0, encoder)
