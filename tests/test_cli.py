@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project
 from kedro.io import DatasetError
 
-from speaker_verification.cli import explanation, run
+from speaker_verification.cli import user_message, run
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError
 
@@ -63,7 +63,7 @@ def refused(result: Result, project: Path) -> str:
         (["--namespaces=lmtf"], r"--namespaces: no namespace 'lmtf': did you mean 'lmft'\?"),
         (
             ["--nodes=lmft.train_phase", "--namespaces=pretrain"],
-            "no node is left to run by --nodes=lmft.train_phase and --namespaces=pretrain",
+            "no node matches --nodes=lmft.train_phase and --namespaces=pretrain",
         ),
         (["--runner=SequentalRunner"], "--runner: no runner .*: did you mean 'SequentialRunner'"),
         (["--runner=nowhere.Runner"], "--runner: no runner 'nowhere.Runner'"),
@@ -105,7 +105,7 @@ def test_the_environment_of_the_shell_is_checked_too(
     ("content", "message"),
     [
         ("run: [\n", "line 2: not YAML"),
-        ("run:\n  tags: a\n  tags: b\n", "line 3: 'tags' is set in line 2 already"),
+        ("run:\n  tags: a\n  tags: b\n", "line 3: duplicate key 'tags', first set in line 2"),
         ("runs: {pipeline: prepare}\n", "must hold options of this command below 'run:'"),
         ("run: {pipeline: prepar}\n", "--pipelines: no pipeline 'prepar'"),
         ("run: {pipelne: prepare}\n", "Key `pipelne` in provided configuration is not valid"),
@@ -192,21 +192,21 @@ def test_every_kind_of_system_error_is_told_and_an_error_of_the_program_is_not()
     for number, remedy in (
         (errno.EACCES, "Permission denied"),
         (errno.EROFS, "data_root"),
-        (errno.ENOSPC, "make room"),
+        (errno.ENOSPC, "free disk space"),
         (errno.ENOTDIR, "where a folder is needed"),
         (errno.EISDIR, "where a file is needed"),
         (errno.EMFILE, "Too many open files"),
     ):
-        told = explanation(wrapped(OSError(number, os.strerror(number), "/disk/x")))
+        told = user_message(wrapped(OSError(number, os.strerror(number), "/disk/x")))
         assert told is not None
         assert told.startswith("/disk/x: ")
         assert remedy in told
         assert "\n" not in told
-    assert "make room" in str(explanation(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    assert "tracking" in str(explanation(wrapped(sqlite3.OperationalError("database is locked"))))
-    assert explanation(wrapped(DataError("no such id"))) == "no such id"
-    assert explanation(wrapped(KeyError("row"))) is None
-    assert explanation(ConnectionResetError(errno.ECONNRESET, "reset by peer")) is None
+    assert "free disk space" in str(user_message(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    assert "tracking" in str(user_message(wrapped(sqlite3.OperationalError("database is locked"))))
+    assert user_message(wrapped(DataError("no such id"))) == "no such id"
+    assert user_message(wrapped(KeyError("row"))) is None
+    assert user_message(ConnectionResetError(errno.ECONNRESET, "reset by peer")) is None
 
 
 def test_an_error_of_writing_carries_the_path(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The parameters tree, its loader, and what a corpus makes impossible."""
+"""Configuration: parameters tree, loader with recipes, run options, and feasibility on a corpus."""

@@ -1,4 +1,4 @@
-"""YAML files of the configuration, checked one by one so that an error names the file and the line."""
+"""Checks of single YAML configuration files; errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from speaker_verification.common.errors import DataError
 
 
 def check_yaml(name: str, content: bytes, secret: bool = False) -> None:
-    """Refuse a file of which Kedro and OmegaConf would tell no more than a traceback.
+    """Refuse a file that Kedro and OmegaConf could only answer with a traceback.
 
     Args:
-        name: of the file, for messages.
-        content: of the file.
-        secret: whether nothing of the content may be repeated.
+        name: name of the file, for messages.
+        content: bytes of the file.
+        secret: whether messages must not repeat the content.
 
     Raises:
-        DataError: the file is not UTF-8, not YAML, not names with values, or has a name twice.
+        DataError: the file is not UTF-8, not YAML, no mapping, or repeats a key.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -37,14 +37,16 @@ def check_yaml(name: str, content: bytes, secret: bool = False) -> None:
     if root is None:
         return
     if not isinstance(root, yaml.MappingNode):
-        raise DataError(f"{name}, line {root.start_mark.line + 1}: must hold lines 'name: value'")
+        raise DataError(f"{name}, line {root.start_mark.line + 1}: no mapping: give lines 'name: value'")
     for key, first in _repeated(root):
-        again = "a name" if secret else f"'{key.value}'"
-        raise DataError(f"{name}, line {key.start_mark.line + 1}: {again} is set in line {first} already")
+        repeated = "key" if secret else f"key '{key.value}'"
+        raise DataError(
+            f"{name}, line {key.start_mark.line + 1}: duplicate {repeated}, first set in line {first}"
+        )
 
 
 def _compose(text: str) -> yaml.Node | None:
-    """Tree of a file, by the C library where that finds no fault: it takes a tenth of the time."""
+    """Node tree of a file, parsed by the C library, ten times as fast, unless that finds an error."""
     try:
         return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError:
@@ -60,7 +62,7 @@ def _problem(text: str, line: int, problem: str, secret: bool) -> str:
 
 
 def _repeated(node: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, int]]:
-    """Keys that their mapping has twice, with the line of the first."""
+    """Repeated keys of the mappings, each with the line of its first occurrence."""
     pending, done = [node], set()
     while pending:
         current = pending.pop()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
 
 RECIPES = "recipes"  # their folder, beside the environments
-DEV_EPOCHS = 2  # the second goes on from the first: what happens between epochs is tried as well
+DEV_EPOCHS = 2  # two, so that the transition between epochs is run as well
 
 
 class RecipeConfigLoader(OmegaConfigLoader):
@@ -41,14 +41,14 @@ class RecipeConfigLoader(OmegaConfigLoader):
     data root of its own, in which `~` and environment variables are replaced.
 
     Raises:
-        DataError: a file cannot be read, with its line.
-        ParameterError: the environment, the recipe or the data root cannot be.
+        DataError: a file cannot be read; its line is named.
+        ParameterError: the environment, the recipe or the data root is unknown or impossible.
     """
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         if key in self.data or key not in self.config_patterns:
             return super().__getitem__(key)
-        with _told_in_one_line(key):
+        with _one_line_errors(key):
             for folder in (self.base_env, self._run_env):
                 self._check_folder(folder)
                 self._check_files(folder, key, self.config_patterns[key])
@@ -77,7 +77,7 @@ class RecipeConfigLoader(OmegaConfigLoader):
 
     @property
     def _own_env(self) -> str | None:
-        """The environment that goes over the base, if there is one."""
+        """Environment that is merged over the base; None for the base itself."""
         return None if self._run_env == self.base_env else self._run_env
 
     @cached_property
@@ -124,7 +124,7 @@ class RecipeConfigLoader(OmegaConfigLoader):
         return in_phases(layer)
 
     def _read_credentials(self) -> dict[str, Any]:
-        """Credentials by group; the group `download`, which the catalog names, is there if only empty."""
+        """Credentials by group, with a group `download`, which the catalog names, even if it is empty."""
         folders = dict.fromkeys([self.base_env, self.default_run_env, self.env or self.base_env])
         there = [folder for folder in folders if Path(self._get_conf_env_path(folder)).is_dir()]
         patterns = self.config_patterns["credentials"]
@@ -143,11 +143,11 @@ class RecipeConfigLoader(OmegaConfigLoader):
         return _merge({"download": {}}, *layers)
 
     def _read_recipe(self, name: Any, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Parameters of a recipe, over those of the one that it names as `based_on`.
+        """Parameters of a recipe, merged over those of the recipe that it is `based_on`.
 
         Args:
-            name: of the recipe.
-            heirs: recipes that are based on it, from the one that was chosen on.
+            name: name of the recipe.
+            heirs: recipes based on it, from the chosen one on.
         """
         file = self._recipe_file(name, heirs)
         self._check_files(RECIPES, "parameters", [file])
@@ -168,7 +168,7 @@ class RecipeConfigLoader(OmegaConfigLoader):
         return files[name]
 
     def _check_folder(self, env: str) -> None:
-        """Refuse an environment that is none, with the nearest one."""
+        """Refuse an unknown environment, naming the nearest one."""
         folder = Path(self._get_conf_env_path(env))
         if env != RECIPES and self._fs.isdir(folder.as_posix()):
             return
@@ -208,8 +208,8 @@ def parameters_of(context: KedroContext) -> Parameters:
 
 
 @contextmanager
-def _told_in_one_line(key: str) -> Iterator[None]:
-    """Errors of Kedro and OmegaConf as one line, which repeats no credentials."""
+def _one_line_errors(key: str) -> Iterator[None]:
+    """Context that turns errors of Kedro and OmegaConf into one line, without credentials."""
     try:
         yield
     except UserError:
@@ -254,10 +254,10 @@ def is_count(value: Any) -> TypeGuard[int]:
 
 
 def shortened_phases(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes by which every phase takes a few steps only.
+    """Changes that shorten every phase to a few steps.
 
     Args:
-        parameters: the whole tree; `fast_dev_run` of it is the steps of an epoch.
+        parameters: whole parameters tree, whose `fast_dev_run` is the number of steps of an epoch.
     """
     steps = parameters["fast_dev_run"]
     changes: dict[str, Any] = {}

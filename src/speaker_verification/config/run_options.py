@@ -1,4 +1,4 @@
-"""Options of `kedro run`, checked first: a misspelt name is told with the nearest known one."""
+"""Parsing and checks of the options of `kedro run`, with the nearest known name for an unknown one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _node_names(pipeline: Pipeline) -> set[str]:
 
 SELECTIONS: dict[
     str, tuple[str, str, Names]
-] = {  # option of Kedro's run: its name, what it names, which are known
+] = {  # argument of Kedro's run: option, kind of name, names known to a pipeline
     "node_names": ("--nodes", "node", _node_names),
     "from_nodes": ("--from-nodes", "node", _node_names),
     "to_nodes": ("--to-nodes", "node", _node_names),
@@ -48,7 +48,7 @@ SELECTIONS: dict[
 
 
 def split_params(context: click.Context, parameter: click.Parameter, value: Any) -> dict[str, Any]:
-    """Values of `--params` by name; commas inside brackets do not part them, as they do in Kedro.
+    """Values of `--params` by name; unlike in Kedro, commas inside brackets separate nothing.
 
     Raises:
         ClickException: an item is not NAME=VALUE.
@@ -59,7 +59,7 @@ def split_params(context: click.Context, parameter: click.Parameter, value: Any)
     for item in items:
         name, equals, _ = item.partition("=")
         if not equals or not name.strip():
-            raise click.ClickException(f"--params: '{item}' must be NAME=VALUE; several are parted by commas")
+            raise click.ClickException(f"--params: '{item}' must be NAME=VALUE; separate several by commas")
     return _merged([_read_item(item) for item in items])
 
 
@@ -90,7 +90,7 @@ def _split_outside_brackets(text: str) -> list[str]:
 
 
 def in_one_line(option: str, callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a reader of an option so that what goes wrong in it is one line."""
+    """Wrap the parser of an option so that its errors are one line."""
 
     def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         try:
@@ -98,8 +98,8 @@ def in_one_line(option: str, callback: Callable[..., Any]) -> Callable[..., Any]
         except click.UsageError:
             raise
         except click.ClickException as error:
-            told = error.message if error.message.startswith("--") else f"{option}: {error.message}"
-            raise click.ClickException(told) from None
+            message = error.message if error.message.startswith("--") else f"{option}: {error.message}"
+            raise click.ClickException(message) from None
         except UserError as error:
             raise click.ClickException(f"{option}: {error}") from None
         except OmegaConfBaseException as error:
@@ -109,7 +109,7 @@ def in_one_line(option: str, callback: Callable[..., Any]) -> Callable[..., Any]
 
 
 def checked_file(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the reader of a file of options so that a fault of the file is named with its line."""
+    """Wrap the parser of an options file so that an error in the file is reported with its line."""
 
     def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value:
@@ -124,10 +124,10 @@ def checked_file(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse names that no pipeline, node, dataset, tag, namespace or runner has.
+    """Refuse unknown pipelines, nodes, datasets, tags, namespaces and runners.
 
     Args:
-        options: of Kedro's `run`, as it takes them.
+        options: arguments of Kedro's `run`.
 
     Raises:
         ParameterError: naming the option, with the nearest known name.
@@ -178,7 +178,7 @@ def _check_any_left(run: Pipeline, given: Mapping[str, Any]) -> None:
         run.filter(**arguments)
     except ValueError:
         asked = " and ".join(f"{SELECTIONS[name][0]}={','.join(values)}" for name, values in given.items())
-        raise ParameterError(f"no node is left to run by {asked}: drop one of them") from None
+        raise ParameterError(f"no node matches {asked}: drop one of these options") from None
 
 
 def _check_runner(name: str | None, parameters: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The whole parameters tree, typed and closed: checked before any node runs."""
+"""Typed, closed tree of all parameters, checked before any node runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from speaker_verification.training.run import PhaseJob
 
 
 class Parameters(Settings):
-    """All that `conf/*/parameters*.yml` and `--params` may say."""
+    """All parameters of `conf/*/parameters*.yml` and `--params`."""
 
     read_before = (PHASE_DEFAULTS,)
 
