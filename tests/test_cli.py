@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project
 from kedro.io import DatasetError
 
-from speaker_verification.cli import user_message, run
+from speaker_verification.cli import run, user_message
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError
 
@@ -193,8 +193,8 @@ def test_every_kind_of_system_error_is_told_and_an_error_of_the_program_is_not()
         (errno.EACCES, "Permission denied"),
         (errno.EROFS, "data_root"),
         (errno.ENOSPC, "free disk space"),
-        (errno.ENOTDIR, "where a folder is needed"),
-        (errno.EISDIR, "where a file is needed"),
+        (errno.ENOTDIR, "name of a folder"),
+        (errno.EISDIR, "name of a file"),
         (errno.EMFILE, "Too many open files"),
     ):
         told = user_message(wrapped(OSError(number, os.strerror(number), "/disk/x")))
