@@ -6,9 +6,8 @@ import os
 import warnings
 
 from speaker_verification.config.loader import RecipeConfigLoader
-from speaker_verification.hooks.checks import InputsHook, ParametersHook, StartHook
+from speaker_verification.hooks.checks import ChecksHook
 from speaker_verification.hooks.locks import LockHook
-from speaker_verification.hooks.resume import InterruptedPhaseHook
 from speaker_verification.hooks.tracking import TrackingHook
 
 os.environ["KEDRO_DISABLE_TELEMETRY"] = "1"
@@ -18,8 +17,8 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")  # where it is installed: one tracker is enough
 
-# The last one is called first.
-HOOKS = (LockHook(), TrackingHook(), InputsHook(), InterruptedPhaseHook(), StartHook(), ParametersHook())
+# In any order: the lock wraps all others, the checks go first and tracking last.
+HOOKS = (LockHook(), ChecksHook(), TrackingHook())
 
 CONFIG_LOADER_CLASS = RecipeConfigLoader
 

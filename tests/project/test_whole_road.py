@@ -217,9 +217,9 @@ def test_validation_speakers_of_another_seed_of_the_data_are_noticed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--pipeline=finetune"], r"Error: not there yet: .*pretrain.checkpoint.*run --pipeline=pretrain"),
-        (["--pipeline=embed"], r"Error: not there yet: lmft.checkpoint.* saved model by embed.model"),
-        (["--pipeline=score"], r"Error: not there yet: .*embeddings.*run --pipeline=embed"),
+        (["--pipeline=finetune"], r"Error: missing inputs: .*pretrain.checkpoint.*run --pipeline=pretrain"),
+        (["--pipeline=embed"], r"Error: missing inputs: lmft.checkpoint.* saved model by embed.model"),
+        (["--pipeline=score"], r"Error: missing inputs: .*embeddings.*run --pipeline=embed"),
         (
             ["--params=prepare.miror=/x"],
             r"Error: unknown parameter 'prepare.miror': did you mean 'prepare.mirror'\?",

@@ -1,4 +1,4 @@
-"""Checks before anything long begins."""
+"""Checks of a run before its first node, in one order."""
 
 from __future__ import annotations
 
@@ -15,33 +15,38 @@ from kedro.pipeline.node import Node
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import LEARNING_CURVE
-from speaker_verification.config.loader import parameters_of
-from speaker_verification.config.phases import CHECKPOINT, ENCODER, EVALUATION, PHASES, stage_of
+from speaker_verification.config.phases import (
+    ENCODER,
+    EVALUATION,
+    LAST_CHECKPOINT,
+    MIRROR,
+    PHASES,
+    learning_curve_of,
+    stage_of,
+)
+from speaker_verification.hooks.base import ParameterisedHook
+from speaker_verification.hooks.resume import InterruptedPhaseHook
 
 if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
     from speaker_verification.scoring.settings import EmbedSettings
 
 DEVICE = "params:device"
-NOT_COUNTED = ("__default__", "evaluate")
+COMPOSED = ("__default__", EVALUATION)  # pipelines that are made of others
 SHOWN_VERSIONS = 3
 
 
-class ParametersHook:
-    """Refuses unknown and impossible parameters, and those that the corpus makes impossible.
+class ParametersHook(ParameterisedHook):
+    """Refuses absent devices, and parameters that the corpus makes impossible.
 
-    The corpus is what the prepared tables hold or, before it is prepared, what the mirror's archives name:
-    these are listed before the first one is converted. A device that is not here is refused before all else.
+    The corpus is known from the prepared tables or, before it is prepared, from the listings of the mirror's
+    archives, which are checked before the first one is converted.
     """
 
     def __init__(self) -> None:
-        self._parameters: Parameters | None = None
+        super().__init__()
         self._stages: set[str] = set()
         self._converts = False
-
-    @hook_impl(tryfirst=True)  # before Kedro's own validator, which names parameters less well
-    def after_context_created(self, context: KedroContext) -> None:
-        self._parameters = parameters_of(context)
 
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
@@ -69,11 +74,11 @@ class ParametersHook:
             _refuse_other_data(self._parameters, self._stages, pipeline, catalog)
 
     @hook_impl
-    def after_node_run(self, node: Node, outputs: dict[str, Any]) -> None:
-        if "mirror" in outputs and self._converts and self._parameters is not None:
+    def after_node_run(self, outputs: dict[str, Any]) -> None:
+        if MIRROR in outputs and self._converts and self._parameters is not None:
             from speaker_verification.config.feasibility import refuse_impossible_mirror
 
-            refuse_impossible_mirror(self._parameters, outputs["mirror"], self._stages)
+            refuse_impossible_mirror(self._parameters, outputs[MIRROR], self._stages)
 
     def _refuse_impossible(self, utterances: Any, trials: Any) -> None:
         from speaker_verification.config.feasibility import refuse_impossible
@@ -112,29 +117,21 @@ def _refuse_other_data(
 
 def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogProtocol) -> Path | None:
     """Folder of the model whose embeddings are scored, where it is there already."""
-    checkpoint = f"{PHASES[-1]}.{CHECKPOINT}"
     if embed.model is not None:
         return Path(embed.model)
-    if checkpoint in pipeline.all_outputs() or not catalog.exists(checkpoint):
+    if LAST_CHECKPOINT in pipeline.all_outputs() or not catalog.exists(LAST_CHECKPOINT):
         return None
     from speaker_verification.training.checkpoints import best_checkpoint
 
-    return best_checkpoint(catalog.load(checkpoint), embed.choose_top)
+    return best_checkpoint(catalog.load(LAST_CHECKPOINT), embed.choose_top)
 
 
-class StartHook:
-    """Refuses absent versions, and folders that hold no model."""
-
-    def __init__(self) -> None:
-        self._parameters: Parameters | None = None
-
-    @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
-        self._parameters = parameters_of(context)
+class StartHook(ParameterisedHook):
+    """Refuses versions that were never saved, and folders that hold no model."""
 
     @hook_impl
     def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+        self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
         refuse_absent_versions(run_params.get("load_versions") or {}, catalog)
         if self._parameters is None:
@@ -182,30 +179,19 @@ def refuse_absent_versions(load_versions: Mapping[str, str], catalog: CatalogPro
             raise DataError(f"--load-versions: '{name}' has no version '{version}': {newest}")
 
 
-class InputsHook:
-    """Names the pipelines to run first when inputs are missing, and replaces those that a run can do without.
+class InputsHook(ParameterisedHook):
+    """Replaces optional inputs that are missing, and names the pipelines to run first for the others.
 
     With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
     curves. A phase that was never run has no curve either.
     """
 
-    def __init__(self) -> None:
-        self._model: str | None = None
-        self._checkpoint: str | None = None
-
-    @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
-        parameters = parameters_of(context)
-        self._model = parameters.embed.model
-        self._checkpoint = parameters.model.frontend.checkpoint
-
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        self._replace_dispensable(pipeline.inputs(), catalog)
-        if self._checkpoint is not None and ENCODER in pipeline.all_outputs():
-            from speaker_verification.config.feasibility import locate_encoder
-
-            locate_encoder(self._checkpoint, Path(catalog["encoders_folder"]._filepath))
+        if self._parameters is not None:
+            _replace_optional(self._parameters.embed.model, pipeline.inputs(), catalog)
+            if ENCODER in pipeline.all_outputs():
+                _refuse_missing_encoder(self._parameters.model.frontend.checkpoint, catalog)
         missing = sorted(
             name
             for name in pipeline.inputs()
@@ -216,16 +202,56 @@ class InputsHook:
         makers = [
             name
             for name, other in pipelines.items()
-            if name not in NOT_COUNTED and not other.all_outputs().isdisjoint(missing)
+            if name not in COMPOSED and not other.all_outputs().isdisjoint(missing)
         ]
         commands = ", then ".join(f"kedro run --pipeline={name}" for name in makers)
-        if f"{PHASES[-1]}.{CHECKPOINT}" in missing:
+        if LAST_CHECKPOINT in missing:
             commands += "; or name a saved model by embed.model"
-        raise DataError(f"not there yet: {', '.join(missing)}; run first: {commands}")
+        raise DataError(f"missing inputs: {', '.join(missing)}; run first: {commands}")
 
-    def _replace_dispensable(self, inputs: set[str], catalog: CatalogProtocol) -> None:
-        if self._model is not None and f"{PHASES[-1]}.{CHECKPOINT}" in inputs:
-            catalog[f"{PHASES[-1]}.{CHECKPOINT}"] = MemoryDataset(Path(self._model))
-        for curve in inputs.intersection(f"{phase}.learning_curve" for phase in PHASES):
-            if self._model is not None or not catalog.exists(curve):
-                catalog[curve] = MemoryDataset(LEARNING_CURVE.empty())
+
+def _replace_optional(model: str | None, inputs: set[str], catalog: CatalogProtocol) -> None:
+    """Put a named model in the place of the last checkpoint, and empty curves in that of missing ones."""
+    if model is not None and LAST_CHECKPOINT in inputs:
+        catalog[LAST_CHECKPOINT] = MemoryDataset(Path(model))
+    for curve in inputs.intersection(map(learning_curve_of, PHASES)):
+        if model is not None or not catalog.exists(curve):
+            catalog[curve] = MemoryDataset(LEARNING_CURVE.empty())
+
+
+def _refuse_missing_encoder(checkpoint: str | None, catalog: CatalogProtocol) -> None:
+    if checkpoint is not None:
+        from speaker_verification.config.feasibility import locate_encoder
+
+        locate_encoder(checkpoint, Path(catalog["encoders_folder"]._filepath))
+
+
+class ChecksHook:
+    """The checks of a run in their order: parameters, models, interrupted phases, inputs."""
+
+    def __init__(self) -> None:
+        self._parameters = ParametersHook()
+        self._checks = (self._parameters, StartHook(), InterruptedPhaseHook(), InputsHook())
+
+    @hook_impl(tryfirst=True)  # before Kedro's own validator, whose messages name no nearest parameter
+    def after_context_created(self, context: KedroContext) -> None:
+        for check in self._checks:
+            check.after_context_created(context)
+
+    @hook_impl
+    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
+        self._parameters.after_catalog_created(catalog)
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(
+        self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
+        parameters, models, interrupted, inputs = self._checks
+        parameters.before_pipeline_run(pipeline, catalog)
+        models.before_pipeline_run(run_params, pipeline, catalog)
+        interrupted.before_pipeline_run(pipeline, catalog)
+        inputs.before_pipeline_run(pipeline, catalog)
+
+    @hook_impl
+    def after_node_run(self, outputs: dict[str, Any]) -> None:
+        self._parameters.after_node_run(outputs)

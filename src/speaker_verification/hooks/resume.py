@@ -5,38 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.config.loader import parameters_of
-from speaker_verification.config.phases import CHECKPOINT, ENCODER, stage_of
+from speaker_verification.config.phases import CHECKPOINT, ENCODER, phase_of, trains
+from speaker_verification.hooks.base import ParameterisedHook
 
 if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
 
 
-class InterruptedPhaseHook:
+class InterruptedPhaseHook(ParameterisedHook):
     """Refuses to recompute the inputs of an interrupted phase."""
-
-    def __init__(self) -> None:
-        self._parameters: Parameters | None = None
-
-    @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
-        self._parameters = parameters_of(context)
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         made = pipeline.all_outputs() - {ENCODER}
         for node in pipeline.nodes:
-            phase = stage_of(node)
-            remade = node.name == f"{phase}.train_phase" and made.intersection(node.inputs)
-            if phase and remade and self._parameters and resumes(phase, catalog, self._parameters):
+            phase = phase_of(node)
+            if phase is None or self._parameters is None or not (trains(node) and made & {*node.inputs}):
+                continue
+            if resumes(phase, catalog, self._parameters):
                 raise ParameterError(
-                    f"{phase} was interrupted: --from-nodes={phase}.train_phase resumes it, "
+                    f"{phase} was interrupted: --from-nodes={node.name} resumes it, "
                     f"--params={phase}.resume=false starts all anew"
                 )
 

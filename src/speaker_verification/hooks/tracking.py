@@ -32,7 +32,14 @@ from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import ParameterError, UserError
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.config.loader import parameters_of
-from speaker_verification.config.phases import CHECKPOINT, EVALUATION, PHASES, stage_of
+from speaker_verification.config.phases import (
+    CHECKPOINT,
+    EVALUATION,
+    LAST_CHECKPOINT,
+    learning_curve_of,
+    stage_of,
+    trains,
+)
 from speaker_verification.hooks.resume import resumes, workspace_of
 from speaker_verification.hooks.tracked_runs import (
     ARTIFACTS_FOLDER,
@@ -224,7 +231,7 @@ class TrackingHook:
                 return
             if name == EVALUATION:
                 self._stages[name] = self._planned_evaluation(self._log)
-            elif _trains(node):
+            elif trains(node):
                 self._stages[name] = self._planned_phase(self._log, name, node)
 
     @hook_impl
@@ -232,7 +239,7 @@ class TrackingHook:
         stage = self._stages.get(stage_of(node) or "")
         if stage is not None:
             stage.run.touch()
-            if _trains(node):
+            if trains(node):
                 stage.trained_at = stage.run.last_active
 
     @hook_impl
@@ -247,7 +254,7 @@ class TrackingHook:
             if kind is not None:
                 logger.info("%s was made again without its phase: MLflow keeps the one it has", dataset_name)
             return
-        if dataset_name == f"{name}.learning_curve":
+        if dataset_name == learning_curve_of(name):
             _log_curve(stage.run, data.to_dict("records"))
         if kind is not None and (kind != "checkpoint" or (self._settings and self._settings.log_checkpoints)):
             stage.run.log_file(Path(dataset._get_load_path()), dataset_name.split(".")[-1])
@@ -359,9 +366,12 @@ class TrackingHook:
         outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
         embed = self._parameters.embed
         if not outputs.isdisjoint(EMBEDDINGS):
-            last = f"{PHASES[-1]}.{CHECKPOINT}"
-            model = Path(embed.model) if embed.model else _best_of(self._catalog, last, embed.choose_top)
-            trained_here = not embed.model and last in outputs
+            model = (
+                Path(embed.model)
+                if embed.model
+                else _best_of(self._catalog, LAST_CHECKPOINT, embed.choose_top)
+            )
+            trained_here = not embed.model and LAST_CHECKPOINT in outputs
             return model, _ids_of_model(model).get("experiment"), trained_here
         for name in MARKED:
             if name in inputs:
@@ -414,10 +424,6 @@ class TrackingHook:
 
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def _trains(node: Node) -> bool:
-    return node.name == f"{node.namespace}.train_phase"
 
 
 def _refuses(error: BaseException | None, stage: str, resumed: bool) -> bool:
