@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.corpora.random_streams import CorpusStream
 from speaker_verification.corpora.trials.trials import draw_trials
-
-_HOLD_OUT, _DRAW = 0, 1  # random streams; trials.py uses 2 of the same seed
 
 
 def hold_out_speakers(
@@ -39,7 +38,9 @@ def hold_out_speakers(
             f"prepare.validation_speakers = {num_speakers} leaves {len(counts) - num_speakers} of "
             f"{len(counts)} speakers to train on: at least 2 are needed"
         )
-    chosen = np.random.default_rng([seed, _HOLD_OUT]).choice(eligible, num_speakers, replace=False)
+    chosen = np.random.default_rng([seed, CorpusStream.VALIDATION_SPEAKERS]).choice(
+        eligible, num_speakers, replace=False
+    )
     held_out = utterances["speaker_id"].isin(chosen)
     return utterances[~held_out].reset_index(drop=True), utterances[held_out].reset_index(drop=True)
 
@@ -59,7 +60,7 @@ def draw_validation_trials(validation: pd.DataFrame, num_trials: int, seed: int)
         DataError: there are no pairs of one speaker, or none of two.
     """
     num_target = num_trials // 2
-    rng = np.random.default_rng([seed, _DRAW])
+    rng = np.random.default_rng([seed, CorpusStream.VALIDATION_TRIALS])
     trials = draw_trials(validation, num_target, num_trials - num_target, "validation", rng)
     if trials["label"].nunique() < 2:
         raise DataError(

@@ -25,6 +25,7 @@ from speaker_verification.common.locks import holds
 from speaker_verification.corpora.corpus import Archive, part_suffix
 from speaker_verification.corpora.mirror import CHECKSUMS
 from speaker_verification.corpora.musan import MUSAN_ARCHIVE
+from speaker_verification.corpora.random_streams import SyntheticStream
 from speaker_verification.corpora.rirs_noises import RIR_LIST, RIRS_NOISES_ARCHIVE, ROOT
 from speaker_verification.corpora.settings import SyntheticSettings
 from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, draw_rir, scaled
@@ -43,7 +44,6 @@ _MEMBERS = {
 _FIRST_ID = {"vox1-dev": 10_001, "vox1-test": 10_270, "vox2-dev": 12, "vox2-test": 9_001}
 _NUM_PARTS = {"vox1-dev": 2, "vox2-dev": 3}
 _BLOCK = 12  # speakers that one process makes
-_VOICES, _SPEAKERS, _TRIALS, _MUSAN, _ROOMS = range(5)  # separate streams of randomness
 _SESSION_LETTERS = np.array([*"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"])
 
 Wave = npt.NDArray[np.float64]
@@ -155,7 +155,7 @@ def _cast(settings: SyntheticSettings, seed: int) -> list[Speaker]:
         "vox2-test": settings.vox2_test_speakers,
         "musan": settings.speech_clips,
     }
-    voices = iter(draw_voices(sum(sizes.values()), np.random.default_rng([seed, _VOICES])))
+    voices = iter(draw_voices(sum(sizes.values()), np.random.default_rng([seed, SyntheticStream.VOICES])))
     names = [
         (subset, f"id{_FIRST_ID[subset] + index:05d}" if subset in _FIRST_ID else f"speech-{index:04d}")
         for subset, size in sizes.items()
@@ -182,7 +182,7 @@ def _record_block(block: tuple[Sequence[Speaker], SyntheticSettings, int]) -> di
     speakers, settings, seed = block
     recordings: dict[str, bytes] = {}
     for speaker in speakers:
-        rng = np.random.default_rng([seed, _SPEAKERS, speaker.number])
+        rng = np.random.default_rng([seed, SyntheticStream.SPEAKERS, speaker.number])
         if speaker.subset == "musan":
             clip = scaled(speak(speaker.voice, rng.uniform(6, 10), rng), 0.7)
             recordings[f"musan/{speaker.speaker_id}.wav"] = _wav(clip)
@@ -273,7 +273,7 @@ def _tar_gz(members: Mapping[str, bytes]) -> bytes:
 
 
 def _musan(speech: Sequence[bytes], settings: SyntheticSettings, seed: int) -> bytes:
-    rng = np.random.default_rng([seed, _MUSAN])
+    rng = np.random.default_rng([seed, SyntheticStream.MUSAN])
     members = {}
     for index in range(settings.noise_clips):
         wave = coloured_noise(int(rng.uniform(4, 12) * SAMPLE_RATE), rng)
@@ -287,7 +287,7 @@ def _musan(speech: Sequence[bytes], settings: SyntheticSettings, seed: int) -> b
 
 
 def _rirs(settings: SyntheticSettings, seed: int) -> bytes:
-    rng = np.random.default_rng([seed, _ROOMS])
+    rng = np.random.default_rng([seed, SyntheticStream.RIRS])
     sizes = {"smallroom": (2.5, 5.0), "mediumroom": (5.0, 9.0)}
     members = {}
     for index in range(settings.simulated_responses):
@@ -323,7 +323,7 @@ def _write_trial_lists(
     table = pd.DataFrame(rows, columns=["subset", "speaker_id", "name"])
     table["utterance_id"] = table["speaker_id"] + "/" + table["name"]
     for number, name in enumerate(("vox1_o", "vox1_e", "vox1_h")):
-        rng = np.random.default_rng([seed, _TRIALS, number])
+        rng = np.random.default_rng([seed, SyntheticStream.TRIALS, number])
         tested = table[table["subset"].isin(PUBLISHED_LISTS[name].subsets)]
         trials = draw_trials(
             tested,

@@ -22,11 +22,11 @@ from speaker_verification.corpora.registry import corpora
 from speaker_verification.corpora.texts import decode_text
 
 if TYPE_CHECKING:
-    from speaker_verification.corpora.settings import PrepareSettings
+    from speaker_verification.corpora.random_streams import CorpusStream
+from speaker_verification.corpora.settings import PrepareSettings
 
 _COLUMNS = ["label", "enroll_id", "test_id"]
 _NUM_COMPARED = 500  # ids that a name is compared with to find the nearest one
-_LISTS = 2  # random stream of drawn lists; validation.py uses 0 and 1 of the same seed
 
 
 def gather_trials(
@@ -57,7 +57,7 @@ def gather_trials(
             size.target_trials,
             size.nontarget_trials,
             name,
-            np.random.default_rng([prepare.seed, _LISTS, number]),
+            np.random.default_rng([prepare.seed, CorpusStream.TRIAL_LISTS, number]),
             across_sessions=True,
             genders=genders if drawn.same_sex else None,
         )
