@@ -264,7 +264,7 @@ def test_a_server_that_goes_and_comes_back_misses_nothing(
 
     project.run(training(after_epoch=switch))
     lines = lines_in(caplog)
-    assert len([line for line in lines if "cannot be reached" in line]) == 1
+    assert len([line for line in lines if "is unreachable" in line]) == 1
     assert not [line for line in lines if "lacks" in line]
     run = project.run_of("pretrain")
     assert project.epochs(run) == list(range(EPOCHS + 1))
@@ -284,7 +284,7 @@ def test_an_absent_server_costs_seconds_and_the_end_says_what_it_lacks(
     assert time.monotonic() - started < 30
     warned = [line for line in lines_in(caplog) if "MLflow at" in line]
     away, lacks = warned
-    assert "cannot be reached" in away
+    assert "is unreachable" in away
     for what in ("pretrain (start, parameters, epoch 0", "lmft (", "evaluate (", "error rates"):
         assert what in lacks
     assert "pa55" not in away + lacks
@@ -388,7 +388,7 @@ def test_an_interrupted_phase_whose_runs_are_gone_gets_new_ones_with_a_line(
         project.run(training(after_epoch=stop))
     shutil.copy(empty_database, project.folder)
     project.run(training())
-    told = [line for line in lines_in(caplog) if "goes on in the new run" in line]
+    told = [line for line in lines_in(caplog) if "continues in the new run" in line]
     assert len(told) == 2  # the phase's and the experiment's
     assert (
         project.run_of("pretrain").data.tags["mlflow.parentRunId"] == project.run_of("experiment").info.run_id
@@ -515,7 +515,7 @@ def test_an_evaluation_joins_the_experiment_that_trained_its_model(
     own, newest = project.runs("experiment")
     assert own.data.metrics == {"vox1_o.cosine.eer": 33.44}
     assert newest.data.metrics == {}
-    assert [line for line in lines_in(caplog) if "keeps the error rates" in line and "vox1_o" in line]
+    assert [line for line in lines_in(caplog) if "keeps its first error rates" in line and "vox1_o" in line]
 
 
 def test_what_is_scored_and_reported_later_joins_the_experiment_too(project: Project) -> None:
@@ -691,3 +691,13 @@ def test_names_and_values_that_mlflow_would_refuse_are_made_to_fit(project: Proj
     assert logged.metrics == {"my list _old_.eer": 1.0}
     assert logged.params["list _old_"] == "1"
     assert len(logged.params["note"]) == 6000
+
+
+def test_an_unknown_word_in_the_catalog_is_refused_before_anything_runs(project: Project) -> None:
+    file = project.folder / "conf/base/catalog_training.yml"
+    file.write_text(file.read_text().replace("mlflow: checkpoint", "mlflow: checkpiont"))
+    with pytest.raises(
+        DataError, match=r"pretrain\.checkpoint: .*'checkpiont': .*artifact, checkpoint, metrics"
+    ):
+        project.run(training())
+    assert not project.runs()

@@ -14,7 +14,7 @@ class CorpusStream(IntEnum):
 
 
 class SyntheticStream(IntEnum):
-    """Draws of a synthetic mirror, by the same seed; they precede those over the corpus that is made of it."""
+    """Draws of a synthetic mirror, by the same seed, before those over its corpus."""
 
     VOICES = 0
     SPEAKERS = 1

@@ -1,1 +1,1 @@
-"""Hooks round runs and nodes: locks, checks, resumption, tracking."""
+"""Kedro hooks: checks, locks, resumption and tracking of runs."""

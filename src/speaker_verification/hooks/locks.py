@@ -1,4 +1,4 @@
-"""Locks of whole runs on all that they write."""
+"""Locks of a run on its outputs and workspaces."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from speaker_verification.config.phases import CHECKPOINT
 
 
 class LockHook:
-    """Locks all that a run writes or works in, so that a second run in the same data root is refused.
+    """Locks the outputs and workspaces of a run, so that a second run on them is refused.
 
-    It does so round all other hooks: none of them looks at what another run is writing.
+    It wraps all other hooks, so that none of them reads what another run is writing.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class LockHook:
     def before_pipeline_run(
         self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> Generator[None, None, None]:
-        self._release()  # of a run of this process that Ctrl-C has ended: no hook is called then
+        self._release()  # left by a run of this process that Ctrl-C has ended, after which no hook is called
         what = ", ".join(run_params.get("pipeline_names") or ["kedro run"])
         self._hold = hold(owned_paths(pipeline, catalog), what, "another data_root")
         try:
@@ -51,7 +51,7 @@ class LockHook:
 
 
 def owned_paths(pipeline: Pipeline, catalog: CatalogProtocol) -> Iterator[Path]:
-    """Local files and folders that nodes of a pipeline write or work in."""
+    """Local outputs and workspaces of a pipeline."""
     from speaker_verification.datasets import FolderDataset
 
     outputs = pipeline.all_outputs()

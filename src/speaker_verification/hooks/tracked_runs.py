@@ -1,8 +1,7 @@
-"""MLflow runs that never cost a result: entries that cannot be logged wait, and are named in the end.
+"""MLflow runs whose failures stop nothing: entries are queued, retried, and reported if they stay missing.
 
-Every call goes to a run by its id, so that threads share runs, and none raises. A server that does not answer
-is asked again after a while; runs and experiments that were deleted are restored, those that are gone are
-replaced.
+Calls address a run by its id, so that threads share runs, and none raises. A server that does not answer is
+retried with back-off; deleted runs and experiments are restored, and replaced where that is impossible.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ Ids = dict[str, str | None]
 
 PARENT_TAG = "mlflow.parentRunId"
 ARTIFACTS_FOLDER = "mlartifacts"
-LONGEST_VALUE = 6000  # characters; MLflow refuses longer parameters
-MOST_WAITING = 10_000  # entries that are kept while the server is away
-NUM_NAMED = 8  # of a run's missing entries, in messages
-# Instead of MLflow's seven retries of up to two minutes each: what fails is tried again later.
+MAX_VALUE = 6000  # characters; MLflow refuses longer parameters
+MAX_QUEUED = 10_000  # entries kept while the server is unreachable
+NUM_NAMED = 8  # missing entries of a run that messages name
+# Instead of MLflow's seven retries of up to two minutes each: failed entries are retried later.
 IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 IMPATIENT_UPLOADS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CONNECTION_SECONDS = 5.0
-LEAST_PAUSE = 5.0  # s between two tries
-PAUSE_FACTOR = 20.0  # longer pauses after tries that took long: waiting costs a twentieth of the time at most
+MIN_PAUSE = 5.0  # s between two tries
+PAUSE_FACTOR = 20.0  # pause after a slow try, relative to its duration
 LAST_PAUSE = 1.0  # s before the last try of all
-# What MLflow answers where the same entry would never be taken.
+# Error codes of entries that MLflow would never accept.
 REFUSALS = {
     "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
@@ -60,10 +59,10 @@ class Store:
 
     Attributes:
         uri: tracking URI.
-        experiment: name of the experiment, made where it is not there.
-        artifacts: URI of its artifacts; None: as the server chooses.
-        database: SQLite file that the URI names, if it names one.
-        chosen_artifacts: whether a person has set the artifacts' place.
+        experiment: name of the experiment, created if it does not exist.
+        artifacts: URI of its artifacts; None for the server's default.
+        database: SQLite file of the URI, if it is one.
+        chosen_artifacts: whether the user has set the location of the artifacts.
     """
 
     uri: str
@@ -79,7 +78,7 @@ class Store:
 
 @dataclass
 class _Entry:
-    """Something to log to a run."""
+    """Entry to log to a run."""
 
     run: TrackedRun
     what: str
@@ -88,50 +87,48 @@ class _Entry:
 
 
 class RunLog:
-    """Sends entries in their order to one MLflow store, and keeps what could not be sent.
+    """Queue of entries for one MLflow store, sent in order and retried.
 
     Args:
-        store: where to.
+        store: address of the store.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.lock = threading.RLock()
-        self._waiting: deque[_Entry] = deque()
-        self._missing: deque[_Entry] = deque(maxlen=MOST_WAITING)
-        self._away = False
+        self._queue: deque[_Entry] = deque()
+        self._missing: deque[_Entry] = deque(maxlen=MAX_QUEUED)
+        self._unreachable = False
         self._next_try = 0.0
         self._known_client: MlflowClient | None = None
         self._experiment: str | None = None
 
     def send(self, entry: _Entry) -> None:
-        """Log an entry, after those that wait."""
+        """Log an entry after the queued ones."""
         with self.lock:
-            self._waiting.append(entry)
-            if len(self._waiting) > MOST_WAITING:
-                self._missing.append(self._waiting.popleft())
+            self._queue.append(entry)
+            if len(self._queue) > MAX_QUEUED:
+                self._missing.append(self._queue.popleft())
             if time.monotonic() >= self._next_try:
-                self._send_waiting()
+                self._send_queue()
 
     def close(self) -> None:
-        """Try what waits a last time, and name what is missing."""
+        """Send the queue a last time, and report missing entries."""
         with self.lock:
             started = time.monotonic()
-            if self._waiting:
-                self._send_waiting()
-            if (
-                self._waiting and time.monotonic() < started + LAST_PAUSE
-            ):  # what fails slowly has had its time
+            if self._queue:
+                self._send_queue()
+            if self._queue and time.monotonic() < started + LAST_PAUSE:  # what fails slowly has had its time
                 time.sleep(LAST_PAUSE)
-                self._send_waiting()
-            missing = [*self._missing, *self._waiting]
-            self._waiting.clear()
+                self._send_queue()
+            missing = [*self._missing, *self._queue]
+            self._queue.clear()
             self._missing.clear()
         if missing:
             logger.warning("MLflow at %s lacks: %s", self.store, _named(missing))
 
     def experiment_id(self, client: MlflowClient) -> str:
-        """Id of the experiment, which is made or restored if need be."""
+        """Id of the experiment, which is created or restored if needed."""
         if self._experiment is None:
             self._experiment = self._find_experiment(client)
         return self._experiment
@@ -147,7 +144,7 @@ class RunLog:
         if store.artifacts is not None and _place(found.artifact_location) != _place(store.artifacts):
             moved = store.database and not store.chosen_artifacts
             if moved and Path(_place(found.artifact_location)).name == ARTIFACTS_FOLDER:
-                _bring_artifacts(store, found.artifact_location)
+                _relocate_artifacts(store, found.artifact_location)
             elif store.chosen_artifacts:
                 logger.warning(
                     "MLflow's experiment '%s' keeps its artifacts in %s: name another experiment in "
@@ -157,9 +154,9 @@ class RunLog:
                 )
         return str(found.experiment_id)
 
-    def _send_waiting(self) -> None:
-        """Send entries until one fails; uploads that fail hold up other uploads only."""
-        entries, kept = self._waiting, deque[_Entry]()
+    def _send_queue(self) -> None:
+        """Send entries until one fails; a failed upload holds up other uploads only."""
+        entries, kept = self._queue, deque[_Entry]()
         failures: dict[bool, Exception] = {}  # by whether it was an upload
         started = time.monotonic()
         try:
@@ -172,13 +169,13 @@ class RunLog:
                     kept.append(entry)
                 entries.popleft()
         finally:  # a signal may end the process here
-            self._waiting = kept + entries
-        self._tell(next(iter(failures.values()), None), time.monotonic() - started)
+            self._queue = kept + entries
+        self._report(next(iter(failures.values()), None), time.monotonic() - started)
 
     def _failure_of(self, entry: _Entry) -> Exception | None:
-        """Send an entry; give the error after which it must be tried again, if there is one."""
+        """Send an entry; the error after which it must be retried, None after success or a refusal."""
         sent = False
-        # Whatever MLflow, its database or its server raises must not end what is being tracked.
+        # No error of MLflow, its database or its server may stop the tracked run.
         try:
             with _environment(IMPATIENT_UPLOADS if entry.uploads else IMPATIENCE):
                 self._send(entry)
@@ -196,7 +193,7 @@ class RunLog:
         return None
 
     def _send(self, entry: _Entry) -> None:
-        if self._away or self._known_client is None:
+        if self._unreachable or self._known_client is None:
             _refuse_absent(self.store.uri)
         client = self._client()
         try:
@@ -218,39 +215,38 @@ class RunLog:
             self._known_client = MlflowClient(tracking_uri=self.store.uri)
         return self._known_client
 
-    def _tell(self, failure: Exception | None, seconds: float) -> None:
+    def _report(self, failure: Exception | None, seconds: float) -> None:
         if failure is None:
-            if self._away:
-                logger.info("MLflow at %s is back: it has what it missed", self.store)
-            self._away = False
+            if self._unreachable:
+                logger.info("MLflow at %s is reachable again: queued entries are logged", self.store)
+            self._unreachable = False
             self._next_try = 0.0
             return
-        if not self._away:
+        if not self._unreachable:
             logger.warning(
-                "MLflow at %s cannot be reached (%s): the run goes on, and what is missed is logged when it "
-                "is back",
+                "MLflow at %s is unreachable (%s): the run continues, and queued entries are logged later",
                 self.store,
                 _line(failure).replace(self.store.uri, str(self.store)),
             )
-        self._away = True
-        self._next_try = time.monotonic() + max(LEAST_PAUSE, PAUSE_FACTOR * seconds)
+        self._unreachable = True
+        self._next_try = time.monotonic() + max(MIN_PAUSE, PAUSE_FACTOR * seconds)
 
 
 class TrackedRun:
-    """A run that is made when it is opened, or that was made before and is opened again.
+    """MLflow run, created when it is opened, or an existing one that is reopened.
 
     Args:
-        log: where it is.
-        name: of a run that is to be made.
-        tags: likewise.
-        parameters: likewise.
-        file: plain values to upload with it, by the file's name.
-        parent: run that it belongs to.
-        known: id of a run that was made before.
-        joined: leave the status and the duration of a run that was made before as they are.
+        log: queue of its store.
+        name: name of a new run.
+        tags: tags of a new run.
+        parameters: parameters of a new run.
+        file: plain values to upload to a new run, by file name.
+        parent: parent run.
+        known: id of an existing run.
+        joined: whether status and duration of an existing run stay as they are.
 
     Attributes:
-        ids: MLflow's ids of the run and of its experiment's run; None until they are made.
+        ids: MLflow's ids of the run and of its experiment's run; None until they are created.
     """
 
     def __init__(
@@ -282,7 +278,7 @@ class TrackedRun:
         self._known_steps: dict[str, set[int]] | None = {} if self._is_new else None
 
     def open(self) -> None:
-        """Make the run, or set its status to running."""
+        """Create the run, or set its status to running."""
         with self._log.lock:
             if self.opened:
                 return
@@ -296,11 +292,11 @@ class TrackedRun:
                     self._log_values(name, values)
 
     def touch(self) -> None:
-        """Take note that it is still at work."""
+        """Record that the run is still active."""
         self.last_active = _now()
 
     def log_metrics(self, what: str, metrics: Mapping[int, Mapping[str, float]]) -> None:
-        """Log numbers by step; a step that the run has of a metric already stays as it is."""
+        """Log metrics by step; steps that the run already has of a metric are kept."""
 
         def send(client: MlflowClient, run_id: str) -> None:
             from mlflow.entities import Metric
@@ -320,7 +316,7 @@ class TrackedRun:
         self._send_open(what, send)
 
     def log_first_metrics(self, figures: Mapping[str, Mapping[str, float]]) -> None:
-        """Log groups of numbers that the run has none of yet; say which groups it has with other numbers."""
+        """Log groups of metrics that the run does not have yet; groups with other values are reported."""
 
         def send(client: MlflowClient, run_id: str) -> None:
             from mlflow.entities import Metric
@@ -341,8 +337,7 @@ class TrackedRun:
                 client.log_batch(run_id, metrics=points)
             if kept:
                 logger.info(
-                    "run '%s' keeps the error rates that were measured first on %s: the new ones stand in "
-                    "the evaluation's own run",
+                    "run '%s' keeps its first error rates on %s: the evaluation's own run has the new ones",
                     self.name,
                     ", ".join(kept),
                 )
@@ -350,7 +345,7 @@ class TrackedRun:
         self._send_open("error rates", send)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file, or a folder under a name."""
+        """Upload a file, or a folder under a given name."""
 
         def send(client: MlflowClient, run_id: str) -> None:
             if path.is_dir():
@@ -361,12 +356,12 @@ class TrackedRun:
         self._send_open(folder if folder and path.is_dir() else path.name, send, uploads=True)
 
     def end(self, status: str, error: str | None = None, at: int | None = None) -> None:
-        """Set the status of a run that was opened and has not ended.
+        """Set the final status of an open run.
 
         Args:
             status: FINISHED, FAILED or KILLED.
-            error: what went wrong.
-            at: end of the run in ms since 1970; None: now.
+            error: message of the error, logged as a tag.
+            at: end of the run in ms since 1970; None for now.
         """
         if not self.opened or self.ended:
             return
@@ -377,13 +372,13 @@ class TrackedRun:
             if self._joined:
                 return
             if error is not None:
-                client.set_tag(run_id, "error", error[:LONGEST_VALUE])
+                client.set_tag(run_id, "error", error[:MAX_VALUE])
             client.set_terminated(run_id, status, end_time)
 
         self._send("end", send)
 
     def mark_killed(self) -> None:
-        """Set the status of a run that was made before, and that nobody ended, to killed."""
+        """Set the status of an existing run that never ended to killed."""
 
         run_id = self.ids["run"]
 
@@ -396,7 +391,7 @@ class TrackedRun:
             self._log.send(_Entry(self, "end", send))
 
     def id(self, client: MlflowClient) -> str:
-        """MLflow's id of the run, which is made if need be."""
+        """MLflow's id of the run, which is created if needed."""
         if not self._ready:
             self._make_ready(client)
         run_id = self.ids["run"]
@@ -404,11 +399,11 @@ class TrackedRun:
         return run_id
 
     def doubt(self) -> None:
-        """Ask what the run has before logging more: an entry may have arrived although it failed."""
+        """Query the logged steps again before logging more: a failed entry may have arrived."""
         self._known_steps = None
 
     def revive(self, client: MlflowClient) -> bool:
-        """Restore or replace the run, and the one that it belongs to, if they were deleted while in use."""
+        """Restore or replace the run and its parent if they were deleted while in use."""
         revived = self.parent is not None and self.parent.revive(client)
         run_id = self.ids["run"]
         if self._ready and run_id is not None:
@@ -428,7 +423,7 @@ class TrackedRun:
             run = self._make(client, parent_id)
             if run_id is not None:
                 logger.warning(
-                    "MLflow's run %s is not at %s: '%s' goes on in the new run %s",
+                    "MLflow's run %s is not at %s: '%s' continues in the new run %s",
                     run_id,
                     self._log.store,
                     self.name,
@@ -463,12 +458,12 @@ class TrackedRun:
         from mlflow.entities import Param
 
         parameters = [
-            Param(_allowed(name), str(value)[:LONGEST_VALUE]) for name, value in self._parameters.items()
+            Param(_allowed(name), str(value)[:MAX_VALUE]) for name, value in self._parameters.items()
         ]
         client.log_batch(run_id, params=parameters)
 
     def _steps(self, client: MlflowClient, run_id: str) -> dict[str, set[int]]:
-        """Steps that the run has, by metric."""
+        """Logged steps of the run by metric."""
         if self._known_steps is None:
             metrics = client.get_run(run_id).data.metrics
             history = {name: client.get_metric_history(run_id, name) for name in metrics}
@@ -485,7 +480,7 @@ class TrackedRun:
 
 
 def sqlite_uri(database: Path) -> str:
-    """Tracking URI of an SQLite file, whatever characters its path holds."""
+    """Tracking URI of an SQLite file, with any characters in its path."""
     escaped = str(database)
     for character in "%?#":
         escaped = escaped.replace(character, f"%{ord(character):02X}")
@@ -501,7 +496,7 @@ def sqlite_uri(database: Path) -> str:
 
 
 def _found(client: MlflowClient, run_id: str) -> Run | None:
-    """A run, deleted or not, or None where it is not known."""
+    """Run by its id, deleted or not; None where it is unknown."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -513,7 +508,7 @@ def _found(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def _restore(client: MlflowClient, run: Run) -> None:
-    """Undo that a run, or its experiment with it, was deleted."""
+    """Restore a deleted run, or its deleted experiment."""
     experiment = client.get_experiment(run.info.experiment_id)
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment.experiment_id)
@@ -525,10 +520,10 @@ def _restore(client: MlflowClient, run: Run) -> None:
         )
 
 
-def _bring_artifacts(store: Store, before: str) -> None:
-    """Let the experiments of a database that has moved find their artifacts beside it.
+def _relocate_artifacts(store: Store, before: str) -> None:
+    """Point the experiments of a moved database to the artifacts beside it.
 
-    MLflow keeps the artifacts' place with each experiment and run, and has no call to change it.
+    MLflow stores the location with each experiment and run, and has no call to change it.
     """
     assert store.artifacts is not None
     assert store.database is not None
@@ -548,18 +543,18 @@ def _bring_artifacts(store: Store, before: str) -> None:
                 connection.execute(
                     "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (store.artifacts + rest, run_id)
                 )
-    logger.info("the tracking database has moved: artifacts are in %s, no longer in %s", here, _place(before))
+    logger.info("the tracking database was moved: artifacts are in %s, no longer in %s", here, _place(before))
 
 
 def _place(location: str) -> str:
-    """Path of a local URI; another URI as it is."""
+    """Path of a file URI; any other URI unchanged."""
     parts = urlsplit(location)
     return unquote(parts.path) if parts.scheme == "file" else location
 
 
 @contextmanager
 def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables that are not set, for the block."""
+    """Context with default values of environment variables."""
     own = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(own)
     try:
@@ -570,10 +565,10 @@ def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
 
 
 def _refuse_absent(uri: str) -> None:
-    """Fail at once where a database's server is not there: MLflow tries for minutes.
+    """Fail at once if a database server is unreachable, which MLflow retries for minutes.
 
     Raises:
-        OSError: it takes no connection.
+        OSError: the server accepts no connection.
     """
     parts = urlsplit(uri)
     port = DATABASE_PORTS.get(parts.scheme.split("+")[0])
@@ -592,7 +587,7 @@ def _line(error: Exception) -> str:
 
 
 def _named(entries: Iterable[_Entry]) -> str:
-    """Entries in a line, by run."""
+    """Entries by run, in one line."""
     runs: dict[str, list[str]] = {}
     for entry in entries:
         named = runs.setdefault(entry.run.name, [])
@@ -605,7 +600,7 @@ def _named(entries: Iterable[_Entry]) -> str:
 
 
 def _allowed(name: str) -> str:
-    """A name of a metric or parameter, without what MLflow refuses in one."""
+    """Name of a metric or parameter without characters that MLflow refuses."""
     return re.sub(r"[^/\w.\- :]", "_", name)
 
 

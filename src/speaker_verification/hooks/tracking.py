@@ -1,9 +1,9 @@
-"""MLflow: one run per training phase and one for each evaluation, under a parent run per experiment.
+"""MLflow tracking: a run per training phase and per evaluation, under a parent run per experiment.
 
-An experiment begins with pre-training. A phase or an evaluation that is run later, alone, joins the
-experiment of the checkpoint that it takes, and a phase that is resumed does so in its own run. Phases use the
-same names for the same metrics and parameters, so that MLflow lays them side by side; the first error rates
-also go to the parent, so that whole experiments compare. Nothing that was logged is overwritten.
+An experiment begins with pre-training. A phase or an evaluation that is run later joins the experiment of the
+checkpoint that it starts from, and a phase that is resumed continues its own run. Phases log the same metrics
+and parameters under the same names, so that MLflow can compare them; the first error rates are also logged to
+the parent run, so that experiments can be compared. Nothing logged is overwritten.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from speaker_verification.common.atomic import atomic_write
-from speaker_verification.common.errors import ParameterError, UserError
+from speaker_verification.common.errors import DataError, ParameterError, UserError
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import (
@@ -60,6 +60,8 @@ PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
 IDS_FILE = "tracking.json"  # in a phase's workspace, and beside what an evaluation saves
 EMBEDDINGS = ("embeddings", "cohort_embeddings")
 MARKED = (*EMBEDDINGS, "calibration")  # later evaluations start from these
+ARTIFACT, METRICS = "artifact", "metrics"
+KINDS = (ARTIFACT, CHECKPOINT, METRICS)  # of metadata.mlflow in the catalog
 SQLITE = "sqlite:///"
 
 
@@ -115,10 +117,10 @@ class _Stage:
     """A phase or an evaluation of this pipeline run.
 
     Attributes:
-        run: MLflow's.
-        resumed: whether a phase goes on where it was interrupted.
-        workspace: of a phase.
-        model: folder that an evaluation measures, where it is known.
+        run: run in MLflow.
+        resumed: whether an interrupted phase is resumed.
+        workspace: workspace folder of a phase.
+        model: folder of the evaluated model, where it is known.
         unsaved: outputs of a phase's training that are not saved yet.
         trained_at: end of a phase's training in ms since 1970.
         remembered: ids that were written to the workspace.
@@ -137,11 +139,11 @@ _current: TrackingHook | None = None  # of the pipeline that this process runs
 
 
 def begin(stage: str, curve: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Open the run of a phase or of the evaluation, which nothing refuses any more.
+    """Open the run of a phase or of the evaluation, once all checks have passed.
 
     Args:
         stage: name of the phase, or EVALUATION.
-        curve: rows of the learning curve of a phase that was interrupted; its run gets what it lacks of them.
+        curve: rows of the learning curve of an interrupted phase, of which missing points are logged.
     """
     if _current is not None:
         _current.begin(stage, curve)
@@ -176,10 +178,10 @@ class PhaseTracker:
 
 
 class TrackingHook:
-    """Opens and ends runs round nodes, and logs what the catalog saves with `metadata: {mlflow: ...}`.
+    """Opens and ends runs around nodes, and logs datasets with `metadata: {mlflow: KIND}` in the catalog.
 
-    `mlflow: artifact` logs the file or folder, `mlflow: checkpoint` likewise unless tracking.yml says not to,
-    `mlflow: metrics` also logs its numbers.
+    Kinds: `artifact` uploads the file or folder, `checkpoint` does so where tracking.yml asks for it,
+    `metrics` also logs the numbers.
     """
 
     def __init__(self) -> None:
@@ -212,15 +214,16 @@ class TrackingHook:
 
     @hook_impl(trylast=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        self._close("KILLED")  # what an interrupted run in this process has left open
+        self._close("KILLED")  # runs left open by an interrupted run of this process
         if self._store is None or not any(stage_of(node) for node in pipeline.nodes):
             return
         global _current
         _current = self
+        _refuse_unknown_kinds(pipeline, catalog)
         self._log = RunLog(self._store)
         self._pipeline, self._catalog = pipeline, catalog
-        atexit.register(self._close, "KILLED")  # for Ctrl-C and sys.exit no hook is called
-        if _is_main_thread():  # no other is told of signals
+        atexit.register(self._close, "KILLED")  # no hook is called after Ctrl-C and sys.exit
+        if _is_main_thread():  # the only one that may set handlers
             self._at_termination = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     @hook_impl
@@ -248,17 +251,17 @@ class TrackingHook:
         if self._log is None or name is None:
             return
         dataset = self._catalog[dataset_name]
-        kind = (getattr(dataset, "metadata", None) or {}).get("mlflow")
+        kind = _kind_of(dataset)
         stage = self._stages.get(name)
         if stage is None:
             if kind is not None:
-                logger.info("%s was made again without its phase: MLflow keeps the one it has", dataset_name)
+                logger.info("%s was made without its phase: MLflow keeps the earlier one", dataset_name)
             return
         if dataset_name == learning_curve_of(name):
             _log_curve(stage.run, data.to_dict("records"))
-        if kind is not None and (kind != "checkpoint" or (self._settings and self._settings.log_checkpoints)):
+        if kind is not None and (kind != CHECKPOINT or (self._settings and self._settings.log_checkpoints)):
             stage.run.log_file(Path(dataset._get_load_path()), dataset_name.split(".")[-1])
-        if kind == "metrics":
+        if kind == METRICS:
             _log_error_rates(stage.run, data)
         if dataset_name in MARKED:
             _write_json(
@@ -294,7 +297,7 @@ class TrackingHook:
         return self._stages[phase].run.ids if phase in self._stages else {}
 
     def _planned_phase(self, log: RunLog, phase: str, node: Node) -> _Stage:
-        """The run of a phase: the one in which it was interrupted, or a new one."""
+        """Run of a phase: its own where it is resumed, else a new one."""
         workspace = workspace_of(phase, self._catalog)
         left = _read_ids(workspace / IDS_FILE)
         resumed = resumes(phase, self._catalog, self._parameters)
@@ -321,7 +324,7 @@ class TrackingHook:
         return _Stage(run, resumed, workspace, unsaved=set(node.outputs))
 
     def _planned_evaluation(self, log: RunLog) -> _Stage:
-        """A run of the evaluation, under the experiment that trained the model, or under one of its own."""
+        """Run of the evaluation, under the experiment that trained the model, or under a new one."""
         parameters = {name: self._logged_parameters[name] for name in EVALUATION_PARAMETERS}
         model, known, trained_here = self._measured()
         if self._trained is not None and (trained_here or known == self._trained.ids["run"] is not None):
@@ -331,8 +334,8 @@ class TrackingHook:
             experiment = self._experiment(log, name, known, parameters, joined=True)
             if known is None:
                 logger.info(
-                    "%s is of no tracked training: its evaluation gets an experiment run of its own",
-                    model or "the model, which what was saved does not name,",
+                    "no tracked training of %s: its evaluation gets an experiment run of its own",
+                    model or "the model, whose name was not saved",
                 )
         tags = self._tags(EVALUATION) | ({"model": str(model)} if model else {})
         run = TrackedRun(log, EVALUATION, tags, dict(_flatten(parameters)), parent=experiment)
@@ -346,7 +349,7 @@ class TrackingHook:
         parameters: Mapping[str, Any] | None = None,
         joined: bool = False,
     ) -> TrackedRun:
-        """The run of an experiment, to which phases and evaluations belong."""
+        """Parent run of an experiment's phases and evaluations."""
         parameters = self._logged_parameters if parameters is None else parameters
         named = (self._env, name, f"{datetime.now():%Y-%m-%d %H.%M.%S}")
         run = TrackedRun(
@@ -362,7 +365,7 @@ class TrackingHook:
         return run
 
     def _measured(self) -> tuple[Path | None, str | None, bool]:
-        """Folder of the model to evaluate, its experiment's run, and whether this pipeline trains it."""
+        """Folder of the evaluated model, run of its experiment, and whether this pipeline trains it."""
         outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
         embed = self._parameters.embed
         if not outputs.isdisjoint(EMBEDDINGS):
@@ -381,7 +384,7 @@ class TrackingHook:
         return None, None, False
 
     def _portable(self, path: Path) -> str:
-        """The path, relative to the project where it lies in it: it stays true when the project moves."""
+        """Path, relative to the project where it is inside, so that the project can be moved."""
         inside = path.is_relative_to(self._project)
         return str(path.relative_to(self._project) if inside else path.absolute())
 
@@ -389,7 +392,7 @@ class TrackingHook:
         return {"stage": stage} | ({"env": self._env} if self._env else {})
 
     def _end_phase(self, stage: _Stage, saved: str) -> None:
-        """End the run of a phase when the last of its outputs is saved."""
+        """End the run of a phase once its last output is saved."""
         with self._lock:
             stage.unsaved.remove(saved)
             if stage.unsaved or stage.workspace is None:
@@ -398,7 +401,7 @@ class TrackingHook:
         (stage.workspace / IDS_FILE).unlink(missing_ok=True)
 
     def _close(self, status: str, error: Exception | None = None) -> None:
-        """End all runs, and name what could not be logged."""
+        """End all runs, and report entries that could not be logged."""
         with self._lock:
             log, self._log = self._log, None
             if log is None:
@@ -406,7 +409,7 @@ class TrackingHook:
             message = None if error is None else f"{type(error).__name__}: {error}"
             for name, stage in self._stages.items():
                 if not stage.run.opened and (error is None or _refuses(error, name, stage.resumed)):
-                    stage.run.mark_killed()  # as it was before, if it was
+                    stage.run.mark_killed()  # an earlier run of it, if there was one
                     continue
                 stage.run.open()
                 stage.run.end(status, message, stage.run.last_active if status == "FINISHED" else None)
@@ -422,12 +425,24 @@ class TrackingHook:
                 self._at_termination = None
 
 
+def _kind_of(dataset: Any) -> str | None:
+    """What is logged of a dataset, as its entry in the catalog says."""
+    return (getattr(dataset, "metadata", None) or {}).get("mlflow")
+
+
+def _refuse_unknown_kinds(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    for name in sorted(pipeline.all_outputs()):
+        kind = _kind_of(catalog.get(name))
+        if kind not in (None, *KINDS):
+            raise DataError(f"catalog: {name}: metadata.mlflow is {kind!r}: use one of {', '.join(KINDS)}")
+
+
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
 def _refuses(error: BaseException | None, stage: str, resumed: bool) -> bool:
-    """Whether an error has refused a stage before it began: such a start leaves no trace in MLflow."""
+    """Whether an error has refused a stage before its start, which then leaves no trace in MLflow."""
     kind = UserError if resumed or stage == EVALUATION else ParameterError
     while error is not None:
         if isinstance(error, kind):
@@ -437,7 +452,7 @@ def _refuses(error: BaseException | None, stage: str, resumed: bool) -> bool:
 
 
 def _log_curve(run: TrackedRun, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Log what the run lacks of a learning curve."""
+    """Log the points of a learning curve that the run does not have."""
     metrics: dict[int, dict[str, float]] = {}
     for row in rows:
         metrics.setdefault(int(row["epoch"]), {})[str(row["metric"])] = float(row["value"])
@@ -446,7 +461,7 @@ def _log_curve(run: TrackedRun, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _log_error_rates(run: TrackedRun, metrics: Mapping[str, Any]) -> None:
-    """Log error rates to an evaluation's run, and to its experiment's the first of each trial list."""
+    """Log error rates to the evaluation's run, and the first of each trial list to the experiment's."""
     rates = {
         trial_list: {name: value for name, value in _flatten(values) if isinstance(value, float)}
         for trial_list, values in metrics.items()
@@ -457,7 +472,7 @@ def _log_error_rates(run: TrackedRun, metrics: Mapping[str, Any]) -> None:
 
 
 def _best_of(catalog: CatalogProtocol, checkpoint: str, rank: int) -> Path | None:
-    """Folder of the rank-th best epoch of a phase, if there is one."""
+    """Folder of the rank-th best epoch of a phase; None where there is none."""
     from speaker_verification.training.checkpoints import best_checkpoint
 
     try:
@@ -467,7 +482,7 @@ def _best_of(catalog: CatalogProtocol, checkpoint: str, rank: int) -> Path | Non
 
 
 def _ids_of_model(folder: Path | None) -> dict[str, str]:
-    """Ids of the runs that trained a model, which stand in its folder."""
+    """Ids of the runs that trained a model, as saved in its folder."""
     if folder is None:
         return {}
     from speaker_verification.training.checkpoints import RUN_FILE
@@ -477,12 +492,12 @@ def _ids_of_model(folder: Path | None) -> dict[str, str]:
 
 
 def _beside(catalog: CatalogProtocol, dataset_name: str) -> Path:
-    """The file of ids that belongs to a version of a dataset."""
+    """File with the run ids of a version of a dataset."""
     return Path(catalog[dataset_name]._get_load_path()).with_name(IDS_FILE)
 
 
 def _remember(stage: _Stage) -> None:
-    """Write a phase's ids to its workspace once they are known: interrupted, it is resumed in that run."""
+    """Write the run ids of a phase to its workspace once they are known, for resuming."""
     if stage.workspace is not None and stage.run.ids["run"] and stage.run.ids != stage.remembered:
         _write_json(stage.workspace / IDS_FILE, stage.run.ids)
         stage.remembered = dict(stage.run.ids)
@@ -505,12 +520,12 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write a small file; that it cannot be written must not end what is tracked."""
+    """Write a small file; a failure is logged and does not stop the tracked run."""
     try:
         with atomic_write(file) as part:
             part.write_text(json.dumps(values, indent=2), encoding="utf-8")
     except OSError as error:
-        logger.warning("cannot write '%s': %s; what follows will not find this run in MLflow", file, error)
+        logger.warning("cannot write '%s': %s; later runs will not find this run in MLflow", file, error)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
