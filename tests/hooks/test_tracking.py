@@ -178,7 +178,7 @@ def measuring(eer: float, needs: str = "embeddings") -> Node:
         needs,
         "metrics",
         name="measure_error_rates",
-        namespace="score",
+        tags="evaluation",
     )
 
 
@@ -522,7 +522,7 @@ def test_what_is_scored_and_reported_later_joins_the_experiment_too(project: Pro
     project.run(*road(), embedding())
     own = project.run_of("experiment")
     project.run(training())  # another experiment, the newest
-    calibrate = Node(lambda _: {}, "embeddings", "calibration", name="fit_scorings", namespace="score")
+    calibrate = Node(lambda _: {}, "embeddings", "calibration", name="fit_scorings", tags="evaluation")
     project.run(calibrate)
     project.run(measuring(30.0, needs="calibration"))
     parents = {run.data.tags["mlflow.parentRunId"] for run in project.runs("evaluate")}
@@ -568,7 +568,7 @@ def test_a_refused_start_leaves_no_run(project: Project) -> None:
         project.run(training(function=refuse))
     assert project.runs(view=ViewType.ALL) == []
     unloadable = Node(
-        lambda _: stop(0), "trials", "embeddings", name="embed_trial_utterances", namespace="embed"
+        lambda _: stop(0), "trials", "embeddings", name="embed_trial_utterances", tags="evaluation"
     )
     project.run(*road())
     before = [run.to_dictionary() for run in project.runs(view=ViewType.ALL)]

@@ -51,7 +51,7 @@ def test_the_best_stay_and_the_earlier_of_equals_is_ahead(
     assert [ranked.epoch for ranked in kept.ranking] == [2, 4]
     assert best_checkpoint(tmp_path / "best").name == "epoch_02"
     assert best_checkpoint(tmp_path / "best", rank=2).name == "epoch_04"
-    with pytest.raises(ParameterError, match=r"'choose_top' is 3: .* kept 2 epochs"):
+    with pytest.raises(ParameterError, match=r"'choose_top' is 3: .* keeps 2 checkpoints"):
         best_checkpoint(tmp_path / "best", rank=3)
     kept.prune()
     assert {path.name for path in (tmp_path / "best").iterdir()} == {RANKING_FILE, "epoch_02", "epoch_04"}

@@ -67,7 +67,7 @@ def test_other_speakers_than_the_phase_before_are_refused(
     BestCheckpoints(tmp_path / "best", keep=1).save_if_best(1, 5.0, model, head, RUN)
     with pytest.raises(DataError, match="trained on 3 speakers that are not the 2 of today"):
         start_phase(tmp_path / "best", phase_settings(), MODEL, HEAD, ["a", "b"], CPU)
-    with pytest.raises(ParameterError, match=r"'speed_factors' asks for 2 classes a speaker: .* made 1"):
+    with pytest.raises(ParameterError, match=r"'speed_factors' makes 2 classes of a speaker, .* made 1"):
         start_phase(
             tmp_path / "best", phase_settings(speed_factors=[1.0, 0.9]), MODEL, HEAD, ["a", "b", "c"], CPU
         )
