@@ -62,8 +62,8 @@ class EpochMetrics:
         seen = examples + predicted > 0
         f1 = 2 * hits[seen] / (examples + predicted)[seen]
         return {
-            "loss": loss / examples.sum(),
-            "accuracy": 100 * float(hits.sum() / examples.sum()),
+            "loss": float(loss / examples.sum()),
+            "accuracy": float(100 * hits.sum() / examples.sum()),
             "macro_f1": 100 * float(f1.mean()),
         }
 
