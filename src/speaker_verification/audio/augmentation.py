@@ -1,4 +1,4 @@
-"""Augmentation of training crops with rooms and noises.
+"""Augmentation of training crops with RIRs, noise, music and speech.
 
 Nothing, or one of five: reverb, noise, music, babble, television; the defaults are those published with LAP.
 All draws come from the generator that the caller hands in, so that an example depends on its own seed and on
@@ -54,7 +54,7 @@ CountRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_rising)]
 
 
 class KindWeights(Settings):
-    """How often each kind of augmentation is drawn, relative to the others; 0: never."""
+    """Relative frequency of each kind of augmentation; 0: never."""
 
     reverb: float = Field(default=1.0, ge=0)
     noise: float = Field(default=1.0, ge=0)
@@ -70,7 +70,7 @@ class KindWeights(Settings):
 
 
 class AugmentationSettings(Settings):
-    """How often and how strongly training crops are augmented; ranges are closed, lower limit first.
+    """Frequency and strength of augmentation; ranges are closed, lower limit first.
 
     Attributes:
         probability: share of the crops that are augmented.
@@ -100,18 +100,18 @@ class AugmentationSettings(Settings):
 
     @property
     def drawn_kinds(self) -> tuple[str, ...]:
-        """The kinds that may be drawn; none where nothing is augmented."""
+        """Kinds that may be drawn; none where nothing is augmented."""
         weights = self.kinds.model_dump() if self.probability else {}
         return tuple(kind for kind, weight in weights.items() if weight)
 
     @property
     def clip_kinds(self) -> tuple[str, ...]:
-        """Kinds of noise clips that these take, in alphabetical order."""
+        """Kinds of noise clips in use, in alphabetical order."""
         return tuple(sorted({clips for kind in self.drawn_kinds for clips in CLIPS_OF.get(kind, ())}))
 
     @property
     def takes_rooms(self) -> bool:
-        """Whether these take RIRs."""
+        """Whether RIRs are in use."""
         return "reverb" in self.drawn_kinds
 
 
@@ -140,11 +140,11 @@ class Stretch:
     snr_db: float | None = None
 
     def read(self, cache: AudioCache) -> Wave:
-        """Its samples, (num_samples,), not to be changed."""
+        """Samples (num_samples,), read-only."""
         return cache.read(self.path, self.file_samples, self.start, self.num_samples, self.channel)
 
     def __str__(self) -> str:
-        """Everything that was drawn, for messages."""
+        """All that was drawn, for messages."""
         if self.snr_db is None:
             return f"{self.name} channel {self.channel}"
         return (
@@ -155,7 +155,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a crop of S samples, drawn and read.
+    """Augmentation of a crop of S samples, drawn and read.
 
     Attributes:
         kind: reverb, noise, music, babble or television.
@@ -172,7 +172,7 @@ class Augmentation:
 
 
 def amplitude(wave: Wave) -> float:
-    """What the published level is 20 log10 of: the root of the mean square + 1e-4."""
+    """Amplitude behind the published level in dB: root of the mean square + 1e-4."""
     mean_square = float(np.einsum("s,s->", wave, wave)) / len(wave)  # the same, however many threads
     return math.sqrt(mean_square + LEVEL_FLOOR)
 
@@ -185,7 +185,7 @@ class ClipPieces:
     """
 
     def __init__(self, clips: pd.DataFrame, cache: AudioCache) -> None:
-        """Take the clips; no audio is read yet.
+        """Read the table of clips; no audio is read yet.
 
         Args:
             clips: rows of a NOISE_CLIPS table, at least one.
@@ -227,14 +227,14 @@ class ClipPieces:
 
 
 class Augmenter:
-    """Draws nothing, or one of five augmentations, for each crop.
+    """Augmentation of crops, each with nothing or one of five kinds.
 
     Attributes:
         settings: probabilities, levels and lengths.
     """
 
     def __init__(self, noise_clips: pd.DataFrame, rirs: pd.DataFrame, settings: AugmentationSettings) -> None:
-        """Take the catalogs; no audio is read yet.
+        """Read the tables; no audio is read yet.
 
         Args:
             noise_clips: NOISE_CLIPS table.
@@ -270,7 +270,7 @@ class Augmenter:
         self._rir_channels = rirs["num_channels"].tolist()
 
     def draw(self, num_samples: int, rng: np.random.Generator) -> Augmentation | None:
-        """Draw and read what happens to a crop; None: nothing.
+        """Draw and read the augmentation of a crop; None for none.
 
         Args:
             num_samples: length of the crop.
@@ -318,7 +318,7 @@ class Augmenter:
         return wave
 
     def _draw_rir(self, num_samples: int, rng: np.random.Generator) -> tuple[Wave, Stretch]:
-        """Read an RIR scaled to unit energy; what sounds after the crop's end is left out."""
+        """Read an RIR scaled to unit energy, cut to the length of the crop."""
         row = int(rng.integers(len(self._rir_paths)))
         path, length = self._rir_paths[row], self._rir_samples[row]
         channel = int(rng.integers(self._rir_channels[row]))
@@ -337,7 +337,7 @@ class Augmenter:
         rng: np.random.Generator,
         stretches: list[Stretch],
     ) -> Wave:
-        """Mix clips, each with its own length, place and level, for a crop of amplitude 1; note which."""
+        """Mix clips, each with its own length, position and level, for a crop of amplitude 1; note which."""
         snr_db, num_clips = self._levels_and_counts[kind]
         mixture = np.zeros(num_samples, np.float32)
         for _ in range(rng.integers(*num_clips, endpoint=True)):

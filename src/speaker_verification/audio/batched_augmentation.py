@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, on any device: what `Augmenter.apply` does to one crop."""
+"""Augmentation of whole batches on any device, equal to `Augmenter.apply` on every crop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CropTensors(NamedTuple):
 
 
 class BatchedAugmentation(NamedTuple):
-    """What happens to a batch of crops of S samples.
+    """Augmentation of a batch of crops of S samples.
 
     Attributes:
         responses: RIRs, padded to one length.
@@ -41,7 +41,7 @@ class BatchedAugmentation(NamedTuple):
     scaled: Tensor
 
     def to(self, device: torch.device) -> BatchedAugmentation:
-        """The same on another device."""
+        """Copy on another device."""
 
         def moved(part: CropTensors) -> CropTensors:
             return CropTensors(*(tensor.to(device, non_blocking=True) for tensor in part))
@@ -106,7 +106,7 @@ def augment_batch(waveforms: Tensor, augmentation: BatchedAugmentation) -> Tenso
 
 
 def _padded_responses(responses: dict[int, np.ndarray], num_samples: int) -> CropTensors:
-    """Pad to a length with which the convolution's Fourier transforms are fast."""
+    """Pad to a length at which the Fourier transforms of the convolution are fast."""
     padded = pad_sequence([torch.from_numpy(response) for response in responses.values()], batch_first=True)
     length = next_fast_len(num_samples + padded.shape[1] - 1, real=True) - num_samples + 1
     padded = torch.nn.functional.pad(padded, (0, length - padded.shape[1]))

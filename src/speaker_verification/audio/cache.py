@@ -1,4 +1,4 @@
-"""Recordings that are read again and again, kept in memory."""
+"""In-memory cache of short recordings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AudioCache:
     """
 
     def __init__(self, max_bytes: int, longest_samples: int) -> None:
-        """Begin empty.
+        """Create an empty cache.
 
         Args:
             max_bytes: of all that is kept; 0 keeps nothing.
@@ -31,7 +31,7 @@ class AudioCache:
     def read(
         self, path: str, file_samples: int, start: int, num_samples: int, channel: int
     ) -> npt.NDArray[np.float32]:
-        """Read a segment, from memory if it is there.
+        """Read a segment, from memory if it is cached.
 
         Args:
             path: a 16 kHz file.

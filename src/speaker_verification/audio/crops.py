@@ -1,4 +1,4 @@
-"""Starts of crops and windows, and what fills a crop when the wave is too short."""
+"""Positions of crops and windows, and repetition of waves that are too short."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def draw_crop_start(num_available: int, num_samples: int, rng: np.random.Generator) -> int:
-    """Draw the first sample of a crop, evenly over all places where the crop fits.
+    """Draw the first sample of a crop, uniformly over all positions where the crop fits.
 
     Args:
         num_available: length of the wave in samples.

@@ -1,4 +1,4 @@
-"""Audio files: decode anything into the project's format, write it whole, read segments of it."""
+"""Audio files: decoding into the project's format, atomic writes, reading of segments."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _converted(stretch: av.AudioFrame | None, name: str) -> list[npt.NDArray[np.
 
 
 def encode_audio(samples: npt.NDArray[np.int16], audio_format: AudioFormat) -> bytes:
-    """A 16 kHz mono 16-bit file of samples (samples,), int16."""
+    """Bytes of a 16 kHz mono 16-bit file, for samples (samples,) int16."""
     stream = io.BytesIO()
     if audio_format == "wav":
         with wave.open(stream, "wb") as file:
@@ -131,7 +131,7 @@ def encode_audio(samples: npt.NDArray[np.int16], audio_format: AudioFormat) -> b
 
 
 def write_audio(path: Path, samples: npt.NDArray[np.int16]) -> None:
-    """Write a 16 kHz mono 16-bit file, whole or not at all; folders are made.
+    """Write a 16 kHz mono 16-bit file atomically; missing folders are created.
 
     Args:
         path: the file to write or replace; its extension, .wav or .flac, is its format.

@@ -42,7 +42,7 @@ class SourceSpan:
 
 
 def speed_class_offsets(factors: Sequence[float]) -> dict[float, int]:
-    """Number the distinct speed factors: 1.0 first, the others as they appear.
+    """Indices of the distinct speed factors: 1.0 first, the others in order of appearance.
 
     A speaker at factor f is the class `offset[f] * num_speakers + speaker`.
 
@@ -88,7 +88,7 @@ def change_speed(wave: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np
 
 
 def source_span(start: int, num_samples: int, factor: float, source_length: int) -> SourceSpan:
-    """Which source samples give `change_speed(source, factor)[start : start + num_samples]`.
+    """Source samples of `change_speed(source, factor)[start : start + num_samples]`.
 
     With `part = source[span.start : span.start + span.num_samples]` the same samples are
     `change_speed(part, factor)[span.lead : span.lead + num_samples]`, edges included.
@@ -114,7 +114,7 @@ def source_span(start: int, num_samples: int, factor: float, source_length: int)
 
 @lru_cache(maxsize=16)
 def _resampler(ratio: Fraction) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A resampler with its filter, which costs as much to make as the resampling of a crop."""
+    """Cached resampler: its filter costs as much to make as the resampling of a crop."""
     from torchaudio.transforms import Resample
 
     resample: Callable[[torch.Tensor], torch.Tensor] = Resample(

@@ -1,4 +1,4 @@
-"""Training examples: the wave and class that an utterance gives.
+"""Training examples: the waveform and class of an augmented crop of an utterance.
 
 An example is a pure function of (seed, pass, row): neither the number of workers nor a resumed run changes
 what is drawn.
@@ -41,14 +41,14 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         speed_factors: Sequence[float],
         seed: int,
     ) -> None:
-        """Take the manifest; no audio is read yet.
+        """Read the manifest; no audio is read yet.
 
         Args:
             training_utterances: UTTERANCES table.
-            augmenter: see above.
-            crop_seconds: length of every crop.
+            augmenter: augmentation of the crops; None leaves them clean.
+            crop_seconds: length of a crop.
             speed_factors: one is drawn for each example; each distinct one makes classes of its own.
-            seed: of all draws.
+            seed: seed of all draws.
 
         Raises:
             DataError: there are no utterances.
@@ -74,13 +74,13 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         return len(self._num_samples)
 
     def describe(self, key: Key) -> str:
-        """The utterance of an example and all that was drawn for it, redrawn for messages.
+        """Utterance of an example and all that was drawn for it, redrawn for messages.
 
         Args:
             key: pass number and utterance row.
 
         Raises:
-            DataError: a file cannot be read any more; it is named.
+            DataError: a file can no longer be read; it is named.
         """
         factor, start, _ = self._draw_crop(key)
         drawn = f"crop from sample {start} at speed {factor:g}"
@@ -91,7 +91,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         return f"{self._utterance_ids[key[1]].as_py()} ({drawn}; peak {peak:.3g})"
 
     def find_not_finite(self, keys: Iterable[Key]) -> str | None:
-        """The first example whose waveform is not finite, and the file that is to blame; None if all are.
+        """First example whose waveform is not finite, with the file to blame; None if all are finite.
 
         Args:
             keys: pass numbers and utterance rows; the examples are drawn again, one by one.
@@ -113,7 +113,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
 
     @property
     def speakers(self) -> npt.NDArray[np.int64]:
-        """Label at speed 1 of every row: the place of its speaker in `speaker_ids`."""
+        """Label of every row at speed 1: index of its speaker in `speaker_ids`."""
         return self._speakers
 
     @property
@@ -123,16 +123,16 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
 
     @property
     def num_speakers(self) -> int:
-        """Distinct speakers of the table."""
+        """Number of distinct speakers."""
         return len(self._speaker_ids)
 
     @property
     def num_classes(self) -> int:
-        """Speakers x distinct speed factors."""
+        """Number of classes C: speakers times distinct speed factors."""
         return self.num_speakers * len(self._class_offsets)
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, int, int]:
-        """Draw the example of an utterance in one pass through the corpus.
+        """Example of an utterance in one pass through the corpus.
 
         Args:
             key: pass number and utterance row.
@@ -147,13 +147,13 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         return torch.from_numpy(self._augmented(wave, augmentation)), label, key[1]
 
     def draw(self, key: Key) -> tuple[npt.NDArray[np.float32], int, Augmentation | None]:
-        """Draw an example, and read what it takes, but do not apply its augmentation.
+        """Example with its augmentation drawn and read, but not applied.
 
         Args:
             key: pass number and utterance row.
 
         Returns:
-            Clean wave, (samples,); label; what `augmenter` is to do to the wave.
+            Clean wave, (samples,); label; augmentation for `augmenter` to apply to the wave.
 
         Raises:
             DataError: a file cannot be read; it is named.
@@ -169,7 +169,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         return wave if self.augmenter is None else self.augmenter.apply(wave, augmentation)
 
     def _draw_crop(self, key: Key) -> tuple[float, int, np.random.Generator]:
-        """Speed factor, first sample of the crop at that speed, and the source of all further draws."""
+        """Speed factor, first sample of the crop at that speed, and generator of all further draws."""
         pass_number, row = key
         rng = np.random.default_rng([self.seed, pass_number, row])
         factor = self._speed_factors[rng.integers(len(self._speed_factors))]
@@ -177,7 +177,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         return factor, draw_crop_start(available, self._crop_samples, rng), rng
 
     def _read_crop(self, row: int, factor: float, start: int) -> npt.NDArray[np.float32]:
-        """Read the source of a crop of the speed-changed utterance, and nothing beside it."""
+        """Crop of the speed-changed utterance; only its source samples are read."""
         source_length = int(self._num_samples[row])
         available = changed_length(source_length, factor)
         num_samples = min(self._crop_samples, available)

@@ -1,4 +1,4 @@
-"""Batches for the training: read and augmented ahead of it, by worker processes where there are any."""
+"""Loading of training batches, prefetched by worker processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from speaker_verification.data.sampling import EpochBatches, Key
 
 
 class Batch(NamedTuple):
-    """What a forward pass takes.
+    """Input of a forward pass.
 
     Attributes:
         waveforms: (B, samples) float32, on the training device.
@@ -32,10 +32,10 @@ class Batch(NamedTuple):
 
 
 class BatchLoader:
-    """The batches of any epoch, from any step on; the workers stay from one epoch to the next.
+    """Batches of any epoch from any step on, with workers that persist across epochs.
 
     Attributes:
-        waited_seconds: what the training has waited for batches since the last call of `batches`.
+        waited_seconds: time in s that training has waited for batches since the last call of `batches`.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class BatchLoader:
         num_workers: int,
         device: torch.device,
     ) -> None:
-        """Plan the loading; nothing is read yet.
+        """Prepare the loading; nothing is read yet.
 
         Args:
-            examples: what is read.
-            steps: which examples every optimiser step takes.
-            batch_size: examples of a forward pass; a step is gone through in as many as it needs.
-            num_workers: processes that read; 0: this one, when a batch is asked for.
-            device: where the batches are wanted.
+            examples: training examples.
+            steps: examples of every optimiser step.
+            batch_size: examples of a forward pass; a step has as many passes as it needs.
+            num_workers: number of worker processes; 0 reads in this one, on demand.
+            device: device of the batches.
         """
         self.waited_seconds = 0.0
         self._steps = steps
@@ -71,17 +71,17 @@ class BatchLoader:
         )
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Begin to load; the iterator of an earlier call must not be used any more.
+        """Iterator over the batches of an epoch; it invalidates that of an earlier call.
 
         Args:
             epoch: counted from 0.
-            first_step: optimiser steps of the epoch that are left out, without reading anything of them.
+            first_step: number of optimiser steps to skip, of which nothing is read.
 
         Returns:
             A batch for every forward pass.
 
         Raises:
-            DataError: (when it is iterated) a file cannot be read; it is named.
+            DataError: (during iteration) a file cannot be read; it is named.
         """
         size = self._batch_size
         steps = self._steps.batches(epoch)[first_step:]
@@ -105,14 +105,14 @@ class BatchLoader:
 
 
 class _Drawn(NamedTuple):
-    """A batch on the CPU, and what is still to be done to it."""
+    """Batch on the CPU, with the augmentation still to apply."""
 
     batch: Batch
     augmentation: BatchedAugmentation | None
 
 
 class _BatchSource(Dataset["_Drawn | UserError"]):
-    """Whole batches by their keys; an error for people is handed over, since raising would wrap it."""
+    """Whole batches by their keys; a UserError is returned, since a worker would wrap a raised one."""
 
     def __init__(self, examples: TrainingExamples) -> None:
         self._examples = examples

@@ -1,4 +1,4 @@
-"""Which utterance comes when: metadata alone, and a pure function of seed and epoch."""
+"""Order of the training utterances: a pure function of seed and epoch, from metadata alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class SamplingSettings(Settings):
-    """Utterances of an epoch, and those that may share a forward pass."""
+    """Choice of the utterances of an epoch and of a batch."""
 
     unique_speakers: bool = False
     max_utterances_per_speaker: int | None = Field(None, ge=1)
@@ -31,13 +31,13 @@ class UtteranceOrder:
     """
 
     def __init__(self, speakers: Rows, sampling: SamplingSettings, batch_size: int, seed: int) -> None:
-        """Count what a pass can hold.
+        """Count the rows of a pass.
 
         Args:
             speakers: speaker number of every utterance row, from 0.
             sampling: settings.
             batch_size: examples of a forward pass.
-            seed: of the shuffling.
+            seed: seed of the shuffling.
 
         Raises:
             ParameterError: there are fewer speakers than a batch of different ones needs.
@@ -63,7 +63,7 @@ class UtteranceOrder:
         )
 
     def __len__(self) -> int:
-        """Rows of a pass."""
+        """Number of rows of a pass."""
         return self._length
 
     def rows(self, pass_number: int) -> Rows:
@@ -80,7 +80,7 @@ class UtteranceOrder:
 
         The rows of one speaker after another fill the batches' first places, then their second places, and
         so on; at every place the batches take their turns at random. A speaker has no more rows than there
-        are batches, so that one could only meet itself where it goes on to the next place: there the batches
+        are batches, so that it could meet itself only where it continues in the next place: there the batches
         that it has had already come after it.
         """
         turns = rng.permutation(self._speakers.max() + 1)
@@ -103,15 +103,15 @@ class EpochBatches:
     """Batches of (pass, row) keys for each epoch.
 
     Without `steps_per_epoch` an epoch is a pass, less an incomplete last batch. With it an epoch has that
-    many batches and goes on, through one pass after another, where the last one stopped.
+    many batches and continues, through one pass after another, from the end of the last one.
     """
 
     def __init__(self, order: UtteranceOrder, batch_size: int, steps_per_epoch: int | None) -> None:
         """Plan the epochs.
 
         Args:
-            order: of the utterances.
-            batch_size: keys in a batch.
+            order: order of the utterances.
+            batch_size: number of keys in a batch.
             steps_per_epoch: batches in an epoch; None for a pass through the corpus.
 
         Raises:
@@ -133,11 +133,11 @@ class EpochBatches:
             self._keys_between_epochs = steps_per_epoch * batch_size
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return self._num_batches
 
     def batches(self, epoch: int) -> list[list[Key]]:
-        """Batches of an epoch; earlier epochs are not gone through.
+        """Batches of an epoch, computed without those before it.
 
         Args:
             epoch: counted from 0.
@@ -162,7 +162,7 @@ def _most_batches(counts: Rows, batch_size: int) -> int:
 
 
 def _occurrence(speakers: Rows) -> Rows:
-    """How many times each row's speaker has come before it."""
+    """Number of earlier rows of the same speaker, for each row."""
     by_speaker = np.argsort(speakers, kind="stable")
     _, first, counts = np.unique(speakers[by_speaker], return_index=True, return_counts=True)
     occurrence = np.empty(len(speakers), dtype=np.int64)
