@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from tests.support.floors import FLOORS, PACKAGE, PROJECT, SOURCE
+from tests.support.floors import FLOORS, PACKAGE, PROJECT, SOURCE, imports_of
 
 EXTRAS = {  # what the extras install beside the library's own dependencies, by top module
     "pipelines": ("kedro", "kedro_datasets", "kedro_viz", "mlflow", "omegaconf", "plotly"),
@@ -77,3 +79,18 @@ def test_every_library_floor_imports() -> None:
 def test_a_model_is_saved_loaded_embeds_and_scores(tmp_path: Path) -> None:
     eer, _ = ast.literal_eval(run_without_extras(EMBED_AND_SCORE, str(tmp_path)))
     assert eer in (0.0, 100.0)  # of one target and one non-target trial
+
+
+def declared(group: str) -> set[str]:
+    """Distributions of a list of pyproject.toml."""
+    (listed,) = re.findall(rf"^{group} = \[$(.*?)^\]$", (PROJECT / "pyproject.toml").read_text(), re.M | re.S)
+    return set(re.findall(r'^    "([\w-]+)', listed, re.M))
+
+
+def test_every_package_that_the_library_imports_is_declared() -> None:
+    distributions = packages_distributions()
+    allowed = declared("dependencies") | declared("pipelines") | declared("demo")
+    for file in (file for floor in FLOORS for file in (SOURCE / floor).rglob("*.py")):
+        for top in {name.split(".")[0] for name in imports_of(file)} - sys.stdlib_module_names - {PACKAGE}:
+            providers = {name.lower().replace("_", "-") for name in distributions[top]}
+            assert providers & allowed, f"{file.name} imports {top}, which pyproject.toml does not name"
