@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import errno
 import logging
 import os
@@ -16,6 +17,7 @@ from kedro.framework.cli.utils import KedroCliError
 from kedro.io import DatasetError
 
 from speaker_verification.common.errors import UserError
+from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
 from speaker_verification.config.run_options import check_options, checked_file, in_one_line, split_params
 
 REMEDIES = {
@@ -41,6 +43,24 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # raised by writes, without a path
 @click.group(name=__file__)
 def cli() -> None:
     """Commands of this project."""
+
+
+@cli.command(name="parameters")
+@click.argument("name", default="")
+def show_parameters(name: str) -> None:
+    """Print all parameters, or those of the group NAME, with defaults, values and descriptions."""
+    from speaker_verification.config.reference import PHASE, list_parameters
+
+    group, *rest = name.split(".")
+    wanted = ".".join([PHASE if group in (*PHASES, PHASE_DEFAULTS) else group, *rest])
+    known = list(list_parameters())
+    found = [one for one in known if not wanted or one.name == wanted or one.name.startswith(f"{wanted}.")]
+    if not found:
+        nearest = difflib.get_close_matches(wanted, [one.name for one in known], n=1, cutoff=0.0)[0]
+        raise click.ClickException(f"no parameter '{name}': did you mean '{nearest}'?")
+    for one in found:
+        default = f" = {one.default}" if one.default else ""
+        click.echo(f"{one.name}{default}\n    {one.comment}" if one.comment else f"{one.name}{default}")
 
 
 def _with_one_line_errors(callback: Callable[..., Any]) -> Callable[..., Any]:

@@ -57,10 +57,15 @@ class KindWeights(Settings):
     """Relative frequency of each kind of augmentation; 0: never."""
 
     reverb: float = Field(default=1.0, ge=0)
+    """Convolution with an RIR."""
     noise: float = Field(default=1.0, ge=0)
+    """One noise clip."""
     music: float = Field(default=1.0, ge=0)
+    """One music clip."""
     babble: float = Field(default=1.0, ge=0)
+    """Several speech clips."""
     television: float = Field(default=1.0, ge=0)
+    """Babble and music over the whole crop."""
 
     @model_validator(mode="after")
     def _possible(self) -> KindWeights:
@@ -70,33 +75,30 @@ class KindWeights(Settings):
 
 
 class AugmentationSettings(Settings):
-    """Frequency and strength of augmentation; ranges are closed, lower limit first.
-
-    Attributes:
-        probability: share of the crops that are augmented.
-        kinds: weights of the kinds among them.
-        simulated_rooms_only: leave the measured RIRs out.
-        noise_snr_db: signal-to-noise ratio of a noise clip.
-        music_snr_db: the same of a music clip.
-        babble_snr_db: the same of each speech clip of the babble.
-        babble_clips: how many speech clips make babble.
-        crop_shares: ranges of the share of the crop that clips cover; each application draws one range.
-        normalise_peak: scale each augmented crop to a peak of 1.
-        on_training_device: apply to whole batches where the model trains what the workers drew and read.
-        cache_megabytes: memory of each worker for clips of up to a minute and RIRs; 0: none.
-    """
+    """Frequency and strength of augmentation; ranges are closed, lower limit first."""
 
     probability: float = Field(default=0.6, ge=0, le=1)
+    """Share of augmented crops."""
     kinds: KindWeights = KindWeights()
+    """Relative weights of the kinds of augmentation; 0: never."""
     simulated_rooms_only: bool = False
+    """Leave out the measured RIRs."""
     noise_snr_db: DecibelRange = (0.0, 15.0)
+    """Signal-to-noise ratio of a noise clip in dB."""
     music_snr_db: DecibelRange = (5.0, 15.0)
+    """Signal-to-noise ratio of a music clip in dB."""
     babble_snr_db: DecibelRange = (13.0, 20.0)
+    """Signal-to-noise ratio of each speech clip of the babble in dB."""
     babble_clips: CountRange = (4, 7)
+    """Speech clips in the babble."""
     crop_shares: Annotated[tuple[ShareRange, ...], Field(min_length=1)] = ((1.0, 1.0), (0.4, 0.6), (0.2, 0.4))
+    """Ranges of the share of a crop that clips cover; one is drawn each time."""
     normalise_peak: bool = False
+    """Scale augmented crops to a peak of 1."""
     on_training_device: bool = False
+    """Mix whole batches on the training device instead of single crops in the workers."""
     cache_megabytes: int = Field(default=256, ge=0)
+    """Memory of each worker in MB for RIRs and clips of up to a minute; 0: none."""
 
     @property
     def drawn_kinds(self) -> tuple[str, ...]:

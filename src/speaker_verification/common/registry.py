@@ -141,7 +141,9 @@ class KindSettings(Settings):
     registry: ClassVar[ClassRegistry[Any]]
 
     kind: str = ""
+    """Kind, whose parameters the group of that name holds, or the dotted name of a class."""
     custom: dict[str, Any] = Field({}, validate_default=True)
+    """Parameters of a class that is named by its dotted name."""
 
     def __init_subclass__(
         cls, registry: ClassRegistry[Any] | None = None, default: str = "", **options: Any
@@ -150,7 +152,8 @@ class KindSettings(Settings):
         if registry is None:
             return
         cls.registry = registry
-        fields = {"kind": (str, default)}
+        told = f"Kind: {', '.join(registry)}, or the dotted name of a class."
+        fields = {"kind": (str, Field(default, description=told))}
         fields |= {name: (entry.Settings, entry.Settings()) for name, entry in registry.items()}
         for name, (annotation, value) in fields.items():
             cls.__annotations__[name] = annotation

@@ -52,7 +52,9 @@ class Settings(BaseModel):
     read_before: ClassVar[
         tuple[str, ...]
     ] = ()  # names that are known beside the fields, and replaced by them
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -98,7 +100,7 @@ def with_lists(settings: type[Settings], values: Mapping[str, Any]) -> dict[str,
     """
     taken = dict(values)
     for name, field in settings.model_fields.items():
-        groups = list(_settings_in(field.annotation))
+        groups = list(settings_in(field.annotation))
         if isinstance(taken.get(name), Mapping) and groups:
             taken[name] = with_lists(groups[0], taken[name])
         elif name in taken and _is_list(field.annotation):
@@ -183,7 +185,7 @@ def _names_in(settings: type[Settings], group: tuple[str, ...] = ()) -> Iterator
     """Paths of all fields of a settings class, nested groups included."""
     for name, field in settings.model_fields.items():
         yield (*group, name)
-        for nested in _settings_in(field.annotation):
+        for nested in settings_in(field.annotation):
             yield from _names_in(nested, (*group, name))
 
 
@@ -194,14 +196,14 @@ def _fields_at(settings: type[Settings], path: Sequence[str]) -> list[str]:
         field = current.model_fields.get(part)
         if field is None:
             continue
-        nested = list(_settings_in(field.annotation))
+        nested = list(settings_in(field.annotation))
         if not nested:
             return []
         current = nested[0]
     return [*current.model_fields, *current.read_before]
 
 
-def _settings_in(annotation: Any) -> list[type[Settings]]:
+def settings_in(annotation: Any) -> list[type[Settings]]:
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
-    return [kind for part in getattr(annotation, "__args__", ()) for kind in _settings_in(part)]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in settings_in(part)]

@@ -39,17 +39,24 @@ class Parameters(Settings):
     read_before = (PHASE_DEFAULTS,)
 
     recipe: str
+    """Recipe, a file of conf/recipes: what is trained, whatever the environment."""
     fast_dev_run: int | None = Field(ge=1)
+    """Steps of an epoch, with at most two epochs a phase, to try a recipe; null: full training."""
     seed: int = Field(ge=0)
+    """Seed of weights, order, crops, augmentation and calibration trials; prepare.seed draws the data."""
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Device: auto (a GPU if there is one), cpu or cuda:N."""
     download: DownloadSettings
     prepare: PrepareSettings
     model: ModelSettings
     head: HeadSettings
     augmentation: AugmentationSettings
     pretrain: PhaseSettings
+    """Training of all behind the frozen frontend."""
     finetune: PhaseSettings
+    """Joint training with the frontend."""
     lmft: PhaseSettings
+    """Large-margin fine-tuning on long crops."""
     embed: EmbedSettings
     score: ScoreSettings
     report: ReportSettings

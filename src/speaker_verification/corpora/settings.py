@@ -40,92 +40,88 @@ Speakers = Annotated[int, Field(ge=2, le=250)]
 
 
 class SyntheticSettings(Settings):
-    """Size of a synthetic mirror; the smallest one still has everything that VoxCeleb has.
-
-    Attributes:
-        vox1_dev_speakers, vox1_test_speakers, vox2_dev_speakers, vox2_test_speakers: speakers of each
-            split; none occurs in two.
-        training_utterances: mean utterances of a speaker of the two VoxCeleb2 splits, in utterances; the
-            number itself varies by up to a fifth.
-        test_utterances: utterances of a speaker of the two VoxCeleb1 splits.
-        sessions: recordings of a speaker, each in a room of its own.
-        target_trials, nontarget_trials: trials of each list, as far as the utterances allow.
-        wrong_labels: trials that each uncleaned list adds, labelled wrongly.
-        noise_clips, music_clips, speech_clips: recordings in the synthetic MUSAN.
-        simulated_responses, real_responses: recordings in the synthetic RIRS_NOISES.
-    """
+    """Size of a synthetic mirror; the smallest one still has everything that VoxCeleb has."""
 
     vox1_dev_speakers: Speakers = 8
+    """Speakers of the synthetic vox1-dev."""
     vox1_test_speakers: Speakers = 12
+    """Speakers of the synthetic vox1-test."""
     vox2_dev_speakers: Speakers = 48
+    """Speakers of the synthetic vox2-dev."""
     vox2_test_speakers: Speakers = 6
+    """Speakers of the synthetic vox2-test."""
     training_utterances: int = Field(10, ge=2, le=500)
+    """Mean number of utterances of a VoxCeleb2 speaker; it varies by up to a fifth."""
     test_utterances: int = Field(8, ge=2, le=500)
+    """Utterances of a VoxCeleb1 speaker."""
     sessions: int = Field(2, ge=2, le=50)
+    """Sessions of a speaker, each in a room of its own."""
     target_trials: int = Field(300, ge=1)
+    """Target trials of each list, as far as the utterances allow."""
     nontarget_trials: int = Field(900, ge=1)
+    """Non-target trials of each list, as far as the utterances allow."""
     wrong_labels: int = Field(5, ge=0)
+    """Mislabelled trials added to each uncleaned list."""
     noise_clips: int = Field(24, ge=1)
+    """Noise clips of the synthetic MUSAN."""
     music_clips: int = Field(12, ge=1)
+    """Music clips of the synthetic MUSAN."""
     speech_clips: int = Field(14, ge=1)
+    """Speech clips of the synthetic MUSAN."""
     simulated_responses: int = Field(40, ge=1)
+    """Simulated RIRs of the synthetic RIRS_NOISES."""
     real_responses: int = Field(8, ge=1)
+    """Measured RIRs of the synthetic RIRS_NOISES."""
 
 
 class DrawnTrials(Settings):
-    """Number of trials in a list that is drawn over a subset, as far as its utterances allow.
-
-    Attributes:
-        target_trials: trials of one speaker, across sessions where a speaker has several.
-        nontarget_trials: trials of two speakers.
-    """
+    """Number of trials in a list that is drawn over a subset, as far as its utterances allow."""
 
     target_trials: int = Field(10_000, ge=1)
+    """Target trials, across sessions where a speaker has several."""
     nontarget_trials: int = Field(40_000, ge=1)
+    """Non-target trials."""
 
 
 class PrepareSettings(Settings):
-    """Source of the corpora, and the manifests, trials and validation set that are made from them.
-
-    Attributes:
-        other_corpora: corpora that the project does not have, by dotted names (my_package.MY_CORPUS).
-        mirror: folder or base URL with the corpora's own file names.
-        synthetic: size of the synthetic mirror, which is made where no mirror is given.
-        seed: seed of the synthetic mirror, the drawn trial lists, the validation speakers and their trials.
-        verify_checksums: whether to read all archives once and compare them with the mirror's MD5SUMS.
-        subsets: archives of recordings to read.
-        trial_lists: lists to read (VoxCeleb) or to draw (LibriSpeech).
-        other_trial_lists: further lists in VoxCeleb's format, files by name; a relative file is the mirror's.
-        drawn_trials: size of the lists that are drawn.
-        training_set: named set to train on; validation speakers are held out of it.
-        allow_seen_speakers: whether to train on speakers of the trials anyway.
-        audio_format: format of converted utterances; FLAC takes 0.6 of the disk space and a little more time.
-        min_duration_seconds: least duration; shorter recordings are rejected.
-        max_rejected_fraction: fraction of a subset's files, 0 to 1, above which rejected files stop the run.
-        num_workers: processes that convert recordings; 0 converts in the main one.
-        validation_speakers: speakers held out of training for validation trials.
-        validation_trials: trials drawn among them, half of them target trials.
-    """
+    """Source of the corpora, and the manifests, trials and validation set that are made from them."""
 
     other_corpora: tuple[CorpusName, ...] = ()  # before the names of its subsets and lists are validated
+    """Dotted names of corpora defined outside the package."""
     mirror: FolderOrAddress | None = None
+    """Folder, or base URL for `download`, with the corpora's own file names; see docs/corpora.md."""
     synthetic: SyntheticSettings | None = None
+    """Size of a synthetic mirror, used where no mirror is set; see conf/demo."""
     seed: int = Field(42, ge=0)
+    """Seed of the data: synthetic speech, drawn trial lists and the validation set."""
     verify_checksums: bool = True
+    """Compare every archive with the mirror's MD5SUMS, if there is one."""
     subsets: tuple[SubsetName, ...] = ("vox1-dev", "vox1-test", "vox2-dev", "vox2-test")
+    """Subsets of corpora to read, each from its archive."""
     trial_lists: tuple[TrialListName, ...] = Field(
         ("vox1_o", "vox1_e", "vox1_h", "vox1_o_original", "vox1_e_original", "vox1_h_original")
     )
+    """Trial lists to read (VoxCeleb) or to draw (LibriSpeech)."""
     other_trial_lists: dict[ListName, LocalPath] = Field(default_factory=dict)
+    """Further trial lists in VoxCeleb's format: names and files, absolute or in the mirror."""
     drawn_trials: DrawnTrials = DrawnTrials()
+    """Size of each drawn trial list, as far as its utterances allow."""
     training_set: str = "voxceleb2-dev"
+    """Subset, or union of subsets, that training and validation speakers are taken from."""
     allow_seen_speakers: bool = False
+    """Train on speakers of the trials anyway; error rates then mean little."""
     audio_format: AudioFormat = "wav"
+    """Format of the prepared 16 kHz mono audio; FLAC takes 0.6 of the space."""
     min_duration_seconds: float = Field(0.5, ge=0)
+    """Shortest recording in seconds; shorter ones are rejected."""
     max_rejected_fraction: float = Field(0.01, ge=0, le=1)
+    """Fraction of rejected files in a subset above which the run stops."""
     num_workers: int = Field(8, ge=0)
+    """Processes that convert recordings; 0: the main process."""
     validation_speakers: int = Field(100, ge=2)
+    """Training speakers held out to rank checkpoints."""
     validation_trials: int = Field(20_000, ge=2)
+    """Trials among the validation speakers, half of them target trials."""
 
     @field_validator("training_set")
     @classmethod

@@ -19,7 +19,9 @@ class SamplingSettings(Settings):
     """Choice of the utterances of an epoch and of a batch."""
 
     unique_speakers: bool = False
+    """No speaker twice in a forward pass."""
     max_utterances_per_speaker: int | None = Field(None, ge=1)
+    """Utterances of a speaker in a pass through the corpus; null: all."""
 
 
 class UtteranceOrder:

@@ -54,23 +54,33 @@ PUBLISHED_WIDTHS = {
 
 
 class RegularisationSettings(Settings):
-    """What an encoder does to itself in training mode; None keeps what its checkpoint says."""
+    """Regularisation of an encoder in training mode; None keeps the value of its checkpoint."""
 
     dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout rate in all places."""
     layer_drop: float | None = Field(None, ge=0, lt=1)
+    """Probability of skipping a block."""
     mask_time_probability: float | None = Field(None, ge=0, lt=1)
+    """Share of masked frames."""
 
 
 class FrontendSettings(Settings):
-    """Which encoder to start from: a checkpoint, or a random one of a given architecture."""
+    """Encoder to start from: a checkpoint, or a random one of a given architecture."""
 
     checkpoint: LocalPath | None = "microsoft/wavlm-large"
+    """Encoder, WavLM, HuBERT or wav2vec 2.0: hub name or folder; null with an architecture."""
     architecture: dict[str, Any] | None = None
+    """transformers configuration with its model_type, initialised at random; null with a checkpoint."""
     last_state: Literal["after", "before"] = "after"
+    """Last state of a Large encoder: before or after the final LayerNorm."""
     waveform_normalisation: Literal["none", "checkpoint", "always"] = "none"
+    """Normalisation to zero mean and unit variance; checkpoint: as the checkpoint says."""
     attention: Literal["sdpa", "original"] = "sdpa"
+    """Attention: torch's fused, or the encoder's original, which is slower."""
     checkpoint_activations: bool = False
+    """Recompute blocks in the backward pass: less memory, more time."""
     regularisation: RegularisationSettings = RegularisationSettings()
+    """Regularisation of the encoder in training mode; null: as the checkpoint says."""
 
     @model_validator(mode="after")
     def _one_source(self) -> FrontendSettings:
@@ -105,9 +115,13 @@ class ModelSettings(Settings):
     """Frontend, layer aggregation and speaker network."""
 
     frontend: FrontendSettings = FrontendSettings()
+    """Pre-trained encoder."""
     layer_aggregation: LayerAggregationSettings = LayerAggregationSettings()
+    """From the encoder's layers to one sequence of frames."""
     speaker_network: SpeakerNetworkSettings = SpeakerNetworkSettings()
+    """From frames to an embedding."""
     initialisation: Literal["xavier", "torch"] = "xavier"
+    """Initial weights of all behind the encoder: Xavier, or torch's own."""
 
 
 def check_saved_model(folder: Path) -> None:

@@ -19,22 +19,34 @@ class EmbedSettings(Settings):
     """Parameters under `embed`."""
 
     model: LocalPath | None = None
+    """Folder of a saved model to evaluate; null: the best of the large-margin phase."""
     choose_top: int = Field(1, ge=1)
+    """Rank of the large-margin phase's checkpoint; 1: the best."""
     cohort_set: str = "voxceleb2-dev"
+    """Subset, or union of subsets, whose speakers serve centring, AS-norm and calibration."""
     allow_seen_speakers: bool = False
+    """Allow speakers of the trials in the cohort."""
     batch_seconds: float = Field(160.0, gt=0)
+    """Audio of a batch in seconds; a batch holds utterances of one length."""
     window_seconds: float = Field(WINDOW_SECONDS, ge=LEAST_WINDOW_SECONDS, allow_inf_nan=False)
+    """Longest excerpt embedded in one piece in seconds; longer recordings are averaged over windows."""
     max_seconds: float | None = Field(None, gt=0)
+    """Excerpt from the beginning of each utterance in seconds; null: all of it."""
     num_crops: int = Field(0, ge=0)
+    """Evenly spaced crops of the trials' utterances, a second view for cosine; 0: none."""
     crop_seconds: float = Field(4.015, gt=0)
+    """Length of these crops in seconds; a shorter utterance wraps round."""
     num_workers: int = Field(4, ge=0)
+    """Threads that read audio ahead."""
 
 
 class ScoringGroups(Settings):
     """The scorings that are computed, and a group of parameters for each registered one that has any."""
 
     scorings: tuple[str, ...] | None = Field(None, min_length=1)
+    """Scorings that are computed, in order, also dotted names of classes; null: all registered ones."""
     custom: dict[str, dict[str, Any]] = Field({})
+    """Parameters of scorings from elsewhere by dotted name."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -78,19 +90,33 @@ class ScoreSettings(ScoringGroups):
     """Parameters under `score`."""
 
     centre: bool = True
+    """Subtract the mean of the cohort set's utterances from all embeddings."""
     cohort: Literal["speaker_means", "utterances"] = "speaker_means"
+    """Cohort of AS-norm: the mean embedding of each speaker, or all utterances."""
     top_n: int = Field(600, ge=2)
+    """Highest cohort scores in AS-norm, at most the cohort's speakers - 2."""
     deviation: Literal["unbiased", "biased"] = "unbiased"
+    """Standard deviation of these scores."""
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
+    """Trials that calibrations are fitted on, half of them target trials."""
     calibration_speakers: Literal["cohort", "validation"] = "cohort"
+    """Speakers of these trials: the cohort set's, or only the validation ones among them."""
     calibration_prior: Probability = 0.5
+    """Share of target trials that calibrations are fitted for."""
     llr: str = "qmf"
+    """Scoring whose log-likelihood ratios the column llr holds."""
     p_targets: tuple[Probability, ...] = Field((0.01, 0.05), min_length=1)
+    """Probabilities of a target trial at which decisions are measured."""
     c_miss: float = Field(1.0, gt=0)
+    """Cost of a miss."""
     c_fa: float = Field(1.0, gt=0)
+    """Cost of a false acceptance."""
     bootstrap_resamples: int = Field(200, ge=0)
+    """Resamples of speakers for the interval of the EER; 0: no interval."""
     memory_gigabytes: float = Field(1.0, gt=0)
+    """Working memory beside the tables in GB (1e9 bytes)."""
     num_threads: int | None = Field(None, ge=1)
+    """Threads that compute scores; null: one for each core."""
 
     @model_validator(mode="after")
     def _computes_llr(self) -> ScoreSettings:
@@ -114,8 +140,11 @@ class ReportSettings(Settings):
     """Parameters under `report`."""
 
     duration_edges: tuple[float, ...] = Field((2.0, 4.0, 6.0, 8.0, 12.0), min_length=1)
+    """Edges in seconds between groups of trials by their shorter side, rising."""
     min_trials: int = Field(30, ge=1)
+    """Trials of either class without which a group shows no error rate."""
     worst_trials: int = Field(20, ge=1)
+    """Trials of either class that are listed for each trial list."""
 
     @field_validator("duration_edges")
     @classmethod
@@ -129,5 +158,8 @@ class MeasureSettings(Settings):
     """Parameters under `measure`."""
 
     score_file: LocalPath | None = None
+    """Text file of scores: `ENROLL_ID TEST_ID SCORE target|nontarget` a line."""
     speakers: LocalPath | None = None
+    """File of `UTTERANCE_ID SPEAKER_ID` lines, or a table of utterances; null: read from the ids."""
     calibrated: bool = False
+    """Scores are natural log-likelihood ratios, so that decisions are measured too."""

@@ -37,7 +37,9 @@ class SgdSettings(Settings):
     """Settings of stochastic gradient descent."""
 
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum."""
     nesterov: bool = True
+    """Nesterov's momentum."""
 
     @model_validator(mode="after")
     def _possible(self) -> SgdSettings:
@@ -50,7 +52,9 @@ class OptimiserSettings(Settings):
     """Optimiser; weight decay applies to every parameter, norms and biases included."""
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"
+    """Update rule; adam adds weight decay to the gradient, adamw decouples it."""
     weight_decay: float = Field(1e-5, ge=0)
+    """Weight decay on every parameter."""
     sgd: SgdSettings = SgdSettings()
 
 
@@ -62,61 +66,98 @@ class LrMultipliers(Settings):
     """
 
     head: float = Field(1.0, gt=0)
+    """Factor for the head."""
     backend: float = Field(1.0, gt=0)
+    """Factor for layer aggregation and speaker network."""
     frontend: float = Field(1.0, gt=0)
+    """Factor for the frontend."""
     block_decay: float = Field(1.0, gt=0)
+    """Rate of a block of the frontend relative to its neighbour's."""
     block_decay_from: Literal["top", "bottom"] = "top"
+    """Block that has the frontend's rate."""
 
 
 class PretrainedDistanceSettings(Settings):
     """Penalty on the distance from the pre-trained weights (see regularisation.py)."""
 
     kind: Literal["none", "normalised", "l2_sp"] = "none"
+    """Kind of penalty; normalised: loss and distance each over its own value, l2_sp: squared distance."""
     weight: float = Field(0.01, gt=0)
+    """Weight of the penalty."""
 
 
 class AveragingSettings(Settings):
     """Moving average of the weights after each of the last epochs (see averaging.py)."""
 
     last_epochs: int = Field(0, ge=0)
+    """Epochs that are averaged; 0: none."""
     newest_weight: float = Field(0.9, gt=0, le=1)
+    """Weight of the newest epoch."""
     rate: float | None = Field(None, gt=0)
+    """Learning rate that these epochs anneal to; null: the schedule's."""
     anneal: Literal["linear", "cosine"] = "linear"
+    """Shape of the annealing."""
 
 
 class PhaseSettings(Settings):
     """One of the published phases: pretrain (frozen frontend), finetune (joint), lmft (large margin)."""
 
     skip: bool = False
+    """Hand the start on untrained, whatever the epochs: a recipe without this phase."""
     epochs: int = Field(ge=0)
+    """Epochs; 0 hands the start on untrained."""
     frontend: Literal["frozen", "blocks", "no_convolutions", "trained"]
+    """Trained part of the frontend; blocks: the transformer's, trained: all."""
     frontend_mode: Literal["evaluation", "training"]
+    """Mode of the frontend; training: with dropout, layer drop and time masks, even where frozen."""
     frontend_grad_scale: float = Field(1.0, gt=0)
+    """Factor on the gradients of the frontend before clipping."""
     crop_seconds: float = Field(gt=0)
+    """Length of a training example in seconds."""
     batch_size: int = Field(ge=2)
+    """Examples of a forward pass."""
     accumulation_steps: int = Field(1, ge=1)
+    """Forward passes of an optimiser step."""
     steps_per_epoch: int | None = Field(None, ge=1)
+    """Optimiser steps of an epoch; null: a pass through the corpus."""
     optimiser: OptimiserSettings = OptimiserSettings()
     learning_rate: LearningRateSettings = LearningRateSettings()
     lr_multipliers: LrMultipliers = LrMultipliers()
+    """Factors on the schedule's rate by part of the model."""
     margin: MarginSettings = MarginSettings()
     pretrained_distance: PretrainedDistanceSettings = PretrainedDistanceSettings()
+    """Penalty on the distance of the frontend to its pre-trained weights."""
     averaging: AveragingSettings = AveragingSettings()
+    """Moving average of the weights over the last epochs."""
     sampling: SamplingSettings = SamplingSettings()
     speed_factors: tuple[float, ...] = (1.0,)
+    """Playback speeds, drawn evenly; a speaker at another speed is another class."""
     gradient_clip_norm: float | None = Field(None, gt=0)
+    """Norm that gradients are clipped to; null: no clipping."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the forward pass, by autocast; the head is always float32."""
     compile: bool = False
+    """Compile the encoder's blocks, which takes minutes and a C++ compiler."""
     keep_checkpoints: int = Field(2, ge=1)
+    """Best epochs that are kept."""
     average_best: int = Field(1, ge=1)
+    """Best epochs whose average is handed on instead of the best; 1: no average."""
     choose_top: int = Field(1, ge=1)
+    """Rank of the checkpoint of the phase before to start from; unused in pretrain."""
     rank_by: str = "validation"
+    """Trials that rank checkpoints: validation or a monitored list; last: the newest first."""
     monitor: tuple[str, ...] = ("vox1_o",)
+    """Trial lists measured after every epoch."""
     num_workers: int = Field(4, ge=0)
+    """Processes that load examples; 0: the training process."""
     save_every_steps: int | None = Field(1000, ge=1)
+    """Steps between saves of the resume file; null: once an epoch."""
     resume: bool = True
+    """Resume an interrupted phase; false: start it anew."""
     allow_changed_augmentation: bool = False
+    """Resume also with changed noise clips or RIRs, no longer bit for bit."""
     seed_offset: int = Field(0, ge=0)
+    """Number added to the seed, so that every phase draws its own order and augmentation."""
 
     @model_validator(mode="before")
     @classmethod

@@ -18,31 +18,42 @@ class CosineSettings(Settings):
     """Warm-up and cycles of the cosine schedule."""
 
     num_cycles: int = Field(1, ge=1)
+    """Cycles."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    """Linear warm-up, as a fraction of the first cycle."""
     cycle_factor: float = Field(1.0, gt=0)
+    """Length of a cycle behind its warm-up, relative to the one before."""
     peak_factor: float = Field(1.0, gt=0)
+    """Peak of a cycle, relative to the one before."""
 
 
 class StepSettings(Settings):
     """Steps of the step schedule."""
 
     factor: float = Field(0.95, gt=0, le=1)
+    """Factor of each fall, down to the minimum."""
     every_epochs: int = Field(1, ge=1)
+    """Epochs between falls."""
 
 
 class ExponentialSettings(Settings):
     """Warm-up of the exponential schedule."""
 
     warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs of a linear warm-up from 0, times the fall from maximum to minimum."""
 
 
 class LearningRateSettings(Settings):
     """Learning-rate schedule between two rates; the group named after the chosen schedule is used."""
 
     schedule: Literal["cosine", "step", "exponential"] = "cosine"
+    """Shape; the group of that name holds its parameters."""
     maximum: float = Field(1e-3, gt=0)
+    """Highest rate."""
     minimum: float = Field(1e-5, ge=0)
+    """Lowest rate."""
     reference_batch_size: int | None = Field(None, ge=1)
+    """Examples of a step at which the rates hold, scaled in proportion for others; null: any."""
     cosine: CosineSettings = CosineSettings()
     step: StepSettings = StepSettings()
     exponential: ExponentialSettings = ExponentialSettings()
@@ -60,12 +71,19 @@ class MarginSettings(Settings):
     """Target margin in radians, its growth, and the inter-top-k penalty."""
 
     final: float = Field(0.3, ge=0, lt=math.pi)
+    """Final margin in radians."""
     curve: MarginCurve = "log"
+    """Curve of its growth."""
     start_epoch: int = Field(0, ge=0)
+    """Epochs without a margin."""
     growth_epochs: int = Field(0, ge=0)
+    """Epochs of growth; 0: final from the first step."""
     top_k: int = Field(5, ge=0)
+    """Hardest other classes that are penalised; 0: none."""
     top_k_penalty: float = Field(0.06, ge=0)
+    """Inter-top-k penalty in radians, growing with the margin."""
     penalty_reference_margin: float | None = Field(None, gt=0)
+    """Margin at which the penalty has its full value, in radians; null: the final one."""
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, settings: LearningRateSettings) -> float:

@@ -28,39 +28,33 @@ from speaker_verification.corpora.settings import PrepareSettings
 
 
 class HostSettings(Settings):
-    """Base addresses of the official hosts; `mmai` takes file and key as its query.
-
-    Attributes:
-        kaist: VoxCeleb, for a user with a password.
-        mmai: VoxCeleb, for the holder of an access key.
-        vgg: trial lists and the speakers of VoxCeleb1.
-        openslr: MUSAN, RIRS_NOISES and LibriSpeech.
-    """
+    """Base addresses of the official hosts; `mmai` takes file and key as its query."""
 
     kaist: Address = "http://cnode01.mm.kaist.ac.kr/voxceleb/vox1a/"
+    """VoxCeleb, with user and password."""
     mmai: Address = "https://cn01.mmai.io/download/voxceleb"
+    """VoxCeleb, with an access key; file and key go into the query."""
     vgg: Address = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/"
+    """Trial lists and speakers of VoxCeleb1."""
     openslr: Address = "https://www.openslr.org/resources/"
+    """MUSAN, RIRS_NOISES and LibriSpeech."""
 
 
 class DownloadSettings(Settings):
-    """Parallelism, retries and hosts of downloads.
-
-    Attributes:
-        num_parallel: number of files at a time.
-        retries: attempts in a row without progress before a file is given up.
-        backoff_seconds: wait after the first of them, in seconds; it doubles with each.
-        longest_backoff_seconds: greatest wait, in seconds.
-        timeout_seconds: time limit for a host that sends nothing, in seconds.
-        hosts: official hosts, which are used when no mirror is set.
-    """
+    """Parallelism, retries and hosts of downloads."""
 
     num_parallel: int = Field(3, ge=1, le=16)
+    """Files downloaded at a time."""
     retries: int = Field(8, ge=0, le=100)
+    """Attempts in a row without new bytes after which a file is given up."""
     backoff_seconds: float = Field(1.0, ge=0)
+    """Wait before the first retry in seconds, doubled from one to the next."""
     longest_backoff_seconds: float = Field(60.0, ge=0)
+    """Longest wait before a retry in seconds."""
     timeout_seconds: float = Field(60.0, gt=0)
+    """Longest wait for a silent host in seconds."""
     hosts: HostSettings = HostSettings()
+    """Official hosts, used where prepare.mirror is null."""
 
 
 class Login(Settings):

@@ -22,9 +22,13 @@ class AamSoftmaxSettings(Settings):
     """Sub-centre AAM-softmax; the margins themselves belong to a phase."""
 
     num_subcentres: int = Field(3, ge=1)
+    """Sub-centres of a class."""
     scale: float = Field(30.0, gt=0)
+    """Scale of the cosines."""
     initialisation: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform"
+    """Initial weights of the centres."""
     fallback: Literal["arcface", "wespeaker"] = "arcface"
+    """Target logit where angle and margin would pass pi."""
 
 
 class SubcentreMarginHead(Head):

@@ -20,9 +20,13 @@ class SphereFace2Settings(Settings):
     """SphereFace2 as published for speaker verification; the margin itself belongs to a phase."""
 
     margin_type: Literal["A", "C"] = "C"
+    """Margin type; A: added to the angle, C: subtracted from the cosine."""
     scale: float = Field(32.0, gt=0)
+    """Scale of the stretched cosines."""
     positive_weight: float = Field(0.7, gt=0, lt=1)
+    """Weight of the target's class against all others."""
     exponent: int = Field(3, ge=1)
+    """Exponent of the stretching of cosines."""
 
 
 class SphereFace2(Head):

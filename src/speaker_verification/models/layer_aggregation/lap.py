@@ -22,8 +22,11 @@ class LapSettings(AggregationSettings):
     """Layer attentive pooling as published."""
 
     num_heads: int = Field(16, ge=1)
+    """Heads, a divisor of the encoder's width."""
     output_width: int = Field(512, ge=1)
+    """Channels of a frame after aggregation."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout rate of a head's weights."""
 
     def frame_width(self, width: int) -> int:
         return self.output_width

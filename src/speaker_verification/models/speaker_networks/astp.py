@@ -18,7 +18,9 @@ class AstpSettings(Settings):
     """Attentive statistics pooling as published with LAP."""
 
     embedding_size: int = Field(192, ge=1)
+    """Embedding size."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout rate of whole frames in the attention."""
 
 
 class AttentiveStatisticsPooling(SpeakerNetwork):

@@ -19,9 +19,13 @@ class EcapaTdnnSettings(Settings):
     """ECAPA-TDNN with 512 channels."""
 
     embedding_size: int = Field(192, ge=1)
+    """Embedding size."""
     channels: int = Field(512, ge=8, multiple_of=8)
+    """Channels of the blocks."""
     pooled_channels: int = Field(1536, ge=1)
+    """Channels of the pooled layer."""
     bottleneck_channels: int = Field(128, ge=1)
+    """Channels of the attention's bottleneck."""
 
 
 class EcapaTdnn(SpeakerNetwork):

@@ -13,8 +13,11 @@ class MhfaSettings(Settings):
     """Multi-head factorised attentive pooling, of the size that LAP was compared with."""
 
     embedding_size: int = Field(256, ge=1)
+    """Embedding size."""
     num_heads: int = Field(64, ge=1)
+    """Attention heads."""
     compressed_width: int = Field(128, ge=1)
+    """Width of compressed keys and values."""
 
 
 class MultiHeadFactorisedAttentivePooling(SpeakerNetwork):

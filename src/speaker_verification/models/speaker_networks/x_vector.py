@@ -17,8 +17,11 @@ class XVectorSettings(Settings):
     """Time-delay network of the x-vector."""
 
     embedding_size: int = Field(512, ge=1)
+    """Embedding size."""
     channels: int = Field(512, ge=1)
+    """Channels of the frame layers."""
     pooled_channels: int = Field(1500, ge=1)
+    """Channels of the last frame layer, which is pooled."""
 
 
 class XVector(SpeakerNetwork):

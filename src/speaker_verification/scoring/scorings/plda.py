@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.settings_base import Settings
@@ -29,7 +28,8 @@ Covariances = tuple[np.ndarray, np.ndarray]
 class PldaSettings(Settings):
     """Parameters under `score.plda`."""
 
-    length_normalise: bool = Field(True, description="scale centred embeddings to length 1 first")
+    length_normalise: bool = True
+    """Scale centred embeddings to length 1 before the model."""
 
 
 class Plda(Scoring):
