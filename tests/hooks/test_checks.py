@@ -46,12 +46,12 @@ def test_a_runner_whose_processes_know_no_hooks_is_refused(project: Path) -> Non
 
 
 def test_parameters_that_the_prepared_corpus_makes_impossible_are_refused(project: Path) -> None:
-    session = Session(project, ParametersHook(), score={"cohort_size": 40})
+    session = Session(project, ParametersHook(), score={"top_n": 40})
     speakers = {"vox1-test": ("id10270", "id10271"), "vox2-dev": ("id00012", "id00013")}
     utterances = pd.concat(manifest(dict.fromkeys(names, 2), subset) for subset, names in speakers.items())
     session.catalog.save("utterances", utterances)
     session.catalog.save("trials", trials_of(utterances))
-    with pytest.raises(ParameterError, match=r"score\.cohort_size' is 40"):
+    with pytest.raises(ParameterError, match=r"score\.top_n' is 40"):
         session.start(pipelines["evaluate"])
     session.start(pipelines["export"])  # takes no cohort
 
