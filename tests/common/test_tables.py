@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.common.tables import LEARNING_CURVE, TRIALS, UTTERANCES, require_files
+from speaker_verification.common.tables import LEARNING_CURVE, SCORES, TRIALS, UTTERANCES, require_files
 from speaker_verification.pipelines.embed.nodes import embed_trial_utterances
 from speaker_verification.scoring.settings import EmbedSettings
 
@@ -36,6 +36,16 @@ def test_a_table_takes_the_schema_s_order_and_types() -> None:
 def test_a_table_that_does_not_conform_is_refused(rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(DataError, match=rf"table 'learning_curve' \(a.parquet\).*{message}"):
         LEARNING_CURVE.conform(pd.DataFrame(rows), "a.parquet")
+
+
+def test_scores_have_a_column_of_each_scoring_before_the_chosen_ratios() -> None:
+    trial = {"llr": 1, "trial_list": "mine", "label": 1, "enroll_id": "a", "test_id": "b"}
+    conformed = SCORES.conform(pd.DataFrame([{**trial, "mine": 2, "cosine": 0.5}]))
+    columns = ["trial_list", "enroll_id", "test_id", "label", "mine", "cosine", "llr"]
+    assert conformed.columns.tolist() == columns
+    assert conformed[["mine", "cosine", "llr"]].dtypes.eq("float64").all()
+    with pytest.raises(DataError, match="'mine'"):
+        SCORES.conform(pd.DataFrame([{**trial, "mine": "high"}]))
 
 
 def test_an_empty_table_conforms() -> None:

@@ -11,7 +11,13 @@ import pytest
 from kedro.io import DatasetError, Version
 
 from speaker_verification.common.tables import TRIALS, UTTERANCES
-from speaker_verification.datasets import EmbeddingStoreDataset, FolderDataset, JsonDataset, TableDataset
+from speaker_verification.datasets import (
+    ArraysDataset,
+    EmbeddingStoreDataset,
+    FolderDataset,
+    JsonDataset,
+    TableDataset,
+)
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
 TRIAL = {"trial_list": "vox1_o", "label": 1, "enroll_id": "a/b/1.wav", "test_id": "a/c/2.wav"}
@@ -174,3 +180,22 @@ def test_previews_show_the_newest_or_nothing(tmp_path: Path) -> None:
     assert json.loads(values.preview()) == {}
     values.save({"a": 1})
     assert json.loads(values.preview()) == {"a": 1}
+
+
+def test_arrays_come_back_exactly_by_group_and_empty_groups_too(tmp_path: Path) -> None:
+    left = {"plda": {"transform": np.random.default_rng(0).normal(size=(3, 2)), "flag": np.array(True)}}
+    dataset = ArraysDataset(filepath=str(tmp_path / "fitted.npz"))
+    dataset.save({"cosine": {}, **left, "qmf": {"names": np.array(["a", "bc"])}})
+    loaded = dataset.load()
+    assert list(loaded) == ["cosine", "plda", "qmf"]
+    assert loaded["cosine"] == {}
+    np.testing.assert_array_equal(loaded["plda"]["transform"], left["plda"]["transform"])
+    assert bool(loaded["plda"]["flag"])
+    assert loaded["qmf"]["names"].tolist() == ["a", "bc"]
+
+
+def test_arrays_of_objects_are_refused_when_loaded(tmp_path: Path) -> None:
+    dataset = ArraysDataset(filepath=str(tmp_path / "fitted.npz"))
+    dataset.save({"mine": {"what": np.array([{}], dtype=object)}})
+    with pytest.raises(ValueError, match="allow_pickle"):
+        dataset.load()
