@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from speaker_verification.common.errors import DataError
 from speaker_verification.datasets.versioned import AtomicDataset
 
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
@@ -20,6 +21,8 @@ class ArraysDataset(AtomicDataset[Arrays]):
         named: dict[str, Any] = {
             f"{group}/{name}": array for group, arrays in data.items() for name, array in arrays.items()
         }
+        if objects := [name for name, array in named.items() if np.asarray(array).dtype.hasobject]:
+            raise DataError(f"array '{objects[0]}' holds Python objects: take numbers or text")
         with path.open("wb") as file:
             np.savez(file, groups=np.array(list(data), dtype=str), **named)
 
