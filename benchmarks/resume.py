@@ -1,4 +1,4 @@
-"""A phase killed (-9) at random moments and gone on with, beside the same phase undisturbed.
+"""A phase killed (-9) at random moments and resumed, beside the same phase undisturbed.
 
     python -m benchmarks.resume --env=demo --params=finetune.epochs=5
     python -m benchmarks.resume --env=mini --params=prepare.mirror=FOLDER,finetune.save_every_steps=7
@@ -90,7 +90,7 @@ class Phase:
     def __init__(self, project: Path, arguments: argparse.Namespace) -> None:
         self.project = project
         self.training_seconds = 0.0
-        self.begun = ""  # as the phase told it
+        self.begun = ""  # step, as the phase logs it
         self._arguments = arguments
         globals_file = PROJECT / "conf" / arguments.env / "globals.yml"
         self._models = project / yaml.safe_load(globals_file.read_text())["data_root"] / "06_models"
@@ -129,9 +129,9 @@ class Phase:
             printed = ""
             for line in process.stdout:
                 printed += line
-                if re.search(r"epoch 0/|resuming from", line):
+                if begun := re.search(r"epoch 0/\d+|resuming from step \d+", line):
                     began = time.perf_counter()
-                    self.begun = re.split("INFO *", line)[-1].split(":")[0].strip()
+                    self.begun = begun[0]
                     if kill_after is not None:
                         self._kill(process, kill_after, while_saving)
                         return
@@ -160,7 +160,7 @@ class Phase:
             if file.name == "run.json":
                 content = json.loads(content)
                 content["metrics"] = _untimed(content["metrics"])
-                del content["start"]
+                del content["start"], content["tracking"]  # a run of its own in MLflow
             if file.name == "phase.json":
                 content = json.loads(content)
                 curve = content["progress"]["curve"]
