@@ -194,7 +194,7 @@ def test_classes_changed_round_change_nothing_that_weighs_both_alike(trials: Tri
         ([0.1, 0.2], [0, 0], "0 of 2 trials are targets"),
         ([], [], "0 of 0 trials are targets"),
         ([0.1, np.nan], [0, 1], "score of trial 1 is not finite"),
-        ([0.1, 0.2, 0.3], [0, 1], "must be rows of one length"),
+        ([0.1, 0.2, 0.3], [0, 1], "must be 1-D and of one length"),
         ([0.1, 0.2], [0, 2], "labels are"),
     ],
 )

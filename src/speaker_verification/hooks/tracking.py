@@ -426,7 +426,7 @@ class TrackingHook:
 
 
 def _kind_of(dataset: Any) -> str | None:
-    """What is logged of a dataset, as its entry in the catalog says."""
+    """Kind of logging of a dataset, from the metadata of its catalog entry."""
     return (getattr(dataset, "metadata", None) or {}).get("mlflow")
 
 

@@ -1,4 +1,4 @@
-"""How far an equal error rate would move with other speakers.
+"""Bootstrap confidence interval of the equal error rate, resampled by speaker.
 
 Trials share speakers, so resampling trials makes intervals too narrow; speakers are resampled instead.
 Source: N. Poh, S. Bengio, "Estimating the Confidence Interval of Expected Performance Curve in Biometric
@@ -27,21 +27,21 @@ def equal_error_rate_interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of the equal error rate in %, by speakers drawn with replacement.
 
-    A trial between two speakers counts as often as the product of the times they were drawn, a trial
-    within one speaker as often as that one was. Draws that leave only one class are left out; if all do, the
-    interval is 0 to 100.
+    The weight of a trial between two speakers is the product of the times both were drawn, that of a trial
+    within one speaker the times it was drawn. Resamples without targets or without non-targets are dropped;
+    if all are, the interval is 0 to 100.
 
     Args:
-        trials: from `sort_trials`.
-        enroll_speakers: (trials,) before sorting, whole numbers from 0, one for each speaker.
+        trials: trials sorted by `sort_trials`.
+        enroll_speakers: (trials,) before sorting, speaker numbers from 0.
         test_speakers: (trials,), likewise.
-        num_resamples: how often the speakers are drawn.
-        confidence: share of the resampled error rates between the two ends.
-        seed: the same seed gives the same interval.
+        num_resamples: number of resamples.
+        confidence: share of the resampled error rates inside the interval.
+        seed: seed of the resamples.
     """
     num_speakers = 1 + int(max(enroll_speakers.max(), test_speakers.max()))
     rng = np.random.default_rng([seed, num_speakers])
-    # Where both sides are one speaker, the second factor is that of a speaker beyond the last, always 1.
+    # Within one speaker the second factor is 1: that of a dummy speaker after the last.
     times_drawn = np.ones((num_speakers + 1, num_resamples), dtype=np.float32)
     for resample in range(num_resamples):
         drawn = rng.integers(num_speakers, size=num_speakers)
@@ -62,11 +62,11 @@ def _weighted_equal_error_rates(
 ) -> list[float]:
     """Equal error rate in % of each resample that keeps both classes.
 
-    FNR - FPR only rises with the threshold. So all resamples are first summed over blocks of trials at once,
-    and each is then looked at closely only in the block where its difference passes 0.
+    FNR - FPR never falls with the threshold. So the weights of all resamples are first summed over blocks of
+    trials, and then each resample is searched only in the block where its difference crosses 0.
 
     Args:
-        trials: sorted.
+        trials: sorted trials.
         times_drawn: (speakers, resamples), whole numbers.
         one: (trials,) first speaker of each sorted trial.
         other: (trials,) second speaker.
@@ -83,7 +83,7 @@ def _weighted_equal_error_rates(
     for resample, (num_target, num_nontarget) in enumerate(below[-1].T):
         if not num_target or not num_nontarget:
             continue
-        # All trials are accepted at the first cut and none at the last: the difference passes 0 in between.
+        # All trials are accepted at the first cut, none at the last: the difference crosses 0 in between.
         block = int((_balance(below[:, :, resample], num_target, num_nontarget) >= 0).argmax()) - 1
         num_below = trials.num_below[cuts[block] : cuts[block + 1] + 1]
         inside = slice(num_below[0], num_below[-1])

@@ -1,4 +1,4 @@
-"""Where the errors are: by group of trials, by height of the log-likelihood ratio, trial by trial."""
+"""Breakdown of errors: by group of trials, by log-likelihood ratio, and trial by trial."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def rates_by_group(
     speakers: pd.DataFrame,
     settings: ReportSettings,
 ) -> pd.DataFrame:
-    """Error rates of the trials that have something in common.
+    """Error rates by group of trials.
 
-    Groups are made by the duration of the shorter side and, where something is known of the speakers, by
-    gender and by nationality: a group of each value that both sides share, one of those that differ, and
-    one of those where a side is unknown. Groups without trials are left out.
+    Trials are grouped by the duration of the shorter side and, as far as the speakers are known, by gender
+    and by nationality: one group for each value that both sides share, one for trials whose sides differ,
+    and one for trials with an unknown side. Empty groups are left out.
 
     Args:
         scores: table of the SCORES schema.
         calibration: calibration of the scores.
         utterances: table of the UTTERANCES schema.
-        speakers: table of the SPEAKERS schema, maybe of a part of the speakers or of none.
-        settings: of the report.
+        speakers: table of the SPEAKERS schema, possibly incomplete or empty.
+        settings: report settings.
 
     Returns:
         Columns trial_list, scoring, by, group, num_target, num_nontarget and, in %, eer of the group's own
-        threshold, fnr and fpr at the threshold of the whole list's EER. A rate of too few trials is empty.
+        threshold, fnr and fpr at the threshold of the whole list's EER. Rates of too few trials are NaN.
 
     Raises:
         DataError: an utterance of a trial is not in the table.
@@ -76,7 +76,7 @@ def _rates(
 def _groups_of(
     trials: pd.DataFrame, utterances: pd.DataFrame, speakers: pd.DataFrame, edges: tuple[float, ...]
 ) -> dict[str, tuple[list[str], np.ndarray]]:
-    """By what makes the groups: their names, and each trial's place among them (trials,)."""
+    """Group names and the group index of each trial (trials,), by grouping."""
     both = pd.concat([trials["enroll_id"], trials["test_id"]], ignore_index=True)
     what = "of the trials are not in the table of utterances: prepare them first"
     sides = np.split(rows_of_ids(both, utterances, what), 2)
@@ -98,17 +98,17 @@ def _groups_of(
 
 
 def reliability(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
-    """Whether log-likelihood ratios mean what they say: those given beside those that the labels show.
+    """Reliability of log-likelihood ratios: given against empirical ratios, by bin.
 
     Args:
         scores: table of the SCORES schema.
         calibration: calibration of the scores.
 
     Returns:
-        Columns trial_list, scoring, llr_from and llr_to (the bin, in nats; open ones at both ends),
-        num_target, num_nontarget, mean_llr (of the bin's trials) and empirical_llr (natural log of the share
-        of all targets in the bin over the share of all non-targets; empty where one of them is 0). Bins
-        without trials are left out.
+        Columns trial_list, scoring, llr_from and llr_to (limits of the bin in nats; infinite at both
+        ends), num_target, num_nontarget, mean_llr (of the bin's trials) and empirical_llr (natural log of the
+        share of all targets in the bin over the share of all non-targets; NaN where one of them is 0).
+        Empty bins are left out.
     """
     tables = []
     for trial_list, trials in scores.groupby("trial_list", sort=False, observed=True):
@@ -141,11 +141,11 @@ def reliability(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
 
 
 def worst_trials(scores: pd.DataFrame, num_trials: int) -> pd.DataFrame:
-    """The targets of the lowest and the non-targets of the highest log-likelihood ratios, worst first.
+    """Targets with the lowest and non-targets with the highest log-likelihood ratios, worst first.
 
     Args:
         scores: table of the SCORES schema.
-        num_trials: of either class in each trial list.
+        num_trials: number of trials of either class in each trial list.
 
     Returns:
         Rows of the scores, list after list, first the targets, then the non-targets.

@@ -190,7 +190,7 @@ class Calibration:
         return self.scorings[Cosine.name]
 
     def decide(self, enroll: npt.ArrayLike, test: npt.ArrayLike, point: OperatingPoint) -> np.ndarray:
-        """Whether each pair of embeddings is taken for one speaker, by their cosine, bool (pairs,).
+        """Decisions on pairs of embeddings by their calibrated cosine, bool (pairs,); True: same speaker.
 
         Warns where the operating point is beyond the ratios of all calibration trials.
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class Embedder(Protocol):
-    """What extraction needs of a speaker model."""
+    """Protocol of a speaker model in extraction."""
 
     @property
     def minimum_samples(self) -> int:
-        """The least number of samples that give an embedding."""
+        """Minimum number of samples of a waveform that has an embedding."""
 
     @property
     def device(self) -> torch.device:
-        """Where `embed` wants the waveforms."""
+        """Device of the waveforms passed to `embed`."""
 
     def embed(
         self,
@@ -41,7 +41,7 @@ class Embedder(Protocol):
 
 
 def utterances_in_trials(utterances: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the utterances that some trial names.
+    """Utterances that occur in a trial.
 
     Raises:
         DataError: with the number of utterances that trials name and the table lacks, and the first ten.
@@ -65,10 +65,10 @@ def extract_embeddings(
     num_workers: int = 0,
     progress: bool,
 ) -> EmbeddingStore:
-    """Embed every utterance, each in a batch of utterances of its own length.
+    """Embeddings of utterances, in batches of equal length.
 
-    There is no padding, so an embedding depends on its utterance alone. What is longer than a window is read
-    and embedded in equal windows, whose embeddings are averaged as `SpeakerModel.embed` does.
+    Nothing is padded, so an embedding depends on its utterance alone. A longer recording than a window is
+    read and embedded in equal windows, whose embeddings are averaged as in `SpeakerModel.embed`.
 
     Args:
         model: maps waveforms (B, samples) to embeddings (B, E).

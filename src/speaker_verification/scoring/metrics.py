@@ -21,7 +21,7 @@ _THRESHOLDS_PER_BLOCK = 2**18
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What decisions are for: how likely a target trial is, and what either error costs.
+    """Operating point of decisions: probability of a target trial and costs of both errors.
 
     Source: NIST 2016 speaker recognition evaluation plan, equations 2 to 4.
 
@@ -47,26 +47,26 @@ class OperatingPoint:
 
     @property
     def name(self) -> str:
-        """The probability's decimals, as metrics carry them: 0.01 is p01."""
+        """Decimals of the probability, as in names of metrics: 0.01 is p01."""
         return "p" + f"{self.p_target:.12f}".rstrip("0").removeprefix("0.")
 
     @property
     def threshold(self) -> float:
-        """Natural log-likelihood ratio from which on accepting costs less than refusing (Bayes)."""
+        """Bayes decision threshold on the natural log-likelihood ratio: accept at or above it."""
         return math.log(self.c_fa * (1 - self.p_target)) - math.log(self.c_miss * self.p_target)
 
     def __str__(self) -> str:
         return f"p_target {self.p_target:g}, c_miss {self.c_miss:g}, c_fa {self.c_fa:g}"
 
     def cost(self, fnr: Rates, fpr: Rates) -> Rates:
-        """Detection cost, divided by that of the better of accepting and of refusing every trial."""
+        """Detection cost, normalised by the lower cost of accepting and of rejecting every trial."""
         miss_weight, false_acceptance_weight = self.c_miss * self.p_target, self.c_fa * (1 - self.p_target)
         return (miss_weight * fnr + false_acceptance_weight * fpr) / min(miss_weight, false_acceptance_weight)
 
 
 @dataclass(frozen=True)
 class DecisionErrors:
-    """Wrong decisions among trials, by count."""
+    """Counts of misses and false acceptances."""
 
     misses: int
     num_target: int
@@ -75,7 +75,7 @@ class DecisionErrors:
 
     @property
     def miss_rate(self) -> float:
-        """Share of the targets that are refused."""
+        """Share of the targets that are rejected."""
         return self.misses / self.num_target
 
     @property
@@ -86,7 +86,7 @@ class DecisionErrors:
 
 @dataclass(frozen=True, eq=False)
 class SortedTrials:
-    """Trials by rising score, with the thresholds that tell them apart: sorted once, measured in many ways.
+    """Trials sorted by score, with all distinct thresholds; sorted once for several metrics.
 
     The first of the K thresholds is the lowest score, which accepts every trial; the last is the next
     number above the highest score, which accepts none.
@@ -119,10 +119,10 @@ class SortedTrials:
         return misses / self.num_target, false_acceptances / self.num_nontarget
 
     def equal_error_rate(self) -> tuple[float, float]:
-        """As the function of this name."""
+        """Same as the function of this name."""
 
         def both(place: int) -> tuple[int, int]:
-            """Both rates times both totals: whole numbers, so that equal gaps are equal to the last digit."""
+            """Both rates times both totals: whole numbers, so that equal gaps compare equal."""
             misses = int(self.misses[place])
             false_acceptances = self.num_nontarget - (int(self.num_below[place]) - misses)
             return misses * self.num_nontarget, false_acceptances * self.num_target
@@ -131,14 +131,14 @@ class SortedTrials:
             fnr, fpr = both(place)
             return fnr - fpr
 
-        # FNR - FPR rises with every threshold, so the least gap lies on one of the two sides of its zero.
+        # FNR - FPR rises with the threshold, so the smallest gap is next to its zero crossing.
         zero = bisect_left(range(len(self.thresholds)), 0, key=rise)
         best = min((zero, zero - 1), key=lambda place: (abs(rise(place)), max(both(place))))
         eer_percent = 100 * max(both(best)) / (self.num_target * self.num_nontarget)
         return eer_percent, float(self.thresholds[best])
 
     def min_detection_cost(self, point: OperatingPoint) -> tuple[float, float]:
-        """As the function of this name."""
+        """Same as the function of this name."""
         least, best = math.inf, 0
         for block in row_blocks(len(self.thresholds), _THRESHOLDS_PER_BLOCK):
             cost = point.cost(*self.rates(block))
@@ -148,20 +148,20 @@ class SortedTrials:
         return least, float(self.thresholds[best])
 
     def min_cllr(self) -> float:
-        """As the function of this name."""
+        """Same as the function of this name."""
         from sklearn.isotonic import isotonic_regression
 
         num_tied, targets = np.diff(self.num_below), np.diff(self.misses)  # of the trials of each score
-        # Scores beside each other that only one class reaches get one value: they are taken together.
+        # Adjacent scores of one class alone get one value in any case: merged for speed.
         only_targets, only_nontargets = targets == num_tied, targets == 0
         first = ~(only_targets | only_nontargets)
         first[1:] |= (only_targets[1:] != only_targets[:-1]) | (only_nontargets[1:] != only_nontargets[:-1])
         first[0] = True
         num_tied, targets = (np.add.reduceat(counts, np.flatnonzero(first)) for counts in (num_tied, targets))
-        # Pool adjacent violators: the share of targets that rises with the score and fits best.
+        # Pool adjacent violators: the best-fitting share of targets that never falls with the score.
         share = isotonic_regression(targets / num_tied, sample_weight=num_tied)
         odds_of_lists = self.num_target / self.num_nontarget
-        with np.errstate(divide="ignore"):  # a score that only targets reach costs nothing as a target's
+        with np.errstate(divide="ignore"):  # odds are infinite where only targets reach a score
             odds = share / (1 - share) / odds_of_lists
             target_bits, nontarget_bits = np.log2(1 + 1 / odds), np.log2(1 + odds)
         costs = [
@@ -172,16 +172,16 @@ class SortedTrials:
 
 
 def _checked(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Scores float64 (trials,) and whether each trial is a target (trials,), if they can be measured."""
+    """Validated scores, float64 (trials,), and target flags, bool (trials,)."""
     values, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != classes.shape:
-        raise DataError(f"scores {values.shape} and labels {classes.shape} must be rows of one length")
+        raise DataError(f"scores {values.shape} and labels {classes.shape} must be 1-D and of one length")
     if not np.isfinite(values).all():
         raise DataError(f"the score of trial {int(np.isfinite(values).argmin())} is not finite")
     is_target = classes == 1
     if not (is_target | (classes == 0)).all():
         raise DataError(
-            f"labels are {np.unique(classes)[:10].tolist()}: 1 (target) and 0 (non-target) are known"
+            f"labels are {np.unique(classes)[:10].tolist()}: only 1 (target) and 0 (non-target) are allowed"
         )
     if is_target.all() or not is_target.any():
         raise DataError(
@@ -191,18 +191,18 @@ def _checked(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, 
 
 
 def sort_trials(scores: npt.ArrayLike, labels: npt.ArrayLike) -> SortedTrials:
-    """Sort trials by score; equal scores share a threshold, so they fall on one side of any.
+    """Trials sorted by score; equal scores share one threshold.
 
     Args:
         scores: (trials,), higher means "same speaker".
         labels: (trials,), 1 target, 0 non-target.
 
     Raises:
-        DataError: the arrays differ in shape, a score is not finite, a label is neither 0 nor 1, or only one
-            class is there.
+        DataError: the arrays differ in shape, a score is not finite, a label is neither 0 nor 1, or one class
+            is missing.
     """
     values, is_target = _checked(scores, labels)
-    # Tens of millions of trials are to fit into memory.
+    # Small integers, so that tens of millions of trials fit into memory.
     row_type: type[np.integer[Any]] = np.int32 if len(values) < 2**31 else np.int64
     order = np.argsort(values, kind="stable").astype(row_type)
     rising = np.empty(len(values) + 1)
@@ -227,9 +227,9 @@ def error_rates(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarra
 def equal_error_rate(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
     """Equal error rate in % and its threshold.
 
-    Over all thresholds, where the false negative and the false positive rate differ least, the larger of
-    the two. Of two thresholds that differ as much, the one with the lower result counts, so that changing
-    the classes round changes nothing.
+    The larger of the false negative and false positive rate at the threshold where they differ least. Of two
+    thresholds with equal difference the one with the lower result is taken, which makes the rate symmetric
+    in the two classes.
 
     Raises:
         DataError: as `sort_trials`.
@@ -240,7 +240,7 @@ def equal_error_rate(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[floa
 def min_detection_cost(
     scores: npt.ArrayLike, labels: npt.ArrayLike, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> tuple[float, float]:
-    """Least normalised detection cost over all thresholds, and its threshold.
+    """Minimum normalised detection cost over all thresholds, and its threshold.
 
     Args:
         scores: (trials,).
@@ -257,7 +257,7 @@ def min_detection_cost(
 def decision_errors(
     log_likelihood_ratios: npt.ArrayLike, labels: npt.ArrayLike, point: OperatingPoint
 ) -> DecisionErrors:
-    """Wrong ones of the decisions that log-likelihood ratios lead to at the Bayes threshold.
+    """Misses and false acceptances of log-likelihood ratios at the Bayes threshold.
 
     Args:
         log_likelihood_ratios: (trials,), natural.
@@ -284,7 +284,7 @@ def actual_detection_cost(
     c_miss: float = 1.0,
     c_fa: float = 1.0,
 ) -> float:
-    """Normalised detection cost of the decisions that log-likelihood ratios lead to at the Bayes threshold.
+    """Normalised detection cost of log-likelihood ratios at the Bayes threshold.
 
     Args:
         log_likelihood_ratios: (trials,), natural.
@@ -301,7 +301,7 @@ def actual_detection_cost(
 
 
 def cllr(log_likelihood_ratios: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Cost of log-likelihood ratios over all operating points, in bits: 0 at best, 1 where all of them are 0.
+    """Cllr, cost of log-likelihood ratios over all operating points, in bits: 0 is perfect, 1 uninformative.
 
     Source: N. Brümmer, J. du Preez, "Application-Independent Evaluation of Speaker Detection", Computer
     Speech and Language 20, 2006.
@@ -319,10 +319,10 @@ def cllr(log_likelihood_ratios: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 def min_cllr(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Least `cllr` that any rising function of the scores could have on these trials, in bits.
+    """Minimum `cllr` of any monotonic function of the scores on these trials, in bits.
 
-    The function is fitted to the trials themselves by pooling adjacent violators, without smoothing; equal
-    scores stay equal.
+    The function is fitted to the trials themselves by pooling adjacent violators, without smoothing; tied
+    scores stay tied.
 
     Source: as `cllr`.
 

@@ -1,4 +1,4 @@
-"""Scores and speakers in the field's text formats.
+"""Score files and speaker files in the field's text formats.
 
 Scores are `ENROLL_ID TEST_ID SCORE [target|nontarget]` on each line, speakers `UTTERANCE_ID SPEAKER_ID`.
 """
@@ -22,10 +22,10 @@ SPEAKER_COLUMNS = ["utterance_id", "speaker_id"]
 
 
 def write_score_file(path: Path, scores: pd.DataFrame) -> None:
-    """Write one line for each trial; a score that is read again is the same to the last digit.
+    """Write a score file, one trial a line, atomically; scores round-trip exactly.
 
     Args:
-        path: of the file, which appears whole.
+        path: file to write.
         scores: columns enroll_id, test_id, score and, if the file is to have labels, label (1 target,
             0 non-target).
     """
@@ -40,10 +40,10 @@ def write_score_file(path: Path, scores: pd.DataFrame) -> None:
 
 
 def read_score_file(path: Path) -> pd.DataFrame:
-    """Read a file of scores; fields stand between blanks or tabs, and blank lines are passed over.
+    """Read a score file with fields separated by blanks or tabs; blank lines are skipped.
 
     Args:
-        path: of the file; all lines have a label, or none has.
+        path: score file; either all lines have a label or none.
 
     Returns:
         Columns enroll_id, test_id, score (float64) and, where the file has labels, label (1 target,
@@ -53,15 +53,15 @@ def read_score_file(path: Path) -> pd.DataFrame:
         DataError: the file is missing or holds no trials, or a line is of another form (its number is named).
     """
     if not Path(path).is_file():
-        raise DataError(f"{path}: there is no such file of scores")
+        raise DataError(f"{path}: no such score file")
     try:
         return _read_columns(path)
-    except ValueError:  # Arrow's own are of this kind
+    except ValueError:  # includes Arrow's errors
         return _read_lines(path)
 
 
 def _read_columns(path: Path) -> pd.DataFrame:
-    """The trials of a file whose fields all stand between single blanks; any other one fails."""
+    """Trials of a file with single blanks between fields, parsed by Arrow; others are a ValueError."""
     types = dict(
         zip(("f0", "f1", "f2", "f3"), (pa.string(), pa.string(), pa.float64(), pa.string()), strict=True)
     )
@@ -80,7 +80,7 @@ def _read_columns(path: Path) -> pd.DataFrame:
 
 
 def _read_lines(path: Path) -> pd.DataFrame:
-    """The trials of a file in any form that is allowed."""
+    """Trials of a file in any allowed format, parsed line by line."""
     trials: list[list[str]] = []
     with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
@@ -122,22 +122,22 @@ def _as_trials(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_speaker_file(path: Path) -> pd.DataFrame:
-    """Read which speaker each utterance is of.
+    """Read the speakers of utterances.
 
     Args:
-        path: of a text file with `UTTERANCE_ID SPEAKER_ID` on each line (Kaldi's utt2spk), or of a table of
+        path: text file with `UTTERANCE_ID SPEAKER_ID` on each line (Kaldi's utt2spk), or table of
             utterances as .parquet or .csv.
 
     Returns:
         Columns utterance_id and speaker_id.
 
     Raises:
-        DataError: the file is missing, holds no speakers, a line is of another form, or an utterance stands
-            there twice (the line is named).
+        DataError: the file is missing, holds no speakers, a line is of another form, or an utterance
+            is duplicated (the line is named).
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file of speakers")
+        raise DataError(f"{path}: no such speaker file")
     is_table = path.suffix in (".parquet", ".csv")
     table = _read_speaker_table(path) if is_table else _read_speaker_lines(path)
     if table.empty:
@@ -146,7 +146,7 @@ def read_speaker_file(path: Path) -> pd.DataFrame:
     if repeated.any():
         row = int(repeated.argmax())
         name = table["utterance_id"].iloc[row]
-        raise DataError(f"{path}, {_place(path, table, row)}: utterance {name} stands there a second time")
+        raise DataError(f"{path}, {_place(path, table, row)}: duplicate utterance {name}")
     return table[SPEAKER_COLUMNS]
 
 
@@ -181,23 +181,23 @@ def _read_speaker_lines(path: Path) -> pd.DataFrame:
 
 
 def _place(path: Path, table: pd.DataFrame, row: int) -> str:
-    """A row of a file of speakers, by the number that an editor or a reader of tables shows."""
+    """Row of a speaker file as its line number in a text file or its row number in a table."""
     if "line" in table:
         return f"line {table['line'].iloc[row]}"
     return f"line {row + 2}" if path.suffix == ".csv" else f"row {row}"
 
 
 def refuse_unknown_speakers(path: Path, trials: pd.DataFrame, speakers: pd.DataFrame, where: Path) -> None:
-    """Refuse a file of scores with utterances whose speakers are not given.
+    """Refuse a score file with utterances of unknown speakers.
 
     Args:
-        path: of the file of scores.
-        trials: as `read_score_file` read it.
-        speakers: column utterance_id.
-        where: file of the speakers, for the message.
+        path: score file.
+        trials: its trials, from `read_score_file`.
+        speakers: table with the column utterance_id.
+        where: speaker file, for the message.
 
     Raises:
-        DataError: with the first such line, its utterance and the number of such utterances.
+        DataError: naming the first such line, its utterance and the number of such utterances.
     """
     sides = [pd.Index(trials[side].unique()) for side in COLUMNS[:2]]
     absent = set(sides[0].union(sides[1]).difference(speakers["utterance_id"]))

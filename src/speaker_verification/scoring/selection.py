@@ -14,7 +14,7 @@ from speaker_verification.scoring.centring import centre_and_normalise, check_wi
 
 @dataclass(frozen=True)
 class _Device:
-    """How a device takes arrays, keeps the highest of earlier and new cosines, and gives arrays back."""
+    """Top-n selection on one device: upload, merge of earlier and new cosines, download."""
 
     place: Callable[[np.ndarray], Any]
     select: Callable[[Any, Any, int], Any]
@@ -62,7 +62,7 @@ def highest_cosines(
     centre: np.ndarray | float,
     budget: ComputeBudget,
 ) -> None:
-    """Select the highest cohort cosines of all embeddings, block by block.
+    """Top-n cohort cosines of all embeddings, block by block.
 
     Args:
         embeddings: (N, E).

@@ -1,4 +1,4 @@
-"""Speakers of trials: of a table of utterances, or read from the ids where the labels confirm it."""
+"""Speakers of trials: from a table of utterances, or parsed from ids if the labels agree."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _EXTENSION = re.compile(r"\.[A-Za-z]\w{1,4}$")
 
 @dataclass(frozen=True, eq=False)
 class TrialSpeakers:
-    """Speaker of each trial's two sides (trials,), numbered by name from 0, and how many there are."""
+    """Speakers of both sides of each trial (trials,), numbered by name from 0, and their count."""
 
     enroll: np.ndarray
     test: np.ndarray
     number: int
 
     def contradictions(self, labels: np.ndarray) -> np.ndarray:
-        """Rows of the targets between two speakers and of the non-targets within one.
+        """Rows of mislabelled trials: targets between two speakers, non-targets within one.
 
         Args:
             labels: (trials,), 1 target, 0 non-target.
@@ -36,11 +36,11 @@ class TrialSpeakers:
 
 @dataclass(frozen=True)
 class SpeakerSearch:
-    """Speakers of a trial list, and how they were come by.
+    """Speakers of a trial list and their source.
 
     Attributes:
-        speakers: None where they are not known for certain.
-        note: a line on where they come from, or on what speaks against them.
+        speakers: speakers of the trials; None if uncertain.
+        note: one line on their source, or on the contradiction.
         num_contradicting: trials whose labels contradict these speakers.
     """
 
@@ -50,7 +50,7 @@ class SpeakerSearch:
 
 
 def speakers_of_trials(trials: pd.DataFrame, utterances: pd.DataFrame) -> TrialSpeakers:
-    """The speakers that a table gives the utterances of trials.
+    """Speakers of trials by a table of utterances.
 
     Args:
         trials: columns enroll_id and test_id.
@@ -70,10 +70,10 @@ def speakers_of_trials(trials: pd.DataFrame, utterances: pd.DataFrame) -> TrialS
 
 
 def judge_given_speakers(trials: pd.DataFrame, utterances: pd.DataFrame) -> SpeakerSearch:
-    """The speakers that a table gives the utterances of trials, compared with the labels.
+    """Speakers of trials by a table of utterances, checked against the labels.
 
-    Single labels may be wrong, as in published lists; where more than a fifth of either class contradicts
-    the table, it is the speakers that are.
+    A few labels may be wrong, as in published lists; if more than a fifth of either class contradicts the
+    table, the speakers are taken for wrong.
 
     Args:
         trials: columns enroll_id, test_id and label.
@@ -93,10 +93,10 @@ def judge_given_speakers(trials: pd.DataFrame, utterances: pd.DataFrame) -> Spea
 
 
 def find_speakers(trials: pd.DataFrame) -> SpeakerSearch:
-    """The speakers that the ids name, by the one reading of them that no label contradicts.
+    """Speakers parsed from the ids, by the one id format that no label contradicts.
 
-    A reading agrees where both sides of every target are of one speaker and those of every non-target of two.
-    Where none agrees, or several do that group the utterances differently, nothing is taken for certain.
+    A format agrees if every target has one speaker on both sides and every non-target two. If none agrees, or
+    several do that group the utterances differently, the speakers are uncertain.
 
     Args:
         trials: columns enroll_id, test_id and label, both classes.
@@ -124,7 +124,7 @@ def find_speakers(trials: pd.DataFrame) -> SpeakerSearch:
         doubt = _ambiguity(agreeing)
         note = doubt or f"{found.number} speakers, read from ids {next(iter(agreeing))}"
         return SpeakerSearch(None if doubt else found, note)
-    assert nearest is not None  # some readings take any id
+    assert nearest is not None  # some formats parse any id
     reading, rows = nearest
     return SpeakerSearch(
         None,
@@ -134,7 +134,7 @@ def find_speakers(trials: pd.DataFrame) -> SpeakerSearch:
 
 
 def _ambiguity(agreeing: Mapping[str, list[str]]) -> str:
-    """A line on two readings that group the ids differently, if there are."""
+    """One line on two id formats that group the ids differently; empty if there are none."""
     (reading, read), *others = agreeing.items()
     for other, another in others:
         numbers = len(set(read)), len(set(another))
@@ -151,13 +151,13 @@ def _count(rows: np.ndarray, trials: pd.DataFrame) -> str:
 
 
 def _trial(trials: pd.DataFrame, row: int) -> str:
-    """A trial as a line of a file of scores names it."""
+    """Trial as in a line of a score file."""
     enroll, test, label = (trials[name].iloc[row] for name in (*SIDES, "label"))
     return f"'{enroll} {test} {'target' if label == 1 else 'nontarget'}'"
 
 
 def _folder(place: int) -> Callable[[str], str]:
-    """Reads the part of a path that stands at a place; nothing where the path is shorter."""
+    """Parser of one part of a path, by its index; empty for a shorter path."""
 
     def read(utterance_id: str) -> str:
         parts = utterance_id.split("/")
@@ -167,7 +167,7 @@ def _folder(place: int) -> Callable[[str], str]:
 
 
 def _before(separator: str, *, last: bool) -> Callable[[str], str]:
-    """Reads a file's name up to its first or last separator; all of it where there is none."""
+    """Parser of a file name up to its first or last separator; the whole name without one."""
 
     def read(utterance_id: str) -> str:
         name = _EXTENSION.sub("", utterance_id.rpartition("/")[2])
@@ -176,7 +176,7 @@ def _before(separator: str, *, last: bool) -> Callable[[str], str]:
     return read
 
 
-# By what an id looks like; folders in front of a path of the first two may be any.
+# Parsers by id format; the first two allow any folders in front.
 READINGS: Mapping[str, Callable[[str], str]] = {
     "SPEAKER/SESSION/UTTERANCE": _folder(-3),
     "SPEAKER/UTTERANCE": _folder(-2),

@@ -24,9 +24,9 @@ NUM_PARAMETERS, KEPT_OF_A_BLOCK = 8, 6
 
 
 class Standardisation(NamedTuple):
-    """How states become zero mean and unit variance: mean and 1 / deviation of every channel, (D,) each.
+    """Standardisation of states: mean and 1 / deviation of every channel, (D,) each.
 
-    `num_vectors` is how many vectors they come from; 0 where the states at hand had no part in them.
+    `num_vectors` is the number of vectors behind these moments; 0 for running statistics.
     """
 
     mean: Tensor
@@ -35,7 +35,7 @@ class Standardisation(NamedTuple):
 
 
 class LapParameters(NamedTuple):
-    """What is learnt up to the pooling: D channels, h heads, L+1 states, Q = (L+1) // 2 squeezed."""
+    """Learnt parameters up to the pooling: D channels, h heads, L+1 states, Q = (L+1) // 2 squeezed."""
 
     norm_weight: Tensor  # (D,)
     norm_bias: Tensor  # (D,)
