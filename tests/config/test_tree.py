@@ -30,17 +30,17 @@ from tests.support.config import CONF, parameters
         (
             "mini",
             {"model": {"frontend": {"architecture": {"num_conv_pos_embedding_groups": 0}}}},
-            "parameter 'model.frontend': architecture.num_conv_pos_embedding_groups is 0: give a whole",
+            "parameter 'model.frontend.architecture.num_conv_pos_embedding_groups' is 0: give a whole",
         ),
         (
             "mini",
             {"model": {"frontend": {"architecture": {"num_attention_heads": "four"}}}},
-            "parameter 'model.frontend': architecture.num_attention_heads is 'four': give a whole",
+            "parameter 'model.frontend.architecture.num_attention_heads' is 'four': give a whole",
         ),
         (
             "mini",
             {"model": {"frontend": {"architecture": {"model_type": "whisper"}}}},
-            "parameter 'model.frontend.architecture.model_type' is 'whisper': use one of wavlm, hubert",
+            "parameter 'model.frontend.architecture': model_type is 'whisper': use one of wavlm, hubert",
         ),
         (
             "local",
@@ -147,5 +147,5 @@ def test_a_suggestion_is_the_whole_name_that_must_be_typed(changes: dict[str, An
 def test_an_architecture_s_sizes_are_counts(width: Any) -> None:
     for name in ("hidden_size", "num_attention_heads", "num_conv_pos_embedding_groups"):
         changed = {"model": {"frontend": {"architecture": {name: width}}}}
-        with pytest.raises(ParameterError, match=rf"architecture\.{name} is {width!r}: give a whole number"):
+        with pytest.raises(ParameterError, match=rf"architecture\.{name}' is {width!r}: give a whole number"):
             check_parameters(parameters(CONF, "mini", **changed))

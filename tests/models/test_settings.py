@@ -13,8 +13,8 @@ from speaker_verification.models.settings import (
     WEIGHTS_FILE,
     ModelSettings,
     check_encoder_folder,
-    check_saved_model,
     encoder_width,
+    read_saved_configuration,
 )
 
 BASE = yaml.safe_load((Path(__file__).parents[2] / "conf/base/parameters_model.yml").read_text())
@@ -75,7 +75,9 @@ def saved_model(folder: Path) -> Path:
 
 
 def test_a_folder_of_a_saved_model_is_told_from_others(tmp_path: Path) -> None:
-    check_saved_model(saved_model(tmp_path / "checkpoint/epoch_01"))
+    saved = read_saved_configuration(saved_model(tmp_path / "checkpoint/epoch_01"))
+    assert saved.model == ModelSettings()
+    assert saved.encoder == {"model_type": "wavlm"}
     (tmp_path / "empty").mkdir()
     (saved_model(tmp_path / "light") / WEIGHTS_FILE).unlink()
     (saved_model(tmp_path / "cut") / CONFIG_FILE).write_text("{")
@@ -83,15 +85,15 @@ def test_a_folder_of_a_saved_model_is_told_from_others(tmp_path: Path) -> None:
     (saved_model(tmp_path / "encoder") / CONFIG_FILE).write_text('{"model_type": "wavlm"}')
     for name, message in (
         ("absent", "'.*absent' is no folder"),
-        ("empty", f"{CONFIG_FILE}, {WEIGHTS_FILE} is not there"),
-        ("light", f"{WEIGHTS_FILE} is not there"),
+        ("empty", f"missing {CONFIG_FILE}, {WEIGHTS_FILE}"),
+        ("light", f"missing {WEIGHTS_FILE}"),
         ("cut", rf"{CONFIG_FILE}.* cannot be read as JSON"),
-        ("foreign", f"{CONFIG_FILE} lacks 'model' or 'encoder'"),
+        ("foreign", f"missing 'model' in .*{CONFIG_FILE}, 'encoder' in .*{CONFIG_FILE}"),
         ("encoder", r"is an encoder \(wavlm\), .* model\.frontend\.checkpoint"),
         ("checkpoint", "holds several models: give one of them, such as '.*epoch_01'"),
     ):
         with pytest.raises(DataError, match=message) as caught:
-            check_saved_model(tmp_path / name)
+            read_saved_configuration(tmp_path / name)
         assert "\n" not in str(caught.value)
 
 
@@ -105,8 +107,8 @@ def test_a_folder_of_an_encoder_is_told_from_others_and_a_hub_s_name_is_left_alo
     for name, message in (
         ("absent", "is no folder"),
         ("WavLM-Large.pt", "is no folder"),
-        ("empty", f"{CONFIG_FILE} is not there"),
-        ("model", "model_type is None: give an encoder's folder"),
+        ("empty", f"missing {CONFIG_FILE}"),
+        ("model", "model_type is 'None': use one of wavlm.*give the folder of an encoder"),
     ):
         with pytest.raises(DataError, match=message):
             check_encoder_folder(str(tmp_path / name))

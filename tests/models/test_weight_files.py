@@ -191,8 +191,8 @@ def test_weights_of_a_speaker_model_are_its_configuration_s(saved: Path) -> None
     assert_told(lambda: SpeakerModel.from_pretrained(saved), path, f"{name} that is not finite")
     save_file(weights, path)
     for change, message in (
-        ({"encoder": None}, "lacks 'encoder'"),
-        ({"model": [1]}, "lacks 'model'"),
+        ({"encoder": None}, "missing 'encoder'"),
+        ({"model": [1]}, "missing 'model'"),
         ({"encoder": {}}, "encoder.model_type is 'None'"),
         ({"model": {"fronted": {}}}, r"unknown parameter '.*config.json: model.fronted'"),
     ):

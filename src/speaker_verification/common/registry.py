@@ -106,7 +106,25 @@ class Registry(Mapping[str, Entry]):
         return f"it is {_described(entry)}, not an instance of {_path(self.base)}"
 
 
-class ClassRegistry(Registry[Part]):
+class TypeRegistry(Registry[Part]):
+    """A registry whose entries are classes.
+
+    Args:
+        subject: what a class is, for messages ("encoder adapter").
+        base: class that every entry is a subclass of.
+        entries: classes by name.
+
+    Raises:
+        TypeError: an entry is no subclass of the base.
+    """
+
+    def _fault(self, entry: Any) -> str | None:
+        if not isinstance(entry, type) or not issubclass(entry, self.base) or entry is self.base:
+            return f"it is {_described(entry)}, not a subclass of {_path(self.base)}"
+        return None
+
+
+class ClassRegistry(TypeRegistry[Part]):
     """A registry whose entries are classes, each with its settings class as the attribute `Settings`.
 
     Args:
@@ -119,12 +137,11 @@ class ClassRegistry(Registry[Part]):
     """
 
     def _fault(self, entry: Any) -> str | None:
-        if not isinstance(entry, type) or not issubclass(entry, self.base) or entry is self.base:
-            return f"it is {_described(entry)}, not a subclass of {_path(self.base)}"
+        fault = super()._fault(entry)
         settings = getattr(entry, "Settings", None)
-        if not isinstance(settings, type) or not issubclass(settings, Settings):
+        if fault is None and not (isinstance(settings, type) and issubclass(settings, Settings)):
             return f"its attribute Settings is {_described(settings)}, not a subclass of {_path(Settings)}"
-        return None
+        return fault
 
 
 class KindSettings(Settings):

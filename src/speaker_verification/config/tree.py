@@ -17,12 +17,9 @@ from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.registry import trial_lists
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.subsets import lists_of_speakers_in, subsets_of
+from speaker_verification.models.encoders import adapter_class
 from speaker_verification.models.heads import HeadSettings
-from speaker_verification.models.settings import (
-    SUPPORTED_ENCODERS,
-    ModelSettings,
-    encoder_width,
-)
+from speaker_verification.models.settings import ModelSettings, encoder_width
 from speaker_verification.scoring.settings import (
     EmbedSettings,
     MeasureSettings,
@@ -96,14 +93,14 @@ class Parameters(Settings):
         architecture = self.model.frontend.architecture
         if architecture is None:
             return
-        where = "parameter 'model.frontend.architecture"
-        model_type = architecture.get("model_type")
-        if model_type not in SUPPORTED_ENCODERS:
-            yield f"{where}.model_type' is '{model_type}': use one of {', '.join(SUPPORTED_ENCODERS)}"
-        for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
-            divisor = architecture.get(name, 1)
-            if width is not None and width % divisor:
-                yield f"{where}.{name}' is {divisor}: it must divide the encoder's width {width}"
+        where = "model.frontend.architecture"
+        try:
+            family = adapter_class(architecture.get("model_type"), self.model.frontend.adapter)
+        except ParameterError as error:
+            yield f"parameter '{where}': {error}"
+            return
+        for fault in family.architecture_faults(architecture):
+            yield str(fault._replace(parameter=f"{where}.{fault.parameter}"))
 
     def _in_phases(self) -> Iterator[str]:
         known = (*trial_lists(), *self.prepare.other_trial_lists)

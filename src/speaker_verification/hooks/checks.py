@@ -29,6 +29,7 @@ from speaker_verification.hooks.resume import InterruptedPhaseHook
 
 if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
+    from speaker_verification.models.settings import FrontendSettings
     from speaker_verification.scoring.settings import EmbedSettings
 
 DEVICE = "params:device"
@@ -139,25 +140,25 @@ class StartHook(ParameterisedHook):
         if any("params:embed" in node.inputs for node in pipeline.nodes):
             _refuse_bad_model(self._parameters.embed.model)
         if ENCODER in pipeline.all_outputs():
-            _refuse_bad_encoder(self._parameters.model.frontend.checkpoint)
+            _refuse_bad_encoder(self._parameters.model.frontend)
 
 
 def _refuse_bad_model(model: str | None) -> None:
-    from speaker_verification.models.settings import check_saved_model
+    from speaker_verification.models.settings import read_saved_configuration
 
     if model:
         try:
-            check_saved_model(Path(model))
+            read_saved_configuration(Path(model))
         except DataError as error:
             raise ParameterError(f"parameter 'embed.model': {error}") from None
 
 
-def _refuse_bad_encoder(checkpoint: str | None) -> None:
+def _refuse_bad_encoder(frontend: FrontendSettings) -> None:
     from speaker_verification.models.settings import check_encoder_folder
 
-    if checkpoint is not None:
+    if frontend.checkpoint is not None:
         try:
-            check_encoder_folder(checkpoint)
+            check_encoder_folder(frontend.checkpoint, frontend.adapter)
         except DataError as error:
             raise ParameterError(f"parameter 'model.frontend.checkpoint': {error}") from None
 

@@ -1,9 +1,9 @@
-"""The self-supervised encoder: waveform in, all of its hidden states out."""
+"""Self-supervised encoder: waveforms to the L+1 hidden states."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,22 +11,18 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Wav2Vec2FeatureExtractor,
-)
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.models.encoders import AdapterChoice, adapter_class
+from speaker_verification.models.encoders.base import EncoderAdapter
 from speaker_verification.models.encoders.configuration import (
     build_encoder,
     configuration_of,
     read_configuration,
     refuse_unservable,
 )
-from speaker_verification.models.encoders.wavlm_attention import FusedWavLMAttention
 from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
 from speaker_verification.models.weight_files import (
     read_json,
@@ -35,70 +31,70 @@ from speaker_verification.models.weight_files import (
     refuse_unreadable,
 )
 
-# Only used while training with time masks; published checkpoints may lack it.
-OPTIONAL_WEIGHTS = {"masked_spec_embed"}
-# Where transformers looks for weights, the first first; an index names several files.
+# In the order in which transformers looks for weights; an index names several files.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# Other names in a file are of heads for pre-training or for recognition.
-OF_THE_ENCODER = ("feature_extractor.", "feature_projection.", "encoder.")
-# What a parameter of the regularisation is called in an encoder's configuration.
-REGULARISATION = {
-    "dropout": ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"),
-    "layer_drop": ("layerdrop",),
-    "mask_time_probability": ("mask_time_prob",),
-}
-NORMALISATION_FLOOR = 1e-7  # under the variance, as in transformers' feature extractor
+NORMALISATION_FLOOR = 1e-7  # added to the variance, as in transformers' feature extractor
 
-transformers_logging.disable_progress_bar()  # its bars tear the console's own
+transformers_logging.disable_progress_bar()  # its bars break those of this project
 
 
 def save_encoder(settings: FrontendSettings, folder: Path, seed: int) -> None:
     """Write the encoder that a model starts from to a folder in Hugging Face format.
 
     Args:
-        settings: a hub name or a folder; or a transformers configuration (with its `model_type`) whose
-            weights are drawn at random.
-        folder: where `config.json` and `model.safetensors` go.
-        seed: of the random weights.
+        settings: checkpoint (hub name or folder), or architecture whose weights are drawn at random.
+        folder: destination of `config.json` and `model.safetensors`.
+        seed: seed of the random weights.
 
     Raises:
-        ParameterError: the architecture is none that the model serves.
-        DataError: the checkpoint cannot be read, is none that the model serves, or lacks weights.
+        ParameterError: the model does not serve the architecture.
+        DataError: the checkpoint cannot be read, lacks weights, or is of an encoder that the model does not
+            serve.
     """
     if settings.checkpoint is not None:
-        load_encoder(settings.checkpoint).save_pretrained(folder)
+        load_encoder(settings.checkpoint, adapter=settings.adapter).save_pretrained(folder)
         return
-    where = "model.frontend.architecture."
-    config = configuration_of(settings.architecture or {}, where, ParameterError, closed=True)
+    where, adapter = "model.frontend.architecture.", settings.adapter
+    config = configuration_of(
+        settings.architecture or {}, where, ParameterError, closed=True, adapter=adapter
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        build_encoder(config, where).save_pretrained(folder)
+        build_encoder(config, where, adapter).save_pretrained(folder)
 
 
 def load_encoder(
-    checkpoint: str | Path, regularisation: RegularisationSettings | None = None
+    checkpoint: str | Path,
+    regularisation: RegularisationSettings | None = None,
+    adapter: AdapterChoice = None,
 ) -> PreTrainedModel:
     """Load an encoder by hub name or folder, in the class that its configuration names.
 
-    Whether it wants normalised waveforms, which the hub keeps in a file beside, becomes part of its
-    configuration (`do_normalize`, absent where the checkpoint says nothing).
+    The waveform normalisation that it was trained with, which a checkpoint has in a file of its own, becomes
+    part of its configuration (`do_normalize`, absent where the checkpoint does not have it).
 
     Args:
         checkpoint: hub name or folder.
-        regularisation: in place of the checkpoint's own, where it is not None.
+        regularisation: values that replace the checkpoint's own, except None.
+        adapter: see `adapter_class`.
 
     Raises:
-        DataError: it cannot be read, is none that the model serves, or its weights do not fit its
-            configuration.
+        DataError: the checkpoint cannot be read, its weights do not fit its configuration, or it is of an
+            encoder that the model does not serve.
+        ParameterError: the encoder lacks an option of the regularisation.
     """
-    config = read_configuration(checkpoint, **_overrides(regularisation))
+    config = read_configuration(checkpoint, adapter)
+    family = adapter_class(config.model_type, adapter)
+    overrides = _overrides(regularisation, config, family)
+    if overrides:
+        config = read_configuration(checkpoint, adapter, **overrides)
     if not hasattr(config, "do_normalize"):
-        _take_normalisation(config, checkpoint)
+        _take_normalisation(config, checkpoint, family)
     try:
         with _without_load_report():
             encoder, report = AutoModel.from_pretrained(
@@ -115,25 +111,28 @@ def load_encoder(
             refuse_unreadable(path)
         raise DataError(f"encoder '{checkpoint}' cannot be loaded: {reason(error)}") from error
     origin = next(iter(_weight_files(checkpoint)), checkpoint)
-    _refuse_misfit(report, origin, f"{encoder.base_model_prefix}.")
+    _refuse_misfit(report, origin, f"{encoder.base_model_prefix}.", family)
     refuse_non_finite(encoder.state_dict(), origin)
     return encoder
 
 
-def _take_normalisation(config: PreTrainedConfig, checkpoint: str | Path) -> None:
-    """Waveform normalisation from the preprocessor file, added to the configuration."""
+def _take_normalisation(
+    config: PreTrainedConfig, checkpoint: str | Path, family: type[EncoderAdapter]
+) -> None:
+    """Add the waveform normalisation of the preprocessor file to the configuration."""
     beside = Path(checkpoint) / "preprocessor_config.json"
     if beside.is_file():
         read_json(beside)
-    with suppress(OSError):
-        config.do_normalize = Wav2Vec2FeatureExtractor.from_pretrained(checkpoint).do_normalize
+    normalises = family.normalises_waveforms(checkpoint)
+    if normalises is not None:
+        config.do_normalize = normalises
 
 
 def _weight_files(checkpoint: str | Path) -> list[Path]:
-    """The files that transformers reads an encoder's weights from, as far as they are on this machine.
+    """Files on this machine that transformers reads an encoder's weights from.
 
     Raises:
-        DataError: the index of several is unreadable.
+        DataError: the index of several files is unreadable.
     """
     for name in WEIGHT_FILES:
         path = _local_file(checkpoint, name)
@@ -155,7 +154,7 @@ def _local_file(checkpoint: str | Path, name: str) -> Path | None:
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Silence the table of unfitting weights that transformers prints: they are judged here."""
+    """Silence transformers' table of weights that do not fit: they are refused here instead."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -164,9 +163,11 @@ def _without_load_report() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _refuse_misfit(report: dict[str, Any], origin: str | Path, prefix: str) -> None:
-    """Refuse weights of another encoder; those of heads behind it may be there."""
-    missing = sorted(set(report["missing_keys"]) - OPTIONAL_WEIGHTS)
+def _refuse_misfit(
+    report: dict[str, Any], origin: str | Path, prefix: str, family: type[EncoderAdapter]
+) -> None:
+    """Refuse weights that do not fit the encoder; weights of heads behind it are ignored."""
+    missing = sorted(set(report["missing_keys"]) - family.optional_weights)
     if missing:
         raise DataError(
             f"'{origin}' lacks {len(missing)} weights of the encoder that its config.json describes, the "
@@ -176,7 +177,9 @@ def _refuse_misfit(report: dict[str, Any], origin: str | Path, prefix: str) -> N
         f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]
     )
     unexpected = sorted(
-        name for name in report["unexpected_keys"] if name.removeprefix(prefix).startswith(OF_THE_ENCODER)
+        name
+        for name in report["unexpected_keys"]
+        if name.removeprefix(prefix).startswith(family.weight_prefixes)
     )
     if misshapen or unexpected:
         raise DataError(
@@ -185,30 +188,40 @@ def _refuse_misfit(report: dict[str, Any], origin: str | Path, prefix: str) -> N
         )
 
 
-def _overrides(regularisation: RegularisationSettings | None) -> dict[str, float]:
+def _overrides(
+    regularisation: RegularisationSettings | None, config: PreTrainedConfig, family: type[EncoderAdapter]
+) -> dict[str, float]:
+    """Options of the encoder that the regularisation replaces."""
     values = regularisation.model_dump(exclude_none=True) if regularisation else {}
-    return {field: value for name, value in values.items() for field in REGULARISATION[name]}
+    for name, value in values.items():
+        options = family.regularisation.get(name, ())
+        if not options or not all(hasattr(config, option) for option in options):
+            raise ParameterError(
+                f"parameter 'model.frontend.regularisation.{name}' is {value}: the encoder "
+                f"({config.model_type}) has no such option, set it to null"
+            )
+    return {option: value for name, value in values.items() for option in family.regularisation[name]}
 
 
 class Frontend(nn.Module):
-    """An encoder that gives L+1 hidden states whatever happens inside it.
+    """Encoder with L+1 hidden states, also where layer drop skips a block.
 
-    transformers 5 records nothing for a block that layer drop skips, and records the last state of a
-    stable-layer-norm encoder before its final LayerNorm; the published systems saw a repeated input and the
-    state after that LayerNorm, as transformers 4 gave them. Both are restored here by watching the blocks.
+    transformers 5 records no state of a block that layer drop skips, and records the last state of an encoder
+    with a LayerNorm behind its blocks before that LayerNorm. The published systems had a repeated input and
+    the state after the LayerNorm, as transformers 4 returned them. Hooks on the blocks restore both.
 
     Args:
-        encoder: a WavLM, HuBERT or wav2vec 2.0 model.
-        last_state: take the last state `after` (as published) or `before` the final LayerNorm of a
-            stable-layer-norm (Large) encoder; the same thing in the others.
-        waveform_normalisation: give every waveform zero mean and unit variance `always`, or where the
-            `checkpoint` says so.
-        attention: through torch's fused product (`sdpa`) or step by step, as the `original` does.
-        checkpoint_activations: keep the input of every block alone and compute the block again in the
-            backward pass; in training mode.
+        encoder: encoder of transformers for which there is an adapter.
+        last_state: last state `after` (as published) or `before` the LayerNorm behind the blocks (Large);
+            without effect where there is none.
+        waveform_normalisation: zero mean and unit variance of every waveform `always`, or where the
+            `checkpoint` was trained with it.
+        attention: torch's fused product (`sdpa`), or transformers' own steps (`original`).
+        checkpoint_activations: activation checkpointing of every block in training mode.
+        adapter: see `adapter_class`.
 
     Raises:
-        ParameterError: the checkpoint does not say.
+        ParameterError: waveform_normalisation is `checkpoint`, which does not store it.
         DataError: the model cannot serve the encoder.
     """
 
@@ -219,15 +232,17 @@ class Frontend(nn.Module):
         waveform_normalisation: Literal["none", "checkpoint", "always"] = "none",
         attention: Literal["sdpa", "original"] = "sdpa",
         checkpoint_activations: bool = False,
+        adapter: AdapterChoice = None,
     ) -> None:
         super().__init__()
-        refuse_unservable(encoder.config, "encoder: ")
+        refuse_unservable(encoder.config, "encoder: ", adapter=adapter)
         if waveform_normalisation == "checkpoint" and not hasattr(encoder.config, "do_normalize"):
             raise ParameterError(
-                "parameter 'model.frontend.waveform_normalisation' is 'checkpoint', which has no "
-                "preprocessor_config.json: use none or always"
+                "parameter 'model.frontend.waveform_normalisation' is 'checkpoint', which does "
+                "not store it: use none or always"
             )
         self.encoder = encoder
+        self.adapter = adapter_class(encoder.config.model_type, adapter)(encoder)
         encoder.config.update(
             {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
         )
@@ -236,17 +251,19 @@ class Frontend(nn.Module):
         )
         self.last_state = last_state
         self._block_inputs: dict[int, Tensor] = {}
-        _choose_attention(encoder, attention)
+        self.adapter.choose_attention(attention)
         if checkpoint_activations:
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
-        # In training mode transformers else asks for the waveform's gradient, and so keeps the whole graph.
-        convolutions: Any = encoder.feature_extractor
-        convolutions._requires_grad = False
-        blocks: Any = encoder.encoder
-        for index, block in enumerate(blocks.layers):
+        module: Any
+        for module in self.adapter.stem:
+            # In training mode transformers otherwise asks for the waveform's gradient and keeps the graph.
+            module._requires_grad = False
+        for index, block in enumerate(self.adapter.blocks):
             block.register_forward_pre_hook(self._remember(index), with_kwargs=True)
-        if encoder.config.do_stable_layer_norm:
-            blocks.layer_norm.register_forward_pre_hook(self._remember(self.num_blocks), with_kwargs=True)
+        if self.adapter.final_norm is not None:
+            self.adapter.final_norm.register_forward_pre_hook(
+                self._remember(self.num_blocks), with_kwargs=True
+            )
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -258,7 +275,7 @@ class Frontend(nn.Module):
 
     @property
     def num_states(self) -> int:
-        """L+1: the input of the first block and the output of every block."""
+        """L+1, the input of the first block and the output of every block."""
         return self.num_blocks + 1
 
     @property
@@ -267,20 +284,14 @@ class Frontend(nn.Module):
         return self.config.hidden_size
 
     def minimum_samples(self, num_frames: int) -> int:
-        """Fewest waveform samples that give so many frames."""
-        length = num_frames
-        layers = enumerate(zip(self.config.conv_stride, self.config.conv_kernel, strict=True))
-        for index, (stride, kernel) in reversed(list(layers)):
-            if index == 0 and self.config.feat_extract_norm == "group":
-                length = max(length, 2)  # steps: over a single one the norm leaves nothing
-            length = (length - 1) * stride + kernel
-        return length
+        """Smallest number of samples of a waveform with `num_frames` frames."""
+        return self.adapter.minimum_samples(num_frames)
 
     def compile_blocks(self) -> None:
-        """Compile attention and feed-forward network of every block, which share what is compiled.
+        """Compile the parts of every block; blocks of the same structure share the compiled code.
 
         Raises:
-            ParameterError: nothing can be compiled here.
+            ParameterError: torch.compile does not work on this machine.
         """
         try:
             torch.compile(torch.sin)(torch.ones(2, device=self.encoder.device))
@@ -290,13 +301,12 @@ class Frontend(nn.Module):
                 f"parameter 'compile' is true, but torch.compile fails here ({reason}): "
                 "install a C++ compiler or set it to false"
             ) from error
-        blocks: Any = self.encoder.encoder
-        for block in blocks.layers:
-            block.attention.compile()
-            block.feed_forward.compile()
+        for block in self.adapter.blocks:
+            for part in self.adapter.compiled_parts(block):
+                part.compile()
 
     def normalise(self, waveforms: Tensor) -> Tensor:
-        """Waveforms (B, samples) as the encoder wants them."""
+        """Normalised waveforms (B, samples), or the same ones where the frontend does not normalise."""
         if not self.normalises:
             return waveforms
         return functional.layer_norm(waveforms, waveforms.shape[1:], eps=NORMALISATION_FLOOR)
@@ -311,23 +321,32 @@ class Frontend(nn.Module):
             L+1 states of shape (B, T, D); the first is the input of the first block.
 
         Raises:
-            ParameterError: in training, they are shorter than the encoder's time masks.
-            DataError: the encoder gives states of several lengths or widths.
+            ParameterError: in training, the waveforms are shorter than the encoder's time masks.
+            DataError: the states of the encoder differ in length or width.
         """
         self._refuse_shorter_than_masks(waveforms.shape[1])
         self._block_inputs.clear()
-        output = self.encoder(self.normalise(waveforms)).last_hidden_state
+        output = self.encoder(self.adapter.prepare(self.normalise(waveforms))).last_hidden_state
         inputs, self._block_inputs = self._block_inputs, {}
         if self.last_state == "before":
             output = inputs.get(self.num_blocks, output)
         return _refuse_uneven(_fill_dropped(inputs, output, self.num_blocks), self.width)
 
+    def encode_in_chunks(self, waveforms: Tensor) -> tuple[Tensor, ...]:
+        """States of `forward` in evaluation mode, to rounding, in bounded memory where the adapter can.
+
+        Args:
+            waveforms: (B, samples) at 16 kHz.
+        """
+        states = self.adapter.encode_in_chunks(self.normalise(waveforms), self.last_state)
+        return self(waveforms) if states is None else states
+
     def _refuse_shorter_than_masks(self, num_samples: int) -> None:
-        masks = self.training and self.config.apply_spec_augment and self.config.mask_time_prob > 0
-        if masks and num_samples < (least := self.minimum_samples(self.config.mask_time_length)):
+        length = self.adapter.masked_frames if self.training else 0
+        if length and num_samples < (least := self.minimum_samples(length)):
             raise ParameterError(
-                f"the encoder masks {self.config.mask_time_length} frames at a time (mask_time_length), which"
-                f" takes {least} samples: {num_samples} are too few, set "
+                f"the encoder masks {length} frames at a time (mask_time_length), which takes {least} "
+                f"samples: {num_samples} are too few, set "
                 "model.frontend.regularisation.mask_time_probability to 0 or take longer crops"
             )
 
@@ -339,7 +358,7 @@ class Frontend(nn.Module):
 
 
 def _fill_dropped(inputs: dict[int, Tensor], output: Tensor, num_blocks: int) -> tuple[Tensor, ...]:
-    """A dropped block hands its input on, so its input is the next remembered one."""
+    """States with those of skipped blocks filled in: a skipped block's output is its input."""
     following = inputs.get(num_blocks, output)
     states: list[Tensor] = [output]
     for index in reversed(range(num_blocks)):
@@ -349,7 +368,7 @@ def _fill_dropped(inputs: dict[int, Tensor], output: Tensor, num_blocks: int) ->
 
 
 def _refuse_uneven(states: tuple[Tensor, ...], width: int) -> tuple[Tensor, ...]:
-    """The states, if they are of one length and of the width that the configuration says."""
+    """The same states, refused unless all are of one length and of the configured width."""
     wanted = (*states[0].shape[:2], width)
     for index, state in enumerate(states):
         if state.shape != wanted:
@@ -358,13 +377,3 @@ def _refuse_uneven(states: tuple[Tensor, ...], width: int) -> tuple[Tensor, ...]
                 "take an encoder without an adapter behind its blocks"
             )
     return states
-
-
-def _choose_attention(encoder: PreTrainedModel, attention: Literal["sdpa", "original"]) -> None:
-    """transformers knows a fused attention of HuBERT and wav2vec 2.0, but not of WavLM."""
-    if encoder.config.model_type != "wavlm":
-        encoder.set_attn_implementation("sdpa" if attention == "sdpa" else "eager")
-    elif attention == "sdpa":
-        blocks: Any = encoder.encoder
-        for block in blocks.layers:
-            block.attention.__class__ = FusedWavLMAttention  # the same parameters in the same places

@@ -1,4 +1,4 @@
-"""The whole speaker model: waveform in, embedding out; saved as config.json and model.safetensors."""
+"""Speaker model: waveforms to embeddings, saved as config.json and model.safetensors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from transformers import PreTrainedModel
 from speaker_verification.audio.crops import WINDOW_SECONDS, even_windows
 from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.common.errors import DataError, UserError
-from speaker_verification.models.encoders.chunked_encoding import encode_in_chunks
+from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.encoders.configuration import build_encoder, configuration_of
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAggregation, build_layer_aggregation
-from speaker_verification.models.settings import CONFIG_FILE, WEIGHTS_FILE, ModelSettings
+from speaker_verification.models.settings import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    ModelSettings,
+    read_saved_configuration,
+)
 from speaker_verification.models.speaker_networks import build_speaker_network
 from speaker_verification.models.waveforms import Lengths, Waveforms, as_batch, refuse_no_batch
-from speaker_verification.models.weight_files import read_json, read_safetensors, refuse_non_finite
+from speaker_verification.models.weight_files import read_safetensors, refuse_non_finite
 
 CHUNKED_SAMPLES = 30 * SAMPLE_RATE  # longer recordings are embedded one by one, and encoded in chunks
 
@@ -36,11 +40,11 @@ class SpeakerModel(nn.Module):
     """Encoder, layer aggregation and speaker network in one.
 
     Args:
-        encoder: a WavLM, HuBERT or wav2vec 2.0 model.
-        settings: of the parts behind it.
+        encoder: encoder of transformers for which there is an adapter.
+        settings: settings of all parts.
 
     Raises:
-        ParameterError: the settings do not fit the encoder's width.
+        ParameterError: the settings do not fit the encoder.
         DataError: the model cannot serve the encoder.
     """
 
@@ -53,6 +57,7 @@ class SpeakerModel(nn.Module):
             settings.frontend.waveform_normalisation,
             settings.frontend.attention,
             settings.frontend.checkpoint_activations,
+            settings.frontend.adapter,
         )
         aggregation = settings.layer_aggregation
         self.speaker_network = build_speaker_network(
@@ -67,13 +72,14 @@ class SpeakerModel(nn.Module):
 
     @classmethod
     def from_encoder(cls, folder: str | Path, settings: ModelSettings) -> SpeakerModel:
-        """A pre-trained encoder with freshly initialised parts behind it (torch's global generator).
+        """Model of a pre-trained encoder and randomly initialised other parts (torch's global generator).
 
         Args:
             folder: hub name or folder of the encoder, in Hugging Face format.
-            settings: of the parts behind it.
+            settings: settings of all parts.
         """
-        model = cls(load_encoder(folder, settings.frontend.regularisation), settings)
+        frontend = settings.frontend
+        model = cls(load_encoder(folder, frontend.regularisation, frontend.adapter), settings)
         if settings.initialisation == "xavier":
             xavier_initialise(model.layer_aggregation)
             xavier_initialise(model.speaker_network)
@@ -84,21 +90,19 @@ class SpeakerModel(nn.Module):
         """Load a model that `save_pretrained` wrote, in evaluation mode.
 
         Raises:
-            DataError: the folder is no such model, or its weights do not fit its configuration; missing,
+            DataError: the folder holds no such model, or its weights do not fit its configuration; missing,
                 unexpected and misshapen weights are listed.
         """
         folder = Path(folder)
+        saved = read_saved_configuration(folder)
+        where, adapter = f"'{folder / CONFIG_FILE}': encoder.", saved.model.frontend.adapter
+        config = configuration_of(saved.encoder, where, adapter=adapter)
+        weights = read_safetensors(folder / WEIGHTS_FILE, device)
         try:
-            config = _read_config(folder / CONFIG_FILE)
-            encoder_config = configuration_of(config["encoder"], f"'{folder / CONFIG_FILE}': encoder.")
-            settings = ModelSettings.parse(config["model"], f"{folder / CONFIG_FILE}: model")
-            weights = read_safetensors(folder / WEIGHTS_FILE, device)
             with torch.device(device):
-                model = cls(build_encoder(encoder_config, f"'{folder / CONFIG_FILE}': encoder."), settings)
-        except UserError as error:
-            raise DataError(
-                f"'{folder}' holds no saved speaker model ({CONFIG_FILE}, {WEIGHTS_FILE}): {error}"
-            ) from error
+                model = cls(build_encoder(config, where, adapter), saved.model)
+        except ParameterError as error:
+            raise DataError(f"'{folder / CONFIG_FILE}': {error}") from error
         load_strictly(model, weights, folder / WEIGHTS_FILE)
         return model.eval()
 
@@ -234,23 +238,12 @@ class SpeakerModel(nn.Module):
                 f"{self.minimum_samples} ({self.minimum_samples / 16_000:.3f} s at 16 kHz)"
             )
         if waveforms.shape[1] > CHUNKED_SAMPLES and torch.is_inference_mode_enabled() and not self.training:
-            return encode_in_chunks(self.frontend, waveforms)
+            return self.frontend.encode_in_chunks(waveforms)
         return self.frontend(waveforms)
 
     def _aggregate(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Every sequence of frames (B, D', T) that the speaker network takes, of L+1 states (B, T, D)."""
         return [aggregate(states) for aggregate in self.layer_aggregation.values()]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Configuration that `save_pretrained` wrote."""
-    config = read_json(path)
-    if "model_type" in config:
-        raise DataError(f"'{path}' is of an encoder, which model.frontend.checkpoint takes to train from")
-    for part in ("encoder", "model"):
-        if not isinstance(config.get(part), dict):
-            raise DataError(f"'{path}' lacks '{part}', a group of options")
-    return config
 
 
 @contextmanager

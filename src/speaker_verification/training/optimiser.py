@@ -23,12 +23,13 @@ def choose_trained(
         frontend: changed in place.
         which: trained part: nothing, the transformer blocks, all but the convolutions, or all.
     """
-    encoder: Any = frontend.encoder
+    adapter = frontend.adapter
     frontend.requires_grad_(which in ("no_convolutions", "trained"))
     if which == "blocks":
-        encoder.encoder.layers.requires_grad_(True)
+        adapter.blocks.requires_grad_(True)
     if which == "no_convolutions":
-        encoder.feature_extractor.requires_grad_(False)
+        for module in adapter.stem:
+            module.requires_grad_(False)
 
 
 def parameter_groups(
@@ -50,10 +51,10 @@ def parameter_groups(
 
     Source (decay from the top): J. Howard and S. Ruder, ULMFiT, ACL 2018, section 3.2.
     """
-    encoder: Any = model.frontend.encoder
-    blocks = [list(block.parameters()) for block in encoder.encoder.layers]
-    if model.frontend.config.do_stable_layer_norm:
-        blocks[-1] += encoder.encoder.layer_norm.parameters()
+    adapter = model.frontend.adapter
+    blocks = [list(block.parameters()) for block in adapter.blocks]
+    if adapter.final_norm is not None:
+        blocks[-1] += adapter.final_norm.parameters()
     in_blocks = {id(parameter) for block in blocks for parameter in block}
     in_frontend = {id(parameter) for parameter in model.frontend.parameters()}
     from_top = multipliers.block_decay_from == "top"

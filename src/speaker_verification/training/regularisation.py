@@ -39,7 +39,7 @@ class PretrainedDistance:
         self._pairs: list[tuple[Tensor, Tensor]] = []
         if settings.kind == "none":
             return
-        pretrained = dict(load_encoder(encoder).named_parameters())
+        pretrained = dict(load_encoder(encoder, adapter=type(frontend.adapter)).named_parameters())
         for name, parameter in frontend.encoder.named_parameters():
             reference = pretrained.get(name)
             if reference is None or reference.shape != parameter.shape:

@@ -20,7 +20,6 @@ from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models import speaker_model
 from speaker_verification.models.encoders import chunked_encoding
-from speaker_verification.models.encoders.chunked_encoding import encode_in_chunks
 from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.speaker_model import SpeakerModel
 from tests.support.tiny_models import AGGREGATIONS, NETWORKS, TINY_LARGE, TINY_WAVLM, tiny_settings
@@ -66,7 +65,7 @@ def test_states_in_chunks_are_those_of_the_whole(
         waveforms = torch.randn(2, num_samples).double() + 0.1
         with torch.no_grad():
             expected = frontend(waveforms)
-            states = encode_in_chunks(frontend, waveforms)
+            states = frontend.encode_in_chunks(waveforms)
         assert len(states) == frontend.num_states
         for state, wanted in zip(states, expected, strict=True):
             torch.testing.assert_close(state, wanted, rtol=1e-9, atol=1e-9)
@@ -85,7 +84,7 @@ def test_states_in_chunks_are_the_same_to_the_last_digit_on_one_thread(
         torch.set_num_threads(number)
         try:
             with torch.inference_mode():
-                chunked, whole = encode_in_chunks(frontend, waveforms), frontend(waveforms)
+                chunked, whole = frontend.encode_in_chunks(waveforms), frontend(waveforms)
         finally:
             torch.set_num_threads(threads)
         for state, wanted in zip(chunked, whole, strict=True):
@@ -101,7 +100,7 @@ def test_compiled_blocks_run_in_chunks_too(small_chunks: None, monkeypatch: pyte
     waveforms = torch.randn(1, 4000)
     with torch.inference_mode():
         expected = plain(waveforms)
-        for state, wanted in zip(encode_in_chunks(compiled, waveforms), expected, strict=True):
+        for state, wanted in zip(compiled.encode_in_chunks(waveforms), expected, strict=True):
             torch.testing.assert_close(state, wanted)
     assert graphs.frame_count > 1
 

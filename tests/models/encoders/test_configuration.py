@@ -91,10 +91,7 @@ def test_an_option_that_cannot_be_served_is_named_wherever_the_encoder_comes_fro
     change: dict[str, Any], message: str, encoder_folder: Path, tmp_path: Path
 ) -> None:
     values = {"checkpoint": None, "architecture": TINY_WAVLM | change}
-    early = rf"{next(iter(change))} is .*: give a whole number from 1"  # by the settings, before transformers
-    with pytest.raises(
-        ParameterError, match=rf"model\.frontend.*architecture\..*({message}|{early})"
-    ) as error:
+    with pytest.raises(ParameterError, match=rf"model\.frontend\.architecture\..*{message}") as error:
         save_encoder(FrontendSettings.parse(values, "model.frontend"), tmp_path / "encoder", seed=1)
     assert one_line(error)
     assert not (tmp_path / "encoder").exists()
@@ -216,7 +213,7 @@ def test_a_folder_that_is_no_encoder_says_what_it_is(encoder_folder: Path, tmp_p
     SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM)).save_pretrained(tmp_path / "saved")
     with pytest.raises(DataError, match=r"saved' is a saved speaker model, not an encoder"):
         load_encoder(tmp_path / "saved")
-    with pytest.raises(DataError, match=r"config\.json' is of an encoder"):
+    with pytest.raises(DataError, match=r"is an encoder \(wavlm\)"):
         SpeakerModel.from_pretrained(encoder_folder)
     with pytest.raises(DataError, match="it is a file"):
         read_configuration(encoder_folder / "config.json")

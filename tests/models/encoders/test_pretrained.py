@@ -104,7 +104,7 @@ def test_a_download_that_breaks_off_goes_on_with_the_next(
         ("lab/no-such", "the hub has no such model, or it is private and wants HF_TOKEN; set model.frontend"),
         ("lab/gated", r"is gated: accept its terms at http://.*/lab/gated and set HF_TOKEN"),
         ("lab/broken", r"from http://127.0.0.1:\d+: .*500 .*; run again, or set model.frontend.checkpoint"),
-        ("lab/bert", "is a 'bert': use one of wavlm, hubert, wav2vec2"),
+        ("lab/bert", "model_type is 'bert': use one of wavlm, hubert, wav2vec2"),
         ("lab/cut", "as the hub has it cannot be loaded: .*"),
         ("lab/altered", r"SHA-256 of model.safetensors is \w+, the hub says \w+; run again"),
     ],

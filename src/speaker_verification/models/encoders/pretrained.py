@@ -1,4 +1,4 @@
-"""Pre-trained encoders by name or folder: found on this machine, or downloaded from the Hugging Face hub."""
+"""Pre-trained encoders by hub name or folder: look-up on this machine, resumable downloads from the hub."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speaker_verification.common.atomic import atomic_write, remove
-from speaker_verification.common.errors import DataError, UserError
-from speaker_verification.models.settings import SUPPORTED_ENCODERS
+from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.models.encoders import AdapterChoice, adapter_class
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"  # says whether waveforms are normalised; not all encoders have it
+PREPROCESSOR = "preprocessor_config.json"  # has the waveform normalisation; some encoders lack it
 WEIGHTS = (  # one of them is needed; in the order in which transformers looks for them
     "model.safetensors",
     "model.safetensors.index.json",
@@ -31,11 +31,11 @@ def find_encoder(checkpoint: str, downloads: Path) -> Path | None:
     """Folder of an encoder that is on this machine; None where it has to be downloaded.
 
     Args:
-        checkpoint: a folder, or a hub name: looked for in the downloads, then in the hub's own cache.
-        downloads: folder of downloaded encoders, each below it by its name.
+        checkpoint: folder, or hub name that is looked up in the downloads, then in the hub's own cache.
+        downloads: folder of downloaded encoders, with a subfolder by the hub name of each.
 
     Raises:
-        DataError: it is a folder without an encoder, or neither a folder nor a hub name.
+        DataError: the checkpoint is a folder without an encoder, or neither a folder nor a hub name.
     """
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
@@ -50,23 +50,24 @@ def find_encoder(checkpoint: str, downloads: Path) -> Path | None:
     return next((place for place in places if place is not None and _is_encoder(place)), None)
 
 
-def bring_encoder(checkpoint: str, downloads: Path) -> Path:
-    """Make sure that an encoder is on this machine: a hub name is downloaded, unless it is there already.
+def bring_encoder(checkpoint: str, downloads: Path, adapter: AdapterChoice = None) -> Path:
+    """Download an encoder by its hub name, unless it is on this machine.
 
     Args:
-        checkpoint: a folder or a hub name.
+        checkpoint: folder or hub name.
         downloads: folder of downloaded encoders.
+        adapter: see `adapter_class`.
 
     Returns:
-        The encoder's folder: the given one, or the one below `downloads`.
+        Folder of the encoder: the given one, or the one below `downloads`.
 
     Raises:
-        DataError: as `find_encoder`, or the hub does not hand it out, or what it has cannot be loaded.
+        DataError: as `find_encoder`, or the download fails, or the downloaded files cannot be loaded.
     """
     found = find_encoder(checkpoint, downloads)
     folder = downloads / checkpoint
     if found is None:
-        _download(checkpoint, folder)
+        _download(checkpoint, folder, adapter)
         logger.info("encoder %s: downloaded to %s", checkpoint, folder)
         return folder
     if found != folder and _is_hub_name(checkpoint) and not Path(checkpoint).is_dir():
@@ -97,17 +98,17 @@ def _is_hub_name(checkpoint: str) -> bool:
 
 
 def _cached(name: str) -> Path | None:
-    """The folder of the hub's cache that holds what other programs downloaded."""
+    """Folder of an encoder in the hub's cache, where other programs download to."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, CONFIG)
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _download(name: str, folder: Path) -> None:
-    """Download the encoder of a hub name to a folder, which appears once all of it is there and loads.
+def _download(name: str, folder: Path, adapter: AdapterChoice) -> None:
+    """Atomic, resumable download of an encoder: the folder appears once all files are there and load.
 
-    The hidden part beside it stays when the download breaks off, and the next one resumes there.
+    An interrupted download leaves a hidden folder beside it, from which the next one resumes.
     """
     from speaker_verification.models.frontend import load_encoder
 
@@ -115,27 +116,28 @@ def _download(name: str, folder: Path) -> None:
         raise DataError(f"{folder}: lacks {CONFIG} or weights; remove it and run again")
     part = folder.with_name(f".{folder.name}.part")
     try:
-        for file in _files_of(name, part):
+        for file in _files_of(name, part, adapter):
             _download_file(name, file, part)
     except UserError:
         raise
     except Exception as error:  # the hub's client and its HTTP library each raise their own
         raise DataError(_explain(name, error)) from error
     try:
-        load_encoder(part)
+        load_encoder(part, adapter=adapter)
     except Exception as error:  # files that are no weights fail in many ways
         remove(part)
         raise DataError(f"encoder '{name}' as the hub has it cannot be loaded: {_reason(error)}") from error
-    remove(part / ".cache")  # the client's own records
+    remove(part / ".cache")  # records of the hub's client
     part.rename(folder)
 
 
-def _files_of(name: str, part: Path) -> Iterator[str]:
-    """The files that make up an encoder; the later ones once the earlier ones are in the part."""
+def _files_of(name: str, part: Path, adapter: AdapterChoice) -> Iterator[str]:
+    """Files of an encoder; later ones are known once earlier ones have been downloaded to `part`."""
     yield CONFIG
-    model_type = json.loads((part / CONFIG).read_text(encoding="utf-8")).get("model_type")
-    if model_type not in SUPPORTED_ENCODERS:
-        raise DataError(f"encoder '{name}' is a '{model_type}': use one of {', '.join(SUPPORTED_ENCODERS)}")
+    try:
+        adapter_class(json.loads((part / CONFIG).read_text(encoding="utf-8")).get("model_type"), adapter)
+    except ParameterError as error:
+        raise DataError(f"encoder '{name}': {error}") from error
     if _is_on_hub(name, PREPROCESSOR):
         yield PREPROCESSOR
     weights = next((file for file in WEIGHTS if _is_on_hub(name, file)), None)
@@ -166,7 +168,7 @@ def _download_file(name: str, file: str, part: Path) -> None:
     wanted = get_hf_file_metadata(hf_hub_url(name, file)).etag or ""
     path = Path(hf_hub_download(name, file, local_dir=part))
     if not re.fullmatch(r"[0-9a-f]{64}", wanted):
-        return  # of small files the hub tells no SHA-256
+        return  # the hub has no SHA-256 of small files
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -1,4 +1,4 @@
-"""WavLM's attention without the weights that nobody reads."""
+"""Fused attention of WavLM, without the attention weights that transformers computes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 class FusedWavLMAttention(WavLMAttention):
     """Self-attention with a gated relative position bias, through torch's fused product.
 
-    The parameters of its parent and, to rounding, its numbers; but the parent repeats the bias for every
-    utterance, keeps every head's weights, averages them over the heads and hands that on.
+    Parameters and, to rounding, results are those of the parent class, which in addition repeats the bias for
+    every utterance and returns the attention weights averaged over the heads.
 
     Source: S. Chen et al., WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech Processing,
     IEEE JSTSP 2022, section III-B.
@@ -33,8 +33,8 @@ class FusedWavLMAttention(WavLMAttention):
         Args:
             hidden_states: (B, T, D).
             attention_mask: (B, T), 1 for a frame and 0 for padding; None: no padding.
-            position_bias: (h, T, T) as the first block gave it; None in the first block.
-            index: of the block; unused, as in the parent.
+            position_bias: (h, T, T), computed by the first block; None in the first block.
+            index: number of the block; unused, as in the parent class.
 
         Returns:
             (B, T, D), no weights, and the position bias for the next block.
@@ -72,7 +72,7 @@ def offset_biases(attention: WavLMAttention, num_frames: int) -> Tensor:
     """Position biases by the offset of the key from the query, -(T - 1) to T - 1: (h, 2T - 1).
 
     Args:
-        attention: of the first block, which has the table.
+        attention: attention of the first block, which has the table.
         num_frames: T.
     """
     table = attention.rel_attn_embed

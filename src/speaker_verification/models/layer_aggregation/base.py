@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import Settings
-
-
-class Fault(NamedTuple):
-    """A parameter whose value does not fit the encoder, and what it must be."""
-
-    parameter: str
-    value: Any
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"parameter '{self.parameter}' is {self.value!r}: {self.remedy}"
+from speaker_verification.models.faults import Fault
 
 
 class AggregationSettings(Settings):

@@ -32,7 +32,7 @@ def download_pretrained_encoder(model: ModelSettings, encoders_folder: Path) -> 
     if checkpoint is None:
         logger.info("no encoder to download: its weights are drawn at random")
     else:
-        bring_encoder(checkpoint, encoders_folder)
+        bring_encoder(checkpoint, encoders_folder, model.frontend.adapter)
 
 
 def download_corpora(
