@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic.fields import FieldInfo
 
 from speaker_verification.common.settings_base import Settings, settings_in
@@ -14,6 +13,7 @@ from speaker_verification.config.phases import PHASES
 from speaker_verification.config.tree import Parameters
 
 LONGEST_CHOICES = 60  # characters of choices that a comment repeats
+LIMITS = ("ge", "gt", "le", "lt", "multiple_of")
 PHASE = "PHASE"  # in the names of parameters that every phase has
 
 
@@ -80,25 +80,21 @@ def _values(field: FieldInfo) -> str:
     choices = list(_choices(field.annotation))
     if choices:
         return f"{', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else choices[0]
-    limits: dict[type, Any] = {}
+    limits: dict[str, Any] = {}
     for limit in (*field.metadata, *_limits_in(field.annotation)):
-        for kind, name in ((Ge, "ge"), (Gt, "gt"), (Le, "le"), (Lt, "lt"), (MultipleOf, "multiple_of")):
-            if isinstance(limit, kind):
-                limits.setdefault(kind, getattr(limit, name))
-    told = _range(limits)
-    if MultipleOf in limits:
-        told = f"a multiple of {limits[MultipleOf]}"
-    return told
+        limits |= {name: getattr(limit, name) for name in LIMITS if hasattr(limit, name)}
+    return f"a multiple of {limits['multiple_of']}" if "multiple_of" in limits else _range(limits)
 
 
-def _range(limits: dict[type, Any]) -> str:
-    if Gt in limits and Lt in limits:
-        return f"between {show(limits[Gt])} and {show(limits[Lt])}"
-    lower = show(limits[Ge]) if Ge in limits else f"above {show(limits[Gt])}" if Gt in limits else ""
-    upper = show(limits[Le]) if Le in limits else f"below {show(limits[Lt])}" if Lt in limits else ""
+def _range(limits: dict[str, Any]) -> str:
+    shown = {name: show(limit) for name, limit in limits.items()}
+    if {"gt", "lt"} <= set(shown):
+        return f"between {shown['gt']} and {shown['lt']}"
+    lower = shown.get("ge") or (f"above {shown['gt']}" if "gt" in shown else "")
+    upper = shown.get("le") or (f"below {shown['lt']}" if "lt" in shown else "")
     if lower and upper:
         return f"{lower} to {upper}"
-    return f"{lower} or more" if Ge in limits else lower or upper
+    return f"{lower} or more" if "ge" in shown else lower or upper
 
 
 def _choices(annotation: Any) -> Iterator[str]:
