@@ -15,7 +15,7 @@ from speaker_verification import SpeakerModel
 from tests.support.project import Kedro
 
 Finished = tuple[Path, Kedro, str]
-SCORINGS = ("cosine", "as_norm", "qmf")
+SCORINGS = ("cosine", "as_norm", "qmf", "plda")
 
 
 def newest(folder: Path, pattern: str) -> Path:

@@ -18,12 +18,12 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import TRIALS
 from speaker_verification.corpora.conversion.archives import plain_name
 from speaker_verification.corpora.corpus import DrawnList
+from speaker_verification.corpora.random_streams import CorpusStream
 from speaker_verification.corpora.registry import corpora
 from speaker_verification.corpora.texts import decode_text
 
 if TYPE_CHECKING:
-    from speaker_verification.corpora.random_streams import CorpusStream
-from speaker_verification.corpora.settings import PrepareSettings
+    from speaker_verification.corpora.settings import PrepareSettings
 
 _COLUMNS = ["label", "enroll_id", "test_id"]
 _NUM_COMPARED = 500  # ids that a name is compared with to find the nearest one
