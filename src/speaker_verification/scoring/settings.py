@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -11,8 +11,7 @@ from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.metrics import OperatingPoint
 from speaker_verification.scoring.scorings import SCORINGS, Scoring, find_scorings
-
-Probability = Annotated[float, Field(gt=0, lt=1)]
+from speaker_verification.scoring.scorings.base import Probability, SharedSettings
 
 
 class EmbedSettings(Settings):
@@ -40,7 +39,7 @@ class EmbedSettings(Settings):
     """Threads that read audio ahead."""
 
 
-class ScoringGroups(Settings):
+class ScoringGroups(SharedSettings):
     """The scorings that are computed, and a group of parameters for each registered one that has any."""
 
     scorings: tuple[str, ...] | None = Field(None, min_length=1)
@@ -79,7 +78,6 @@ class ScoringGroups(Settings):
         return find_scorings(self.scorings)
 
     def settings_of(self, scoring: type[Scoring]) -> Any:
-        """Parameters of a scoring, of the type `scoring.Settings`."""
         if SCORINGS.get(scoring.name) is scoring:
             return getattr(self, scoring.name, scoring.Settings())
         dotted = f"{scoring.__module__}.{scoring.__qualname__}"
@@ -89,20 +87,6 @@ class ScoringGroups(Settings):
 class ScoreSettings(ScoringGroups):
     """Parameters under `score`."""
 
-    centre: bool = True
-    """Subtract the mean of the cohort set's utterances from all embeddings."""
-    cohort: Literal["speaker_means", "utterances"] = "speaker_means"
-    """Cohort of AS-norm: the mean embedding of each speaker, or all utterances."""
-    top_n: int = Field(600, ge=2)
-    """Highest cohort scores in AS-norm, at most the cohort's speakers - 2."""
-    deviation: Literal["unbiased", "biased"] = "unbiased"
-    """Standard deviation of these scores."""
-    calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
-    """Trials that calibrations are fitted on, half of them target trials."""
-    calibration_speakers: Literal["cohort", "validation"] = "cohort"
-    """Speakers of these trials: the cohort set's, or only the validation ones among them."""
-    calibration_prior: Probability = 0.5
-    """Share of target trials that calibrations are fitted for."""
     llr: str = "qmf"
     """Scoring whose log-likelihood ratios the column llr holds."""
     p_targets: tuple[Probability, ...] = Field((0.01, 0.05), min_length=1)

@@ -6,8 +6,6 @@ Interspeech 2017 (adaptive S-norm with the top scores of each side).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
@@ -18,11 +16,8 @@ from speaker_verification.scoring.cohort import (
     cohort_statistics,
     statistics_without_speakers,
 )
-from speaker_verification.scoring.scorings.base import Fitted, Scoring, Trials
+from speaker_verification.scoring.scorings.base import Fitted, Scoring, SharedSettings, Trials
 from speaker_verification.scoring.scorings.cosine import Cosine, cosine_scores
-
-if TYPE_CHECKING:
-    from speaker_verification.scoring.settings import ScoreSettings
 
 TRIALS_PER_BLOCK = 65_536
 
@@ -33,7 +28,7 @@ class AsNorm(Scoring):
     name = "as_norm"
 
     @classmethod
-    def check_cohort(cls, settings: ScoreSettings, rows_of_speakers: np.ndarray) -> None:
+    def check_cohort(cls, settings: SharedSettings, rows_of_speakers: np.ndarray) -> None:
         is_of_means = settings.cohort == "speaker_means"
         rows = np.ones_like(rows_of_speakers) if is_of_means else rows_of_speakers
         check_top_n(settings.top_n, rows, num_excluded=2)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.scoring.affine import AffineCalibration
@@ -15,10 +16,31 @@ from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.cohort import Cohort
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
-if TYPE_CHECKING:
-    from speaker_verification.scoring.settings import ScoreSettings
-
 Fitted = Mapping[str, np.ndarray]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+class SharedSettings(Settings):
+    """Parameters under `score` that scorings share."""
+
+    centre: bool = True
+    """Subtract the mean of the cohort set's utterances from all embeddings."""
+    cohort: Literal["speaker_means", "utterances"] = "speaker_means"
+    """Cohort of AS-norm: the mean embedding of each speaker, or all utterances."""
+    top_n: int = Field(600, ge=2)
+    """Highest cohort scores in AS-norm, at most the cohort's speakers - 2."""
+    deviation: Literal["unbiased", "biased"] = "unbiased"
+    """Standard deviation of these scores."""
+    calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
+    """Trials that calibrations are fitted on, half of them target trials."""
+    calibration_speakers: Literal["cohort", "validation"] = "cohort"
+    """Speakers of these trials: the cohort set's, or only the validation ones among them."""
+    calibration_prior: Probability = 0.5
+    """Share of target trials that calibrations are fitted for."""
+
+    def settings_of(self, scoring: type[Scoring]) -> Any:
+        """Parameters of a scoring, of the type `scoring.Settings`; by default its defaults."""
+        return scoring.Settings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +62,7 @@ class Trials:
     enroll_rows: np.ndarray
     test_rows: np.ndarray
     cohort: Cohort
-    settings: ScoreSettings
+    settings: SharedSettings
     budget: ComputeBudget = field(default_factory=ComputeBudget)
     excluded: np.ndarray | None = None
     scores: dict[str, np.ndarray] = field(default_factory=dict)
@@ -98,7 +120,7 @@ class Scoring(ABC):
     is_llr: ClassVar[bool] = False
 
     @classmethod
-    def check_cohort(cls, settings: ScoreSettings, rows_of_speakers: np.ndarray) -> None:
+    def check_cohort(cls, settings: SharedSettings, rows_of_speakers: np.ndarray) -> None:
         """Refuse a cohort that does not suffice, before anything is embedded. Any suffices by default.
 
         Args:

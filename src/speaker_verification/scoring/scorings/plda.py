@@ -8,8 +8,6 @@ Garcia-Romero, C. Espy-Wilson, "Analysis of I-vector Length Normalization", Inte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from speaker_verification.common.errors import DataError
@@ -17,10 +15,7 @@ from speaker_verification.common.settings_base import Settings
 from speaker_verification.scoring.blocks import passing_over
 from speaker_verification.scoring.cohort import add_by_speaker, number_speakers
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.scoring.scorings.base import Fitted, Scoring, Trials
-
-if TYPE_CHECKING:
-    from speaker_verification.scoring.settings import ScoreSettings
+from speaker_verification.scoring.scorings.base import Fitted, Scoring, SharedSettings, Trials
 
 Covariances = tuple[np.ndarray, np.ndarray]
 
@@ -43,7 +38,7 @@ class Plda(Scoring):
     Settings = PldaSettings
 
     @classmethod
-    def check_cohort(cls, settings: ScoreSettings, rows_of_speakers: np.ndarray) -> None:
+    def check_cohort(cls, settings: SharedSettings, rows_of_speakers: np.ndarray) -> None:
         num_repeated = int((rows_of_speakers >= 2).sum())
         if num_repeated < 2:
             raise DataError(

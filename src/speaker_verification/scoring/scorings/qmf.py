@@ -7,8 +7,6 @@ those of J. S. Kim et al., Interspeech 2025.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,10 +15,7 @@ from speaker_verification.scoring.blocks import ComputeBudget, forget_pages
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.metrics import OperatingPoint
 from speaker_verification.scoring.scorings.as_norm import AsNorm
-from speaker_verification.scoring.scorings.base import Fitted, Scoring, Trials
-
-if TYPE_CHECKING:
-    from speaker_verification.scoring.settings import ScoreSettings
+from speaker_verification.scoring.scorings.base import Fitted, Scoring, SharedSettings, Trials
 
 ROWS_PER_BLOCK = 1024
 TRIALS_PER_BLOCK = 65_536
@@ -45,7 +40,7 @@ class Qmf(Scoring):
     is_llr = True
 
     @classmethod
-    def check_cohort(cls, settings: ScoreSettings, rows_of_speakers: np.ndarray) -> None:
+    def check_cohort(cls, settings: SharedSettings, rows_of_speakers: np.ndarray) -> None:
         AsNorm.check_cohort(settings, rows_of_speakers)
 
     def fit(self, cohort_set: EmbeddingStore, trials: Trials, labels: np.ndarray) -> Fitted:
