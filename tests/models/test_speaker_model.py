@@ -246,10 +246,10 @@ def test_waveforms_are_taken_as_people_have_them(model: SpeakerModel, given: Any
         (WAVES[:, :0], r"shape \(2, 0\)"),
         (np.zeros((0, 4000)), r"shape \(0, 4000\)"),
         (WAVES[:, :719], "719 samples is too short: this model needs 720"),
-        (NOT_FINITE, "waveform 0 holds nan at its sample 7"),
-        (torch.cat([WAVES, -torch.inf * WAVES.abs()]), "waveform 2 holds -inf at its sample 0"),
-        (torch.cat([WAVES, 1e25 * WAVES.abs().clamp(min=1)]), "waveform 2 holds .*e.* at its sample 0"),
-        ((WAVES.double() * 1e300).numpy(), "waveform 0 holds -?inf at its sample 0"),
+        (NOT_FINITE, "waveform 0 has nan at sample 7"),
+        (torch.cat([WAVES, -torch.inf * WAVES.abs()]), "waveform 2 has -inf at sample 0"),
+        (torch.cat([WAVES, 1e25 * WAVES.abs().clamp(min=1)]), "waveform 2 has .*e.* at sample 0"),
+        ((WAVES.double() * 1e300).numpy(), "waveform 0 has -?inf at sample 0"),
         ([WAVES[0], WAVES[1]], "are a list: .* pad them and give num_samples"),
         (WAVES.tolist(), "are a list"),
         (None, "are a NoneType"),
@@ -275,7 +275,7 @@ def test_waveforms_that_mean_nothing_certain_are_refused_in_one_line(
         (4000, r"shape \(\) for 2 waveforms"),
         ([[4000], [4000]], r"shape \(2, 1\) for 2 waveforms"),
         ([], "num_samples"),
-        ([4000, [1]], "num_samples is a list of unlike things"),
+        ([4000, [1]], "num_samples is a list of mixed types"),
         ([4000, 4001], "waveform 1 is 4001: it must be 1 to 4000"),
         (torch.tensor([0, 4000]), "waveform 0 is 0: it must be 1 to 4000"),
         (np.array([4000, -5]), "waveform 1 is -5: it must be 1 to 4000"),
@@ -297,7 +297,7 @@ def test_lengths_that_do_not_fit_the_waveforms_are_refused_in_one_line(
 def test_padding_may_be_anything_and_is_not_looked_at(model: SpeakerModel) -> None:
     padded = torch.where(torch.arange(4000) >= 3000, torch.nan, WAVES)
     torch.testing.assert_close(model.embed(padded, [3000, 3000]), model.embed(WAVES[:, :3000]))
-    with pytest.raises(DataError, match="waveform 1 holds nan at its sample 3000"):
+    with pytest.raises(DataError, match="waveform 1 has nan at sample 3000"):
         model.embed(padded, [3000, 3001])
 
 

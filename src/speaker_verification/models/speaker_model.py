@@ -33,7 +33,7 @@ from speaker_verification.models.speaker_networks import build_speaker_network
 from speaker_verification.models.waveforms import Lengths, Waveforms, as_batch, refuse_no_batch
 from speaker_verification.models.weight_files import read_safetensors, refuse_non_finite
 
-CHUNKED_SAMPLES = 30 * SAMPLE_RATE  # longer recordings are embedded one by one, and encoded in chunks
+CHUNKED_SAMPLES = 30 * SAMPLE_RATE  # longer recordings are embedded one at a time and encoded in chunks
 
 
 class SpeakerModel(nn.Module):
@@ -107,11 +107,11 @@ class SpeakerModel(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model to a folder, which is made."""
+        """Write the model to a folder, which is created where it does not exist."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         encoder = {**self.frontend.config.to_dict(), "model_type": self.frontend.config.model_type}
-        encoder.pop("_name_or_path", None)  # the folder that it was loaded from, on this machine
+        encoder.pop("_name_or_path", None)  # path on this machine
         config: dict[str, Any] = {"model": self.settings.model_dump(mode="json"), "encoder": encoder}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_FILE)
@@ -127,11 +127,11 @@ class SpeakerModel(nn.Module):
 
     @property
     def minimum_samples(self) -> int:
-        """Fewest samples of a waveform that has an embedding."""
+        """Smallest number of samples of a waveform with an embedding."""
         return self.frontend.minimum_samples(self.speaker_network.minimum_frames)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Embeddings of waveforms of equal length; in training mode, what feeds the loss in their place.
+        """Embeddings of waveforms of equal length; in training mode, the input of the head.
 
         Args:
             waveforms: (B, samples) at 16 kHz.
@@ -140,7 +140,7 @@ class SpeakerModel(nn.Module):
             (B, E).
 
         Raises:
-            DataError: they are no such batch, or shorter than `minimum_samples`.
+            DataError: the waveforms are no such batch, or shorter than `minimum_samples`.
         """
         embeddings = self.speaker_network(*self._aggregate(self._encode(waveforms)))
         return self.speaker_network.loss_input(embeddings) if self.training else embeddings
@@ -152,25 +152,25 @@ class SpeakerModel(nn.Module):
         num_samples: Lengths | None = None,
         window_seconds: float = WINDOW_SECONDS,
     ) -> Tensor:
-        """Embeddings as evaluation uses them: evaluation mode, float32, nothing learns.
+        """Embeddings in evaluation mode, in float32.
 
-        Utterances of one length go through together and others apart, so that neither padding nor the
-        company in a batch changes an embedding. Memory beside the waveforms is bounded: utterances of more
-        than 30 s go through one by one, and through the encoder in chunks; one longer than the window has the
-        mean of the embeddings of equal windows, each a recording of its own. The mean is of plain
-        embeddings, not of unit-length ones: so a mean that is subtracted later means the same for it.
+        Utterances of one length form a batch, so that neither padding nor the other utterances change an
+        embedding. Memory beside the waveforms is bounded: utterances of more than 30 s are embedded one at a
+        time and encoded in chunks; an utterance longer than the window has the mean of the embeddings of
+        equal windows. The mean is of embeddings without length normalisation, so that subtracting a mean
+        embedding later has the same effect on it as on the others.
 
         Args:
             waveforms: (B, samples) at 16 kHz, padded at the end in any way, or one waveform (samples,): a
                 tensor on any device or a NumPy array, float32 or float64.
-            num_samples: length of each, (B,); None when nothing is padded.
-            window_seconds: longest part of a recording that is heard in one piece, at least 1.
+            num_samples: length of each waveform, (B,); None without padding.
+            window_seconds: longest part of a recording that is embedded in one piece, at least 1.
 
         Returns:
             (B, E), on the model's device; (1, E) of one waveform.
 
         Raises:
-            DataError: the waveforms or lengths are of another type or shape, a waveform is not finite, or is
+            DataError: the waveforms or lengths are of another type or shape, or a waveform is not finite or
                 shorter than `minimum_samples`.
             ParameterError: window_seconds is too small.
         """
@@ -182,27 +182,27 @@ class SpeakerModel(nn.Module):
                 rows = [row for row, own in enumerate(lengths) if own == length]
                 parts = [slice(*bounds) for bounds in windows[owners == rows[0]].tolist()]
                 for group in [rows] if length <= CHUNKED_SAMPLES else [[row] for row in rows]:
-                    heard = [self(waveforms[group, part]) for part in parts]  # (B, E) each
-                    embeddings[group] = torch.stack(heard).mean(dim=0)
+                    embedded = [self(waveforms[group, part]) for part in parts]  # (B, E) each
+                    embeddings[group] = torch.stack(embedded).mean(dim=0)
         return embeddings
 
     def embed_file(self, source: str | Path | bytes | BinaryIO) -> Tensor:
-        """Embedding (1, E) of a recording of any format, as `embed` gives it.
+        """Embedding (1, E) of a recording of any format, see `embed`.
 
         Args:
             source: see `read_audio`.
 
         Raises:
-            DataError: it is no recording, or shorter than `minimum_samples`.
+            DataError: the source is no recording, or shorter than `minimum_samples`.
         """
         return self.embed(read_audio(source))
 
     @torch.inference_mode()
     def attention(self, waveforms: Waveforms) -> dict[str, Tensor]:
-        """What the model attends to, in evaluation mode.
+        """Attention weights of the layer aggregations and of the speaker network, in evaluation mode.
 
         Args:
-            waveforms: as `embed` takes them, of equal length.
+            waveforms: waveforms of equal length, see `embed`.
 
         Returns:
             Weights by the name of the module that has them. `layer_aggregation.frames` (with MHFA
@@ -211,13 +211,13 @@ class SpeakerModel(nn.Module):
             (B, heads, T) of MHFA; the x-vector has none.
 
         Raises:
-            DataError: they are of another type or shape, not finite, shorter than `minimum_samples`, or so
-                long (more than WINDOW_SECONDS) that the weights would not fit in memory.
+            DataError: the waveforms are of another type or shape, not finite, shorter than `minimum_samples`,
+                or longer than WINDOW_SECONDS, so that the weights would not fit in memory.
         """
         batch, _ = as_batch(waveforms, None, self.device)
         if batch.shape[1] > WINDOW_SECONDS * SAMPLE_RATE:
             raise DataError(
-                f"attention is given of at most {WINDOW_SECONDS:g} s, and these waveforms have "
+                f"attention weights are computed of at most {WINDOW_SECONDS:g} s, and these waveforms have "
                 f"{batch.shape[1] / SAMPLE_RATE:.1f} s: take a part of them"
             )
         with _evaluating(self):
@@ -230,25 +230,25 @@ class SpeakerModel(nn.Module):
         return {name: weights for name, weights in found.items() if weights is not None}
 
     def _encode(self, waveforms: Tensor) -> tuple[Tensor, ...]:
-        """L+1 states (B, T, D) of waveforms that are long enough; in inference mode, in bounded memory."""
+        """L+1 states (B, T, D) of waveforms (B, samples); in inference mode, in bounded memory."""
         refuse_no_batch(waveforms)
         if waveforms.shape[1] < self.minimum_samples:
             raise DataError(
                 f"a waveform of {waveforms.shape[1]} samples is too short: this model needs "
-                f"{self.minimum_samples} ({self.minimum_samples / 16_000:.3f} s at 16 kHz)"
+                f"{self.minimum_samples} ({self.minimum_samples / SAMPLE_RATE:.3f} s at 16 kHz)"
             )
         if waveforms.shape[1] > CHUNKED_SAMPLES and torch.is_inference_mode_enabled() and not self.training:
             return self.frontend.encode_in_chunks(waveforms)
         return self.frontend(waveforms)
 
     def _aggregate(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Every sequence of frames (B, D', T) that the speaker network takes, of L+1 states (B, T, D)."""
+        """Sequences of frames (B, D', T) for the speaker network, from L+1 states (B, T, D)."""
         return [aggregate(states) for aggregate in self.layer_aggregation.values()]
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and every module in the mode that it was in afterwards."""
+    """Evaluation mode within the block; every module returns to its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -259,7 +259,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """BLAKE2 digest, in hexadecimal digits, of names and values of weights."""
+    """Hexadecimal BLAKE2 checksum of names and values of weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in state.items():
         digest.update(name.encode())
@@ -268,7 +268,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:
-    """Load weights that must be exactly the module's.
+    """Load weights whose names and shapes must be those of the module.
 
     Raises:
         DataError: weights are missing, unexpected, of another shape or not finite; the first of each are

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 ZIP = b"PK\x03\x04"
-HEADER_LENGTH = 8  # bytes of a safetensors file that say how long its header is
+HEADER_LENGTH = 8  # bytes at the start of a safetensors file with the length of its header
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object out of a file.
+    """JSON object of a file.
 
     Raises:
-        DataError: the file is missing or holds no JSON object.
+        DataError: the file is missing or has no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -36,10 +36,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Weights by name out of a safetensors file.
+    """Weights by name of a safetensors file.
 
     Raises:
-        DataError: the file is missing, cut short or no such file.
+        DataError: the file is missing, truncated or no safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -51,10 +51,10 @@ def read_safetensors(path: Path, device: str | torch.device = "cpu") -> dict[str
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """A dictionary that torch.save wrote, read without running code out of it.
+    """Dictionary that torch.save wrote, unpickled without running code of the file.
 
     Raises:
-        DataError: it cannot be read so, or is no dictionary.
+        DataError: the file cannot be read so, or has no dictionary.
     """
     import torch
 
@@ -68,20 +68,20 @@ def read_torch_file(path: Path) -> dict[str, Any]:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Read a file by its ending, for nothing but the error.
+    """Refuse a file of JSON or weights, by its ending, that cannot be read.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     readers: dict[str, Callable[[Path], Any]] = {".json": read_json, ".safetensors": read_safetensors}
     readers.get(path.suffix, read_torch_file)(path)
 
 
 def refuse_non_finite(weights: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Refuse weights that are no numbers.
+    """Refuse weights with NaN or infinity.
 
     Raises:
-        DataError: naming the first that is not finite.
+        DataError: the message names the first weight that is not finite.
     """
     import torch
 
@@ -90,31 +90,31 @@ def refuse_non_finite(weights: Mapping[str, Tensor], origin: str | Path) -> None
             continue
         extremes = torch.stack(torch.aminmax(tensor))  # a tenth of the time of isfinite over all
         if not extremes.isfinite().all():
-            raise DataError(f"'{origin}' holds {name} that is not finite: copy or train it again")
+            raise DataError(f"'{origin}' has {name} that is not finite: copy or train it again")
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> DataError:
-    """The error to raise for a file that could not be read as what it should be.
+    """Error for a file that could not be read, with reason and remedy.
 
     Args:
-        path: of the file.
-        kind: what it should hold.
-        error: what reading it raised, for the reason if nothing simpler is known.
+        path: path of the file.
+        kind: expected content.
+        error: exception of the attempt, the reason where nothing simpler is known.
     """
     if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to trust the file
-        said = "it is no file that torch.save wrote, or one that would run code"
+        said = "it is no file that torch.save wrote, or it would run code"
     else:
         said = reason(error)
     return DataError(f"'{path}' cannot be read as {kind}: {file_fault(path) or said}")
 
 
 def reason(error: Exception) -> str:
-    """Message of an exception, in one line."""
+    """First line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def file_fault(path: Path) -> str | None:
-    """Reason and remedy for a file that is no weights or JSON; None where it looks like one."""
+    """Reason why a file is neither weights nor JSON, with a remedy; None where it looks like one."""
     if path.is_dir():
         return "it is a folder"
     if not path.is_file():
@@ -136,7 +136,7 @@ def file_fault(path: Path) -> str | None:
 
 
 def _safetensors_fault(path: Path, size: int) -> str | None:
-    """A header's length, the header, and as many bytes as it says."""
+    """Fault in the header of a safetensors file, or in the number of bytes behind it."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_LENGTH), "little")
         if file.read(1) != b"{":

@@ -176,17 +176,17 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, lap_folder: Pa
     with pytest.raises(DataError, match=r"nowhere.*cannot be read"):
         import_checkpoint(tmp_path / "nowhere")
     torch.save([1.0], tmp_path / "list.pt")
-    with pytest.raises(DataError, match="holds no dictionary of weights but list"):
+    with pytest.raises(DataError, match="has no dictionary of weights but list"):
         import_checkpoint(tmp_path / "list.pt")
     with pytest.raises(
-        DataError, match=r"no state dict of SLT22's public code: it lacks __S__.backend.cmp_linear_k"
+        DataError, match=r"no state dict of SLT22's public code: missing __S__.backend.cmp_linear_k"
     ):
         import_checkpoint(lap_folder / "12epoch" / "model.state")
     with pytest.raises(DataError, match="no original WavLM file"):
         import_encoder(slt22_file)
     change(slt22_file, **{"__S__.model.encoder.layers.0.fc1.weight": None})
     with pytest.raises(
-        DataError, match=r"no whole WavLM: it lacks __S__\.model\.encoder\.layers\.0\.fc1\.weight"
+        DataError, match=r"no complete WavLM: missing __S__\.model\.encoder\.layers\.0\.fc1\.weight"
     ):
         import_checkpoint(slt22_file)
 
@@ -195,7 +195,7 @@ def test_a_configuration_that_is_not_understood_is_named(lap_folder: Path) -> No
     config = lap_folder / "model_config.yaml"
     text = config.read_text()
     config.write_text(text.replace("speaker_network: astp", "speaker_network: resnet"))
-    with pytest.raises(DataError, match=r"model_config\.yaml' lacks or does not know 'resnet' under 'model'"):
+    with pytest.raises(DataError, match=r"model_config\.yaml': 'resnet' under 'model' is missing or unknown"):
         import_checkpoint(lap_folder)
     config.unlink()
     with pytest.raises(DataError, match=r"model_config\.yaml' cannot be read"):

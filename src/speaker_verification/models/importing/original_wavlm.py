@@ -1,4 +1,4 @@
-"""WavLM as its authors saved it: the file `{cfg, model}`, in transformers' form."""
+"""Import of the original WavLM files `{cfg, model}` to transformers' form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from speaker_verification.models.encoders.configuration import refuse_unservable
 from speaker_verification.models.importing.public_weights import Rules, load_renamed, only_tensors, rename
 from speaker_verification.models.weight_files import read_torch_file
 
-# From transformers' names to the original ones, the first rules first.
+# From transformers' names to the original ones, applied in this order.
 _RULES: Rules = (
     (r"^masked_spec_embed$", "mask_emb"),
     (r"^feature_projection\.layer_norm\.", "layer_norm."),
@@ -32,7 +32,7 @@ _RULES: Rules = (
     (r"\.feed_forward\.intermediate_dense\.", ".fc1."),
     (r"\.feed_forward\.output_dense\.", ".fc2."),
 )
-# From transformers' fields to the original ones, and what those are where cfg does not say.
+# From transformers' fields to the original ones and their defaults where cfg lacks them.
 _FIELDS: dict[str, tuple[str, Any]] = {
     "hidden_size": ("encoder_embed_dim", 768),
     "num_hidden_layers": ("encoder_layers", 12),
@@ -56,27 +56,27 @@ _CONVOLUTIONS = r"\[\s*\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,?\s*\)\s*\]\s*(?:\*
 
 
 def import_encoder(path: str | Path) -> WavLMModel:
-    """The encoder of an original WavLM file (WavLM-Base.pt, WavLM-Base+.pt, WavLM-Large.pt).
+    """Encoder of an original WavLM file (WavLM-Base.pt, WavLM-Base+.pt, WavLM-Large.pt).
 
-    Time masks come at transformers' default rate, not at that of the pre-training, which `cfg` holds.
+    The probability of time masks is transformers' default, not that of the pre-training in `cfg`.
 
     Args:
-        path: the file `{cfg, model}`.
+        path: file `{cfg, model}`.
 
     Returns:
-        The same encoder in transformers' form, in evaluation mode; `save_pretrained` keeps it.
+        Encoder in transformers' form, in evaluation mode; `save_pretrained` saves it.
 
     Raises:
-        DataError: it is no such file, of an encoder that the model does not serve, or its weights do not fit
-            its configuration; missing and unexpected ones are listed.
+        DataError: the file is no original WavLM file, its encoder cannot be served, or its weights do not fit
+            its configuration; missing and unexpected weights are listed.
 
-    Source: S. Chen et al., WavLM, IEEE JSTSP 2022; the names of their public code.
+    Source: S. Chen et al., WavLM, IEEE JSTSP 2022; names of its public code.
     """
     path = Path(path)
     content = read_torch_file(path)
     if not {"cfg", "model"} <= content.keys():
         raise DataError(
-            f"'{path}' is no original WavLM file: it holds {sorted(content)[:5]}, not cfg and model"
+            f"'{path}' is no original WavLM file: it has {sorted(content)[:5]}, not cfg and model"
         )
     weights = only_tensors(content["model"], path)
     encoder = WavLMModel(_configuration(content["cfg"], path))
@@ -85,21 +85,21 @@ def import_encoder(path: str | Path) -> WavLMModel:
 
 
 def original_wavlm_name(name: str) -> str:
-    """What the original code calls a weight of transformers' WavLM."""
+    """Original name of a weight of transformers' WavLM."""
     return rename(name, _RULES)
 
 
 def infer_wavlm_configuration(weights: Mapping[str, Tensor]) -> WavLMConfig:
-    """The configuration that the shapes of original WavLM weights tell.
+    """Configuration inferred from the shapes of original WavLM weights.
 
-    What no shape tells is as in the three published models: strides, the greatest relative distance, and the
-    final LayerNorm that goes with layer norm in the convolutions. Dropouts are those of WavLM-Base+.
+    The rest is as in the three published models: strides, the greatest relative distance, and a LayerNorm
+    behind the blocks where the convolutions have layer norm. Dropouts are those of WavLM-Base+.
 
     Args:
-        weights: under their original names, unified by `one_naming`.
+        weights: weights by their original names, unified by `one_naming`.
 
     Raises:
-        KeyError: a weight that is needed is not there.
+        KeyError: missing weight.
     """
     first = "encoder.layers.0.self_attn"
     convolutions = [
@@ -131,7 +131,7 @@ def infer_wavlm_configuration(weights: Mapping[str, Tensor]) -> WavLMConfig:
 
 
 def _numbered(weights: Mapping[str, Tensor], pattern: str) -> list[str]:
-    """Names that match, in the order of their number."""
+    """Names that match the pattern, sorted by the number in them."""
     matches = [match for name in weights if (match := re.fullmatch(pattern, name))]
     return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 

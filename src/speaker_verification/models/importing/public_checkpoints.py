@@ -1,4 +1,4 @@
-"""Speaker models trained with the public code of LAP and of SLT22's MHFA."""
+"""Import of speaker models trained with the public code of LAP and of SLT22's MHFA."""
 
 from __future__ import annotations
 
@@ -91,19 +91,19 @@ _SLT22_PARTS = {"key": "__S__.backend.weights_k", "value": "__S__.backend.weight
 
 
 def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> SpeakerModel:
-    """A speaker model out of a checkpoint of the public code.
+    """Speaker model of a checkpoint of the public code.
 
     Args:
-        path: LAP's experiment folder (its best epoch is taken), one of its epoch folders, or a state dict of
+        path: LAP's experiment folder (the best epoch is taken), one of its epoch folders, or a state dict of
             SLT22's MHFA.
         encoder: hub name or folder of the encoder's configuration (weights are in the checkpoint); None takes
-            the one that LAP's `model_config.yaml` names, and for SLT22 what the shapes of the weights tell.
+            the one that LAP's `model_config.yaml` names, and for SLT22 infers it from the shapes of weights.
 
     Returns:
-        The model in evaluation mode; `save_pretrained` keeps it.
+        Model in evaluation mode; `save_pretrained` saves it.
 
     Raises:
-        DataError: it is no such checkpoint, the encoder's configuration cannot be read, or weights are
+        DataError: the path is no such checkpoint, the encoder's configuration cannot be read, or weights are
             missing, unexpected or of another shape; all of them are listed.
     """
     checkpoint = _read(Path(path), encoder)
@@ -114,15 +114,13 @@ def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> Sp
 
 
 def import_margin_head(path: str | Path) -> SubcentreMarginHead:
-    """The margin head that a checkpoint of the public code was trained with.
-
-    Its classes are in the order of the public code's speakers.
+    """Margin head of a checkpoint of the public code, with classes in the order of its speakers.
 
     Args:
-        path: as for `import_checkpoint`.
+        path: see `import_checkpoint`.
 
     Raises:
-        DataError: it is no such checkpoint, or has no margin head.
+        DataError: the path is no such checkpoint, or the checkpoint has no margin head.
     """
     checkpoint = _read(Path(path), None)
     if checkpoint.centres is None:
@@ -140,7 +138,12 @@ def import_margin_head(path: str | Path) -> SubcentreMarginHead:
 
 
 def lap_name(name: str, speaker_network: str) -> str:
-    """What LAP's public code calls a weight of a speaker model with this kind of speaker network."""
+    """Name of a weight in LAP's public code, by its name in a speaker model.
+
+    Args:
+        name: name in the speaker model.
+        speaker_network: kind of its speaker network.
+    """
     part, _, rest = name.partition(".")
     if part == "frontend":
         return "frontend." + name.removeprefix(ENCODER)
@@ -151,7 +154,7 @@ def lap_name(name: str, speaker_network: str) -> str:
 
 
 def slt22_name(name: str) -> str:
-    """What SLT22's public code calls a weight of the speaker model."""
+    """Name of a weight in SLT22's public code, by its name in the speaker model."""
     part, _, rest = name.partition(".")
     if part == "frontend":
         return "__S__.model." + original_wavlm_name(name.removeprefix(ENCODER))
@@ -162,7 +165,7 @@ def slt22_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """Weights under their public names, the margin head's centres (K, E, C) apart."""
+    """Weights by their public names, without the margin head's centres (K, E, C)."""
 
     origin: Path
     weights: dict[str, Tensor]
@@ -203,7 +206,7 @@ def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
         head = {"num_subcentres": options["n_subcenter"], "scale": options["scale"]}
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"'{epoch.parent / LAP_CONFIG}' lacks or does not know {error} under 'model'"
+            f"'{epoch.parent / LAP_CONFIG}': {error} under 'model' is missing or unknown"
         ) from error
     where = str(epoch.parent / LAP_CONFIG)
     parsed = ModelSettings.parse(settings, where)
@@ -249,7 +252,7 @@ def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
 def _rows(name: str, weights: Mapping[str, Tensor], origin: Path) -> int:
     if name not in weights or not weights[name].dim():
         raise DataError(
-            f"'{origin}' is no state dict of SLT22's public code: it lacks {name} "
+            f"'{origin}' is no state dict of SLT22's public code: missing {name} "
             "(an original WavLM file is for import_encoder)"
         )
     return len(weights[name])
@@ -265,13 +268,13 @@ def _slt22_encoder(
             config = infer_wavlm_configuration(weights)
         except KeyError as error:
             raise DataError(
-                f"'{origin}' holds no whole WavLM: it lacks __S__.model.{error.args[0]}"
+                f"'{origin}' has no complete WavLM: missing __S__.model.{error.args[0]}"
             ) from error
         except (IndexError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
             raise DataError(
-                f"'{origin}' holds no WavLM: its weights' shapes are of none ({error}); pass encoder="
+                f"'{origin}' has no WavLM: the shapes of its weights do not fit one ({error}); pass encoder="
             ) from error
-    config.apply_spec_augment = False  # its training knows no time masks
+    config.apply_spec_augment = False  # SLT22's training has no time masks
     return config
 
 
@@ -280,7 +283,7 @@ def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _best_epoch(folder: Path) -> int:
-    """The first line of `EPOCH, EER%`, best first."""
+    """Epoch on the first line of the ranking, whose lines are `EPOCH, EER%`, best first."""
     try:
         return int((folder / LAP_RANKING).read_text().split(",")[0])
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Weights that public code wrote: read without running code, loaded strictly under other names."""
+"""Weights of public code: read without running code, loaded strictly under other names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speaker_verification.models.weight_files import read_torch_file, refuse_non
 
 Rules = Sequence[tuple[str, str]]
 
-# One naming for what has several: weight norm of older torch, layer norm between two transpositions.
+# Names of one weight in files of several ages: weight norm of older torch, layer norm between transpositions.
 _VARIANTS: Rules = (
     (r"\.weight_g$", ".parametrizations.weight.original0"),
     (r"\.weight_v$", ".parametrizations.weight.original1"),
@@ -23,22 +23,22 @@ _VARIANTS: Rules = (
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Weights by name that torch.save wrote, read without running code out of the file.
+    """Weights by name that torch.save wrote, unpickled without running code of the file.
 
     Raises:
-        DataError: the file cannot be read so, or holds anything but tensors.
+        DataError: the file cannot be read so, or has anything but tensors.
     """
     return only_tensors(read_torch_file(path), path)
 
 
 def only_tensors(content: Any, origin: Path) -> dict[str, Tensor]:
-    """Weights by name, if that is all there is.
+    """Content of a file as weights by name.
 
     Raises:
-        DataError: it is no dictionary, or holds something else.
+        DataError: the content is no dictionary, or has anything but tensors.
     """
     if not isinstance(content, dict):
-        raise DataError(f"'{origin}' holds no dictionary of weights but {type(content).__name__}")
+        raise DataError(f"'{origin}' has no dictionary of weights but {type(content).__name__}")
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise DataError(
@@ -48,27 +48,27 @@ def only_tensors(content: Any, origin: Path) -> dict[str, Tensor]:
 
 
 def rename(name: str, rules: Rules) -> str:
-    """Apply regular substitutions one after the other."""
+    """Name after all substitutions of regular expressions, in their order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def one_naming(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights with one name for what files of several ages name differently."""
+    """Weights under unified names, which differ between files of several ages."""
     return {rename(name, _VARIANTS): tensor for name, tensor in weights.items()}
 
 
 def load_renamed(
     module: nn.Module, weights: Mapping[str, Tensor], public_name: Callable[[str], str], origin: Path
 ) -> None:
-    """Load weights that must be exactly the module's, under the names of public code.
+    """Load weights of public code, which must be exactly those of the module.
 
     Args:
-        module: loaded in place.
-        weights: under their public names; a convolution over one frame may stand for a linear layer.
-        public_name: from the module's own name of a weight.
-        origin: for messages.
+        module: module, loaded in place.
+        weights: weights by their public names; a convolution over one frame may stand for a linear layer.
+        public_name: function from the module's own name of a weight to the public one.
+        origin: path for messages.
 
     Raises:
         DataError: weights are missing, unexpected or of another shape; all are listed by their public names.

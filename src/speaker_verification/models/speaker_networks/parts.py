@@ -1,4 +1,4 @@
-"""Parts that several speaker networks are made of."""
+"""Layers that several speaker networks share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def tdnn_layer(
 
 
 def with_context(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Every frame beside statistics (B, C, 1) of them all: (B, C, T) -> (B, 3C, T)."""
+    """Frames with the mean and deviation (B, C, 1) over time appended: (B, C, T) -> (B, 3C, T)."""
     return torch.cat([x, mean.expand_as(x), deviation.expand_as(x)], dim=1)
 
 
 def weighted_statistics(x: Tensor, weights: Tensor, variance_floor: float) -> Tensor:
-    """Mean and standard deviation over time of frames (B, C, T) under weights that sum to one: (B, 2C)."""
+    """Weighted mean and standard deviation over time, (B, C, T) -> (B, 2C); weights sum to one over T."""
     mean = (weights * x).sum(dim=2)
     variance = (weights * x.square()).sum(dim=2) - mean.square()
     return torch.cat([mean, variance.clamp(min=variance_floor).sqrt()], dim=1)
