@@ -250,7 +250,7 @@ def test_waveforms_are_taken_as_people_have_them(model: SpeakerModel, given: Any
         (torch.cat([WAVES, -torch.inf * WAVES.abs()]), "waveform 2 has -inf at sample 0"),
         (torch.cat([WAVES, 1e25 * WAVES.abs().clamp(min=1)]), "waveform 2 has .*e.* at sample 0"),
         ((WAVES.double() * 1e300).numpy(), "waveform 0 has -?inf at sample 0"),
-        ([WAVES[0], WAVES[1]], "are a list: .* pad them and give num_samples"),
+        ([WAVES[0], WAVES[1]], "are a list: .* pad .* and give num_samples"),
         (WAVES.tolist(), "are a list"),
         (None, "are a NoneType"),
         ("one.wav", "are a str"),

@@ -1,4 +1,4 @@
-"""A parameter or option that cannot be served, told with its value and a remedy."""
+"""Faulty parameters and options: name, value and remedy."""
 
 from __future__ import annotations
 

@@ -152,5 +152,5 @@ class EncoderAdapter(ABC):
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number from 1."""
+    """True for a whole number from 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -65,7 +65,7 @@ def read_configuration(
         overrides: options in place of the checkpoint's own.
 
     Raises:
-        DataError: it cannot be read, or is of an encoder that the model does not serve.
+        DataError: the configuration cannot be read, or is of an encoder that the model does not serve.
     """
     folder, where = Path(checkpoint), f"encoder '{checkpoint}': "
     if folder.is_file():
