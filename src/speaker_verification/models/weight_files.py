@@ -63,7 +63,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle raises nearly anything
         raise unreadable(path, "a file of weights", error) from error
     if not isinstance(content, dict):
-        raise DataError(f"'{path}' holds no dictionary of weights but {type(content).__name__}")
+        raise DataError(f"'{path}' has no dictionary of weights but {type(content).__name__}")
     return content
 
 
