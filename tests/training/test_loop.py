@@ -102,7 +102,7 @@ def test_sphereface2_trains_and_its_phase_can_be_continued(
 ) -> None:
     head = HeadSettings(kind="sphereface2", sphereface2=SphereFace2Settings(margin_type=margin_type))
     margin = {"final": 0.1, "growth_epochs": 0, "top_k": 0}
-    folder, curve, _ = run_phase(encoder, epochs=4, margin=margin, head=head)
+    folder, curve, _ = run_phase(encoder, epochs=8, margin=margin, head=head)
     losses = values_of(curve, "loss")
     assert losses[-1] < 0.9 * losses[0]
     _, more, _ = run_phase(folder, "more", epochs=1, margin=margin, head=head)
