@@ -12,13 +12,12 @@ import ctypes
 import itertools
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speaker_verification.models.encoders.wav2vec2_family import Wav2Vec2Adapter
 from speaker_verification.models.encoders.wavlm_attention import bias_gates, split_heads
 
 # Largest number of elements in a tensor of a chunk, unless a single frame, channel or head has more.
@@ -29,8 +28,31 @@ QUERY_BLOCK = 256
 CHUNK_BLOCKS = {"cpu": 3, "cuda": 16}
 
 
+class EncoderParts(Protocol):
+    """Parts of an encoder that are run chunk by chunk; `Wav2Vec2Adapter` describes each of them."""
+
+    encoder: Any
+
+    @property
+    def norm_first(self) -> bool: ...
+
+    @property
+    def convolutions(self) -> Any: ...
+
+    @property
+    def stack(self) -> Any: ...
+
+    def project(self, features: Tensor) -> Tensor: ...
+
+    def num_frames(self, num_samples: int) -> int: ...
+
+    def minimum_samples(self, num_frames: int) -> int: ...
+
+    def position_biases(self, num_frames: int, /) -> Tensor | None: ...
+
+
 def encode_in_chunks(
-    adapter: Wav2Vec2Adapter, waveforms: Tensor, last_state: Literal["after", "before"]
+    adapter: EncoderParts, waveforms: Tensor, last_state: Literal["after", "before"]
 ) -> tuple[Tensor, ...]:
     """States of the encoder in evaluation mode, equal to those of the whole waveform to rounding.
 
@@ -92,7 +114,7 @@ def _limit(limits: dict[str, int], x: Tensor) -> int:
     return limits["cpu" if x.device.type == "cpu" else "cuda"]
 
 
-def _project_features(adapter: Wav2Vec2Adapter, waveforms: Tensor, output: Tensor) -> None:
+def _project_features(adapter: EncoderParts, waveforms: Tensor, output: Tensor) -> None:
     """Write the projected output of the convolutions over waveforms (B, samples) to `output`, (B, T, D)."""
     first, *others = adapter.convolutions
     hop = adapter.minimum_samples(2) - adapter.minimum_samples(1)
