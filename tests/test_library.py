@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 from tests.support.floors import FLOORS, PACKAGE, PROJECT, SOURCE, imports_of
 
 EXTRAS = {  # what the extras install beside the library's own dependencies, by top module
@@ -68,6 +70,7 @@ def run_without_extras(program: str, *arguments: str) -> str:
     return run.stdout
 
 
+@pytest.mark.project
 def test_every_library_floor_imports() -> None:
     imported = run_without_extras(IMPORT_EVERY_MODULE, *FLOORS).split()
     files = [file for floor in FLOORS for file in (SOURCE / floor).rglob("*.py")]
@@ -76,6 +79,7 @@ def test_every_library_floor_imports() -> None:
     assert {*imported, *packages} == {name.removesuffix(".__init__") for name in modules}
 
 
+@pytest.mark.project
 def test_a_model_is_saved_loaded_embeds_and_scores(tmp_path: Path) -> None:
     eer, _ = ast.literal_eval(run_without_extras(EMBED_AND_SCORE, str(tmp_path)))
     assert eer in (0.0, 100.0)  # of one target and one non-target trial
