@@ -232,7 +232,7 @@ def test_validation_speakers_of_another_seed_of_the_data_are_noticed(
         ),
         (
             ["--params=finetune.margin.top_k=18"],
-            r"'finetune.margin.top_k' is 18: .* below the 18 classes of 6",
+            r"'finetune.margin.top_k' is 18: .* below the 18 classes",
         ),
         (["--params=score.top_n=8"], r"'score.top_n' is 8, .* 9 speakers, 2 .* take 2 to 7"),
         (["--params=device=abacus", "--pipeline=prepare"], r"Error: parameter 'device' is 'abacus'"),
