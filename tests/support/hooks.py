@@ -15,11 +15,11 @@ from speaker_verification.settings import CONFIG_LOADER_ARGS
 
 
 class Session:
-    """What Kedro tells hooks up to the first node of a run.
+    """Hook calls of a Kedro run, up to its first node.
 
     Args:
         folder: project with the environment `tiny`.
-        hooks: hooks that are told.
+        hooks: hooks to call.
         parameters: values of the command line.
     """
 

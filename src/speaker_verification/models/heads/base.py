@@ -68,13 +68,3 @@ class Head(nn.Module):
             )
         if num_classes is not None and top_k >= num_classes:
             raise ParameterError(f"parameter 'top_k' is {top_k}: it must be below the {num_classes} classes")
-
-    def forward(self, embeddings: Tensor, labels: Tensor, margins: Margins) -> HeadOutput:
-        """Classify embeddings under the margins of this step.
-
-        Args:
-            embeddings: (B, E).
-            labels: classes, (B,).
-            margins: margins of this step.
-        """
-        raise NotImplementedError
