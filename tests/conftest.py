@@ -6,6 +6,7 @@ import os
 
 from hypothesis import settings
 
+from tests.support.imports import import_folder as import_folder
 from tests.support.project import project as project
 
 os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")

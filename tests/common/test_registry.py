@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +62,10 @@ comb = Comb()
 
 
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def outside(import_folder: Path) -> Path:
     """Folder on the import path, with a package of somebody else's."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "outside_filters.py").write_text(OUTSIDE)
-    monkeypatch.delitem(sys.modules, "outside_filters", raising=False)
-    return tmp_path
+    (import_folder / "outside_filters.py").write_text(OUTSIDE)
+    return import_folder
 
 
 def parsed(values: dict[str, Any]) -> FilterSettings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +32,11 @@ MEMBERS = (
 
 
 @pytest.fixture
-def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrepareSettings]:
+def prepare(import_folder: Path, monkeypatch: pytest.MonkeyPatch) -> PrepareSettings:
     """The page's parameters, with its example as the module that they name."""
     monkeypatch.setattr(registry, "_added", {})
-    (tmp_path / "my_corpora.py").write_text(EXAMPLE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield PrepareSettings.parse(yaml.safe_load(PARAMETERS)["prepare"], "prepare")
-    del sys.modules["my_corpora"]
+    (import_folder / "my_corpora.py").write_text(EXAMPLE)
+    return PrepareSettings.parse(yaml.safe_load(PARAMETERS)["prepare"], "prepare")
 
 
 def write_archive(folder: Path, *members: str) -> Mirror:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,14 +124,11 @@ CLASH = Corpus("clash", "mine", MINE.layout, {"vox1-dev": Subset(Archive("other.
 
 
 @pytest.fixture
-def my_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def my_package(import_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of a module with the corpora MINE and CLASH."""
     monkeypatch.setattr(registry, "_added", {})
-    name = f"my_package_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield name
-    sys.modules.pop(name, None)
+    (import_folder / "my_package.py").write_text(MODULE)
+    return "my_package"
 
 
 def test_a_corpus_of_another_package_is_prepared_by_its_dotted_name(my_package: str, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +34,17 @@ NAMES = ["cosine", "as_norm", "qmf", "euclidean"]
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScoreSettings]:
+def settings(import_folder: Path) -> ScoreSettings:
     """Settings of the page, with the package of the page on the path."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (parameters,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     assert code.count("\n") < 40
-    package = tmp_path / "my_package"
+    package = import_folder / "my_package"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "scorings.py").write_text(code)
-    monkeypatch.syspath_prepend(str(tmp_path))
     values: dict[str, Any] = yaml.safe_load(parameters)["score"]
-    yield ScoreSettings.parse({**values, "top_n": 3, "calibration_trials": 200}, "score")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
-        del sys.modules[name]
+    return ScoreSettings.parse({**values, "top_n": 3, "calibration_trials": 200}, "score")
 
 
 def store_of(num_speakers: int, prefix: str, seed: int) -> EmbeddingStore:

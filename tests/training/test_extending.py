@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.settings import ModelSettings, RegularisationSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.checkpoints import best_checkpoint, load_head
+from tests.support.imports import forget_modules
 from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 from tests.support.training import HEAD, phase_settings, training_loop
 
@@ -32,16 +33,13 @@ def block(page: str, language: str) -> str:
 
 
 @pytest.fixture
-def my_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def my_package(import_folder: Path) -> Path:
     """Package on the import path that holds the examples."""
-    folder = tmp_path / "path" / "my_package"
-    folder.mkdir(parents=True)
+    folder = import_folder / "my_package"
+    folder.mkdir()
     (folder / "__init__.py").touch()
     for part, module in MODULES.items():
         (folder / f"{module}.py").write_text(block(f"{part}.md", "python"))
-    monkeypatch.syspath_prepend(str(folder.parent))
-    for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
-        monkeypatch.delitem(sys.modules, name)
     return folder
 
 
@@ -82,15 +80,14 @@ def test_an_example_trains_embeds_is_saved_and_loads(
 
 
 def test_a_saved_model_whose_package_is_missing_names_it(
-    my_package: Path, encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    my_package: Path, encoder_folder: Path, tmp_path: Path
 ) -> None:
     model, _ = settings_with("speaker_network")
     SpeakerModel.from_encoder(encoder_folder, model).save_pretrained(tmp_path / "model")
     kind = json.loads((tmp_path / "model" / "config.json").read_text())["model"]["speaker_network"]["kind"]
     assert kind == "my_package.pooling.MeanMaxPooling"
-    for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(my_package.parent)])
+    forget_modules(my_package)
+    shutil.rmtree(my_package)
     with pytest.raises(DataError, match=r"speaker_network\.kind.*no module 'my_package'.*PYTHONPATH"):
         SpeakerModel.from_pretrained(tmp_path / "model")
 
