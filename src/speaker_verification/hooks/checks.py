@@ -118,13 +118,12 @@ def _refuse_other_data(
 
 def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogProtocol) -> Path | None:
     """Folder of the model whose embeddings are scored, where it is there already."""
-    if embed.model is not None:
-        return Path(embed.model)
-    if LAST_CHECKPOINT in pipeline.all_outputs() or not catalog.exists(LAST_CHECKPOINT):
-        return None
-    from speaker_verification.training.checkpoints import best_checkpoint
+    from speaker_verification.training.checkpoints import evaluated_model
 
-    return best_checkpoint(catalog.load(LAST_CHECKPOINT), embed.choose_top)
+    there = LAST_CHECKPOINT not in pipeline.all_outputs() and catalog.exists(LAST_CHECKPOINT)
+    if embed.model is None and not there:
+        return None
+    return evaluated_model(embed, lambda: catalog.load(LAST_CHECKPOINT))
 
 
 class StartHook(ParameterisedHook):
@@ -146,7 +145,7 @@ class StartHook(ParameterisedHook):
 def _refuse_bad_model(model: str | None) -> None:
     from speaker_verification.models.settings import read_saved_configuration
 
-    if model:
+    if model is not None:
         try:
             read_saved_configuration(Path(model))
         except DataError as error:

@@ -52,6 +52,7 @@ from speaker_verification.hooks.tracked_runs import (
 
 if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
+    from speaker_verification.scoring.settings import EmbedSettings
 
 logger = logging.getLogger(__name__)
 
@@ -369,12 +370,8 @@ class TrackingHook:
         outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
         embed = self._parameters.embed
         if not outputs.isdisjoint(EMBEDDINGS):
-            model = (
-                Path(embed.model)
-                if embed.model
-                else _best_of(self._catalog, LAST_CHECKPOINT, embed.choose_top)
-            )
-            trained_here = not embed.model and LAST_CHECKPOINT in outputs
+            model = _evaluated_model(self._catalog, embed)
+            trained_here = embed.model is None and LAST_CHECKPOINT in outputs
             return model, _ids_of_model(model).get("experiment"), trained_here
         for name in MARKED:
             if name in inputs:
@@ -476,9 +473,23 @@ def _best_of(catalog: CatalogProtocol, checkpoint: str, rank: int) -> Path | Non
     from speaker_verification.training.checkpoints import best_checkpoint
 
     try:
-        return best_checkpoint(Path(catalog[checkpoint]._get_load_path()), rank)
+        return best_checkpoint(_saved_folder(catalog, checkpoint), rank)
     except (UserError, DatasetError):
         return None
+
+
+def _evaluated_model(catalog: CatalogProtocol, settings: EmbedSettings) -> Path | None:
+    """Folder of the model to evaluate; None where there is none."""
+    from speaker_verification.training.checkpoints import evaluated_model
+
+    try:
+        return evaluated_model(settings, lambda: _saved_folder(catalog, LAST_CHECKPOINT))
+    except (UserError, DatasetError):
+        return None
+
+
+def _saved_folder(catalog: CatalogProtocol, dataset_name: str) -> Path:
+    return Path(catalog[dataset_name]._get_load_path())
 
 
 def _ids_of_model(folder: Path | None) -> dict[str, str]:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -30,6 +31,9 @@ from speaker_verification.models.speaker_model import SpeakerModel, load_strictl
 from speaker_verification.models.weight_files import read_json, read_safetensors
 from speaker_verification.training.averaging import mean_state
 from speaker_verification.training.phase import refuse_rank
+
+if TYPE_CHECKING:
+    from speaker_verification.scoring.settings import EmbedSettings
 
 RANKING_FILE = "ranking.json"
 HEAD_FILE = "head.safetensors"
@@ -196,3 +200,18 @@ def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
         raise DataError(f"'{phase_folder}' holds no checkpoints of a phase: {error}") from error
     refuse_rank(rank, len(folders), phase_folder)
     return phase_folder / folders[rank - 1]
+
+
+def evaluated_model(settings: EmbedSettings, trained_folder: Callable[[], Path]) -> Path:
+    """Folder of the model to evaluate: `model` of the settings, or else the `choose_top`-th best of a phase.
+
+    Args:
+        settings: of embedding extraction.
+        trained_folder: gives the folder that the last phase saved; called only where no model is set.
+
+    Raises:
+        UserError: as `best_checkpoint`.
+    """
+    if settings.model is not None:
+        return Path(settings.model)
+    return best_checkpoint(trained_folder(), settings.choose_top)

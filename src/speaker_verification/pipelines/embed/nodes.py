@@ -72,14 +72,11 @@ def _embed(
 
 
 def _load_model(trained_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:
-    """The model that the parameters name, or else the phase's best (or `choose_top`-th best)."""
     from speaker_verification.common.device import resolve_device
     from speaker_verification.models.speaker_model import SpeakerModel
-    from speaker_verification.training.checkpoints import best_checkpoint
+    from speaker_verification.training.checkpoints import evaluated_model
 
-    folder = (
-        Path(settings.model) if settings.model else best_checkpoint(trained_checkpoint, settings.choose_top)
-    )
+    folder = evaluated_model(settings, lambda: trained_checkpoint)
     model = SpeakerModel.from_pretrained(folder, resolve_device(device))
     begin(EVALUATION)
     return model
