@@ -7,7 +7,7 @@ that starting the workers weighs little, as it does with a million files. Ours r
 time; ffmpeg finds the m4a files unpacked. On a busy machine CPU time tells more than the clock. Then the
 samples are compared; those past the end of the shorter one, the encoder's padding, are counted apart. The
 libav versions of both are printed: another one may round otherwise.
-PROGRAM is ffmpeg on the path, or else the one that the package imageio-ffmpeg brings.
+PROGRAM is ffmpeg on the path, or else the one that the package imageio-ffmpeg contains.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long metrics, the bootstrap and text files of scores take, beside the direct ways.
+"""Seconds of metrics, the bootstrap and text files of scores, beside the direct ways.
 
     python -m benchmarks.decisions --trials 580000 --repeats 3
 

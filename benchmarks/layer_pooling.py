@@ -2,7 +2,7 @@
 
     python -m benchmarks.layer_pooling [--device cuda] [--precision bfloat16] [--large]
 
-Both ways have the same weights and hear the same states, in turn, in one run. The peak counts tensors alive
+Both ways have the same weights and pool the same states, in turn, in one run. The peak counts tensors alive
 beyond inputs and weights. Differences are relative: the largest over the largest; of the outputs in float32,
 of all gradients in float64 on fewer frames.
 """

@@ -1,4 +1,4 @@
-"""How long a manifest over many small files takes, and how much memory.
+"""Seconds and memory of a manifest over many small files.
 
     python -m benchmarks.manifest [--files 300000] [--folder FOLDER]
 

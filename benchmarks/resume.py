@@ -151,7 +151,7 @@ class Phase:
         process.kill()
 
     def results(self) -> dict[str, Any]:
-        """What the phase left and told, by name."""
+        """Checkpoint files, learning curve and tracked metrics of the phase, by name."""
         phase = self._models / self._arguments.phase
         checkpoint = _newest(phase / "checkpoint")
         found: dict[str, Any] = {}
@@ -174,7 +174,7 @@ class Phase:
         return found
 
     def statuses(self) -> str:
-        """How the phase's runs have ended, by MLflow."""
+        """MLflow's status of each run of the phase."""
         return ", ".join(run.info.status for run in self._runs())
 
     def _tracked(self) -> dict[str, Any]:

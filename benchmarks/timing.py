@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved medians, and the peak of the tensors that work keeps alive."""
+"""Shared helpers of the benchmarks: interleaved medians, and the peak of living tensors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Way = Callable[[], object]
 
 
 def parser_of(description: str | None, rounds: int, larger: str) -> argparse.ArgumentParser:
-    """What all of them take: where and how often, and whether at the larger size.
+    """Parser of the options that all benchmarks have: device, threads, rounds and the larger size.
 
     Args:
         description: the script's.
         rounds: by default.
-        larger: what the larger size is.
+        larger: help of the larger size.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cpu")

@@ -26,7 +26,7 @@ CODE_CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 
 
 def results() -> dict[str, Any]:
-    """What the notebook reads, of random scores."""
+    """Tables and metrics that the notebook reads, of random scores."""
     rng = np.random.default_rng(0)
     label = np.tile([0, 1], 60)
     scores = scores_of(4.0 * label - 2 + rng.normal(size=120), label)

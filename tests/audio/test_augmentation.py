@@ -158,14 +158,14 @@ def test_reverb_is_the_brute_force_convolution_with_a_response_of_unit_energy(
     clips: pd.DataFrame, responses: pd.DataFrame
 ) -> None:
     wave = np.random.default_rng(2).standard_normal(300).astype(np.float32)
-    heard = augment(Augmenter(clips, responses, always("reverb")), wave, np.random.default_rng(0))
+    reverberant = augment(Augmenter(clips, responses, always("reverb")), wave, np.random.default_rng(0))
     expected = np.zeros(300)
     expected[10:] += 3 / 13 * wave[:-10]
     expected[50:] += (
         -4 / 13 * wave[:-50]
     )  # the third echo comes after the crop's end, and counts in the energy
-    np.testing.assert_allclose(heard, expected, atol=1e-5)
-    assert heard.dtype == np.float32
+    np.testing.assert_allclose(reverberant, expected, atol=1e-5)
+    assert reverberant.dtype == np.float32
 
 
 def test_an_impulse_comes_out_of_reverb_with_unit_energy(
@@ -173,8 +173,8 @@ def test_an_impulse_comes_out_of_reverb_with_unit_energy(
 ) -> None:
     impulse = np.zeros(1000, np.float32)
     impulse[0] = 1
-    heard = augment(Augmenter(clips, responses, always("reverb")), impulse, np.random.default_rng(0))
-    assert mean_square(heard) * 1000 == pytest.approx(1, abs=1e-6)
+    reverberant = augment(Augmenter(clips, responses, always("reverb")), impulse, np.random.default_rng(0))
+    assert mean_square(reverberant) * 1000 == pytest.approx(1, abs=1e-6)
 
 
 def test_reverb_draws_every_response_and_every_channel_evenly(clips: pd.DataFrame, tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_levels_are_the_published_ones_to_a_thousandth_of_a_decibel(
     wave = sine(500, SAMPLE_RATE, amplitude)
     mixed = augment(Augmenter(clips, responses, settings), wave, np.random.default_rng(5))
     added = mixed - wave
-    heard = np.flatnonzero(np.abs(added) > 1e-7)
-    place = slice(heard[0], heard[-1] + 1)
+    nonzero = np.flatnonzero(np.abs(added) > 1e-7)
+    place = slice(nonzero[0], nonzero[-1] + 1)
     assert place.stop - place.start == pytest.approx(SAMPLE_RATE / 2, abs=2)  # tones pass through zero
     # The clip's level is measured over its own length, the speech's over the whole crop; both with the floor.
     clip_power = 0.3**2 / 2
@@ -293,10 +293,10 @@ def test_an_application_draws_one_of_three_lengths_and_each_clip_its_own_within(
     rng = np.random.default_rng(7)
     lengths, starts = [], []
     for _ in range(600):
-        heard = np.flatnonzero(augment(augmenter, wave, rng))
-        assert heard[-1] - heard[0] + 1 == len(heard)
-        lengths.append(len(heard) / 1000)
-        starts.append(heard[0] / max(1000 - len(heard), 1))
+        nonzero = np.flatnonzero(augment(augmenter, wave, rng))
+        assert nonzero[-1] - nonzero[0] + 1 == len(nonzero)
+        lengths.append(len(nonzero) / 1000)
+        starts.append(nonzero[0] / max(1000 - len(nonzero), 1))
     whole, half, third = (
         sum(low <= share <= high for share in lengths) for low, high in ((1, 1), (0.401, 0.6), (0.2, 0.4))
     )

@@ -61,9 +61,9 @@ def test_by_hand_one_echo_and_one_mixture() -> None:
     noise = np.zeros(8, np.float32)
     noise[4] = 2.0
     twice = Augmentation("television", noises=(noise, noise))
-    heard = augment_batch(waveforms, collate([echo, None, twice], 8, normalise_peak=False))
-    np.testing.assert_allclose(heard[0], [0, 0, 0.5, 0, 0, 0, 0, 0], atol=1e-7)
-    np.testing.assert_array_equal(heard[1], waveforms[1])
+    augmented = augment_batch(waveforms, collate([echo, None, twice], 8, normalise_peak=False))
+    np.testing.assert_allclose(augmented[0], [0, 0, 0.5, 0, 0, 0, 0, 0], atol=1e-7)
+    np.testing.assert_array_equal(augmented[1], waveforms[1])
     first = 2 * np.sqrt(1 / 8 + 1e-4)
     second = 2 * np.sqrt((1 + first**2) / 8 + 1e-4)
-    np.testing.assert_allclose(heard[2], [1, 0, 0, 0, first + second, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(augmented[2], [1, 0, 0, 0, first + second, 0, 0, 0], rtol=1e-6)

@@ -14,7 +14,7 @@ from speaker_verification.audio.format import SAMPLE_RATE
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int, int]]:
-    """What was read from files: name, start, number of samples, channel."""
+    """Segments read from files: name, start, number of samples, channel."""
     seen: list[tuple[str, int, int, int]] = []
 
     def read(path: str, start: int, num_samples: int, channel: int) -> np.ndarray:

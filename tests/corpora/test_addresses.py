@@ -1,4 +1,4 @@
-"""What addresses may hold, and what is shown of them."""
+"""Addresses of mirrors: what is refused, and what is hidden in messages."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_a_copy_that_lost_all_times_is_not_converted_anew(
     assert not list((tmp_path / "new").rglob("*.wav"))
 
 
-def test_half_a_folder_whose_copy_lost_all_times_is_begun_anew_and_goes_on_from_there(
+def test_half_a_folder_whose_copy_lost_all_times_is_begun_anew_and_resumes_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "old").mkdir()
@@ -512,7 +512,7 @@ def test_more_than_the_disk_holds_is_refused_with_the_bytes_missing_before_anyth
     assert not list((tmp_path / "audio").rglob("*.wav"))
 
 
-def test_a_disk_that_fills_up_leaves_no_half_file_and_the_next_run_goes_on(
+def test_a_disk_that_fills_up_leaves_no_half_file_and_the_next_run_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive, audio = write_archive(tmp_path), tmp_path / "audio"

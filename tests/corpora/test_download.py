@@ -1,4 +1,4 @@
-"""What a download promises, with what the host was asked for as evidence."""
+"""Downloads: their resumption, retries and checksums, checked against the requests that the host got."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.locks import InUseError
 from speaker_verification.corpora.download import client, sources
-from speaker_verification.corpora.download import downloader as download
+from speaker_verification.corpora.download import downloader
 from speaker_verification.corpora.download.downloader import download_files
 from speaker_verification.corpora.download.sources import Credentials, DownloadSettings
 from tests.support.host import Host, serving
@@ -33,7 +33,7 @@ PARTS = [f"vox2_dev_aac_parta{letter}" for letter in "abc"]
 NAMES = [ARCHIVE, "vox2_dev_aac.zip", "veri_test2.txt", "musan.tar.gz"]
 PASSWORD, KEY = "pass/word+1", "k3y&secret"
 
-Bring = Callable[..., None]
+Download = Callable[..., None]
 
 
 def content(name: str, size: int) -> bytes:
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bring(host: Host, folder: Path) -> Bring:
+def download(host: Host, folder: Path) -> Download:
     def run(
         *names: str, credentials: dict[str, Any] | None = None, mirror: str | None = "", **settings: Any
     ) -> None:
@@ -83,19 +83,21 @@ def part(folder: Path) -> Path:
     return only
 
 
-def test_a_mirror_is_brought_whole_and_a_second_run_asks_for_its_checksums_alone(
-    host: Host, bring: Bring, folder: Path
+def test_a_mirror_is_downloaded_whole_and_a_second_run_asks_for_its_checksums_alone(
+    host: Host, download: Download, folder: Path
 ) -> None:
-    bring()
+    download()
     assert found(folder) == host.files
     host.requests.clear()
-    bring()
+    download()
     assert [(request.method, request.name) for request in host.requests] == [("GET", "MD5SUMS")]
 
 
-def test_after_a_cut_the_bytes_held_are_not_asked_for_again(host: Host, bring: Bring, folder: Path) -> None:
+def test_after_a_cut_the_bytes_held_are_not_asked_for_again(
+    host: Host, download: Download, folder: Path
+) -> None:
     host.cuts[ARCHIVE] = [100_000, 50_000, 0, 7]
-    bring(ARCHIVE)
+    download(ARCHIVE)
     assert found(folder)[ARCHIVE] == host.files[ARCHIVE]
     asked = host.gets(ARCHIVE)
     assert [request.start for request in asked] == [0, 100_000, 150_000, 150_000, 150_007]
@@ -105,20 +107,20 @@ def test_after_a_cut_the_bytes_held_are_not_asked_for_again(host: Host, bring: B
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_line_that_drops_at_random_costs_no_byte_twice(
-    host: Host, bring: Bring, folder: Path, seed: int
+    host: Host, download: Download, folder: Path, seed: int
 ) -> None:
     drawn = random.Random(seed)
     host.cuts = {
         name: [drawn.randrange(1, 40_000) for _ in range(6)] for name in host.files if "MD5" not in name
     }
-    bring()
+    download()
     assert found(folder) == host.files
     for name, data in host.files.items():
         assert sum(request.sent for request in host.gets(name)) == len(data)
 
 
 @pytest.mark.project
-def test_a_killed_run_is_gone_on_with_where_it_stopped(host: Host, bring: Bring, folder: Path) -> None:
+def test_a_killed_run_is_resumed_where_it_stopped(host: Host, download: Download, folder: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from speaker_verification.corpora.download.downloader import download_files\n"
@@ -139,7 +141,7 @@ def test_a_killed_run_is_gone_on_with_where_it_stopped(host: Host, bring: Bring,
         whole = [name for name in host.files if (folder / name).is_file()]
         host.requests.clear()
     host.block_seconds = 0
-    bring()
+    download()
     for name in host.files:
         starts = [request.start for request in host.gets(name)]
         assert starts == ([] if name in whole and name != "MD5SUMS" else [sizes[name]])
@@ -147,50 +149,52 @@ def test_a_killed_run_is_gone_on_with_where_it_stopped(host: Host, bring: Bring,
 
 
 def test_a_host_that_ignores_ranges_is_told_of_and_starts_over(
-    host: Host, bring: Bring, folder: Path, caplog: pytest.LogCaptureFixture
+    host: Host, download: Download, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.ranges, host.cuts[ARCHIVE] = False, [100_000]
-    bring(ARCHIVE)
+    download(ARCHIVE)
     assert found(folder)[ARCHIVE] == host.files[ARCHIVE]
     assert f"{ARCHIVE}: the host ignores ranges; starting over, 100,000 bytes are lost" in caplog.text
     host.cuts[ARCHIVE] = [250_000] * 9
     (folder / ARCHIVE).unlink()
     with pytest.raises(DataError, match="gave up at byte 250,000 after 3 attempts"):
-        bring(ARCHIVE)
+        download(ARCHIVE)
 
 
 def test_a_part_of_another_version_is_removed_and_the_file_begun_anew(
-    host: Host, bring: Bring, folder: Path, caplog: pytest.LogCaptureFixture
+    host: Host, download: Download, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.cuts[ARCHIVE] = [100_000, 0, 0, 0]
     with pytest.raises(DataError, match="gave up at byte 100,000"):
-        bring(ARCHIVE)
+        download(ARCHIVE)
     host.files[ARCHIVE] = content("new", 300_000)
     host.files["MD5SUMS"] = checksums({ARCHIVE: host.files[ARCHIVE]})
     host.requests.clear()
-    bring(ARCHIVE)
+    download(ARCHIVE)
     assert [request.start for request in host.gets(ARCHIVE)] == [0]
     assert found(folder) == {name: host.files[name] for name in (ARCHIVE, "MD5SUMS")}
     assert "another version of the file than the 100,000 bytes held, which are removed" in caplog.text
 
 
-def test_a_file_that_changes_while_it_is_brought_is_begun_anew(
-    host: Host, bring: Bring, folder: Path, caplog: pytest.LogCaptureFixture
+def test_a_file_that_changes_while_it_is_downloaded_is_begun_anew(
+    host: Host, download: Download, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     new = content("new", 280_000)
     host.files["MD5SUMS"] = checksums({ARCHIVE: new})
     host.cuts[ARCHIVE], host.after_cut[ARCHIVE] = [100_000], new
-    bring(ARCHIVE)
+    download(ARCHIVE)
     assert [(request.start, request.status) for request in host.gets(ARCHIVE)] == [(0, 200), (100_000, 200)]
     assert found(folder) == {name: host.files[name] for name in (ARCHIVE, "MD5SUMS")}
     assert "the file has changed; starting over, 100,000 bytes are lost" in caplog.text
 
 
-def test_wrong_bytes_are_removed_and_both_checksums_told(host: Host, bring: Bring, folder: Path) -> None:
+def test_wrong_bytes_are_removed_and_both_checksums_told(
+    host: Host, download: Download, folder: Path
+) -> None:
     right = hashlib.md5(host.files[ARCHIVE]).hexdigest()
     host.files[ARCHIVE] = wrong = content("wrong", 300_000)
     with pytest.raises(DataError) as caught:
-        bring(ARCHIVE)
+        download(ARCHIVE)
     assert f"MD5 of its 300,000 bytes is {hashlib.md5(wrong).hexdigest()}, it must be {right}" in str(
         caught.value
     )
@@ -199,55 +203,59 @@ def test_wrong_bytes_are_removed_and_both_checksums_told(host: Host, bring: Brin
 
 
 def test_a_host_that_sends_too_few_bytes_is_told_apart_and_what_came_is_kept(
-    host: Host, bring: Bring, folder: Path
+    host: Host, download: Download, folder: Path
 ) -> None:
     host.cuts[ARCHIVE] = [100_000, 0, 0, 0]
     with pytest.raises(DataError, match=r"gave up at byte 100,000 .*: connection closed early"):
-        bring(ARCHIVE)
+        download(ARCHIVE)
     assert part(folder).stat().st_size == 100_000
     assert not (folder / ARCHIVE).exists()
 
 
 @pytest.mark.parametrize("typed", [True, False])
-def test_a_page_instead_of_a_file_is_told_apart(host: Host, bring: Bring, folder: Path, typed: bool) -> None:
+def test_a_page_instead_of_a_file_is_told_apart(
+    host: Host, download: Download, folder: Path, typed: bool
+) -> None:
     host.pages, host.typed = {ARCHIVE}, typed
     with pytest.raises(DataError, match=rf"DIR/{ARCHIVE}: an HTML page instead of the file"):
-        bring(ARCHIVE)
+        download(ARCHIVE)
     assert not (folder / ARCHIVE).exists()
 
 
-def test_files_that_are_not_there_are_all_named_before_anything_is_fetched(host: Host, bring: Bring) -> None:
+def test_files_that_are_not_there_are_all_named_before_anything_is_fetched(
+    host: Host, download: Download
+) -> None:
     del host.files[PARTS[1]], host.files["musan.tar.gz"]
     with pytest.raises(DataError) as caught:
-        bring()
+        download()
     for name in (PARTS[1], "musan.tar.gz"):
         assert f"{host.address}{name}: not there (404); check prepare.mirror" in str(caught.value)
     assert {request.name for request in host.requests if request.method == "GET"} == {"MD5SUMS"}
 
 
 def test_what_only_some_mirrors_have_may_be_missing(
-    host: Host, bring: Bring, folder: Path, caplog: pytest.LogCaptureFixture
+    host: Host, download: Download, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    bring(ARCHIVE, "vox1_meta.csv")
+    download(ARCHIVE, "vox1_meta.csv")
     assert "without the optional vox1_meta.csv" in caplog.text
     host.files["vox1_meta.csv"] = b"VoxCeleb1 ID\tGender\n"
-    bring(ARCHIVE, "vox1_meta.csv")
+    download(ARCHIVE, "vox1_meta.csv")
     assert found(folder)["vox1_meta.csv"] == host.files["vox1_meta.csv"]
 
 
-def test_a_mirror_may_want_a_login(host: Host, bring: Bring, folder: Path) -> None:
+def test_a_mirror_may_want_a_login(host: Host, download: Download, folder: Path) -> None:
     host.login = ("ann", PASSWORD)
     with pytest.raises(
         DataError, match=r"access refused \(401\); put user and password into .*credentials.yml"
     ):
-        bring()
+        download()
     with pytest.raises(
         DataError, match=r"\(401\); check what .*credentials.yml says under download.mirror"
     ) as caught:
-        bring(credentials={"mirror": {"user": "ann", "password": "wrong one"}})
+        download(credentials={"mirror": {"user": "ann", "password": "wrong one"}})
     assert "wrong one" not in str(caught.value)
-    bring(credentials={"mirror": {"user": "ann", "password": PASSWORD}})
+    download(credentials={"mirror": {"user": "ann", "password": PASSWORD}})
     assert found(folder) == host.files
 
 
@@ -266,33 +274,33 @@ def official(host: Host, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_official_hosts_are_asked_with_a_login(
-    host: Host, bring: Bring, folder: Path, official: dict[str, Any]
+    host: Host, download: Download, folder: Path, official: dict[str, Any]
 ) -> None:
     host.login = ("ann", PASSWORD)
-    bring(
+    download(
         ARCHIVE, "vox2_dev_aac.zip", credentials={"kaist": {"user": "ann", "password": PASSWORD}}, **official
     )
     assert {name: data for name, data in found(folder).items() if name != "MD5SUMS"} == {
         name: host.files[name] for name in (ARCHIVE, *PARTS)
     }
     host.login = None
-    bring("veri_test2.txt", "musan.tar.gz", **official)
+    download("veri_test2.txt", "musan.tar.gz", **official)
     assert found(folder)["musan.tar.gz"] == host.files["musan.tar.gz"]
     assert found(folder)["veri_test2.txt"] == host.files["veri_test2.txt"]
 
 
 def test_official_hosts_are_asked_with_a_key_that_nobody_sees(
-    host: Host, bring: Bring, folder: Path, official: dict[str, Any], caplog: pytest.LogCaptureFixture
+    host: Host, download: Download, folder: Path, official: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     host.key, host.cuts[ARCHIVE] = KEY, [1000, 1000]
-    bring(ARCHIVE, credentials={"mmai": {"key": KEY}}, **official)
+    download(ARCHIVE, credentials={"mmai": {"key": KEY}}, **official)
     assert found(folder)[ARCHIVE] == host.files[ARCHIVE]
     with pytest.raises(DataError, match=r"key\?file=vox2_dev_aac_partaa: access refused \(403\)") as refused:
-        bring("vox2_dev_aac.zip", credentials={"mmai": {"key": "k3y&wrong"}}, **official)
+        download("vox2_dev_aac.zip", credentials={"mmai": {"key": "k3y&wrong"}}, **official)
     official["hosts"]["mmai"] = "http://127.0.0.1:9/key"
     with pytest.raises(DataError, match="Connection refused") as unreachable:
-        bring("vox2_dev_aac.zip", credentials={"mmai": {"key": KEY}}, **official)
+        download("vox2_dev_aac.zip", credentials={"mmai": {"key": KEY}}, **official)
     assert "key=***" in caplog.text
     for told in (
         caplog.text,
@@ -304,19 +312,19 @@ def test_official_hosts_are_asked_with_a_key_that_nobody_sees(
 
 
 def test_where_one_official_host_refuses_the_other_is_asked(
-    host: Host, bring: Bring, folder: Path, official: dict[str, Any]
+    host: Host, download: Download, folder: Path, official: dict[str, Any]
 ) -> None:
     host.login = ("ann", PASSWORD)
     both = {"mmai": {"key": KEY}, "kaist": {"user": "ann", "password": PASSWORD}}
-    bring(ARCHIVE, credentials=both, **official)
+    download(ARCHIVE, credentials=both, **official)
     assert found(folder)[ARCHIVE] == host.files[ARCHIVE]
 
 
 def test_missing_credentials_are_told_of_once_with_what_to_write(
-    bring: Bring, official: dict[str, Any]
+    download: Download, official: dict[str, Any]
 ) -> None:
     with pytest.raises(ParameterError) as caught:
-        bring(ARCHIVE, "vox2_dev_aac.zip", **official)
+        download(ARCHIVE, "vox2_dev_aac.zip", **official)
     assert (
         str(caught.value).count("VoxCeleb's hosts want credentials: put 'download: {mmai: {key: ...}}'") == 1
     )
@@ -338,33 +346,33 @@ def test_wrong_credentials_are_named_and_not_repeated(wrong: dict[str, Any]) -> 
 
 
 def test_a_mirror_without_checksums_is_asked_for_the_known_parts(
-    host: Host, bring: Bring, folder: Path, official: dict[str, Any]
+    host: Host, download: Download, folder: Path, official: dict[str, Any]
 ) -> None:
-    bring("vox2_dev_aac.zip")
+    download("vox2_dev_aac.zip")
     assert {*PARTS, "MD5SUMS"} == set(found(folder))
     for name in PARTS:  # kept under its whole name instead
         (folder / name).unlink()
     whole = b"".join(host.files.pop(name) for name in PARTS)
     host.files["vox2_dev_aac.zip"] = whole
     sources.official_checksums()["vox2_dev_aac.zip"] = hashlib.md5(whole).hexdigest()
-    bring("vox2_dev_aac.zip")
+    download("vox2_dev_aac.zip")
     assert found(folder)["vox2_dev_aac.zip"] == whole
 
 
-def test_a_whole_archive_on_disk_stands_for_its_parts(host: Host, bring: Bring, folder: Path) -> None:
+def test_a_whole_archive_on_disk_replaces_its_parts(host: Host, download: Download, folder: Path) -> None:
     whole = b"".join(host.files[name] for name in PARTS)
     host.files["MD5SUMS"] += checksums({"vox2_dev_aac.zip": whole})
     folder.mkdir(parents=True)
     (folder / "vox2_dev_aac.zip").write_bytes(whole)
-    bring("vox2_dev_aac.zip")
+    download("vox2_dev_aac.zip")
     assert {request.name for request in host.requests} == {"MD5SUMS"}
 
 
-def test_a_host_cannot_name_a_file_outside_the_folder(host: Host, bring: Bring, folder: Path) -> None:
+def test_a_host_cannot_name_a_file_outside_the_folder(host: Host, download: Download, folder: Path) -> None:
     outside = "vox2_dev_aac_part/../../../outside"
     host.files[outside] = b"evil"
     host.files["MD5SUMS"] += checksums({outside: b"evil", "../outside": b"evil"})
-    bring()
+    download()
     assert {path.name for path in folder.parents[1].rglob("*") if path.is_file()} == {
         *NAMES,
         *PARTS,
@@ -373,13 +381,13 @@ def test_a_host_cannot_name_a_file_outside_the_folder(host: Host, bring: Bring, 
     } - {"vox2_dev_aac.zip"}
 
 
-def test_an_altered_file_on_disk_is_brought_anew(
-    host: Host, bring: Bring, folder: Path, caplog: pytest.LogCaptureFixture
+def test_an_altered_file_on_disk_is_downloaded_anew(
+    host: Host, download: Download, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bring()
+    download()
     (folder / PARTS[0]).write_bytes(b"altered")
     host.requests.clear()
-    bring()
+    download()
     assert found(folder) == host.files
     assert {request.name for request in host.requests} == {"MD5SUMS", PARTS[0]}
     assert f"{PARTS[0]}: differs from {host.address}{PARTS[0]}" in caplog.text
@@ -389,30 +397,30 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_free_disk_is_checked_over_all_files_with_the_bytes_missing(
-    host: Host, bring: Bring, folder: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, download: Download, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.cuts[ARCHIVE] = [100_000, 0, 0, 0]
     with pytest.raises(DataError, match="gave up"):
-        bring(ARCHIVE)
+        download(ARCHIVE)
     host.requests.clear()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 0, 600_000))
     # 200,000 of the archive, 3 x 150,000 of the parts, 900 of the list and 70,000 of MUSAN are to come
     with pytest.raises(DataError, match=r"720,900 bytes .* 600,000 are free .*: 120,900 bytes are missing"):
-        bring()
+        download()
     assert {request.name for request in host.requests if request.method == "GET"} == {"MD5SUMS"}
 
 
-def test_a_disk_that_fills_up_is_told_of(bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_is_told_of(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> str:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(download.Transfer, "run", full)
+    monkeypatch.setattr(downloader.Transfer, "run", full)
     with pytest.raises(DataError, match=f"no space is left on this disk, 300,000 bytes of {ARCHIVE}"):
-        bring(ARCHIVE)
+        download(ARCHIVE)
 
 
 def test_a_busy_host_is_asked_again_after_longer_and_longer_waits(
-    host: Host, bring: Bring, folder: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, download: Download, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
     monkeypatch.setattr(client.threading.Event, "wait", lambda self, seconds=None: waits.append(seconds))
@@ -424,18 +432,20 @@ def test_a_busy_host_is_asked_again_after_longer_and_longer_waits(
 
 
 @pytest.mark.parametrize("lacking", ["heads", "lengths", "entity_tags"])
-def test_hosts_that_say_less_serve_as_well(host: Host, bring: Bring, folder: Path, lacking: str) -> None:
+def test_hosts_that_say_less_serve_as_well(
+    host: Host, download: Download, folder: Path, lacking: str
+) -> None:
     setattr(host, lacking, False)
-    bring()
+    download()
     assert found(folder) == host.files
 
 
 def test_a_folder_that_another_process_downloads_to_is_left_as_it_is(
-    host: Host, bring: Bring, folder: Path
+    host: Host, download: Download, folder: Path
 ) -> None:
     with held_by_another(folder, what="download"):
         with pytest.raises(InUseError, match="download is running since"):
-            bring()
+            download()
         assert not host.requests
-    bring()
+    download()
     assert found(folder)

@@ -1,4 +1,4 @@
-"""What a mirror must hold."""
+"""Mirrors: the files that preparation needs, and those that are refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_missing_middle_part_is_known_without_checksums(mirror_folder: Path) -
         Mirror(mirror_folder).check(NEEDED, digests=None)
 
 
-def test_a_whole_archive_stands_for_its_parts(mirror_folder: Path) -> None:
+def test_a_whole_archive_replaces_its_parts(mirror_folder: Path) -> None:
     found = Mirror(mirror_folder)
     parts = found.files("vox2_dev_aac.zip")
     assert [path.name for path in parts] == [f"vox2_dev_aac_parta{letter}" for letter in "abc"]

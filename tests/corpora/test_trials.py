@@ -214,7 +214,7 @@ def test_a_list_may_be_saved_by_any_editor_or_shell(tmp_path: Path, encoding: st
     assert trials["test_id"].tolist() == ["a/s/2.wav", "b/s/1.wav"]
 
 
-def test_ids_of_a_list_are_brought_to_the_form_of_names_in_archives(tmp_path: Path) -> None:
+def test_ids_of_a_list_are_normalised_to_the_form_of_names_in_archives(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text(
         "1 Zoe\u0308\\s\\1.WAV ./Zo\u00eb/s/2.wav\n0 Zo\u00eb/s/1.wav b/s/1.wav\n", encoding="utf-8"

@@ -50,11 +50,13 @@ def waves() -> dict[str, Wave]:
 
 
 def levels_of(wave: Wave) -> dict[str, float]:
-    """Level in dB of the bands that are heard, and the tone of the utterance in Hz."""
+    """Level in dB of the bands above -30 dB of the utterance, and the tone of the utterance in Hz."""
     power = np.abs(np.fft.rfft(wave)) ** 2
     bands = {name: float(power[hertz // 5 - 20 : hertz // 5 + 21].sum()) for name, hertz in HERTZ.items()}
-    heard = {name: 10 * np.log10(value) for name, value in bands.items() if value > 1e-3 * bands["utterance"]}
-    return heard | {"tone": 5.0 * float(power[80:121].argmax() + 80)}
+    audible = {
+        name: 10 * np.log10(value) for name, value in bands.items() if value > 1e-3 * bands["utterance"]
+    }
+    return audible | {"tone": 5.0 * float(power[80:121].argmax() + 80)}
 
 
 def fitted(wave: Wave, num_samples: int) -> Wave:

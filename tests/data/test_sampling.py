@@ -97,13 +97,13 @@ def test_no_batch_holds_a_speaker_twice_in_a_corpus_of_any_kind(seed: int) -> No
     counts = rng.integers(1, 60, size=40).tolist()
     order = order_of(counts, 16, seed, unique_speakers=True, max_utterances_per_speaker=30)
     batches = EpochBatches(order, batch_size=32, steps_per_epoch=7)  # two forward passes a step
-    heard: Counter[int] = Counter()
+    sampled: Counter[int] = Counter()
     for epoch in range(60):
         for keys in batches.batches(epoch):
             for half in (keys[:16], keys[16:]):
                 assert len({int(order._speakers[row]) for _, row in half}) == 16
-            heard.update(row for _, row in keys)
-    assert len(heard) == sum(counts)
+            sampled.update(row for _, row in keys)
+    assert len(sampled) == sum(counts)
 
 
 def test_batches_of_different_speakers_mix_all_of_them() -> None:
@@ -122,13 +122,13 @@ def test_batches_of_different_speakers_mix_all_of_them() -> None:
 def test_a_pass_holds_no_more_of_a_speaker_than_it_may() -> None:
     order = order_of([9, 2, 5], max_utterances_per_speaker=4)
     assert len(order) == 4 + 2 + 4
-    heard: set[int] = set()
+    sampled: set[int] = set()
     for number in range(30):
         rows = order.rows(number)
         assert np.bincount(order._speakers[rows]).tolist() == [4, 2, 4]
         assert len(set(rows.tolist())) == 10
-        heard |= set(rows.tolist())
-    assert heard == set(range(16))  # every utterance has its turn
+        sampled |= set(rows.tolist())
+    assert sampled == set(range(16))  # every utterance has its turn
 
 
 @pytest.mark.parametrize("unique_speakers", [False, True])

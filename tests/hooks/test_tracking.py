@@ -588,7 +588,7 @@ def test_a_resumption_that_is_refused_leaves_the_run_as_it_was(project: Project)
     before = [run.to_dictionary() for run in project.runs()]
 
     def refuse(*_: Any) -> None:
-        raise DataError("cannot go on with what has changed since")
+        raise DataError("cannot resume with changed inputs")
 
     with pytest.raises(DataError):
         project.run(training(function=refuse))

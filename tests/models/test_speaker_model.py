@@ -140,13 +140,13 @@ def test_attention_is_given_on_request(
     torch.testing.assert_close(frame_attention.sum(dim=2), torch.ones(frame_attention.shape[:2]))
 
 
-def test_only_the_x_vector_hears_its_loss_through_another_layer(encoder_folder: Path) -> None:
+def test_only_the_x_vector_has_another_layer_before_its_loss(encoder_folder: Path) -> None:
     waveforms = torch.randn(2, 4000)
     for network in NETWORKS:
         model = SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM, network=network)).eval()
         embeddings = model.embed(waveforms)
         torch.testing.assert_close(model(waveforms), embeddings)
-        model.training = True  # this module alone: those inside go on as in evaluation
+        model.training = True  # this module alone: those inside stay in evaluation mode
         expected = embeddings
         if network == "x_vector":
             layer = model.speaker_network.loss_projection

@@ -167,7 +167,7 @@ def trial_lists() -> pd.DataFrame:
 
 
 def speakers() -> pd.DataFrame:
-    """What is known of the first two speakers."""
+    """Gender and nationality of the first two speakers."""
     known = pd.DataFrame({"speaker_id": ["id00", "id01"], "gender": ["f", "m"], "nationality": "unknown"})
     return SPEAKERS.conform(known)
 

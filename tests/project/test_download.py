@@ -1,4 +1,4 @@
-"""What a person sees who downloads: `kedro run --pipeline=download` in a process of its own."""
+"""`kedro run --pipeline=download` in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def test_credentials_open_a_mirror_and_show_up_nowhere(project: Path, kedro: Ked
         assert early.returncode == 1
         assert f"run first: kedro run --pipeline=download {command}" in early.stdout
         assert not host.requests
-        brought = kedro("run", "--pipeline=download", command)
-        assert brought.returncode == 0, brought.stdout
+        downloaded = kedro("run", "--pipeline=download", command)
+        assert downloaded.returncode == 0, downloaded.stdout
         host.login = ("ann", "another")
         refused = kedro("run", "--pipeline=download", command)
         assert refused.returncode == 1
         assert "access refused (401); check what conf/local/credentials.yml says" in refused.stdout
     raw = project / "data/tiny/01_raw/mirror"
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == files
-    assert PASSWORD not in early.stdout + brought.stdout + refused.stdout
+    assert PASSWORD not in early.stdout + downloaded.stdout + refused.stdout
     holders = [
         path for path in project.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()
     ]

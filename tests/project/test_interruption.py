@@ -1,4 +1,4 @@
-"""A phase that was killed goes on with the same command, in the same tracked run."""
+"""A killed phase, resumed by the same command in the same tracked run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stopped_after_first_epoch(folder: Path) -> Iterator[int]:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_killed_phase_goes_on_in_its_own_run(finished_copy: tuple[Path, Kedro]) -> None:
+def test_a_killed_phase_resumes_in_its_own_run(finished_copy: tuple[Path, Kedro]) -> None:
     folder, kedro = finished_copy
     client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("speaker-verification-demo")
@@ -78,7 +78,7 @@ def test_a_killed_phase_goes_on_in_its_own_run(finished_copy: tuple[Path, Kedro]
     assert list(folder.glob("data/tiny/06_models/lmft/workspace/*")) == []
 
 
-def test_a_moved_project_reads_its_own_files_and_its_phase_goes_on(
+def test_a_moved_project_reads_its_own_files_and_resumes_its_phase(
     finished: tuple[Path, Kedro, str], finished_copy: tuple[Path, Kedro], tmp_path: Path
 ) -> None:
     with stopped_after_first_epoch(finished_copy[0]):

@@ -26,9 +26,9 @@ def test_the_road_over_librispeech_ends_in_error_rates_of_its_lists(tmp_path: Pa
     assert (enroll[1] != test[1]).all()  # across chapters
     same_sex = trials["trial_list"].str.endswith("_same_sex")
     assert (genders[enroll[0]].to_numpy() == genders[test[0]].to_numpy())[same_sex].all()
-    heard = set(pd.read_parquet(tables / "training_utterances.parquet")["speaker_id"])
-    assert len(heard) == len(LIBRISPEECH["train-clean-100"]) - 3
-    assert not heard & {*enroll[0], *test[0]}
+    trained = set(pd.read_parquet(tables / "training_utterances.parquet")["speaker_id"])
+    assert len(trained) == len(LIBRISPEECH["train-clean-100"]) - 3
+    assert not trained & {*enroll[0], *test[0]}
     newest = max(folder.glob("data/tiny/08_reporting/metrics.json/*/metrics.json"))
     metrics = json.loads(newest.read_text())
     assert list(metrics) == [

@@ -1,4 +1,4 @@
-"""How a tracked run ends, whatever ends it."""
+"""Status of a tracked run after each way of ending it."""
 
 from __future__ import annotations
 

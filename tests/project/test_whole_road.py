@@ -1,4 +1,4 @@
-"""What a person sees who runs the pipelines: every test runs `kedro` in a process of its own."""
+"""The pipelines from the command line: every test runs `kedro` in a process of its own."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def test_the_road_ends_in_a_table_with_every_scoring(finished: Finished) -> None
     assert (folder / "data/tiny/08_reporting/results.txt").read_text().count("\n") >= 2 + 18
 
 
-def test_no_test_speaker_is_heard_in_training(finished: Finished) -> None:
+def test_no_test_speaker_is_trained_on(finished: Finished) -> None:
     folder, _, _ = finished
     tables = folder / "data/tiny/03_primary"
     trials = pd.read_parquet(tables / "trials.parquet")
-    heard = set(pd.read_parquet(tables / "training_utterances.parquet")["speaker_id"])
+    trained = set(pd.read_parquet(tables / "training_utterances.parquet")["speaker_id"])
     held_out = set(pd.read_parquet(tables / "validation_utterances.parquet")["speaker_id"])
     tested = {name.split("/")[0] for name in [*trials["enroll_id"], *trials["test_id"]]}
-    assert len(heard) == 6
+    assert len(trained) == 6
     assert len(held_out) == 3
-    assert not heard & held_out
-    assert not (heard | held_out) & tested
+    assert not trained & held_out
+    assert not (trained | held_out) & tested
 
 
 def test_a_phase_leaves_a_model_that_loads_by_itself(finished: Finished) -> None:

@@ -83,7 +83,7 @@ def test_batch_size_and_readers_change_nothing(utterances: pd.DataFrame, options
     np.testing.assert_array_equal(extract(utterances, **options).embeddings, extract(utterances).embeddings)
 
 
-def test_only_the_beginning_is_heard_when_so_asked(utterances: pd.DataFrame) -> None:
+def test_only_the_beginning_is_embedded_when_so_asked(utterances: pd.DataFrame) -> None:
     store = extract(utterances, max_seconds=0.25)
     assert store.embeddings[:, 2].tolist() == [4000, 2500, 4000, 4000, 2500, 4000, 4000]
     samples, _ = soundfile.read(utterances["path"].iloc[-1], frames=4000)
@@ -121,7 +121,7 @@ def test_a_recording_beyond_the_window_is_read_and_embedded_in_equal_windows(
     ]
 
 
-def test_windows_are_of_what_is_heard_and_of_long_crops(long_recording: pd.DataFrame) -> None:
+def test_windows_are_of_the_embedded_excerpt_and_of_long_crops(long_recording: pd.DataFrame) -> None:
     beginning = extract(long_recording, window_seconds=1.0, max_seconds=1.0)
     assert beginning.embeddings[:, 2].tolist() == [*LENGTHS, 16_000]
     store = extract(long_recording, window_seconds=1.0, num_crops=2, crop_seconds=1.5)

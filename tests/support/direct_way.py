@@ -50,7 +50,7 @@ class DirectLap(nn.Module):
 
 
 class DirectHead(SubcentreMarginHead):
-    """The margin head with every centre brought to length 1 before the product."""
+    """The margin head with every centre scaled to length 1 before the product."""
 
     def _class_cosines(self, embeddings: Tensor) -> Tensor:
         centres = functional.normalize(self.weight, dim=1)  # (K, E, C)

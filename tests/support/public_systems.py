@@ -58,7 +58,7 @@ class LapSystem:
         return f"{self.layer_aggregation}_{self.speaker_network}_{self.encoder}"
 
     def options(self, encoder_folder: Path) -> dict[str, Any]:
-        """What stands under `model` in model_config.yaml."""
+        """Options under `model` in model_config.yaml."""
         return {
             "frontend_cfg": str(encoder_folder),
             "layer_aggregation": self.layer_aggregation,
@@ -122,7 +122,7 @@ ORIGINAL_LARGE = ORIGINAL_BASE | {
 
 @dataclass(frozen=True)
 class Quantities:
-    """What a system gives by name: in evaluation mode in float32, in training mode in float64."""
+    """Outputs and gradients by name: in evaluation mode in float32, in training mode in float64."""
 
     evaluation: dict[str, NDArray[np.float32]]
     training: dict[str, NDArray[np.float64]]
@@ -168,7 +168,7 @@ def write_lap_folder(folder: Path, options: Mapping[str, Any], weights: Mapping[
 
 
 def our_lap_quantities(folder: Path) -> Quantities:
-    """What this project makes of an experiment folder of the public LAP code."""
+    """Quantities of this project's import of an experiment folder of the public LAP code."""
     waveforms, labels = draw_batch()
     model, head = import_checkpoint(folder), import_margin_head(folder).double()
     evaluation = model.embed(waveforms)
@@ -201,7 +201,7 @@ def our_last_state(path: Path) -> NDArray[np.float32]:
 
 
 def our_slt22_quantities(path: Path, wavlm: Path) -> Quantities:
-    """What this project makes of a state dict of SLT22's public code and of the encoder it began with."""
+    """Quantities of this project's import of a state dict of SLT22's public code and of its first encoder."""
     waveforms, labels = draw_batch()
     import_encoder(wavlm).save_pretrained(path.parent / "encoder")  # its configuration has no dropout
     evaluation = import_checkpoint(path).embed(waveforms)

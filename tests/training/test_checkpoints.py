@@ -133,7 +133,7 @@ def test_a_checkpoint_from_before_heads_had_kinds_loads(
         load_head(tmp_path, "cpu")
 
 
-def test_a_phase_goes_on_with_the_head_of_the_phase_before_or_is_refused(
+def test_a_phase_starts_with_the_head_of_the_phase_before_or_is_refused(
     model: SpeakerModel, tmp_path: Path
 ) -> None:
     settings = HeadSettings(kind="sphereface2")

@@ -239,7 +239,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_the_last_epochs_hand_on_their_average_while_training_goes_on(
+def test_the_last_epochs_hand_on_their_average_while_training_continues(
     run_phase: Callable[..., Any], encoder: Path
 ) -> None:
     """The weights of epochs 2 and 3 are the same without averaging, whose mean is taken explicitly."""
@@ -308,9 +308,7 @@ def test_the_loss_that_is_descended_is_the_regularised_one_and_the_head_s_is_tol
     torch.testing.assert_close(model.state_dict()[name], untouched.state_dict()[name])
 
 
-def test_a_phase_goes_on_from_the_best_of_the_one_before(
-    run_phase: Callable[..., Any], encoder: Path
-) -> None:
+def test_a_phase_starts_from_the_best_of_the_one_before(run_phase: Callable[..., Any], encoder: Path) -> None:
     first, _, _ = run_phase(encoder, "first", epochs=2, speed_factors=[1.0, 0.9, 1.1])
     second, _, model = run_phase(first, "second", epochs=0)
     best = SpeakerModel.from_pretrained(best_checkpoint(first))

@@ -287,7 +287,7 @@ def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:
     assert replace(changed, changes=changed.changes | {"resume": False}, seed=3).train()["epoch"].max() == 3
 
 
-def test_a_phase_goes_on_with_mended_augmentation_only_where_that_is_allowed(
+def test_a_phase_resumes_with_mended_augmentation_only_where_that_is_allowed(
     job: Job, catalogs: tuple[pd.DataFrame, pd.DataFrame], caplog: pytest.LogCaptureFixture
 ) -> None:
     clips, rooms = catalogs
@@ -315,7 +315,7 @@ def test_a_phase_goes_on_with_mended_augmentation_only_where_that_is_allowed(
     assert "bad.wav" in warning
 
 
-def test_once_gone_on_with_mended_augmentation_a_phase_goes_on_without_leave(
+def test_once_resumed_with_mended_augmentation_a_phase_resumes_without_leave(
     job: Job, catalogs: tuple[pd.DataFrame, pd.DataFrame]
 ) -> None:
     clips, rooms = catalogs

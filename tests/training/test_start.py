@@ -73,7 +73,7 @@ def test_other_speakers_than_the_phase_before_are_refused(
         )
 
 
-def test_a_phase_does_not_go_on_from_another_recipes_model(
+def test_a_phase_does_not_start_from_another_recipes_model(
     model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
 ) -> None:
     BestCheckpoints(tmp_path / "best", keep=1).save_if_best(1, 5.0, model, head, RUN)

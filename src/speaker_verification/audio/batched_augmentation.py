@@ -93,15 +93,15 @@ def augment_batch(waveforms: Tensor, augmentation: BatchedAugmentation) -> Tenso
     waveforms = waveforms.clone()
     if augmentation.responses is not None:
         crops, responses = augmentation.responses
-        heard = torchaudio.functional.fftconvolve(waveforms[crops], responses)
-        waveforms[crops] = heard[:, : waveforms.shape[1]]
+        reverberant = torchaudio.functional.fftconvolve(waveforms[crops], responses)
+        waveforms[crops] = reverberant[:, : waveforms.shape[1]]
     for crops, noises in augmentation.mixtures:
-        heard = waveforms[crops]
-        amplitudes = (heard.square().mean(dim=1, keepdim=True) + LEVEL_FLOOR).sqrt()  # (N, 1)
-        waveforms[crops] = heard + amplitudes * noises
+        speech = waveforms[crops]
+        amplitudes = (speech.square().mean(dim=1, keepdim=True) + LEVEL_FLOOR).sqrt()  # (N, 1)
+        waveforms[crops] = speech + amplitudes * noises
     if len(augmentation.scaled):
-        heard = waveforms[augmentation.scaled]
-        waveforms[augmentation.scaled] = heard / (heard.abs().amax(dim=1, keepdim=True) + PEAK_FLOOR)
+        unscaled = waveforms[augmentation.scaled]
+        waveforms[augmentation.scaled] = unscaled / (unscaled.abs().amax(dim=1, keepdim=True) + PEAK_FLOOR)
     return waveforms
 
 

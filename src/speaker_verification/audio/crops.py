@@ -10,7 +10,7 @@ import numpy.typing as npt
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
 
-# Of a recording that a model hears in one piece; the longest of VoxCeleb1 has 145 s.
+# Of a recording that is embedded in one piece; the longest of VoxCeleb1 has 145 s.
 WINDOW_SECONDS = 150.0
 LEAST_WINDOW_SECONDS = 1.0
 

@@ -31,7 +31,7 @@ def start_phase(
     Args:
         folder: an encoder in Hugging Face format, or of the phase before.
         phase: settings of the phase to start.
-        model_settings: used after an encoder; after a phase the model brings its own.
+        model_settings: used after an encoder; after a phase the model has its own.
         head_settings: likewise.
         speaker_ids: training speakers in class order.
         device: to train on.

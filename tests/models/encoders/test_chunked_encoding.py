@@ -139,7 +139,7 @@ def test_a_long_recording_is_embedded_within_a_memory_limit(model: SpeakerModel)
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_recording_within_the_window_is_heard_whole(network: str, aggregation: str) -> None:
+def test_a_recording_within_the_window_is_encoded_whole(network: str, aggregation: str) -> None:
     model = model_of(aggregation, network)
     waveforms = torch.randn(2, 31 * SAMPLE_RATE)
     embeddings = model.embed(waveforms)

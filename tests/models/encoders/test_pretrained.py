@@ -1,4 +1,4 @@
-"""Encoders by hub name: brought by the hub's own client from a hub on loopback, found again without it."""
+"""Encoders by hub name: downloaded by the hub's own client from a hub on loopback, found again without it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import load_file
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.models.encoders.pretrained import bring_encoder, find_encoder
+from speaker_verification.models.encoders.pretrained import download_encoder, find_encoder
 from speaker_verification.models.frontend import load_encoder
 from tests.support.hub import Hub, files_in, serving
 
@@ -54,14 +54,14 @@ def test_a_hub_name_is_downloaded_once_and_loads_as_it_was(
     hub: Hub, files: dict[str, bytes], encoder_folder: Path, tmp_path: Path
 ) -> None:
     assert find_encoder(NAME, tmp_path) is None
-    folder = bring_encoder(NAME, tmp_path)
+    folder = download_encoder(NAME, tmp_path)
     assert folder == tmp_path / NAME == find_encoder(NAME, tmp_path)
     assert files_in(folder) == {name: data for name, data in files.items() if name != "README.md"}
     assert load_encoder(folder).config.do_normalize
     assert torch.equal(states(folder), states(encoder_folder))
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     hub.requests.clear()
-    assert bring_encoder(NAME, tmp_path) == folder
+    assert download_encoder(NAME, tmp_path) == folder
     assert not hub.requests
 
 
@@ -75,23 +75,23 @@ def test_weights_in_torch_s_format_or_in_shards_are_downloaded_too(
     hub.models["lab/large"] = files_in(tmp_path / "shards")
     assert len(hub.models["lab/large"]) > 3
     for name in ("lab/old", "lab/large"):
-        folder = bring_encoder(name, tmp_path / "raw")
+        folder = download_encoder(name, tmp_path / "raw")
         assert files_in(folder) == hub.models[name]
         assert torch.equal(states(folder), states(encoder_folder))
 
 
-def test_a_download_that_breaks_off_goes_on_with_the_next(
+def test_a_download_that_breaks_off_is_resumed_by_the_next(
     hub: Hub, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.models[NAME] = dict(files)
     weights = hub.models[NAME].pop("model.safetensors")
     with pytest.raises(DataError, match=rf"^encoder '{NAME}': the hub has no model.safetensors or"):
-        bring_encoder(NAME, tmp_path)
+        download_encoder(NAME, tmp_path)
     assert find_encoder(NAME, tmp_path) is None
     hub.models[NAME]["model.safetensors"] = weights
     hub.cuts["model.safetensors"] = [len(weights) // 2]
     hub.requests.clear()
-    bring_encoder(NAME, tmp_path)
+    download_encoder(NAME, tmp_path)
     assert (tmp_path / NAME / "model.safetensors").read_bytes() == weights
     assert not [
         request for request in hub.requests if re.fullmatch("GET .*/(preprocessor_)?config.json", request)
@@ -121,7 +121,7 @@ def test_what_the_hub_does_not_give_is_told_in_one_line(
     if name == "lab/altered":
         hub.altered.add("model.safetensors")
     with pytest.raises(DataError, match=f"^encoder '{name}'.* ?{message}") as caught:
-        bring_encoder(name, tmp_path)
+        download_encoder(name, tmp_path)
     assert "\n" not in str(caught.value)
     assert find_encoder(name, tmp_path) is None
     assert not (tmp_path / name).exists()
@@ -132,19 +132,19 @@ def test_a_machine_without_a_network_is_told_in_one_line(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=f"^encoder '{NAME}' .*HF_HUB_OFFLINE is set: unset it"):
-        bring_encoder(NAME, tmp_path)
+        download_encoder(NAME, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     point_at("http://127.0.0.1:9", monkeypatch)
     with pytest.raises(
         DataError, match=rf"^encoder '{NAME}'.*http://127.0.0.1:9: .*refused.*; run again[^\n]*$"
     ):
-        bring_encoder(NAME, tmp_path)
+        download_encoder(NAME, tmp_path)
     assert not hub.requests
 
 
 def test_folders_and_the_hub_s_own_cache_need_no_hub(hub: Hub, encoder_folder: Path, tmp_path: Path) -> None:
     assert find_encoder(str(encoder_folder), tmp_path) == encoder_folder
-    assert bring_encoder(str(encoder_folder), tmp_path / "raw") == encoder_folder
+    assert download_encoder(str(encoder_folder), tmp_path / "raw") == encoder_folder
     assert not hub.requests
     for file in ("config.json", "model.safetensors"):
         hf_hub_download(NAME, file)  # as any other program does
@@ -154,7 +154,7 @@ def test_folders_and_the_hub_s_own_cache_need_no_hub(hub: Hub, encoder_folder: P
     assert cached.is_relative_to(tmp_path / "cache")
     assert torch.equal(states(cached), states(encoder_folder))
     assert (
-        bring_encoder(NAME, tmp_path / "raw")
+        download_encoder(NAME, tmp_path / "raw")
         == tmp_path / "raw" / NAME
         == find_encoder(NAME, tmp_path / "raw")
     )

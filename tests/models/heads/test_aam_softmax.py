@@ -104,7 +104,7 @@ def test_class_weights_keep_torch_s_fans() -> None:
     assert bound * 0.99 < float(head.weight.detach().abs().max()) <= bound
 
 
-def test_past_pi_the_target_s_logit_goes_on_as_either_system_has_it() -> None:
+def test_past_pi_the_target_s_logit_follows_either_fallback() -> None:
     """Two classes at -1 and 0: by hand, the target at theta = pi with a margin of 0.5."""
     weight = torch.tensor([[[-1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
     embedding, label = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0])
@@ -118,7 +118,7 @@ def test_past_pi_the_target_s_logit_goes_on_as_either_system_has_it() -> None:
         assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-9)
 
 
-def test_loss_and_gradients_are_those_of_centres_brought_to_length_one() -> None:
+def test_loss_and_gradients_are_those_of_centres_scaled_to_length_one() -> None:
     torch.manual_seed(0)
     heads = [kind(6, 8, AamSoftmaxSettings()).double() for kind in (SubcentreMarginHead, DirectHead)]
     heads[1].load_state_dict(heads[0].state_dict())

@@ -237,7 +237,7 @@ def test_a_state_dict_of_several_gpus_is_taken(slt22_file: Path, tmp_path: Path)
     assert torch.equal(import_checkpoint(tmp_path / "gpus.model").embed(waveforms), alone)
 
 
-def test_shapes_tell_slt22s_encoder_and_its_training_hears_no_time_masks(
+def test_shapes_tell_slt22s_encoder_and_its_training_has_no_time_masks(
     slt22_file: Path, tmp_path: Path
 ) -> None:
     config = import_checkpoint(slt22_file).frontend.config

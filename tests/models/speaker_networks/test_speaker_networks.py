@@ -98,9 +98,9 @@ def ecapa_by_hand(x: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
         hidden = tdnn(x, w, f"{block}.convolutions.0")
         parts = np.split(hidden, 8)
         for number in range(7):
-            heard = parts[number] + (parts[number - 1] if number else 0)
+            summed = parts[number] + (parts[number - 1] if number else 0)
             parts[number] = tdnn(
-                heard, w, f"{block}.convolutions.1.layers.{number}", dilation, padding=dilation
+                summed, w, f"{block}.convolutions.1.layers.{number}", dilation, padding=dilation
             )
         hidden = tdnn(np.concatenate(parts), w, f"{block}.convolutions.2")
         squeezed = np.maximum(linear(hidden.mean(axis=1), w, f"{block}.gate.0"), 0)

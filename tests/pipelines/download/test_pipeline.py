@@ -47,7 +47,7 @@ def test_the_parameter_file_names_every_parameter_with_its_default() -> None:
     assert set(values) == set(DownloadSettings.model_fields)
 
 
-def test_all_that_prepare_needs_is_brought(tmp_path: Path) -> None:
+def test_all_that_prepare_needs_is_downloaded(tmp_path: Path) -> None:
     mirror = write_mirror(tmp_path / "mirror")
     files = {path.name: path.read_bytes() for path in mirror.iterdir()}
     with serving(Host(files, login=("ann", "s3cret"))) as host:
@@ -60,13 +60,13 @@ def test_all_that_prepare_needs_is_brought(tmp_path: Path) -> None:
     assert found.folder == tmp_path / "raw"
 
 
-def test_archives_that_nothing_is_augmented_with_are_not_brought(tmp_path: Path) -> None:
+def test_archives_that_nothing_is_augmented_with_are_not_downloaded(tmp_path: Path) -> None:
     mirror = write_mirror(tmp_path / "mirror")
     files = {path.name: path.read_bytes() for path in mirror.iterdir()}
     with serving(Host(files)) as host:
         run(tmp_path / "raw", {"mirror": host.address}, {}, {"probability": 0})
-    brought = {path.name for path in (tmp_path / "raw").iterdir()}
-    assert files.keys() - brought == {"musan.tar.gz", "rirs_noises.zip"}
+    downloaded = {path.name for path in (tmp_path / "raw").iterdir()}
+    assert files.keys() - downloaded == {"musan.tar.gz", "rirs_noises.zip"}
 
 
 def test_a_folder_is_taken_where_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -50,7 +50,7 @@ def find_encoder(checkpoint: str, downloads: Path) -> Path | None:
     return next((place for place in places if place is not None and _is_encoder(place)), None)
 
 
-def bring_encoder(checkpoint: str, downloads: Path, adapter: AdapterChoice = None) -> Path:
+def download_encoder(checkpoint: str, downloads: Path, adapter: AdapterChoice = None) -> Path:
     """Download an encoder by its hub name, unless it is on this machine.
 
     Args:

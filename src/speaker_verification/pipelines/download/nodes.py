@@ -26,13 +26,13 @@ def download_pretrained_encoder(model: ModelSettings, encoders_folder: Path) -> 
     Raises:
         DataError: the hub does not hand it out, or it cannot be loaded.
     """
-    from speaker_verification.models.encoders.pretrained import bring_encoder
+    from speaker_verification.models.encoders.pretrained import download_encoder
 
     checkpoint = model.frontend.checkpoint
     if checkpoint is None:
         logger.info("no encoder to download: its weights are drawn at random")
     else:
-        bring_encoder(checkpoint, encoders_folder, model.frontend.adapter)
+        download_encoder(checkpoint, encoders_folder, model.frontend.adapter)
 
 
 def download_corpora(
