@@ -4,7 +4,7 @@
 
 LAP_FOLDER is a clone of github.com/sadPororo/LAP (which needs einops), SLT22_FOLDER one of
 github.com/JunyiPeng00/SLT22_MultiHead-Factorized-Attentive-Pooling. Each system is built small by the public
-code, filled with seeded weights, saved in the public format and imported here; then both embed the same batch,
+code, filled with seeded weights, saved in the public format and imported here. Both then embed one batch,
 in evaluation mode in float32 and in training mode (dropouts, layer drop and time masks off) in float64.
 `--fixtures` keeps the public numbers for the tests.
 """

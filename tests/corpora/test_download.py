@@ -20,8 +20,7 @@ import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.locks import InUseError
-from speaker_verification.corpora.download import client, sources
-from speaker_verification.corpora.download import downloader
+from speaker_verification.corpora.download import client, downloader, sources
 from speaker_verification.corpora.download.downloader import download_files
 from speaker_verification.corpora.download.sources import Credentials, DownloadSettings
 from tests.support.host import Host, serving
@@ -264,7 +263,7 @@ def official(host: Host, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The host as all official ones: settings that point to it."""
     sums = {name: hashlib.md5(data).hexdigest() for name, data in host.files.items() if "txt" not in name}
     del sums["MD5SUMS"]
-    for module in (download, sources):
+    for module in (downloader, sources):
         monkeypatch.setattr(module, "official_checksums", lambda: sums)
     host.files["17/musan.tar.gz"] = host.files["musan.tar.gz"]
     del host.files["MD5SUMS"]

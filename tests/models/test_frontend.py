@@ -40,7 +40,7 @@ def waveforms() -> torch.Tensor:
 def states_block_by_block(
     frontend: Frontend, waveforms: torch.Tensor, dropped: set[int]
 ) -> list[torch.Tensor]:
-    """Hidden states as transformers 4 gave them: one state before every block, dropped or not, and the output."""
+    """Hidden states as transformers 4 gave them: one before every block, dropped or not, and the output."""
     inner = frontend.encoder
     features = inner.feature_extractor(waveforms).transpose(1, 2)
     projected = inner.feature_projection(features)
