@@ -33,10 +33,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, UserError
+from speaker_verification.common.termination import exit_on_signal, handle_termination
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class _Held:
     made: list[Path] = field(default_factory=list)  # folders made for entries, deepest first
     changing: threading.RLock = field(default_factory=threading.RLock)
     beating: threading.Thread | None = None
+    restore_termination: Callable[[], None] = field(default=lambda: None)
 
 
 _held = _Held()
@@ -277,8 +279,7 @@ def _leave(entries: Iterable[_Entry]) -> None:
     for folder in made:
         with suppress(OSError):  # not empty any more
             folder.rmdir()
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _exit:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _held.restore_termination()
 
 
 def _rivals_of(entries: Iterable[_Entry]) -> list[str]:
@@ -386,18 +387,12 @@ def _keep_alive() -> None:
     """Start the heartbeat; release the locks at exit and on SIGTERM."""
     if not _held.entries:
         return
-    if threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    ):
-        signal.signal(signal.SIGTERM, _exit)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        _held.restore_termination = handle_termination(exit_on_signal)
     if _held.beating is None:
         atexit.register(_leave_all)
         _held.beating = threading.Thread(target=_beat, name="locks", daemon=True)
         _held.beating.start()
-
-
-def _exit(number: int, frame: Any) -> None:
-    sys.exit(128 + number)
 
 
 def _leave_all() -> None:

@@ -12,10 +12,8 @@ import atexit
 import json
 import logging
 import os
-import signal
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +29,7 @@ from kedro.pipeline.node import Node
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError, UserError
 from speaker_verification.common.settings_base import Settings
+from speaker_verification.common.termination import exit_on_signal, handle_termination
 from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import (
     CHECKPOINT,
@@ -199,7 +198,7 @@ class TrackingHook:
         self._experiments: list[TrackedRun] = []
         self._trained: TrackedRun | None = None  # the experiment that this pipeline's phases belong to
         self._stages: dict[str, _Stage] = {}
-        self._at_termination: Any = None
+        self._restore_termination: Callable[[], None] = lambda: None
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -224,8 +223,7 @@ class TrackingHook:
         self._log = RunLog(self._store)
         self._pipeline, self._catalog = pipeline, catalog
         atexit.register(self._close, "KILLED")  # no hook is called after Ctrl-C and sys.exit
-        if _is_main_thread():  # the only one that may set handlers
-            self._at_termination = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        self._restore_termination = handle_termination(exit_on_signal)
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -417,9 +415,7 @@ class TrackingHook:
             global _current
             _current = None
             atexit.unregister(self._close)
-            if self._at_termination is not None and _is_main_thread():
-                signal.signal(signal.SIGTERM, self._at_termination)
-                self._at_termination = None
+            self._restore_termination()
 
 
 def _kind_of(dataset: Any) -> str | None:
@@ -432,10 +428,6 @@ def _refuse_unknown_kinds(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         kind = _kind_of(catalog.get(name))
         if kind not in (None, *KINDS):
             raise DataError(f"catalog: {name}: metadata.mlflow is {kind!r}: use one of {', '.join(KINDS)}")
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _refuses(error: BaseException | None, stage: str, resumed: bool) -> bool:

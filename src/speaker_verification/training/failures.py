@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speaker_verification.common.errors import DataError, UserError
+from speaker_verification.common.termination import handle_termination
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.data.sampling import Key
 from speaker_verification.training.phase import PhaseSettings
@@ -115,15 +115,12 @@ def defer_termination() -> Iterator[Callable[[], bool]]:
     Raises:
         SystemExit: SIGTERM has arrived and no other handler was installed.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals reach the main thread alone
-        return
     received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    restore = handle_termination(lambda number, _: received.append(number))
     try:
         yield lambda: bool(received)
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        restore()
         if received:
             signal.raise_signal(signal.SIGTERM)
             raise SystemExit(128 + signal.SIGTERM)
