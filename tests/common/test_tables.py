@@ -112,7 +112,7 @@ def test_a_table_whose_files_are_elsewhere_is_refused_with_the_remedy(tmp_path: 
     (tmp_path / "1.wav").touch()
     there = pd.DataFrame([utterance(str(tmp_path / "1.wav"))])
     require_files({"utterances": there, "noise_clips": there.iloc[:0]})
-    with pytest.raises(DataError, match=r"'noise_clips': /old/1.wav .* --pipeline=prepare"):
+    with pytest.raises(DataError, match=r"'noise_clips': /old/1.wav .* prepare the tables again"):
         require_files({"utterances": there, "noise_clips": there.assign(path="/old/1.wav")})
 
 

@@ -65,7 +65,7 @@ from tests.support.config import CONF, parameters
         (
             "librispeech",
             {"embed": {"cohort_set": "librispeech-dev-clean"}},
-            "parameter 'embed.cohort_set' is 'librispeech-dev-clean', which holds the speakers of libri",
+            "parameter 'embed': cohort_set 'librispeech-dev-clean' holds the speakers of libri",
         ),
         (
             "local",
@@ -80,7 +80,7 @@ from tests.support.config import CONF, parameters
         (
             "local",
             {"embed": {"cohort_set": "voxceleb1-dev"}},
-            "parameter 'embed.cohort_set' is 'voxceleb1-dev', which holds the speakers of vox1_e, vox1_h",
+            "parameter 'embed': cohort_set 'voxceleb1-dev' holds the speakers of vox1_e, vox1_h",
         ),
         (
             "local",

@@ -34,10 +34,10 @@ def test_the_split_depends_on_the_seed_alone() -> None:
 
 def test_more_speakers_than_can_be_held_out_are_refused() -> None:
     with pytest.raises(
-        ParameterError, match="validation_speakers = 5, but only 4 of the 6 training speakers"
+        ParameterError, match="validation_speakers' is 5, but only 4 of the 6 training speakers"
     ):
         hold_out_speakers(TRAINING, 5, seed=0)
-    with pytest.raises(ParameterError, match="validation_speakers = 3 leaves 1 of 4 speakers to train on"):
+    with pytest.raises(ParameterError, match="validation_speakers' is 3, which leaves 1 of 4 speakers"):
         hold_out_speakers(manifest({"a": 2, "b": 2, "c": 2, "d": 2}), 3, seed=0)
 
 

@@ -292,6 +292,5 @@ def require_files(tables: Mapping[str, pd.DataFrame]) -> None:
     for name, table in tables.items():
         if len(table) and not Path(path := table["path"].iloc[0]).exists():
             raise DataError(
-                f"table '{name}': {path} is not there; after moving data, make the tables again: "
-                "kedro run --pipeline=prepare"
+                f"table '{name}': {path} is not there; after moving data, prepare the tables again"
             )

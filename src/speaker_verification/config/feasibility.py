@@ -175,7 +175,10 @@ def _note_impossible(
             refuse_seen_speakers(
                 trials, utterances, prepare.training_set, "prepare.training_set", prepare.allow_seen_speakers
             )
-            training, held_out = hold_out_speakers(training_set, prepare.validation_speakers, prepare.seed)
+            with in_group("prepare"):
+                training, held_out = hold_out_speakers(
+                    training_set, prepare.validation_speakers, prepare.seed
+                )
             if "prepare" in stages:
                 draw_validation_trials(held_out, prepare.validation_trials, prepare.seed)
     if training is not None:

@@ -16,7 +16,7 @@ from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
 from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.registry import trial_lists
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.corpora.subsets import lists_of_speakers_in, subsets_of
+from speaker_verification.corpora.subsets import refuse_tested_subsets, subsets_of
 from speaker_verification.models.encoders import adapter_class
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.settings import ModelSettings, encoder_width
@@ -128,12 +128,12 @@ class Parameters(Settings):
         absent = [subset for subset in cohort if subset not in self.prepare.subsets]
         if absent:
             yield f"{where}: prepare.subsets must hold {', '.join(absent)}"
-        tested = lists_of_speakers_in(self.embed.cohort_set, self.prepare.trial_lists)
-        if tested and not self.embed.allow_seen_speakers:
-            yield (
-                f"{where}, which holds the speakers of {', '.join(tested)}: take another one, drop these "
-                "prepare.trial_lists, or set embed.allow_seen_speakers"
+        try:
+            refuse_tested_subsets(
+                "cohort_set", self.embed.cohort_set, self.prepare.trial_lists, self.embed.allow_seen_speakers
             )
+        except ParameterError as error:
+            yield f"parameter 'embed': {error}"
 
 
 def _refused(group: str, check: Callable[..., None], *arguments: Any) -> Iterator[str]:

@@ -98,7 +98,7 @@ class Mirror:
     """
 
     folder: Path
-    remedy: str = "copy it again, or set the parameter prepare.mirror"
+    remedy: str = "copy it again"
 
     def files(self, name: str) -> list[Path]:
         """The files that make up an archive or a list, in order: itself, or else its parts."""

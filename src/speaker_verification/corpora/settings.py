@@ -12,7 +12,7 @@ from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.corpora.corpus import PublishedList
 from speaker_verification.corpora.download.addresses import FolderOrAddress
 from speaker_verification.corpora.registry import add_corpus, subsets, trial_lists, unknown_name
-from speaker_verification.corpora.subsets import lists_of_speakers_in, subsets_of
+from speaker_verification.corpora.subsets import refuse_tested_subsets, subsets_of
 
 
 def _known_subset(name: str) -> str:
@@ -161,12 +161,7 @@ class PrepareSettings(Settings):
             self._need(trial_lists()[name].subsets, f"the trial list {name}")
         training = subsets_of(self.training_set)
         self._need(training, f"training_set '{self.training_set}'")
-        tested = lists_of_speakers_in(self.training_set, self.trial_lists)
-        if tested and not self.allow_seen_speakers:
-            raise ValueError(
-                f"training_set '{self.training_set}' holds the speakers of {', '.join(tested)}: take another "
-                "one, drop these trial_lists, or set allow_seen_speakers"
-            )
+        refuse_tested_subsets("training_set", self.training_set, self.trial_lists, self.allow_seen_speakers)
         return self
 
     def _need(self, subsets: tuple[str, ...], reason: str) -> None:

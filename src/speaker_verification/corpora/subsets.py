@@ -34,23 +34,30 @@ def select_subset(utterances: pd.DataFrame, name: str) -> pd.DataFrame:
     if absent:
         raise DataError(
             f"no utterances of {', '.join(absent)}, which '{name}' needs: "
-            "add it to prepare.subsets and prepare again"
+            "add it to the subsets and prepare again"
         )
     return utterances[utterances["subset"].isin(parts)].reset_index(drop=True)
 
 
-def lists_of_speakers_in(name: str, lists: Iterable[str]) -> list[str]:
-    """The known trial lists whose speakers a named set holds, by the lists' subsets alone.
+def refuse_tested_subsets(role: str, name: str, lists: Iterable[str], allowed: bool) -> None:
+    """Refuse a training set or cohort with subsets that trial lists test, before any table is there.
 
     Args:
-        name: named set of a training set or a cohort.
+        role: name of the argument or parameter that chose the set, for the message.
+        name: named set.
         lists: names of trial lists; lists of the user's own are left out.
+        allowed: the user asked for it by name: nothing is refused.
 
     Raises:
-        ParameterError: the name is unknown; the nearest known one is named.
+        ParameterError: the trial lists are named; or the name is unknown, and the nearest known one is named.
     """
     known, parts = trial_lists(), {*subsets_of(name)}
-    return [entry for entry in lists if entry in known and parts & {*known[entry].subsets}]
+    tested = [entry for entry in lists if entry in known and parts & {*known[entry].subsets}]
+    if tested and not allowed:
+        raise ParameterError(
+            f"{role} '{name}' holds the speakers of {', '.join(tested)}: take another one, drop these "
+            "trial_lists, or set allow_seen_speakers"
+        )
 
 
 def refuse_seen_speakers(

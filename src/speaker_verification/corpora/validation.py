@@ -11,14 +11,14 @@ from speaker_verification.corpora.trials.trials import draw_trials
 
 
 def hold_out_speakers(
-    utterances: pd.DataFrame, num_speakers: int, seed: int
+    utterances: pd.DataFrame, validation_speakers: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split off speakers for validation, drawn among those with two utterances or more.
 
     Args:
         utterances: the training set.
-        num_speakers: number of held-out speakers.
-        seed: seed of the data (prepare.seed).
+        validation_speakers: number of held-out speakers.
+        seed: seed of the data.
 
     Returns:
         The utterances of the other speakers and those of the held-out ones, each in the manifest's order.
@@ -28,18 +28,19 @@ def hold_out_speakers(
     """
     counts = utterances["speaker_id"].value_counts()
     eligible = np.array(sorted(counts.index[counts >= 2]))
-    if num_speakers > len(eligible):
+    asked = f"parameter 'validation_speakers' is {validation_speakers}"
+    if validation_speakers > len(eligible):
         raise ParameterError(
-            f"prepare.validation_speakers = {num_speakers}, but only {len(eligible)} of the {len(counts)} "
-            "training speakers have two utterances or more"
+            f"{asked}, but only {len(eligible)} of the {len(counts)} training speakers have two utterances "
+            "or more"
         )
-    if len(counts) - num_speakers < 2:
+    if len(counts) - validation_speakers < 2:
         raise ParameterError(
-            f"prepare.validation_speakers = {num_speakers} leaves {len(counts) - num_speakers} of "
-            f"{len(counts)} speakers to train on: at least 2 are needed"
+            f"{asked}, which leaves {len(counts) - validation_speakers} of {len(counts)} speakers to train "
+            "on: at least 2 are needed"
         )
     chosen = np.random.default_rng([seed, CorpusStream.VALIDATION_SPEAKERS]).choice(
-        eligible, num_speakers, replace=False
+        eligible, validation_speakers, replace=False
     )
     held_out = utterances["speaker_id"].isin(chosen)
     return utterances[~held_out].reset_index(drop=True), utterances[held_out].reset_index(drop=True)
@@ -51,7 +52,7 @@ def draw_validation_trials(validation: pd.DataFrame, num_trials: int, seed: int)
     Args:
         validation: the held-out utterances.
         num_trials: number of trials; fewer are drawn where the utterances do not allow as many.
-        seed: seed of the data (prepare.seed).
+        seed: seed of the data.
 
     Returns:
         The trials table, trial list "validation".

@@ -152,11 +152,9 @@ def statistics_without_speakers(
     Args:
         embeddings: (N, E) raw.
         cohort: with the centre of both.
-        top_n: how many cosines count.
+        top_n: as in `cohort_statistics`, like `deviation` and `budget`.
         sides: (sides,) row of the embedding of each side.
         excluded: (sides, 2) speakers that must not count; the same twice is one.
-        deviation: divide by top_n - 1 or by top_n.
-        budget: memory, threads and device of the computation.
 
     Returns:
         mean: float64 (sides,).

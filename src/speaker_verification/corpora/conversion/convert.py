@@ -401,14 +401,14 @@ def rejected_files(recordings: pd.DataFrame, subset: str) -> pd.DataFrame:
     return REJECTED_FILES.conform(refused.assign(subset=subset))
 
 
-def refuse_too_many_rejected(rejected: pd.DataFrame, num_files: int, max_fraction: float) -> None:
+def refuse_too_many_rejected(rejected: pd.DataFrame, num_files: int, max_rejected_fraction: float) -> None:
     """Stop when a subset holds recordings of another layout, or more unusable files than a set fraction.
 
     Args:
         rejected: rejected files of one subset.
         num_files: number of files of the subset, rejected ones included.
-        max_fraction: fraction of them, 0 to 1, that may be rejected; none may be of another layout, since its
-            speaker is not known.
+        max_rejected_fraction: fraction of them, 0 to 1, that may be rejected; none may be of another layout,
+            since its speaker is not known.
 
     Raises:
         DataError: with the count and the first files.
@@ -422,11 +422,11 @@ def refuse_too_many_rejected(rejected: pd.DataFrame, num_files: int, max_fractio
             f"{subset} (corpus {corpus.name}): {len(unparsed)} recordings of "
             f"{corpus.subsets[subset].archive.name} are not {corpus.layout_of(subset).expected}: {first}"
             f"{' ...' if len(unparsed) > _NUM_NAMED else ''}; take them out of the archive, or "
-            "prepare them as a corpus of their own (prepare.other_corpora)"
+            "prepare them as a corpus of their own (other_corpora)"
         )
-    if len(rejected) > max_fraction * num_files:
+    if len(rejected) > max_rejected_fraction * num_files:
         first = ", ".join(f"{row.file_id} ({row.reason})" for row in rejected.head(10).itertuples())
         raise DataError(
             f"{rejected['subset'].iloc[0]}: {len(rejected)} of {num_files} files cannot be used, more than "
-            f"prepare.max_rejected_fraction ({max_fraction:g}) allows; the first are {first}"
+            f"max_rejected_fraction ({max_rejected_fraction:g}) allows; the first are {first}"
         )

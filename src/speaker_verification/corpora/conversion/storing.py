@@ -127,8 +127,8 @@ def store_all(jobs: Iterable[Job], store: Store, num_workers: int) -> Iterator[R
                 yield from waiting.popleft().result()
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that converts was killed, perhaps for want of memory: lower prepare.num_workers and "
-            "run again to resume"
+            "a process that converts was killed, perhaps for want of memory: lower num_workers and run "
+            "again to resume"
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from speaker_verification.audio.augmentation import AugmentationSettings
-from speaker_verification.common.errors import ParameterError
+from speaker_verification.common.errors import ParameterError, in_group
 from speaker_verification.common.tables import NOISE_CLIPS, REJECTED_FILES, RIRS
 from speaker_verification.corpora.augmentation import extract_musan, extract_rirs
 from speaker_verification.corpora.download.addresses import is_address
@@ -22,6 +22,8 @@ from speaker_verification.corpora.trials.trial_lists import describe_lists
 from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
+
+ANOTHER_MIRROR = "copy it again, or set the parameter prepare.mirror"
 
 
 def provide_mirror(
@@ -52,7 +54,7 @@ def provide_mirror(
 def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool) -> Mirror:
     by_address = is_address(prepare.mirror)
     if prepare.mirror is not None and not by_address:
-        return Mirror(Path(prepare.mirror))
+        return Mirror(Path(prepare.mirror), ANOTHER_MIRROR)
     if prepare.synthetic is not None and not by_address:
         from speaker_verification.corpora.synthetic.mirror import (
             is_synthetic_mirror,
@@ -65,7 +67,7 @@ def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool)
             refuse_other_mirror(mirror_folder, synthetic, seed)
         if not is_synthetic_mirror(mirror_folder, synthetic, seed):
             write_synthetic_mirror(mirror_folder, synthetic, seed, prepare.num_workers)
-        return Mirror(mirror_folder)
+        return Mirror(mirror_folder, ANOTHER_MIRROR)
     download = "run first: kedro run --pipeline=download"
     if by_address:
         return Mirror(mirror_folder, f"{download} --params=prepare.mirror={prepare.mirror}")
@@ -180,8 +182,9 @@ def hold_out_validation(
     """
     name = prepare.training_set
     refuse_seen_speakers(trials, utterances, name, "prepare.training_set", prepare.allow_seen_speakers)
-    training, validation = hold_out_speakers(
-        select_subset(utterances, name), prepare.validation_speakers, prepare.seed
-    )
+    with in_group("prepare"):
+        training, validation = hold_out_speakers(
+            select_subset(utterances, name), prepare.validation_speakers, prepare.seed
+        )
     drawn = draw_validation_trials(validation, prepare.validation_trials, prepare.seed)
     return training, validation, drawn

@@ -13,7 +13,7 @@ from pydantic import Field
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.scoring.affine import AffineCalibration
 from speaker_verification.scoring.blocks import ComputeBudget
-from speaker_verification.scoring.cohort import Cohort
+from speaker_verification.scoring.cohort import Cohort, Deviation
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
 Fitted = Mapping[str, np.ndarray]
@@ -29,7 +29,7 @@ class SharedSettings(Settings):
     """Cohort of AS-norm: the mean embedding of each speaker, or all utterances."""
     top_n: int = Field(600, ge=2)
     """Highest cohort scores in AS-norm, at most the cohort's speakers - 2."""
-    deviation: Literal["unbiased", "biased"] = "unbiased"
+    deviation: Deviation = "unbiased"
     """Standard deviation of these scores."""
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
     """Trials that calibrations are fitted on, half of them target trials."""
