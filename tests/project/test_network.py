@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.settings import FrontendSettings
 from tests.support.hub import Hub, files_in, serving
-from tests.support.project import TINY, copy_project, kedro_in
+from tests.support.project import TINY_ENCODER, copy_project, kedro_in
 
 NAME = "lab/tiny-wavlm"
 GUARD = Path(__file__).parent / "no_network"
@@ -43,8 +43,7 @@ if __name__ == "__main__":
 
 def write_old_checkpoint(folder: Path) -> dict[str, bytes]:
     """An encoder as the hub has WavLM: weights in torch's format, and a file for the waveforms."""
-    architecture = {**TINY["model"]["frontend"]["architecture"], "model_type": "wavlm"}  # type: ignore[index]
-    save_encoder(FrontendSettings(checkpoint=None, architecture=architecture), folder, seed=3)
+    save_encoder(FrontendSettings(checkpoint=None, architecture=TINY_ENCODER), folder, seed=3)
     weights = folder / "model.safetensors"
     torch.save(load_file(weights), folder / "pytorch_model.bin")
     weights.unlink()

@@ -9,12 +9,24 @@ import sys
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 PROJECT = Path(__file__).parents[2]
 
+TINY_ENCODER: dict[str, Any] = {
+    "model_type": "wavlm",
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.0,
+}
 TINY: dict[str, object] = {
     "device": "cpu",
     "prepare": {
@@ -39,17 +51,7 @@ TINY: dict[str, object] = {
         },
     },
     "model": {
-        "frontend": {
-            "architecture": {
-                "num_hidden_layers": 2,
-                "hidden_size": 16,
-                "num_attention_heads": 2,
-                "intermediate_size": 32,
-                "conv_dim": [8] * 7,
-                "num_conv_pos_embeddings": 8,
-                "num_conv_pos_embedding_groups": 2,
-            }
-        },
+        "frontend": {"architecture": TINY_ENCODER},
         "layer_aggregation": {"lap": {"num_heads": 4, "output_width": 12}},
         "speaker_network": {"astp": {"embedding_size": 10}},
     },

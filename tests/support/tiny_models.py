@@ -9,18 +9,9 @@ import pytest
 
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.settings import FrontendSettings, ModelSettings
+from tests.support.project import TINY_ENCODER
 
-TINY_WAVLM: dict[str, Any] = {
-    "model_type": "wavlm",
-    "num_hidden_layers": 3,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_dim": [8] * 7,
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2,
-    "mask_time_prob": 0.0,
-}
+TINY_WAVLM = TINY_ENCODER | {"num_hidden_layers": 3}
 TINY_LARGE = TINY_WAVLM | {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
 
 

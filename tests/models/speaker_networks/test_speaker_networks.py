@@ -177,48 +177,44 @@ def test_mhfa_follows_its_formulas(frames: torch.Tensor) -> None:
         np.testing.assert_allclose(attention[row], weighing, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        AttentiveStatisticsPooling(4, AstpSettings(embedding_size=3, dropout=0.0)),
-        XVector(4, XVectorSettings(embedding_size=3, channels=5, pooled_channels=6)),
-        EcapaTdnn(
-            4, EcapaTdnnSettings(embedding_size=3, channels=8, pooled_channels=6, bottleneck_channels=3)
+@pytest.fixture(
+    params=[
+        (AttentiveStatisticsPooling, AstpSettings(embedding_size=3, dropout=0.0)),
+        (XVector, XVectorSettings(embedding_size=3, channels=5, pooled_channels=6)),
+        (
+            EcapaTdnn,
+            EcapaTdnnSettings(embedding_size=3, channels=8, pooled_channels=6, bottleneck_channels=3),
         ),
-    ],
-    ids=["astp", "x_vector", "ecapa_tdnn"],
-)
-def test_constant_frames_keep_a_finite_gradient(module: SpeakerNetwork) -> None:
-    x = torch.randn(3, 4, 1).expand(3, 4, 12).clone().requires_grad_()
-    module(x).square().sum().backward()
-    assert x.grad is not None
-    assert torch.isfinite(x.grad).all()
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        AttentiveStatisticsPooling(4, AstpSettings(embedding_size=3, dropout=0.0)),
-        XVector(4, XVectorSettings(embedding_size=3, channels=5, pooled_channels=6)),
-        EcapaTdnn(
-            4, EcapaTdnnSettings(embedding_size=3, channels=8, pooled_channels=6, bottleneck_channels=3)
-        ),
-        MultiHeadFactorisedAttentivePooling(
-            4, MhfaSettings(embedding_size=3, num_heads=2, compressed_width=5)
+        (
+            MultiHeadFactorisedAttentivePooling,
+            MhfaSettings(embedding_size=3, num_heads=2, compressed_width=5),
         ),
     ],
     ids=["astp", "x_vector", "ecapa_tdnn", "mhfa"],
 )
+def network(request: pytest.FixtureRequest) -> SpeakerNetwork:
+    """A network over frames of width 4."""
+    kind, settings = request.param
+    return kind(4, settings)
+
+
+def test_constant_frames_keep_a_finite_gradient(network: SpeakerNetwork) -> None:
+    x = torch.randn(3, 4, 1).expand(3, 4, 12).clone().requires_grad_()
+    network(*[x] * len(network.inputs)).square().sum().backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
 @pytest.mark.filterwarnings("ignore:var")
-def test_minimum_frames_are_just_enough(module: SpeakerNetwork) -> None:
+def test_minimum_frames_are_just_enough(network: SpeakerNetwork) -> None:
     def embedding(num_frames: int) -> torch.Tensor:
         x = torch.randn(2, 4, num_frames, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            return module.eval()(*[x] * len(module.inputs))
+            return network.eval()(*[x] * len(network.inputs))
 
-    assert embedding(module.minimum_frames).isfinite().all()
-    if module.minimum_frames > 1:
-        assert not embedding(module.minimum_frames - 1).isfinite().all()
+    assert embedding(network.minimum_frames).isfinite().all()
+    if network.minimum_frames > 1:
+        assert not embedding(network.minimum_frames - 1).isfinite().all()
 
 
 def test_frames_are_left_out_in_training_only() -> None:
