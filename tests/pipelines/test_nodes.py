@@ -16,7 +16,7 @@ from kedro.validation.parameter_validator import ParameterValidator
 
 from speaker_verification import pipelines
 from speaker_verification.common.settings_base import Settings
-from speaker_verification.config.phases import PHASES
+from speaker_verification.config.phases import PHASES, checkpoint_of, learning_curve_of
 from speaker_verification.config.tree import Parameters
 from speaker_verification.hooks.checks import ParametersHook
 from speaker_verification.pipeline_registry import register_pipelines
@@ -68,6 +68,12 @@ def test_a_hook_gives_every_phase_its_settings_as_one_input() -> None:
         assert (job.name, job.phase) == (phase, getattr(typed, phase))
         assert (job.model, job.head, job.augmentation) == (typed.model, typed.head, typed.augmentation)
         assert (job.seed, job.device) == (typed.seed, typed.device)
+
+
+def test_the_checkpoint_of_a_phase_is_saved_last() -> None:
+    for phase in PHASES:
+        saved = NODES[f"{phase}.train_phase"].outputs
+        assert saved == [learning_curve_of(phase), checkpoint_of(phase)]
 
 
 def test_no_node_takes_more_than_seven_inputs_that_are_not_tables() -> None:

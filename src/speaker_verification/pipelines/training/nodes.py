@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from plotly.graph_objects import Figure
@@ -13,6 +14,18 @@ from speaker_verification.hooks.tracking import PhaseTracker
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.run import PhaseJob, PhaseTables, run_phase
+
+
+class TrainedPhase(NamedTuple):
+    """Outputs of a phase in the order in which they are saved: until its checkpoint is, it can resume.
+
+    Attributes:
+        learning_curve: LEARNING_CURVE table.
+        checkpoint: folder of the best epochs.
+    """
+
+    learning_curve: pd.DataFrame
+    checkpoint: Path
 
 
 def fetch_encoder(workspace: Path, encoders_folder: Path, model: ModelSettings, seed: int) -> Path:
@@ -41,8 +54,8 @@ def train_phase(
     trials: pd.DataFrame,
     noise_clips: pd.DataFrame,
     rirs: pd.DataFrame,
-) -> tuple[pd.DataFrame, Path]:
-    """Train a phase from an encoder or from the phase before; its learning curve and its best epochs."""
+) -> TrainedPhase:
+    """Train a phase from an encoder or from the phase before."""
     tables = PhaseTables(
         training_utterances,
         validation_utterances,
@@ -55,7 +68,7 @@ def train_phase(
     folder = workspace / CHECKPOINT
     start_name = os.path.relpath(start, workspace.parent.parent)  # true also after a move
     curve = run_phase(job, tables, start, encoder, folder, start_name, PhaseTracker(job.name))
-    return curve, folder
+    return TrainedPhase(curve, folder)
 
 
 def draw_schedule(phase: PhaseSettings, learning_curve: pd.DataFrame) -> Figure:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import CHECKPOINT, ENCODER, LEARNING_CURVE, TRAIN_PHASE
-from speaker_verification.pipelines.training.nodes import draw_schedule, fetch_encoder, train_phase
+from speaker_verification.config.phases import ENCODER, TRAIN_PHASE
+from speaker_verification.pipelines.training.nodes import (
+    TrainedPhase,
+    draw_schedule,
+    fetch_encoder,
+    train_phase,
+)
 
 SHARED_INPUTS = {
     "training_utterances",
@@ -35,7 +40,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
                 "workspace": "workspace",
                 **{name: name for name in sorted(SHARED_INPUTS)},
             },
-            outputs=[LEARNING_CURVE, CHECKPOINT],  # the checkpoint last: until then a phase can resume
+            outputs=[*TrainedPhase._fields],
             name=TRAIN_PHASE,
         ),
         Node(
