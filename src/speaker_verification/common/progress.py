@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from speaker_verification.common.distributed import processes
+
 
 @contextmanager
 def progress_bar(
     description: str, total: int, completed: int = 0, value: str | None = None
 ) -> Iterator[Callable[..., None]]:
     """Progress bar of a known number of steps, removed from the console at the end of the block.
+
+    Of several processes the first shows it.
 
     Args:
         description: text before the bar.
@@ -22,6 +26,9 @@ def progress_bar(
     Yields:
         A function to call after every step, with the number by its name if there is one.
     """
+    if not processes().is_first:
+        yield lambda **_: None
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]

@@ -1,0 +1,282 @@
+"""Processes that work on one thing together, as torchrun starts them, and their collectives.
+
+A process that torchrun has started joins the others with `joined_processes`. Any other is a process alone,
+for which every collective returns its input, and torch.distributed is not imported. All processes call the
+same collectives in the same order. GPU tensors are exchanged by NCCL, all else by gloo.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from speaker_verification.common.errors import ParameterError, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+PACKAGE_LOGGER = __name__.partition(".")[0]
+JOIN_SECONDS = 120.0
+COLLECTIVE_SECONDS = 300.0  # a process that has died is noticed at once, one that hangs after this time
+WATCH_SECONDS, GRACE_SECONDS = 1.0, 10.0
+FAILURE = "failure"  # key in the store: the first failure of a process
+
+Value = TypeVar("Value")
+
+
+class PeerError(UserError):
+    """This process ends because another one has failed or cannot be reached."""
+
+
+class Processes:
+    """A process alone: rank 0 of 1.
+
+    Attributes:
+        rank: number of this process among all.
+        size: number of processes N.
+        local_rank: number of this process on its host, and of its GPU.
+        local_size: number of processes on this host.
+        joined: whether collectives communicate.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    joined = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files, tracks and reports."""
+        return self.rank == 0
+
+    def share(self, count: int, name: str) -> slice:
+        """Contiguous share of this process in `count` things.
+
+        Args:
+            count: number of things.
+            name: parameter that gives it, for the message.
+
+        Raises:
+            ParameterError: the number of processes does not divide it.
+        """
+        each, over = divmod(count, self.size)
+        if over:
+            fitting = [number for number in (count - over, count - over + self.size) if number]
+            raise ParameterError(
+                f"parameter '{name}' is {count}, which {self.size} processes cannot share evenly: "
+                f"set it to {' or '.join(map(str, fitting))}, or start another number of processes"
+            )
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of the processes' tensors, of one shape and type; without gradients, maybe in place."""
+        return tensor
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean of the processes' tensors, as `sum`."""
+        return tensor
+
+    def stack(self, tensor: Tensor) -> Tensor:
+        """The processes' tensors, stacked in the order of their ranks: (N, ...)."""
+        return tensor[None]
+
+    def gather(self, value: Value) -> list[Value]:
+        """Values of all processes in the order of their ranks; small ones, which are pickled."""
+        return [value]
+
+    def first(self, value: Value) -> Value:
+        """Value of the first process."""
+        return self.gather(value)[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return flag
+
+    def wait(self) -> None:
+        """Return when all processes have called this."""
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Context in which an exception of one process ends the others too.
+
+        Raises:
+            PeerError: another process has failed.
+        """
+        yield
+
+
+_current = Processes()
+
+
+def processes() -> Processes:
+    """The processes that this one has joined, or itself alone."""
+    return _current
+
+
+@contextmanager
+def joined_processes(
+    join_seconds: float = JOIN_SECONDS, collective_seconds: float = COLLECTIVE_SECONDS
+) -> Iterator[Processes]:
+    """Join the processes that torchrun has started, until the end of the block; see `failing_together`.
+
+    Without torchrun's environment variables (RANK, WORLD_SIZE) this process stays alone. Of processes other
+    than the first, only errors are logged.
+
+    Args:
+        join_seconds: time in s in which all processes must have joined.
+        collective_seconds: time in s after which a collective gives up processes that do not answer.
+
+    Raises:
+        UserError: the others cannot be reached.
+        PeerError: another process has failed.
+    """
+    global _current
+    if _current.joined or not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        yield _current
+        return
+    group = _JoinedProcesses(join_seconds, collective_seconds)
+    package_logger = logging.getLogger(PACKAGE_LOGGER)
+    level = package_logger.level
+    _current = group
+    try:
+        if not group.is_first:
+            package_logger.setLevel(logging.ERROR)
+        with group.failing_together():
+            yield group
+            group.wait()
+    finally:
+        _current = Processes()
+        package_logger.setLevel(level)
+        group.leave()
+
+
+class _JoinedProcesses(Processes):
+    """One of several processes, which have a group of torch.distributed."""
+
+    joined = True
+
+    def __init__(self, join_seconds: float, collective_seconds: float) -> None:
+        import torch
+        from torch import distributed
+
+        self._torch, self._distributed = torch, distributed
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            limit = timedelta(seconds=join_seconds)
+            self._store, self.rank, self.size = next(distributed.rendezvous("env://", timeout=limit))
+            distributed.init_process_group(
+                backend,
+                store=distributed.PrefixStore("group", self._store),
+                rank=self.rank,
+                world_size=self.size,
+                timeout=timedelta(seconds=collective_seconds),
+            )
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"cannot join the other processes through {address} (MASTER_ADDR, MASTER_PORT) within "
+                f"{join_seconds:g} s: {reason}; is that host reachable, and are all processes started?"
+            ) from error
+        self.name = f"rank {self.rank} on host {socket.gethostname()}"
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, name="processes", daemon=True).start()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        with self._communicating():
+            self._distributed.all_reduce(tensor)
+        return tensor
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return self.sum(tensor).div_(self.size)
+
+    def stack(self, tensor: Tensor) -> Tensor:
+        tensors = [self._torch.empty_like(tensor) for _ in range(self.size)]
+        with self._communicating():
+            self._distributed.all_gather(tensors, tensor)
+        return self._torch.stack(tensors)
+
+    def gather(self, value: Value) -> list[Value]:
+        values: list[Any] = [None] * self.size
+        with self._communicating():
+            self._distributed.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        # On the CPU: no device is waited for, and gloo notices at once that a process has died.
+        return bool(self.sum(self._torch.tensor(int(flag))))
+
+    def wait(self) -> None:
+        self.any(False)
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if not self._ended.is_set():
+                self._fail(error)
+            raise
+
+    def leave(self) -> None:
+        """Give up the group."""
+        self._ended.set()
+        if self._distributed.is_initialized():
+            self._distributed.destroy_process_group()
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell the other processes of an error, and close the connections that they may wait for."""
+        self._ended.set()
+        if not isinstance(error, PeerError):
+            if isinstance(error, UserError):
+                error.args = (f"{self.name}: {error}",)
+                failure = str(error)
+            else:
+                failure = f"{self.name}: {type(error).__name__}: {error}"
+                if isinstance(error, Exception):
+                    logger.error("%s", failure)
+            with suppress(RuntimeError):  # the process that holds the store has ended
+                self._store.compare_set(FAILURE, "", failure)
+        with suppress(RuntimeError):
+            if self._torch.cuda.is_available():
+                self._distributed.distributed_c10d._abort_process_group()  # NCCL would wait for the others
+            else:
+                self._distributed.destroy_process_group()
+
+    @contextmanager
+    def _communicating(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PeerError(self._blame(f"no answer from another process ({reason})")) from error
+
+    def _blame(self, otherwise: str) -> str:
+        """The first failure of another process, or else what this one has noticed."""
+        failure = otherwise
+        with suppress(RuntimeError):
+            if self._store.check([FAILURE]):
+                failure = self._store.get(FAILURE).decode()
+        return f"{self.name} ends because of another process: {failure}"
+
+    def _watch(self) -> None:
+        """End this process where it does not notice by itself that another one has failed."""
+        failed = False
+        while not failed and not self._ended.wait(WATCH_SECONDS):
+            try:
+                failed = self._store.check([FAILURE])
+            except RuntimeError:
+                failed = True
+        if failed and not self._ended.wait(GRACE_SECONDS):
+            logger.critical("%s", self._blame("the process that holds their store has ended"))
+            os._exit(1)
