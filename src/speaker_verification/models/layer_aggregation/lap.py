@@ -8,6 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from speaker_verification.common.distributed import processes
+from speaker_verification.models.batch_statistics import track_moments, whole_batch_moments
 from speaker_verification.models.layer_aggregation.base import AggregationSettings, Fault, LayerAggregation
 from speaker_verification.models.layer_aggregation.layer_pooling import (
     LapParameters,
@@ -109,14 +111,10 @@ class LayerAttentivePooling(LayerAggregation):
         norm = self.in_norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
         if not norm.training:
             return Standardisation(norm.running_mean, (norm.running_var + norm.eps).rsqrt(), 0)
         with torch.no_grad():
-            mean, variance = moments(vectors)
-            count = len(vectors) * len(vectors[0])
-            norm.num_batches_tracked += 1
-            newest = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-            norm.running_mean.lerp_(mean, newest)
-            norm.running_var.lerp_(variance * count / (count - 1), newest)
+            mean, variance = whole_batch_moments(*moments(vectors))
+            count = len(vectors) * len(vectors[0]) * processes().size
+            track_moments(norm, mean, variance, count)
         return Standardisation(mean, (variance + norm.eps).rsqrt(), count)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from speaker_verification.common.distributed import processes
+
 # Elements of a block of states: the cache of a processor, enough work to fill a GPU.
 BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
 
@@ -26,7 +28,7 @@ NUM_PARAMETERS, KEPT_OF_A_BLOCK = 8, 6
 class Standardisation(NamedTuple):
     """Standardisation of states: mean and 1 / deviation of every channel, (D,) each.
 
-    `num_vectors` is the number of vectors behind these moments; 0 for running statistics.
+    `num_vectors` is the number of vectors, of all processes, behind these moments; 0 for running statistics.
     """
 
     mean: Tensor
@@ -184,11 +186,12 @@ class _PooledStates(torch.autograd.Function):
         to_norm_bias = to_bias @ weight
         to_norm_weight = (weight * outer).sum(dim=0) * inverse_deviation
         scale = parameters.norm_weight * inverse_deviation
-        if to_states and num_vectors:  # the states' part in their own statistics
+        if to_states and num_vectors:  # the states' part in their own statistics, those of all processes
+            along_mean, along_deviation = processes().sum(torch.stack([to_norm_bias, to_norm_weight]))
             for state, whole in zip(states, to_states, strict=True):
                 for rows in _blocks(states):
                     standard = (state[rows] - mean) * inverse_deviation
-                    whole[rows] -= scale / num_vectors * (to_norm_bias + to_norm_weight * standard)
+                    whole[rows] -= scale / num_vectors * (along_mean + along_deviation * standard)
         to_weight = outer * scale + torch.outer(to_bias, norm_bias)
         learnt = (to_norm_weight, to_norm_bias, to_weight, to_bias, *to_excitation)
         nothing: tuple[None, ...] = (None,) * ctx.num_states
