@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from speaker_verification.audio.crops import WINDOW_SECONDS
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import SCORES, SPEAKERS, TRIAL_LISTS, TRIALS, UTTERANCES
+from speaker_verification.config.phases import PHASES
 from speaker_verification.models import SpeakerModel
 from speaker_verification.pipelines import embed, export, measure, report, score
 from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
@@ -50,6 +52,8 @@ EMBED: dict[str, object] = {"batch_seconds": 5.0, "num_workers": 0}
 SCORE: dict[str, object] = {"top_n": 6, "calibration_trials": 400}
 NUM_TEST_SPEAKERS, NUM_COHORT_SPEAKERS, UTTERANCES_EACH = 6, 14, 4
 VALIDATION_SPEAKERS = [f"id{speaker}" for speaker in (10, 12, 15, 17)]
+
+Evaluate = Callable[..., dict[str, Any]]
 
 
 def embedding(**changes: object) -> EmbedSettings:
@@ -128,8 +132,8 @@ def trials(utterances: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+@pytest.fixture(scope="module")
+def calls() -> Iterator[list[tuple[Any, ...]]]:
     """Band energies stand in for every model; the list holds what was asked to be loaded."""
     calls: list[tuple[Any, ...]] = []
 
@@ -137,18 +141,27 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         calls.append(asked)
         return BandEnergies()
 
-    monkeypatch.setattr(SpeakerModel, "from_pretrained", load)
-    return calls
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpeakerModel, "from_pretrained", load)
+        yield calls
 
 
 @pytest.fixture
-def trained_checkpoint(tmp_path: Path) -> Path:
+def loaded(calls: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """What a test asks to be loaded."""
+    calls.clear()
+    return calls
+
+
+@pytest.fixture(scope="module")
+def trained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A phase's folder, with its ranking alone."""
+    folder = tmp_path_factory.mktemp("checkpoint")
     ranking = [
         {"epoch": epoch, "folder": f"epoch_{epoch:02d}", "eer": eer} for epoch, eer in ((3, 1.0), (1, 2.0))
     ]
-    (tmp_path / RANKING_FILE).write_text(json.dumps(ranking))
-    return tmp_path
+    (folder / RANKING_FILE).write_text(json.dumps(ranking))
+    return folder
 
 
 def learning_curve() -> pd.DataFrame:
@@ -172,42 +185,53 @@ def speakers() -> pd.DataFrame:
     return SPEAKERS.conform(known)
 
 
+@pytest.fixture(scope="module")
 def evaluate(
-    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, seed: int = 1
-) -> dict[str, Any]:
-    """Everything that the three pipelines leave, by catalog name."""
-    pipeline: Pipeline = embed.create_pipeline() + score.create_pipeline() + report.create_pipeline()
-    given = {
-        "lmft.checkpoint": trained_checkpoint,
-        "utterances": utterances,
-        "trials": trials,
-        "params:embed": embedding(),
-        "params:score": scoring(),
-        "params:report": ReportSettings(min_trials=5),
-        "params:seed": seed,
-        "validation_utterances": utterances[utterances["speaker_id"].isin(VALIDATION_SPEAKERS)],
-        "speakers": speakers(),
-        "trial_lists": trial_lists(),
-        "params:device": "cpu",
-        **{f"{phase}.learning_curve": learning_curve() for phase in ("pretrain", "finetune", "lmft")},
-    }
-    assert pipeline.inputs() == set(given)
-    catalog = DataCatalog(
-        {
-            **{name: MemoryDataset(value) for name, value in given.items()},
-            **{name: KeptDataset() for name in pipeline.all_outputs()},
+    calls: list[tuple[Any, ...]], trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
+) -> Evaluate:
+    """All that the pipelines leave, by catalog name; figures take long, so only where `reported`."""
+
+    def run(seed: int = 1, reported: bool = False) -> dict[str, Any]:
+        pipeline: Pipeline = embed.create_pipeline() + score.create_pipeline()
+        given = {
+            "lmft.checkpoint": trained_checkpoint,
+            "utterances": utterances,
+            "trials": trials,
+            "params:embed": embedding(),
+            "params:score": scoring(),
+            "params:seed": seed,
+            "validation_utterances": utterances[utterances["speaker_id"].isin(VALIDATION_SPEAKERS)],
+            "trial_lists": trial_lists(),
+            "params:device": "cpu",
         }
-    )
-    SequentialRunner().run(pipeline, catalog)
-    return {name: catalog.load(name) for name in pipeline.all_outputs()}
+        if reported:
+            pipeline += report.create_pipeline()
+            given |= {"params:report": ReportSettings(min_trials=5), "speakers": speakers()}
+            given |= {f"{phase}.learning_curve": learning_curve() for phase in PHASES}
+        assert pipeline.inputs() == set(given)
+        catalog = DataCatalog(
+            {
+                **{name: MemoryDataset(value) for name, value in given.items()},
+                **{name: KeptDataset() for name in pipeline.all_outputs()},
+            }
+        )
+        SequentialRunner().run(pipeline, catalog)
+        return {name: catalog.load(name) for name in pipeline.all_outputs()}
+
+    return run
 
 
-@pytest.mark.usefixtures("loaded")
+@pytest.fixture(scope="module")
+def published(evaluate: Evaluate) -> dict[str, Any]:
+    """The evaluation with the settings above."""
+    return evaluate()
+
+
 def test_from_utterances_to_a_table_of_error_rates(
-    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, caplog: pytest.LogCaptureFixture
+    evaluate: Evaluate, trials: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        left = evaluate(trained_checkpoint, utterances, trials)
+        left = evaluate(reported=True)
     num_trial_utterances = NUM_TEST_SPEAKERS * UTTERANCES_EACH - 1
     assert left["embeddings"].embeddings.shape == (num_trial_utterances, 12)
     assert left["cohort_embeddings"].embeddings.shape == (NUM_COHORT_SPEAKERS * UTTERANCES_EACH, 12)
@@ -237,31 +261,24 @@ def test_from_utterances_to_a_table_of_error_rates(
     assert [trace.name for trace in left["learning_curves"].data[::2]] == ["pretrain", "finetune", "lmft"]
 
 
-@pytest.mark.usefixtures("loaded")
 def test_crops_of_the_trials_give_cosine_a_second_view_and_as_norm_keeps_the_first(
-    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    evaluate: Evaluate, published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_view = evaluate(trained_checkpoint, utterances, trials)
     monkeypatch.setitem(EMBED, "num_crops", 3)
     monkeypatch.setitem(EMBED, "crop_seconds", 0.4)
-    two_views = evaluate(trained_checkpoint, utterances, trials)
+    two_views = evaluate()
     assert two_views["embeddings"].crops.shape == (NUM_TEST_SPEAKERS * UTTERANCES_EACH - 1, 3, 12)
     assert two_views["cohort_embeddings"].crops is None
-    assert (two_views["scores"]["cosine"] != one_view["scores"]["cosine"]).any()
-    pd.testing.assert_series_equal(two_views["scores"]["as_norm"], one_view["scores"]["as_norm"])
+    assert (two_views["scores"]["cosine"] != published["scores"]["cosine"]).any()
+    pd.testing.assert_series_equal(two_views["scores"]["as_norm"], published["scores"]["as_norm"])
 
 
-@pytest.mark.usefixtures("loaded")
 def test_operating_point_out_of_reach_is_named_where_it_is_fitted_and_where_it_is_used(
-    trained_checkpoint: Path,
-    utterances: pd.DataFrame,
-    trials: pd.DataFrame,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(SCORE, "p_targets", [0.999999, 1e-12])  # ratios of 0 and of 41.4 are needed
     monkeypatch.setitem(SCORE, "c_fa", 1e6)
-    left = evaluate(trained_checkpoint, utterances, trials)
+    left = evaluate(reported=True)
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     beyond = [message for message in warned if "p_target 1e-12, c_miss 1, c_fa 1e+06" in message]
     assert [message.split()[0] for message in beyond] == list(SCORINGS)
@@ -279,26 +296,18 @@ def test_operating_point_out_of_reach_is_named_where_it_is_fitted_and_where_it_i
     assert all(left["results_table"].count(remark) == 1 for remark in beyond)
 
 
-@pytest.mark.usefixtures("loaded")
-def test_same_seed_same_metrics_another_seed_not(
-    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
-) -> None:
-    one, same, other = (evaluate(trained_checkpoint, utterances, trials, seed) for seed in (1, 1, 2))
-    assert one["metrics"] == same["metrics"]
-    assert one["calibration"] == same["calibration"]
-    assert one["calibration"] != other["calibration"]
+def test_same_seed_same_metrics_another_seed_not(evaluate: Evaluate, published: dict[str, Any]) -> None:
+    same, other = (evaluate(seed) for seed in (1, 2))
+    assert published["metrics"] == same["metrics"]
+    assert published["calibration"] == same["calibration"]
+    assert published["calibration"] != other["calibration"]
 
 
-@pytest.mark.usefixtures("loaded")
 def test_ratios_are_those_of_the_chosen_scoring_and_qmf_keeps_its_own(
-    trained_checkpoint: Path,
-    utterances: pd.DataFrame,
-    trials: pd.DataFrame,
-    monkeypatch: pytest.MonkeyPatch,
+    evaluate: Evaluate, published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published = evaluate(trained_checkpoint, utterances, trials)
     monkeypatch.setitem(SCORE, "llr", "cosine")
-    left = evaluate(trained_checkpoint, utterances, trials)
+    left = evaluate()
     expected = Calibration.from_dict(left["calibration"]).log_likelihood_ratio(
         "cosine", left["scores"]["cosine"].to_numpy()
     )
@@ -308,31 +317,27 @@ def test_ratios_are_those_of_the_chosen_scoring_and_qmf_keeps_its_own(
         assert scorings == published["metrics"][trial_list]
 
 
-@pytest.mark.usefixtures("loaded")
 def test_calibration_on_validation_speakers_differs_from_that_on_the_cohort(
-    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    evaluate: Evaluate, published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_cohort = evaluate(trained_checkpoint, utterances, trials)
     monkeypatch.setitem(SCORE, "calibration_speakers", "validation")
-    left = evaluate(trained_checkpoint, utterances, trials)
+    left = evaluate()
     assert left["calibration"]["speakers"] == "validation"
-    assert left["calibration"]["scorings"] != on_cohort["calibration"]["scorings"]
-    pd.testing.assert_series_equal(left["scores"]["as_norm"], on_cohort["scores"]["as_norm"])
+    assert left["calibration"]["scorings"] != published["calibration"]["scorings"]
+    pd.testing.assert_series_equal(left["scores"]["as_norm"], published["scores"]["as_norm"])
 
 
-@pytest.mark.usefixtures("loaded")
 def test_exported_scores_are_measured_to_the_same_error_rates(
-    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
+    utterances: pd.DataFrame, published: dict[str, Any], tmp_path: Path
 ) -> None:
-    left = evaluate(trained_checkpoint, utterances, trials)
     entries = yaml.safe_load((CONF / "catalog_evaluation.yml").read_text())
     text = {**entries["scores_text"], "filepath": str(tmp_path / "scores_text")}
     catalog = DataCatalog.from_config({"scores_text": text})
     earlier = tmp_path / "scores_text" / "of_another_list.cosine.txt"
     earlier.parent.mkdir()
     earlier.write_text("a b 0.5 target\n")
-    catalog["scores"] = MemoryDataset(left["scores"])
-    catalog["calibration"] = MemoryDataset(left["calibration"])
+    catalog["scores"] = MemoryDataset(published["scores"])
+    catalog["calibration"] = MemoryDataset(published["calibration"])
     SequentialRunner().run(export.create_pipeline(), catalog)
     names = {path.name for path in (tmp_path / "scores_text").iterdir()}
     assert {"vox1_o.cosine.txt", "vox1_o_original.qmf.txt"} < names
@@ -342,11 +347,11 @@ def test_exported_scores_are_measured_to_the_same_error_rates(
 
     metrics = measure_score_file(MeasureSettings(score_file=str(file), calibrated=True), scoring())
     found = metrics["vox1_o.llr"]["score"]
-    expected = left["metrics"]["vox1_o"]["qmf"]
+    expected = published["metrics"]["vox1_o"]["qmf"]
     other = ("list_",)  # the file does not name its list
-    published = read_score_file(tmp_path / "scores_text" / "vox1_o.qmf.txt")
-    of_list = left["scores"]["trial_list"] == "vox1_o"
-    np.testing.assert_allclose(published["score"], 1 / (1 + np.exp(-left["scores"]["qmf"][of_list])))
+    exported = read_score_file(tmp_path / "scores_text" / "vox1_o.qmf.txt")
+    of_list = published["scores"]["trial_list"] == "vox1_o"
+    np.testing.assert_allclose(exported["score"], 1 / (1 + np.exp(-published["scores"]["qmf"][of_list])))
     assert {name: found[name] for name in expected if not name.startswith(other)} == {
         name: value for name, value in expected.items() if not name.startswith(other)
     }

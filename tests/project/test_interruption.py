@@ -25,7 +25,7 @@ def stopped_after_first_epoch(folder: Path) -> Iterator[int]:
     with subprocess.Popen(
         [sys.executable, "-m", "kedro", *LMFT],
         cwd=folder,
-        env=os.environ | {"KEDRO_ENV": "tiny", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"KEDRO_ENV": "tiny"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -45,7 +45,7 @@ def test_a_phase_that_is_stopped_is_marked_as_killed_and_leaves_no_version(
     folder, _ = finished_copy
     before = sorted(folder.glob("data/tiny/06_models/lmft/checkpoint/*"))
     command = [sys.executable, "-m", "kedro", "run", "--pipeline=lmft", "--params=lmft.epochs=100000"]
-    environment = os.environ | {"KEDRO_ENV": "tiny", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"KEDRO_ENV": "tiny"}
     with subprocess.Popen(
         command,
         cwd=folder,

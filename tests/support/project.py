@@ -92,7 +92,7 @@ def _merged(base: dict, changes: dict) -> dict:
 
 
 def kedro_in(folder: Path, **variables: str) -> Kedro:
-    environment = os.environ | {"KEDRO_ENV": "tiny", "OMP_NUM_THREADS": "1"} | variables
+    environment = os.environ | {"KEDRO_ENV": "tiny"} | variables
 
     def kedro(*arguments: str, module: str = "kedro") -> subprocess.CompletedProcess[str]:
         """Run a kedro command in a process of its own; give its output, both streams in stdout."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from speaker_verification.common.errors import DataError, ParameterError, UserError
@@ -271,5 +270,10 @@ def shortened_phases(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(*layers))
+    """Layers merged group by group, the later over the earlier; lists are replaced whole."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+            merged[name] = _merge(merged[name], value) if nested else deepcopy(value)
     return merged

@@ -88,9 +88,10 @@ def _weighted_equal_error_rates(
         num_below = trials.num_below[cuts[block] : cuts[block + 1] + 1]
         inside = slice(num_below[0], num_below[-1])
         weights = times_drawn[one[inside], resample] * times_drawn[other[inside], resample]
-        steps = np.cumsum(classes[:, inside] * weights, axis=1, dtype=np.float64)  # (2, block)
-        steps = np.pad(steps, ((0, 0), (1, 0)))[:, num_below - inside.start]
-        counts = below[block, :, resample] + steps.T  # (thresholds of the block, 2)
+        steps = np.zeros((2, len(weights) + 1))
+        np.cumsum(classes[:, inside] * weights, axis=1, dtype=np.float64, out=steps[:, 1:])
+        # (thresholds of the block, 2)
+        counts = below[block, :, resample] + steps[:, num_below - inside.start].T
         zero = int((_balance(counts, num_target, num_nontarget) >= 0).argmax())
         targets, nontargets = counts[zero - 1 : zero + 1].T
         fnr, fpr = targets / num_target, 1 - nontargets / num_nontarget
