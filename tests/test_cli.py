@@ -22,12 +22,16 @@ from speaker_verification.common.errors import DataError
 Run = Callable[..., Result]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _configured() -> None:
+    configure_project("speaker_verification")
+
+
 @pytest.fixture
 def run_here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """The project's `kedro run`, in this process."""
     monkeypatch.chdir(project)
     monkeypatch.setenv("KEDRO_ENV", "tiny")
-    configure_project("speaker_verification")
     return lambda *arguments: CliRunner().invoke(run, arguments)
 
 

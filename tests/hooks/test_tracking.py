@@ -21,7 +21,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from kedro.framework.context import KedroContext
 from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import SharedMemoryDataCatalog
 from kedro.pipeline import Node, Pipeline
@@ -31,15 +30,14 @@ from mlflow.entities import Run, ViewType
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import UTTERANCES
-from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.hooks.checks import ParametersHook
 from speaker_verification.hooks.resume import InterruptedPhaseHook
 from speaker_verification.hooks.tracked_runs import RunLog, TrackedRun
 from speaker_verification.hooks.tracking import PhaseTracker, TrackingHook, TrackingSettings, begin
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.settings import CONFIG_LOADER_ARGS
 from speaker_verification.training.checkpoints import RANKING_FILE, RUN_FILE
 from speaker_verification.training.resume import resume_path
+from tests.support.hooks import context_of
 from tests.support.project import copy_project
 
 EXPERIMENT = "speaker-verification-demo"
@@ -76,18 +74,7 @@ class Project:
         manager = _create_hook_manager()
         for hook in (TrackingHook(), InterruptedPhaseHook()):
             manager.register(hook)
-        loader = RecipeConfigLoader(
-            str(self.folder / "conf"), env=env, runtime_params=parameters, **CONFIG_LOADER_ARGS
-        )
-        context = KedroContext(
-            project_path=self.folder,
-            config_loader=loader,
-            env=env,
-            package_name="speaker_verification",
-            hook_manager=manager,
-            runtime_params=parameters,
-        )
-        manager.hook.after_context_created(context=context)
+        context = context_of(self.folder, manager, env, parameters)
         catalog = context._get_catalog(save_version=f"{time.time_ns()}")
         pipeline = Pipeline(nodes)
         told = {"pipeline": pipeline, "catalog": catalog, "run_params": {}}
