@@ -22,7 +22,10 @@ TINY_ENCODER: dict[str, Any] = {
     "hidden_size": 16,
     "num_attention_heads": 2,
     "intermediate_size": 32,
+    "feat_extract_norm": "group",
     "conv_dim": [8] * 7,
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
     "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 2,
     "mask_time_prob": 0.0,
@@ -33,6 +36,9 @@ TINY: dict[str, object] = {
         "num_workers": 2,
         "validation_speakers": 3,
         "validation_trials": 60,
+        "trial_lists": [
+            f"{name}{kind}" for kind in ("", "_original") for name in ("vox1_o", "vox1_e", "vox1_h")
+        ],
         "synthetic": {
             "vox1_dev_speakers": 2,
             "vox1_test_speakers": 3,

@@ -16,9 +16,12 @@ def coloured_noise(num_samples: int, rng: np.random.Generator) -> Wave:
     Returns:
         Samples with peak 1, shape (num_samples,).
     """
-    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
-    frequencies = np.maximum(np.fft.rfftfreq(num_samples, 1 / SAMPLE_RATE), 50.0)
-    wave = np.fft.irfft(spectrum * frequencies ** -rng.uniform(0, 1), num_samples)
+    from scipy import fft
+
+    length = fft.next_fast_len(num_samples, real=True)
+    spectrum = fft.rfft(rng.standard_normal(length))
+    frequencies = np.maximum(fft.rfftfreq(length, 1 / SAMPLE_RATE), 50.0)
+    wave = fft.irfft(spectrum * frequencies ** -rng.uniform(0, 1), length)[:num_samples]
     seconds = np.arange(num_samples) / SAMPLE_RATE
     swell = 1 + rng.uniform(0, 0.9) * np.sin(2 * np.pi * (rng.uniform(0.2, 6) * seconds + rng.random()))
     return scaled(wave * swell, 1.0)
