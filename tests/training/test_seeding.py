@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from transformers.models.wavlm.modeling_wavlm import _compute_mask_indices
 
-from speaker_verification.training.seeding import seed_step
+from speaker_verification.training.seeding import seeded_step
 
 
 def draws(seed: int, step: int) -> list[Any]:
     """Values of torch, of time masks by NumPy, and of Python, drawn in a step."""
-    seed_step(seed, step)
-    masks = _compute_mask_indices((4, 100), mask_prob=0.3, mask_length=5)
-    return [torch.rand(8).tolist(), masks.tolist(), [random.random() for _ in range(8)]]
+    with seeded_step(seed, step, torch.device("cpu")):
+        masks = _compute_mask_indices((4, 100), mask_prob=0.3, mask_length=5)
+        return [torch.rand(8).tolist(), masks.tolist(), [random.random() for _ in range(8)]]
 
 
 def test_the_draws_of_a_step_depend_on_seed_and_step_alone() -> None:

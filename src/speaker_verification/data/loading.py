@@ -45,6 +45,7 @@ class BatchLoader:
         batch_size: int,
         num_workers: int,
         device: torch.device,
+        share: slice = slice(None),
     ) -> None:
         """Prepare the loading; nothing is read yet.
 
@@ -54,11 +55,13 @@ class BatchLoader:
             batch_size: examples of a forward pass; a step has as many passes as it needs.
             num_workers: number of worker processes; 0 reads in this one, on demand.
             device: device of the batches.
+            share: examples of every forward pass that are loaded, of several processes those of this one.
         """
         self.waited_seconds = 0.0
         self._steps = steps
         self._batch_size = batch_size
         self._device = device
+        self._share = share
         self._keys: list[list[Key]] = []
         self._loader = DataLoader(
             _BatchSource(examples),
@@ -85,7 +88,9 @@ class BatchLoader:
         """
         size = self._batch_size
         steps = self._steps.batches(epoch)[first_step:]
-        self._keys[:] = [step[at : at + size] for step in steps for at in range(0, len(step), size)]
+        self._keys[:] = [
+            step[at : at + size][self._share] for step in steps for at in range(0, len(step), size)
+        ]
         self.waited_seconds = 0.0
         return self._delivered(iter(self._loader))
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.settings import WEIGHTS_FILE
@@ -52,7 +53,7 @@ class RankedEpoch:
 
 
 def save_checkpoint(folder: Path, model: SpeakerModel, head: Head, run: dict[str, Any]) -> None:
-    """Write model, head and plain values to a folder atomically.
+    """Write model, head and plain values to a folder atomically; of several processes the first one does.
 
     Args:
         folder: folder to write or replace.
@@ -60,6 +61,8 @@ def save_checkpoint(folder: Path, model: SpeakerModel, head: Head, run: dict[str
         head: margin head.
         run: plain values: at least `speaker_ids` (in class order) and `head` (its settings).
     """
+    if not processes().is_first:
+        return
     with atomic_write(folder) as part:
         model.save_pretrained(part)
         save_file({k: v.contiguous() for k, v in head.state_dict().items()}, part / HEAD_FILE)
@@ -109,7 +112,7 @@ def _read_run(path: Path) -> dict[str, Any]:
 
 
 class BestCheckpoints:
-    """The best epochs of a running phase, kept in a folder.
+    """The best epochs of a running phase, kept in a folder, to which of several processes the first writes.
 
     Args:
         folder: an empty folder, or that of the state to load.
@@ -159,6 +162,8 @@ class BestCheckpoints:
     def prune(self) -> None:
         """Delete evicted checkpoints, once the saved state no longer needs them."""
         kept = {ranked.folder for ranked in self.ranking}
+        if not processes().is_first:
+            return
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in kept:
                 shutil.rmtree(path)
@@ -177,8 +182,9 @@ class BestCheckpoints:
         self._rank([RankedEpoch(epoch, AVERAGE_FOLDER, eer), *self.ranking])
 
     def _rank(self, ranking: list[RankedEpoch]) -> None:
-        with atomic_write(self.folder / RANKING_FILE) as part:
-            part.write_text(json.dumps([asdict(ranked) for ranked in ranking], indent=2))
+        if processes().is_first:
+            with atomic_write(self.folder / RANKING_FILE) as part:
+                part.write_text(json.dumps([asdict(ranked) for ranked in ranking], indent=2))
         self.ranking = ranking
 
 

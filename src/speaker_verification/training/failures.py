@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.common.termination import handle_termination
 from speaker_verification.data.examples import TrainingExamples
@@ -32,14 +33,15 @@ class TrainingError(UserError):
 def require_finite(
     name: str, value: float, step: int, examples: TrainingExamples, keys: Sequence[Tensor], last_good: str
 ) -> None:
-    """Stop at a loss or gradient that is not finite.
+    """Stop at a loss or gradient that is not finite, in all processes.
 
     Args:
         name: name of the value.
-        value: loss or gradient norm.
+        value: loss or gradient norm, the same in all processes.
         step: optimiser step, from 0.
         examples: training examples.
-        keys: pass numbers and utterance rows of every forward pass that the value depends on, (B, 2) each.
+        keys: pass numbers and utterance rows of every forward pass that the value depends on, (B, 2) each, of
+            this process's share.
         last_good: last saved state, as a phrase.
 
     Raises:
@@ -50,13 +52,15 @@ def require_finite(
         return
     found = f"the {name} is {value} at step {step} ({last_good})"
     drawn: list[Key] = [(number, row) for batch in keys for number, row in batch.tolist()]
-    culprit = examples.find_not_finite(drawn)
+    group = processes()
+    culprit = next((own for own in group.gather(examples.find_not_finite(drawn)) if own), None)
     if culprit is not None:
         raise TrainingError(f"{found}: {culprit}: mend that file in its archive, prepare again and resume")
-    described = [examples.describe(key) for key in drawn]
-    for number, line in enumerate(described, start=1):
+    described = [line for share in group.gather([examples.describe(key) for key in drawn]) for line in share]
+    for number, line in enumerate(described if group.is_first else [], start=1):
         logger.error("step %d, example %d of %d: %s", step, number, len(described), line)
-    rest = f" and {len(drawn) - NUM_NAMED} more, all of them in the log" if len(drawn) > NUM_NAMED else ""
+    more = len(described) - NUM_NAMED
+    rest = f" and {more} more, all of them in the log" if more > 0 else ""
     raise TrainingError(
         f"{found}: all waveforms are finite, so lower the learning rate or look at these utterances: "
         f"{', '.join(described[:NUM_NAMED])}{rest}"
@@ -110,15 +114,24 @@ def defer_termination() -> Iterator[Callable[[], bool]]:
     """Defer SIGTERM (sent by job schedulers before killing) until the block exits.
 
     Yields:
-        A function that returns whether SIGTERM has arrived: the block should then save and exit.
+        A function that returns whether SIGTERM has arrived, in this process or in one of those that it has
+        joined: the block should then save and exit. All processes call it at the same places.
 
     Raises:
         SystemExit: SIGTERM has arrived and no other handler was installed.
     """
     received: list[int] = []
     restore = handle_termination(lambda number, _: received.append(number))
+
+    def terminated() -> bool:
+        if processes().any(bool(received)) and not received:
+            received.append(signal.SIGTERM)
+        return bool(received)
+
     try:
-        yield lambda: bool(received)
+        yield terminated
+        restore()
+        terminated()  # a signal since the block's last call
     finally:
         restore()
         if received:

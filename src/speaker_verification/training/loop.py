@@ -15,17 +15,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.locks import holding
 from speaker_verification.common.progress import progress_bar
 from speaker_verification.common.tables import LEARNING_CURVE
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.data.loading import Batch, BatchLoader
 from speaker_verification.data.sampling import EpochBatches, UtteranceOrder
+from speaker_verification.models.batch_statistics import share_batch_statistics
 from speaker_verification.models.heads.base import Margins
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.averaging import MovingAverage, reestimate_statistics
 from speaker_verification.training.checkpoints import BestCheckpoints
 from speaker_verification.training.classifier import SpeakerClassifier
+from speaker_verification.training.exchange import GradientExchange
 from speaker_verification.training.failures import (
     defer_termination,
     report_failed_writes,
@@ -43,7 +46,7 @@ from speaker_verification.training.optimiser import (
 from speaker_verification.training.phase import NEWEST_FIRST, PhaseSettings
 from speaker_verification.training.phase_schedule import PhaseSchedule
 from speaker_verification.training.resume import ResumePoint, RunFingerprint
-from speaker_verification.training.seeding import seed_step
+from speaker_verification.training.seeding import seeded_step, share_time_masks
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
@@ -100,6 +103,10 @@ def unregularised(loss: Tensor) -> Tensor:
 class TrainingLoop:
     """Training of one phase, which keeps its best epochs and resumes from its last save if interrupted.
 
+    Processes that have joined train together: each takes its share of every forward pass, and what they
+    compute is what one process does, up to the order of additions and dropouts (see seeding.py). The first
+    one writes and tracks.
+
     Attributes:
         phase: settings of the phase.
         classifier: model and head to train in place, on their device.
@@ -133,11 +140,13 @@ class TrainingLoop:
                 memory is short.
             InUseError: a live process trains in the folder.
             ParameterError: the corpus is smaller than one step, or has too few speakers for a batch of
-                different ones; or parameters have changed since the phase was interrupted; or the phase is
-                to be compiled, and nothing can be.
+                different ones; or the processes cannot share a batch evenly; or parameters have changed since
+                the phase was interrupted; or the phase is to be compiled, and nothing can be.
             DataError: a checkpoint cannot be written; or data have changed since the phase was interrupted.
+            PeerError: another process has failed.
         """
-        with holding([self.folder], "train"):
+        self.group = processes()
+        with self.group.failing_together(), holding([self.folder], "train"):
             self._prepare()
             phase = self.phase
             self.progress = self.resume.begin(phase.resume, phase.allow_changed_augmentation)
@@ -155,11 +164,17 @@ class TrainingLoop:
         steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
         self.steps_per_epoch = len(steps)
         self.schedule = PhaseSchedule(phase, self.steps_per_epoch)
-        self.loader = BatchLoader(examples, steps, phase.batch_size, phase.num_workers, self.model.device)
+        share = self.group.share(phase.batch_size, "batch_size")
+        self.loader = BatchLoader(
+            examples, steps, phase.batch_size, phase.num_workers, self.model.device, share
+        )
         choose_trained(self.model.frontend, phase.frontend)
         if phase.compile:
             self.model.frontend.compile_blocks()
         self.parameters = [p for p in self.classifier.parameters() if p.requires_grad]
+        self.gradients = GradientExchange(self.parameters)
+        if self.group.joined:
+            self._join()
         groups = parameter_groups(self.model, self.head, phase.lr_multipliers)
         self.optimiser = make_optimiser(groups, phase.optimiser)
         self.average = MovingAverage(phase.averaging.newest_weight)
@@ -174,6 +189,18 @@ class TrainingLoop:
         }
         self.resume = ResumePoint(folder, self.fingerprint, parts)
 
+    def _join(self) -> None:
+        """Make what is computed over the examples of a forward pass the same as in one process."""
+        share_batch_statistics(self.classifier)
+        share_time_masks(self.model.frontend.encoder)
+        if not self.group.is_first:
+            self.tracker = Untracked()
+        logger.info(
+            "%d processes, each with %d of the %d examples of a forward pass; %.3g MB of gradients a step",
+            *(self.group.size, self.phase.batch_size // self.group.size),
+            *(self.phase.batch_size, self.gradients.megabytes),
+        )
+
     def _run_epochs(self) -> None:
         if not self.progress.curve:
             self.start_phase()
@@ -187,7 +214,7 @@ class TrainingLoop:
 
     def start_phase(self) -> None:
         """Measure the state before any step; a phase without epochs hands it on as its checkpoint."""
-        metrics = self.validate(self.model)
+        metrics = self._validate()
         if not self.phase.epochs:
             self._keep(self.checkpoints.save_if_best, 0, metrics)
         self._record(0, metrics)
@@ -210,24 +237,24 @@ class TrainingLoop:
                     self.resume.save(self.progress)
                     if terminated():
                         break  # the end of the block exits the process
-        return self.epoch_metrics.compute() | {
+        metrics = self.epoch_metrics.compute() | {
             "learning_rate": step.learning_rate,
             "margin": step.margin,
             "gradient_norm": step.gradient_norm,
             "data_seconds": self.loader.waited_seconds,
             "step_seconds": time.perf_counter() - started - self.loader.waited_seconds,
         }
+        return self.group.first(metrics)
 
     def train_step(self, batches: Iterator[Batch]) -> StepResult:
         """One optimiser step over the next batches, with one device synchronisation."""
         phase, step = self.phase, self.progress.step
-        seed_step(self.examples.seed, step)
         set_learning_rate(self.optimiser, partial(self.schedule.learning_rate, step))
         margin = self.schedule.margin(step)
         margins = Margins(margin, phase.margin.top_k, self.schedule.top_k_penalty(step))
         losses: list[Tensor] = []
         keys: list[Tensor] = []
-        with report_out_of_memory(phase, step):
+        with seeded_step(self.examples.seed, step, self.model.device), report_out_of_memory(phase, step):
             for _ in range(phase.accumulation_steps):
                 batch = next(batches)
                 keys.append(batch.keys)
@@ -239,12 +266,13 @@ class TrainingLoop:
                 (loss / phase.accumulation_steps).backward()
                 losses.append(loss.detach())
                 self.epoch_metrics.add(output.loss.detach(), output.predictions, batch.labels)
+            self.gradients.average()
             scale_gradients(self.model.frontend.parameters(), phase.frontend_grad_scale)
             norm = nn.utils.clip_grad_norm_(self.parameters, phase.gradient_clip_norm or math.inf)
             # All that the CPU has to know is read at once: every read waits for the device. It is read before
             # the optimiser's step, so that no weight takes up a gradient that is not finite.
-            values = [*losses, output.loss.detach(), norm]
-            *minimised, last_loss, gradient_norm = torch.stack([value.double() for value in values]).tolist()
+            means = self.group.mean(torch.stack([x.double() for x in (*losses, output.loss.detach())]))
+            *minimised, last_loss, gradient_norm = torch.cat([means, norm.double()[None]]).tolist()
             self._refuse_not_finite(minimised, gradient_norm, keys)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
@@ -272,7 +300,7 @@ class TrainingLoop:
         epoch = self.phase.epochs
         self.checkpoints.load_average(self.model, self.head, self.phase.average_best)
         reestimate_statistics(self.model, self._waveforms_of(epoch))
-        metrics = self.validate(self.model)
+        metrics = self._validate()
         self._keep(self.checkpoints.save_average, epoch, metrics)
         metrics = {f"average.{name}": value for name, value in metrics.items()}
         self._record(epoch, metrics)
@@ -280,9 +308,12 @@ class TrainingLoop:
 
     def _evaluate(self, epoch: int, metrics: Metrics) -> None:
         """Add the error rates of the present weights to an epoch's metrics, and keep the best weights."""
-        metrics |= self.validate(self.model)
+        metrics |= self._validate()
         self._keep(self.checkpoints.save_if_best, epoch, metrics)
         self._record(epoch, metrics)
+
+    def _validate(self) -> Metrics:
+        return self.group.first(self.validate(self.model))
 
     def _keep(self, save: Callable[..., None], epoch: int, metrics: Metrics) -> None:
         """Hand the present weights to a saving method of the checkpoints."""
@@ -290,6 +321,7 @@ class TrainingLoop:
         run |= {"epoch": epoch, "metrics": metrics}
         with report_failed_writes(self.folder, self.resume.last_good):
             save(epoch, metrics[self.phase.ranking_metric], self.model, self.head, run)
+        self.group.wait()
 
     def _record(self, epoch: int, metrics: Metrics) -> None:
         """Add an epoch's metrics to the learning curve."""

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speaker_verification.common.distributed import processes
+
 Metrics = dict[str, float]
 
 
 class EpochMetrics:
-    """Running loss, accuracy and macro F1 over the examples of an epoch.
+    """Running loss, accuracy and macro F1 over the examples of an epoch, of all processes together.
 
-    All sums stay on the device until `compute` reads them, once an epoch.
+    All sums stay in their process and on its device until `compute` reads them, once an epoch.
 
     Args:
         num_classes: number of classes C.
@@ -32,11 +34,15 @@ class EpochMetrics:
         self._counts.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """State of an unfinished epoch."""
-        return {"loss": self._loss, "counts": self._counts}
+        """State of an unfinished epoch, with the sums over all processes."""
+        loss, counts = self._sums()
+        return {"loss": loss, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of an unfinished epoch."""
+        """Restore the state of an unfinished epoch; the first process goes on from the sums of all."""
+        self.clear()
+        if not processes().is_first:
+            return
         self._loss.copy_(state["loss"])
         self._counts.copy_(state["counts"])
 
@@ -57,7 +63,8 @@ class EpochMetrics:
 
     def compute(self) -> Metrics:
         """Mean loss, and accuracy and macro F1 in %, over all examples since the last `clear`."""
-        loss, *counts = torch.cat([self._loss[None], self._counts.double().flatten()]).tolist()
+        total, all_counts = self._sums()
+        loss, *counts = torch.cat([total[None], all_counts.double().flatten()]).tolist()
         examples, predicted, hits = np.reshape(counts, (3, -1))
         seen = examples + predicted > 0
         f1 = 2 * hits[seen] / (examples + predicted)[seen]
@@ -66,6 +73,10 @@ class EpochMetrics:
             "accuracy": float(100 * hits.sum() / examples.sum()),
             "macro_f1": 100 * float(f1.mean()),
         }
+
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        group = processes()
+        return group.sum(self._loss.clone()), group.sum(self._counts.clone())
 
 
 def format_metrics(metrics: Metrics) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.training.phase import PretrainedDistanceSettings
@@ -18,9 +19,9 @@ class PretrainedDistance:
     """Loss with a penalty on the distance of the frontend from its pre-trained weights.
 
     `normalised`: loss / loss* + weight x distance / (distance* + 1e-5), where the distance is the sum over
-    the frontend's tensors of their Euclidean distances and a star takes a value without its gradient. The
-    value is constant; the gradients are what counts. `l2_sp`: loss + weight x sum of squared differences.
-    `none` leaves the loss as it is.
+    the frontend's tensors of their Euclidean distances and a star takes a value without its gradient, that of
+    the loss over all processes. The value is constant; the gradients are what counts. `l2_sp`: loss +
+    weight x sum of squared differences. `none` leaves the loss as it is.
 
     Source: J. Peng et al., SLT 2022, section 3.3 (normalised, in its public code); X. Li et al., Explicit
     Inductive Bias for Transfer Learning, ICML 2018, equation 2 (L2-SP).
@@ -58,4 +59,4 @@ class PretrainedDistance:
             return loss + self._settings.weight * sum(d.square().sum() for d in differences)
         distance = torch.stack([torch.linalg.vector_norm(d) for d in differences]).sum()
         pull = distance / (distance.detach() + DISTANCE_FLOOR)
-        return loss / loss.detach() + self._settings.weight * pull
+        return loss / processes().mean(loss.detach().clone()) + self._settings.weight * pull

@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.speaker_model import weights_digest
 from speaker_verification.models.weight_files import read_json, read_torch_file
@@ -101,6 +102,8 @@ def is_interrupted(folder: Path) -> bool:
 class ResumePoint:
     """The saved state of a running phase.
 
+    Of several processes the first writes it and all read it; nothing in it depends on their number.
+
     Args:
         folder: folder of the best epochs.
         fingerprint: inputs of the phase.
@@ -134,13 +137,17 @@ class ResumePoint:
             ParameterError: parameters have changed since; they are named.
             DataError: data or first weights have changed, or the file cannot be read.
         """
-        if not (resume and is_interrupted(self._folder)):
-            self.path.unlink(missing_ok=True)
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
-            return Progress()
+        group = processes()
+        self._refuse_unlike_processes()
         record = self._folder / FINISHED_FILE
-        finished = record.exists()
+        resumes, finished = group.first((resume and is_interrupted(self._folder), record.exists()))
+        if not resumes:
+            if group.is_first:
+                self.path.unlink(missing_ok=True)
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.mkdir(parents=True)
+            group.wait()
+            return Progress()
         if finished:
             saved = self._read(record, read_json, set())
         else:
@@ -148,6 +155,7 @@ class ResumePoint:
         progress = Progress(**saved["progress"], finished=finished)
         self._refuse_changes(saved["fingerprint"], progress, allow_changed_augmentation)
         self._saved_step = progress.step
+        group.wait()  # until all have read what the first may change
         if finished:
             discard(self.path)
             logger.info("%s: finished before, after %d steps", self._phase, progress.step)
@@ -211,8 +219,23 @@ class ResumePoint:
         return saved
 
     def _write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        with report_failed_writes(path, self.last_good), atomic_write(path) as beside:
-            write_through(beside, write)
+        if processes().is_first:
+            with report_failed_writes(path, self.last_good), atomic_write(path) as beside:
+                write_through(beside, write)
+        processes().wait()
+
+    def _refuse_unlike_processes(self) -> None:
+        """Refuse processes that would not train the same: of hosts with other files, for one."""
+        if not processes().joined:
+            return
+        digests = {name: _digest(json.dumps(value)) for name, value in self._fingerprint.items()}
+        everyone = processes().gather(digests)
+        unlike = [name for name in digests if len({other[name] for other in everyone}) > 1]
+        if unlike:
+            raise DataError(
+                f"{self._phase} begins with other {', '.join(unlike)} in some of the {len(everyone)} "
+                "processes: all hosts must see the same project and the same files"
+            )
 
     @property
     def _way_out(self) -> str:
@@ -259,7 +282,8 @@ class ResumePoint:
 
 def discard(path: Path) -> None:
     """Delete a state file that is no longer needed, if it is there."""
-    path.unlink(missing_ok=True)
+    if processes().is_first:
+        path.unlink(missing_ok=True)
 
 
 def write_through(path: Path, write: Callable[[IO[bytes]], object]) -> None:

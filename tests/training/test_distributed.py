@@ -1,0 +1,304 @@
+"""Several processes train as one process does, end together, and resume with any number."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
+from speaker_verification.common.distributed import processes
+from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
+from speaker_verification.training import exchange
+from speaker_verification.training.loop import StepResult, TrainingLoop
+from speaker_verification.training.phase import PretrainedDistanceSettings
+from speaker_verification.training.regularisation import PretrainedDistance
+from speaker_verification.training.resume import resume_path
+from tests.support.processes import run_processes, values_of
+from tests.support.tiny_models import TINY_WAVLM, tiny_settings
+from tests.support.training import phase_settings, training_loop
+
+# Without dropouts, which N processes draw otherwise.
+TINY = TINY_WAVLM | {
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "layerdrop": 0.0,
+}
+NUM_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """A phase to train in one process or in several."""
+
+    encoder: Path
+    folder: Path
+    utterances: pd.DataFrame
+    trials: pd.DataFrame
+    catalogs: tuple[pd.DataFrame, pd.DataFrame]
+    network: str = "astp"
+    aggregation: str = "lap"
+    architecture: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Any:
+        settings = tiny_settings(TINY | self.architecture, self.aggregation, self.network)
+        values = settings.model_dump()
+        values["layer_aggregation"]["lap"]["dropout"] = 0.0
+        values["speaker_network"]["astp"]["dropout"] = 0.0
+        return type(settings).model_validate(values)
+
+    def loop(self, double: bool, **changes: Any) -> Recorded:
+        settings: dict[str, Any] = {
+            "frontend": "trained",
+            "frontend_mode": "training",
+            "epochs": 1,
+            "steps_per_epoch": NUM_STEPS,
+            "learning_rate": {"maximum": 1e-3, "minimum": 1e-3},
+            "resume": True,
+            "save_every_steps": None,
+        }
+        if not double:
+            # Adam makes whole steps of gradients that are rounding alone, such as a bias's before a norm; and
+            # long steps of untrained weights enlarge the rounding of float32 from step to step.
+            settings |= {"optimiser": {"kind": "sgd", "weight_decay": 0.0}, "gradient_clip_norm": 1.0}
+            settings["learning_rate"] = {"maximum": 1e-4, "minimum": 1e-4}
+        phase = phase_settings(**settings | self.changes)
+        loop = training_loop(
+            self.encoder,
+            self.folder,
+            self.utterances,
+            self.trials,
+            phase,
+            augmenter=Augmenter(*self.catalogs, AugmentationSettings(probability=0.7)),
+            model=self.model,
+            **changes,
+        )
+        if double:
+            model = loop.classifier.double().model
+            model.register_forward_pre_hook(lambda _, waves: (waves[0].double(),))
+            loop.validate = lambda _: {"validation.eer": 1.0}
+        distance = PretrainedDistance(loop.classifier.model.frontend, self.encoder, phase.pretrained_distance)
+        values = {known.name: getattr(loop, known.name) for known in fields(loop)}
+        return Recorded(**values | {"regularise": distance} | changes)
+
+
+class Recorded(TrainingLoop):
+    """Loop that keeps the loss, the gradient norm and the utterances of every step.
+
+    Attributes:
+        steps: loss, gradient norm, and keys of all processes in the order of one, by step.
+    """
+
+    steps: list[tuple[float, float, list[list[int]]]]
+
+    def train_step(self, batches: Any) -> StepResult:
+        passes: list[list[list[int]]] = []
+
+        def noted() -> Any:
+            for batch in batches:
+                shares = processes().gather(batch.keys.tolist())
+                passes.append([key for share in shares for key in share])
+                yield batch
+
+        result = super().train_step(noted())
+        if not hasattr(self, "steps"):
+            self.steps = []
+        self.steps.append((result.loss, result.gradient_norm, passes))
+        return result
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Steps in float64, then steps, curve and embeddings in float32."""
+    precise = job.loop(double=True)
+    precise.run()
+    processes().wait()
+    if processes().is_first:
+        shutil.rmtree(job.folder)
+    processes().wait()
+    plain = job.loop(double=False)
+    curve = plain.run()
+    model = plain.classifier.model.eval()
+    waves = torch.randn(4, 4000, generator=torch.Generator().manual_seed(5))
+    return {
+        "steps": precise.steps,
+        "curve": curve[~curve["metric"].str.endswith("seconds")],
+        "embeddings": model.embed(waves),
+        "statistics": dict(precise.classifier.named_buffers()),
+    }
+
+
+@pytest.fixture
+def job(
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    catalogs: tuple[pd.DataFrame, pd.DataFrame],
+    tmp_path: Path,
+) -> Job:
+    save_encoder(tiny_settings(TINY).frontend, tmp_path / "encoder", seed=1)
+    return Job(tmp_path / "encoder", tmp_path / "out", utterances, trials, catalogs)
+
+
+def made(job: Job, **values: Any) -> Job:
+    """The job with other settings, whose encoder has the architecture's options."""
+    new = replace(job, **values)
+    save_encoder(new.model.frontend, new.encoder, seed=1)
+    return new
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "LAP and ASTP": {"changes": {"gradient_clip_norm": 0.5, "frontend_grad_scale": 0.5}},
+    "layer drop, time masks and MHFA": {
+        "network": "mhfa",
+        "aggregation": "weighted_sum",
+        "architecture": {"layerdrop": 0.5, "mask_time_prob": 0.4, "mask_time_length": 2},
+    },
+    "accumulation, the distance and ECAPA-TDNN": {
+        "network": "ecapa_tdnn",
+        "aggregation": "weighted_sum",
+        "changes": {
+            "accumulation_steps": 2,
+            "averaging": {"last_epochs": 1},
+            "pretrained_distance": {"kind": "l2_sp"},
+        },
+    },
+    "different speakers and the x-vector": {
+        "network": "x_vector",
+        "changes": {"sampling": {"unique_speakers": True}, "frontend": "frozen"},
+    },
+}
+
+
+@pytest.mark.project
+@pytest.mark.parametrize("case", CASES)
+def test_two_and_three_processes_train_as_one(job: Job, case: str) -> None:
+    job = made(job, **CASES[case])
+    one = train(job)
+    assert len(one["steps"]) == NUM_STEPS
+    for size in (2, 3):
+        shutil.rmtree(job.folder)
+        found = values_of(run_processes(size, train, job))
+        for values in found:
+            for (loss, norm, keys), (own_loss, own_norm, own_keys) in zip(
+                one["steps"], values["steps"], strict=True
+            ):
+                assert own_keys == keys
+                assert (own_loss, own_norm) == pytest.approx((loss, norm), rel=1e-6)
+            torch.testing.assert_close(values["embeddings"], one["embeddings"], rtol=1e-4, atol=1e-4)
+            for name, value in one["statistics"].items():
+                torch.testing.assert_close(values["statistics"][name], value, rtol=1e-6, atol=1e-6)
+        for name in ("loss", "accuracy", "macro_f1", "validation.eer"):
+            own, all_of_one = (
+                curve.loc[curve["metric"] == name, "value"].tolist()
+                for curve in (found[-1]["curve"], one["curve"])
+            )
+            assert own == pytest.approx(all_of_one, rel=1e-3), name
+        assert all(values["curve"].equals(found[0]["curve"]) for values in found)
+
+
+def normalised_gradient(encoder: Path) -> float:
+    """Mean gradient at 1 of the losses p + 1 and 3 p of two processes, each over that of both."""
+    group, parameter = processes(), nn.Parameter(torch.ones(()))
+    settings = PretrainedDistanceSettings(kind="normalised")
+    regularise = PretrainedDistance(Frontend(load_encoder(encoder)), encoder, settings)
+    regularise((parameter + 1, 3 * parameter)[group.rank]).backward()
+    assert parameter.grad is not None
+    return float(group.mean(parameter.grad))
+
+
+def test_a_normalised_loss_is_over_the_value_of_the_whole_batch(job: Job) -> None:
+    """(1 + 3) / 2 over (2 + 3) / 2."""
+    assert values_of(run_processes(2, normalised_gradient, job.encoder)) == pytest.approx([0.8, 0.8])
+
+
+def averaged_gradients() -> list[list[float] | None]:
+    """Averages of a gradient of all, of the first process alone, and of none; in buckets of one."""
+    parameters = [nn.Parameter(torch.zeros(count)) for count in (3, 2, 4)]
+    rank = processes().rank
+    parameters[0].grad = torch.full((3,), rank + 1.0)
+    if rank == 0:
+        parameters[1].grad = torch.tensor([1.0, 2.0])
+    exchange.BUCKET_BYTES = 1
+    exchange.GradientExchange(parameters).average()
+    return [None if parameter.grad is None else parameter.grad.tolist() for parameter in parameters]
+
+
+def test_gradients_are_averaged_where_any_process_has_one() -> None:
+    for gradients in values_of(run_processes(2, averaged_gradients)):
+        assert gradients == [[1.5, 1.5, 1.5], [0.5, 1.0], None]
+
+
+def fail(job: Job, how: str) -> list[Any]:
+    """Train in float64; in step 3 of the second process something happens."""
+
+    def spoil(loss: Tensor) -> Tensor:
+        if loop.progress.step != 3 or processes().rank != 1:
+            return loss
+        if how == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if how in ("SIGKILL", "SIGTERM"):
+            os.kill(os.getpid(), getattr(signal, how))
+        return loss * torch.nan if how == "not finite" else loss
+
+    loop = job.loop(double=True, regularise=spoil)
+    loop.run()
+    return loop.steps
+
+
+@pytest.mark.project
+@pytest.mark.parametrize(
+    ("how", "first", "second"),
+    [
+        (
+            "memory",
+            "PeerError: rank 0 .*: rank 1 on host {0}: out of memory at step 3",
+            "TrainingError: rank 1 on",
+        ),
+        (
+            "not finite",
+            "TrainingError: rank 0 on host {0}: the loss is nan at step 3",
+            "TrainingError: rank 1 ",
+        ),
+        ("unreadable", "rank . on host {0}: .*none.wav", "rank . on host {0}: .*none.wav"),
+        ("SIGKILL", "PeerError: rank 0 on host {0} ends .* no answer", ""),
+    ],
+)
+def test_what_happens_to_one_process_ends_all(job: Job, how: str, first: str, second: str) -> None:
+    if how == "unreadable":
+        paths = [*job.utterances["path"][:-1], "/nowhere/none.wav"]
+        job = replace(job, utterances=job.utterances.assign(path=paths))
+    outcomes = run_processes(2, fail, job, how)
+    for outcome, message in zip(outcomes, (first, second), strict=True):
+        assert re.search(message.format(socket.gethostname()), outcome.error), outcome
+        assert outcome.exit_code not in (0, None)
+
+
+@pytest.mark.project
+def test_a_phase_of_two_processes_goes_on_with_one_and_with_three(job: Job) -> None:
+    """SIGTERM reaches one of them, and both stop after the same step, which is saved."""
+    undisturbed = replace(job, folder=job.folder.with_name("undisturbed")).loop(double=True)
+    undisturbed.run()
+    first, second = run_processes(2, fail, job, "SIGTERM")
+    assert (first.exit_code, second.exit_code) == (128 + signal.SIGTERM, -signal.SIGTERM)
+    shutil.copytree(job.folder, job.folder.with_name("copy"))
+    shutil.copy(resume_path(job.folder), resume_path(job.folder.with_name("copy")))
+    alone = job.loop(double=True)
+    alone.run()
+    of_three = values_of(run_processes(3, fail, replace(job, folder=job.folder.with_name("copy")), ""))
+    for steps in (alone.steps, *of_three):
+        assert len(steps) == NUM_STEPS - 4
+        for (loss, norm, keys), own in zip(undisturbed.steps[4:], steps, strict=True):
+            assert own == (pytest.approx(loss, rel=1e-6), pytest.approx(norm, rel=1e-6), keys)
