@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -124,6 +125,22 @@ def job(encoder: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path:
     return Job(encoder, tmp_path / "out", utterances, trials)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    encoder: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, pd.DataFrame]:
+    """Folder and learning curve of a phase without interruption, which nobody changes."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    return folder, Job(encoder, folder, utterances, trials).train()
+
+
+@pytest.fixture
+def finished(job: Job, undisturbed: tuple[Path, pd.DataFrame]) -> Job:
+    """A phase that has been trained to its end."""
+    shutil.copytree(undisturbed[0], job.folder)
+    return job
+
+
 def die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -180,9 +197,11 @@ def without_timings(curve: pd.DataFrame) -> list[tuple[Any, ...]]:
     return list(curve[~curve["metric"].str.endswith("seconds")].itertuples(index=False, name=None))
 
 
-def test_a_phase_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(job: Job) -> None:
-    undisturbed = replace(job, folder=job.folder.with_name("undisturbed"))
-    expected = undisturbed.train()
+@pytest.mark.project
+def test_a_phase_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(
+    job: Job, undisturbed: tuple[Path, pd.DataFrame]
+) -> None:
+    folder, expected = undisturbed
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     for moment in (
@@ -202,7 +221,7 @@ def test_a_phase_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(job: 
     # Neither workers nor how often it is saved make a difference.
     curve = replace(job, changes={"num_workers": 1, "save_every_steps": None}).train()
     assert without_timings(curve) == without_timings(expected)
-    assert contents(job.folder) == contents(undisturbed.folder)
+    assert contents(job.folder) == contents(folder)
 
 
 def interrupt(job: Job, after_steps: int) -> None:
@@ -216,11 +235,9 @@ def interrupt(job: Job, after_steps: int) -> None:
         job.train(on_pass=stop)
 
 
-def test_what_a_validation_draws_changes_no_step(job: Job) -> None:
-    job.train()
-    drawing = replace(job, folder=job.folder.with_name("drawing"))
-    drawing.train(on_validation=lambda: torch.rand(3))
-    assert contents(drawing.folder) == contents(job.folder)
+def test_what_a_validation_draws_changes_no_step(job: Job, undisturbed: tuple[Path, pd.DataFrame]) -> None:
+    job.train(on_validation=lambda: torch.rand(3))
+    assert contents(job.folder) == contents(undisturbed[0])
 
 
 def test_a_state_of_an_earlier_version_is_refused_by_its_format(job: Job) -> None:
@@ -284,7 +301,8 @@ def test_what_has_changed_since_is_refused_by_name(job: Job) -> None:
         reversed_rows.train()
     with pytest.raises(DataError, match=r"other weights to start from: .*encoder.* then, .*encoder.* now"):
         replace(job, seed=4).train()
-    assert replace(changed, changes=changed.changes | {"resume": False}, seed=3).train()["epoch"].max() == 3
+    anew = replace(changed, changes=changed.changes | {"resume": False, "epochs": 1}, seed=3)
+    assert anew.train()["epoch"].max() == 1
 
 
 def test_a_phase_resumes_with_mended_augmentation_only_where_that_is_allowed(
@@ -327,39 +345,36 @@ def test_once_resumed_with_mended_augmentation_a_phase_resumes_without_leave(
     assert len(passes) == (9 - 4) * PASSES_OF_A_STEP
 
 
-def test_a_finished_phase_is_not_trained_again_until_its_folder_is_moved(job: Job) -> None:
-    curve = job.train()
-    assert is_interrupted(job.folder)
-    assert not resume_path(job.folder).exists()
-    finished = contents(job.folder)
+def test_a_finished_phase_is_not_trained_again_until_its_folder_is_moved(
+    finished: Job, undisturbed: tuple[Path, pd.DataFrame]
+) -> None:
+    folder, curve = undisturbed
+    assert is_interrupted(folder)
+    assert not resume_path(folder).exists()
     passes: list[int] = []
     logged: list[Any] = []
-    again = job.train(on_pass=passes.append, on_start=logged.extend)
+    again = finished.train(on_pass=passes.append, on_start=logged.extend)
     assert passes == []
     assert again.equals(curve)
     assert len(logged) == len(curve)
-    assert contents(job.folder) == finished
-    job.folder.rename(job.folder.with_name("moved"))
-    assert not is_interrupted(job.folder)
-    job.train(on_pass=passes.append)
-    assert len(passes) == 9 * PASSES_OF_A_STEP
+    assert contents(finished.folder) == contents(folder)
+    finished.folder.rename(finished.folder.with_name("moved"))
+    assert not is_interrupted(finished.folder)
+    interrupt(finished, after_steps=1)
 
 
-def test_a_finished_phase_is_not_handed_on_for_other_settings_or_data(job: Job) -> None:
-    job.train()
+def test_a_finished_phase_is_not_handed_on_for_other_settings_or_data(finished: Job) -> None:
     with pytest.raises(ParameterError, match=r"after 9 steps .*'finetune.crop_seconds' was 0.25, is 0.3"):
-        replace(job, changes={"crop_seconds": 0.3}).train()
-    fewer = replace(job, utterances=job.utterances.drop(index=[2, 5]).reset_index(drop=True))
+        replace(finished, changes={"crop_seconds": 0.3}).train()
+    fewer = replace(finished, utterances=finished.utterances.drop(index=[2, 5]).reset_index(drop=True))
     with pytest.raises(DataError, match=r"'training_utterances': its rows have changed"):
         fewer.train()
-    passes: list[int] = []
-    replace(job, changes={"resume": False}).train(on_pass=passes.append)
-    assert len(passes) == 9 * PASSES_OF_A_STEP
+    interrupt(replace(finished, changes={"resume": False}), after_steps=1)
 
 
-def test_a_full_disk_costs_no_earlier_state_and_says_which(job: Job) -> None:
-    undisturbed = replace(job, folder=job.folder.with_name("undisturbed"))
-    undisturbed.train()
+def test_a_full_disk_costs_no_earlier_state_and_says_which(
+    job: Job, undisturbed: tuple[Path, pd.DataFrame]
+) -> None:
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_disk(number: int) -> None:
@@ -372,7 +387,7 @@ def test_a_full_disk_costs_no_earlier_state_and_says_which(job: Job) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     job.train()
-    assert contents(job.folder) == contents(undisturbed.folder)
+    assert contents(job.folder) == contents(undisturbed[0])
 
 
 def test_a_scheduler_s_warning_is_heeded_after_the_step(job: Job) -> None:
