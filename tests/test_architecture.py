@@ -25,6 +25,7 @@ def test_a_library_floor_knows_neither_kedro_nor_mlflow_nor_what_is_above(floor:
                 assert below[0] in {floor} | FLOORS[floor] | GROUND, f"{file.name} imports {name}"
 
 
+@pytest.mark.project
 def test_commands_that_compute_nothing_do_not_wait_for_heavy_packages() -> None:
     load = f"import sys; import {PACKAGE}.settings, {PACKAGE}.config.tree, {PACKAGE}.pipeline_registry"
     heavy = "print({'transformers', 'mlflow'}.intersection(sys.modules))"

@@ -42,6 +42,7 @@ def utterances(synthetic_mirror: Path, tmp_path_factory: pytest.TempPathFactory)
     return pd.concat(tables, ignore_index=True)
 
 
+@pytest.mark.project
 def test_it_holds_every_file_of_a_mirror_with_right_checksums(synthetic_mirror: Path) -> None:
     Mirror(synthetic_mirror).check(ALL_FILES, Digests(synthetic_mirror))
     assert len(list(synthetic_mirror.glob("vox2_dev_aac_part*"))) == 3
@@ -49,6 +50,7 @@ def test_it_holds_every_file_of_a_mirror_with_right_checksums(synthetic_mirror: 
     assert listed == {path.name for path in synthetic_mirror.iterdir()} - {"MD5SUMS"}
 
 
+@pytest.mark.project
 def test_it_converts_to_the_speakers_and_utterances_asked_for(utterances: pd.DataFrame) -> None:
     speakers = utterances.groupby("subset")["speaker_id"].nunique()
     assert speakers.to_dict() == {"vox1-dev": 2, "vox1-test": 3, "vox2-dev": 5, "vox2-test": 2}
@@ -59,6 +61,7 @@ def test_it_converts_to_the_speakers_and_utterances_asked_for(utterances: pd.Dat
     assert utterances["duration_seconds"].between(2.0, 5.1).all()
 
 
+@pytest.mark.project
 def test_its_trials_name_its_utterances_and_are_labelled_rightly_but_for_the_wrong_ones(
     synthetic_mirror: Path, utterances: pd.DataFrame
 ) -> None:
@@ -77,6 +80,7 @@ def test_its_trials_name_its_utterances_and_are_labelled_rightly_but_for_the_wro
             assert (meta["Gender"][enroll].to_numpy() == meta["Gender"][test].to_numpy()).all()
 
 
+@pytest.mark.project
 def test_its_noises_and_rooms_are_what_the_augmentation_needs(synthetic_mirror: Path, tmp_path: Path) -> None:
     clips, _ = extract_musan(synthetic_mirror / MUSAN_ARCHIVE.name, tmp_path, 0.0)
     assert clips["kind"].value_counts().to_dict() == {"speech": 3, "noise": 2, "music": 2}
@@ -85,6 +89,7 @@ def test_its_noises_and_rooms_are_what_the_augmentation_needs(synthetic_mirror: 
     assert sorted(responses.loc[responses["kind"] == "real", "num_channels"]) == [2, 4]
 
 
+@pytest.mark.project
 def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(
     synthetic_mirror: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +98,7 @@ def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
 
+@pytest.mark.project
 def test_a_mirror_knows_what_it_was_made_from(synthetic_mirror: Path, tmp_path: Path) -> None:
     assert is_synthetic_mirror(synthetic_mirror, TINY, 1)
     assert not is_synthetic_mirror(synthetic_mirror, TINY, 2)

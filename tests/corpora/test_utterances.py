@@ -42,12 +42,12 @@ def test_wave_files_come_through_bit_for_bit_with_their_manifest(tmp_path: Path)
     assert np.array_equal(read_audio(utterances["path"][0]), noise(1, 24_000).astype(np.float32) / 32768)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.project)])
 def test_aac_in_parts_is_converted_by_any_number_of_workers(tmp_path: Path, num_workers: int) -> None:
-    members = {f"dev/aac/id{s}/v/{n}.m4a": m4a(noise(10 * s + n)) for s in range(4) for n in range(12)}
+    members = {f"dev/aac/id{s}/v/{n}.m4a": m4a(noise(10 * s + n)) for s in range(4) for n in range(4)}
     parts = write_parts(tmp_path, "p", zipped(members), 3)
     utterances, _ = convert_subset("vox2-dev", parts, tmp_path / "audio", 0.5, 0.01, num_workers)
-    assert len(utterances) == 48
+    assert len(utterances) == 16
     by_id = utterances.set_index("utterance_id")
     for member, data in members.items():
         row = by_id.loc[member.removeprefix("dev/aac/").replace("m4a", "wav")]

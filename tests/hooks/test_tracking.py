@@ -41,7 +41,7 @@ from tests.support.hooks import context_of
 from tests.support.project import copy_project
 
 EXPERIMENT = "speaker-verification-demo"
-EPOCHS = 3
+EPOCHS = 2
 WEIRD = "it's 100% a?b#c"
 
 
@@ -664,7 +664,7 @@ def test_epochs_that_were_saved_and_not_logged_are_logged_when_the_phase_is_resu
         project.run(training(after_epoch=stop))
 
     def resumed(phase: str, workspace: Path) -> tuple[pd.DataFrame, Path]:
-        begin(phase, [{"epoch": epoch, "metric": "loss", "value": 4.0 - epoch} for epoch in range(3)])
+        begin(phase, [{"epoch": epoch, "metric": "loss", "value": 4.0 - epoch} for epoch in range(EPOCHS)])
         return train(phase, workspace)
 
     project.run(training(function=resumed))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,17 @@ from speaker_verification.models.speaker_model import SpeakerModel
 from tests.support.tiny_models import AGGREGATIONS, NETWORKS, TINY_WAVLM, tiny_settings
 
 
-@pytest.fixture
-def model(encoder_folder: Path) -> SpeakerModel:
+@pytest.fixture(scope="module")
+def built(encoder_folder: Path) -> SpeakerModel:
     torch.manual_seed(0)
     return SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM))
+
+
+@pytest.fixture
+def model(built: SpeakerModel) -> SpeakerModel:
+    """The one model of all tests, which none changes, before draws that are the same in each."""
+    torch.manual_seed(0)
+    return built
 
 
 LARGE = {
@@ -82,7 +90,7 @@ def test_padding_and_company_change_no_embedding(model: SpeakerModel) -> None:
 
 
 def test_nothing_learns_while_embedding(model: SpeakerModel) -> None:
-    model.train()
+    model = deepcopy(model).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     embeddings = model.embed(torch.randn(2, 4000))
     assert model.training

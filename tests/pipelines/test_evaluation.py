@@ -568,6 +568,7 @@ def test_catalog_persists_what_the_pipelines_make() -> None:
     assert in_memory == {"cohort"}
 
 
+@pytest.mark.project
 def test_wiring_does_not_import_torch() -> None:
     code = (
         "import sys; from speaker_verification.pipelines import embed, export, measure, report, score; "

@@ -7,7 +7,9 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -116,6 +118,19 @@ def write_augmentation(folder: Path) -> None:
 def write_mirror(folder: Path) -> Path:
     """A whole mirror of a few noises: 2 + 2 speakers of VoxCeleb1, 4 + 1 of VoxCeleb2."""
     folder.mkdir(exist_ok=True)
+    for name, data in _mirror_files().items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@cache
+def _mirror_files() -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        _make_mirror(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _make_mirror(folder: Path) -> None:
     names = ["a/00001", "b/00001"]
     dev1 = {f"wav/id1000{s}/{n}.wav": wav(noise(s)) for s in (1, 2) for n in names}
     test1 = {f"wav/id1027{s}/{n}.wav": wav(noise(s)) for s in (0, 1) for n in names}
@@ -133,7 +148,6 @@ def write_mirror(folder: Path) -> Path:
         (folder / name).write_text(e)
     write_augmentation(folder)
     write_checksums(folder)
-    return folder
 
 
 LIBRISPEECH = {

@@ -23,7 +23,7 @@ def context_of(
 ) -> KedroContext:
     """Context of a project, after the hooks of its creation.
 
-    Parameters and catalog, which take long to read, are kept for projects with the same files.
+    Its configuration, which takes long to read, is kept for projects with the same files.
 
     Args:
         folder: the project.
@@ -35,7 +35,7 @@ def context_of(
         str(folder / "conf"), env=env, runtime_params=parameters, **CONFIG_LOADER_ARGS
     )
     files = [(str(file.relative_to(folder)), file.read_text()) for file in folder.glob("conf/**/*.yml")]
-    for name in ("parameters", "catalog"):
+    for name in ("globals", "parameters", "catalog", "credentials", "tracking"):
         key = repr((name, env, parameters, sorted(files)))
         if key not in _KEPT:
             _KEPT[key] = loader[name]

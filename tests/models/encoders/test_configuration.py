@@ -86,9 +86,16 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> bool:
     return "\n" not in str(error.value)
 
 
+@pytest.fixture(scope="module")
+def saved_model(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM)).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=lambda value: str(value)[:60])
 def test_an_option_that_cannot_be_served_is_named_wherever_the_encoder_comes_from(
-    change: dict[str, Any], message: str, encoder_folder: Path, tmp_path: Path
+    change: dict[str, Any], message: str, encoder_folder: Path, saved_model: Path, tmp_path: Path
 ) -> None:
     values = {"checkpoint": None, "architecture": TINY_WAVLM | change}
     with pytest.raises(ParameterError, match=rf"model\.frontend\.architecture\..*{message}") as error:
@@ -101,8 +108,7 @@ def test_an_option_that_cannot_be_served_is_named_wherever_the_encoder_comes_fro
     with pytest.raises(DataError, match=rf"folder.*{message}") as error:
         load_encoder(folder)
     assert one_line(error)
-    saved = SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM))
-    saved.save_pretrained(tmp_path / "saved")
+    shutil.copytree(saved_model, tmp_path / "saved")
     values = json.loads((tmp_path / "saved" / "config.json").read_text())
     values["encoder"] |= change
     (tmp_path / "saved" / "config.json").write_text(json.dumps(values))
