@@ -30,7 +30,7 @@ from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
 from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 
-MODEL = tiny_settings(TINY_WAVLM)
+MODEL = tiny_settings(TINY_WAVLM | {"num_hidden_layers": 2})
 HEAD = HeadSettings(aam_softmax=AamSoftmaxSettings(num_subcentres=2, scale=15))
 READS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
 NUM_SPEAKERS = 6

@@ -39,7 +39,7 @@ from tests.support.training import HEAD, Watcher, phase_settings, training_loop
 
 # Dropouts and layer drop draw from torch, time masks from NumPy.
 DRAWING = {"hidden_dropout": 0.1, "layerdrop": 0.3, "mask_time_prob": 0.4, "mask_time_length": 2}
-MODEL = tiny_settings(TINY_WAVLM | DRAWING)
+MODEL = tiny_settings(TINY_WAVLM | DRAWING | {"num_hidden_layers": 2})
 # 24 utterances: three steps of two passes an epoch.
 CHANGES: dict[str, Any] = {
     "frontend": "trained",
