@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +113,38 @@ def test_a_process_that_is_killed_ends_the_others() -> None:
     waiting, killed = run_processes(2, fail_on, 1, "dies")
     assert waiting.error.startswith("PeerError: rank 0 on host ")
     assert (waiting.exit_code, killed.exit_code) == (1, -signal.SIGKILL)
+
+
+ONCE_UNLUCKY = """
+import pathlib, sys
+from speaker_verification.common.distributed import joined_processes
+from speaker_verification.common.errors import DataError
+
+with joined_processes() as group:
+    failed = pathlib.Path(sys.argv[1])
+    if group.rank == 1 and not failed.exists():
+        failed.touch()
+        raise DataError("file 'x.wav' is empty")
+    print(f"together again: {group.gather(group.rank)}" if group.any(True) else "")
+"""
+
+
+@pytest.mark.project
+def test_torchrun_shows_the_failure_and_starts_all_again(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ONCE_UNLUCKY)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--max-restarts=1",
+    ]
+    command = [*launcher, str(tmp_path / "script.py"), str(tmp_path / "failed")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert f"DataError: rank 1 on host {socket.gethostname()}: file 'x.wav' is empty" in run.stderr
+    assert run.stdout.count("together again: [0, 1]") == 2
 
 
 def test_processes_that_cannot_be_reached_are_told_by_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,13 @@ same collectives in the same order. GPU tensors are exchanged by NCCL, all else 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
 import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -20,12 +23,13 @@ from speaker_verification.common.errors import ParameterError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import Store
 
 logger = logging.getLogger(__name__)
 PACKAGE_LOGGER = __name__.partition(".")[0]
 JOIN_SECONDS = 120.0
 COLLECTIVE_SECONDS = 300.0  # a process that has died is noticed at once, one that hangs after this time
-WATCH_SECONDS, GRACE_SECONDS = 1.0, 10.0
+POLL_SECONDS, WATCH_SECONDS, GRACE_SECONDS = 0.05, 1.0, 10.0
 FAILURE = "failure"  # key in the store: the first failure of a process
 
 Value = TypeVar("Value")
@@ -174,7 +178,9 @@ class _JoinedProcesses(Processes):
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             limit = timedelta(seconds=join_seconds)
-            self._store, self.rank, self.size = next(distributed.rendezvous("env://", timeout=limit))
+            store, self.rank, self.size = next(distributed.rendezvous("env://", timeout=limit))
+            attempt = _agree_on_attempt(store, self.rank, self.size, join_seconds)
+            self._store = distributed.PrefixStore(attempt, store)
             distributed.init_process_group(
                 backend,
                 store=distributed.PrefixStore("group", self._store),
@@ -182,7 +188,7 @@ class _JoinedProcesses(Processes):
                 world_size=self.size,
                 timeout=timedelta(seconds=collective_seconds),
             )
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TimeoutError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"cannot join the other processes through {address} (MASTER_ADDR, MASTER_PORT) within "
@@ -248,10 +254,8 @@ class _JoinedProcesses(Processes):
             with suppress(RuntimeError):  # the process that holds the store has ended
                 self._store.compare_set(FAILURE, "", failure)
         with suppress(RuntimeError):
-            if self._torch.cuda.is_available():
-                self._distributed.distributed_c10d._abort_process_group()  # NCCL would wait for the others
-            else:
-                self._distributed.destroy_process_group()
+            # Not destroyed, which would wait for the others.
+            self._distributed.distributed_c10d._abort_process_group()
 
     @contextmanager
     def _communicating(self) -> Iterator[None]:
@@ -280,3 +284,30 @@ class _JoinedProcesses(Processes):
         if failed and not self._ended.wait(GRACE_SECONDS):
             logger.critical("%s", self._blame("the process that holds their store has ended"))
             os._exit(1)
+
+
+def _agree_on_attempt(store: Store, rank: int, size: int, seconds: float) -> str:
+    """Name of this attempt to join, for the keys of a store that may have those of earlier attempts.
+
+    torchrun starts processes again on the same store, and counts the attempts differently on each host. So
+    every process enters a new name of its own; the first one proposes the names that it finds, until all have
+    confirmed that theirs is among them.
+
+    Raises:
+        TimeoutError: a process is missing.
+    """
+    own, limit = uuid.uuid4().hex, time.monotonic() + seconds
+    store.set(f"name/{rank}", own)
+    while time.monotonic() < limit:
+        if rank == 0:
+            store.set("attempt", " ".join(store.get(f"name/{other}").decode() for other in range(size)))
+        names = store.get("attempt").decode()
+        attempt = hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
+        if own in names:
+            store.set(f"{attempt}/confirmed/{rank}", "")
+        if rank == 0 and store.check([f"{attempt}/confirmed/{other}" for other in range(size)]):
+            store.set(f"{attempt}/agreed", "")
+        if own in names and store.check([f"{attempt}/agreed"]):
+            return attempt
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"not all {size} processes have joined")
