@@ -36,6 +36,7 @@ def exchange() -> dict[str, Any]:
     }
 
 
+@pytest.mark.project
 def test_all_processes_have_the_same_sums_and_their_own_share() -> None:
     found = values_of(run_processes(3, exchange))
     for rank, values in enumerate(found):

@@ -159,6 +159,7 @@ def test_half_an_entry_of_a_machine_that_failed_locks_nobody_out(tmp_path: Path)
     assert not entries(tmp_path)
 
 
+@pytest.mark.project
 def test_of_many_takers_of_a_dead_runs_folder_one_at_a_time_is_inside(tmp_path: Path) -> None:
     leave_entry(tmp_path / "work", pid=2**22 - 1, started="1")
     start = str(time.time() + 1.5)

@@ -594,6 +594,7 @@ def end_at_once(source: bytes, path: Path) -> None:
     os._exit(9)
 
 
+@pytest.mark.project
 def test_a_process_that_dies_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speaker_verification.corpora.utterances.store_speech", end_at_once)
     with pytest.raises(DataError, match=r"was killed, perhaps for want of memory: lower num_workers"):

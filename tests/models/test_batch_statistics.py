@@ -52,6 +52,7 @@ def differentiated(kind: str) -> dict[str, Tensor]:
     return values | gradients | {f"state {name}": value for name, value in module.state_dict().items()}
 
 
+@pytest.mark.project
 @pytest.mark.parametrize("kind", ["vectors", "frames", "images", "lap"])
 def test_two_processes_have_the_statistics_and_gradients_of_one(kind: str) -> None:
     expected = differentiated(kind)

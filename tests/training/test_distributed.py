@@ -219,6 +219,7 @@ def normalised_gradient(encoder: Path) -> float:
     return float(group.mean(parameter.grad))
 
 
+@pytest.mark.project
 def test_a_normalised_loss_is_over_the_value_of_the_whole_batch(job: Job) -> None:
     """(1 + 3) / 2 over (2 + 3) / 2."""
     assert values_of(run_processes(2, normalised_gradient, job.encoder)) == pytest.approx([0.8, 0.8])
@@ -236,6 +237,7 @@ def averaged_gradients() -> list[list[float] | None]:
     return [None if parameter.grad is None else parameter.grad.tolist() for parameter in parameters]
 
 
+@pytest.mark.project
 def test_gradients_are_averaged_where_any_process_has_one() -> None:
     for gradients in values_of(run_processes(2, averaged_gradients)):
         assert gradients == [[1.5, 1.5, 1.5], [0.5, 1.0], None]
