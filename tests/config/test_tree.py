@@ -146,6 +146,7 @@ def test_a_suggestion_is_the_whole_name_that_must_be_typed(changes: dict[str, An
 @pytest.mark.parametrize("width", [0, True, "96", 96.0])
 def test_an_architecture_s_sizes_are_counts(width: Any) -> None:
     for name in ("hidden_size", "num_attention_heads", "num_conv_pos_embedding_groups"):
-        changed = {"model": {"frontend": {"architecture": {name: width}}}}
+        changed = parameters(CONF, "mini")
+        changed["model"]["frontend"]["architecture"][name] = width
         with pytest.raises(ParameterError, match=rf"architecture\.{name}' is {width!r}: give a whole number"):
-            check_parameters(parameters(CONF, "mini", **changed))
+            check_parameters(changed)

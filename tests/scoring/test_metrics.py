@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -120,6 +121,7 @@ def test_min_cllr_equals_brute_force(trials: Trials) -> None:
     scores, labels = np.array(trials[0]), np.array(trials[1])
     distinct = np.unique(scores)
 
+    @cache
     def share(low: float, high: float) -> float:
         return float(labels[(scores >= low) & (scores <= high)].mean())
 
