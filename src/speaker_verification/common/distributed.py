@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 PACKAGE_LOGGER = __name__.partition(".")[0]
 JOIN_SECONDS = 120.0
-COLLECTIVE_SECONDS = 300.0  # a process that has died is noticed at once, one that hangs after this time
+COLLECTIVE_SECONDS = 600.0  # a process that has died is noticed at once, one that hangs after this time
 POLL_SECONDS, WATCH_SECONDS, GRACE_SECONDS = 0.05, 1.0, 10.0
 FAILURE = "failure"  # key in the store: the first failure of a process
 
