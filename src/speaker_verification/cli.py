@@ -16,9 +16,15 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import KedroCliError
 from kedro.io import DatasetError
 
-from speaker_verification.common.errors import UserError
+from speaker_verification.common.distributed import (
+    is_first_process,
+    is_started_by_torchrun,
+    joined_processes,
+)
+from speaker_verification.common.errors import ParameterError, UserError
 from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
 from speaker_verification.config.run_options import check_options, checked_file, in_one_line, split_params
+from speaker_verification.pipelines.runner import STARTED, DistributedRunner
 
 REMEDIES = {
     errno.EACCES: "change the permissions, or choose another path",
@@ -69,6 +75,8 @@ def _with_one_line_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
             options |= {"pipeline": None, "pipelines": [options["pipeline"]]}
         _filter_misleading_logs()
         try:
+            if is_started_by_torchrun():
+                return _run_distributed(callback, options)
             check_options(options)
             return callback(**options)
         except KedroCliError as error:
@@ -77,9 +85,26 @@ def _with_one_line_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
             message = user_message(error)
             if message is None:
                 raise
+            if not is_first_process():
+                raise click.exceptions.Exit(1) from None  # the first process tells of it in its PeerError
             raise click.ClickException(message) from error
 
     return run
+
+
+def _run_distributed(callback: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Run with the other processes of torchrun, which begin when the first one has passed all checks."""
+    with joined_processes() as group:
+        if options["runner"] is not None:
+            raise ParameterError(
+                f"--runner={options['runner']}: leave it out, torchrun needs a runner of its own"
+            )
+        options |= {"runner": f"{DistributedRunner.__module__}.{DistributedRunner.__qualname__}"}
+        if group.is_first:
+            check_options(options)
+        else:
+            group.await_event(STARTED)
+        return callback(**options)
 
 
 def _filter_misleading_logs() -> None:

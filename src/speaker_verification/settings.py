@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 
+from speaker_verification.common.distributed import is_first_process
 from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.hooks.checks import ChecksHook
+from speaker_verification.hooks.jobs import AnnouncementHook, JobsHook
 from speaker_verification.hooks.locks import LockHook
 from speaker_verification.hooks.tracking import TrackingHook
 
@@ -17,8 +19,13 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")  # where it is installed: one tracker is enough
 
-# In any order: the lock wraps all others, the checks go first and tracking last.
-HOOKS = (LockHook(), ChecksHook(), TrackingHook())
+# In any order: the lock wraps all others, the checks go first and tracking last. Of several processes the
+# first one locks, checks and tracks for all.
+HOOKS = (
+    (LockHook(), ChecksHook(), JobsHook(), TrackingHook(), AnnouncementHook())
+    if is_first_process()
+    else (JobsHook(),)
+)
 
 CONFIG_LOADER_CLASS = RecipeConfigLoader
 

@@ -8,6 +8,7 @@ same collectives in the same order. GPU tensors are exchanged by NCCL, all else 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import socket
@@ -31,6 +32,7 @@ JOIN_SECONDS = 120.0
 COLLECTIVE_SECONDS = 600.0  # a process that has died is noticed at once, one that hangs after this time
 POLL_SECONDS, WATCH_SECONDS, GRACE_SECONDS = 0.05, 1.0, 10.0
 FAILURE = "failure"  # key in the store: the first failure of a process
+EVENT = "event/"  # prefix of the keys of announced events
 
 Value = TypeVar("Value")
 
@@ -107,6 +109,17 @@ class Processes:
     def wait(self) -> None:
         """Return when all processes have called this."""
 
+    def announce(self, event: str, value: Any = None) -> None:
+        """Tell the other processes of an event by its name, with a value of plain JSON types."""
+
+    def await_event(self, event: str) -> Any:
+        """Value of an event, as soon as another process has announced it, however long that takes.
+
+        Raises:
+            PeerError: another process has failed.
+        """
+        raise RuntimeError(f"a process alone would wait for '{event}' forever")
+
     @contextmanager
     def failing_together(self) -> Iterator[None]:
         """Context in which an exception of one process ends the others too.
@@ -118,6 +131,16 @@ class Processes:
 
 
 _current = Processes()
+
+
+def is_started_by_torchrun() -> bool:
+    """Whether torchrun has started this process, as its environment variables say."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def is_first_process() -> bool:
+    """Whether this process is alone, or the first of those that torchrun has started."""
+    return not is_started_by_torchrun() or os.environ["RANK"] == "0"
 
 
 def processes() -> Processes:
@@ -143,7 +166,7 @@ def joined_processes(
         PeerError: another process has failed.
     """
     global _current
-    if _current.joined or not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+    if _current.joined or not is_started_by_torchrun():
         yield _current
         return
     group = _JoinedProcesses(join_seconds, collective_seconds)
@@ -224,6 +247,18 @@ class _JoinedProcesses(Processes):
 
     def wait(self) -> None:
         self.any(False)
+
+    def announce(self, event: str, value: Any = None) -> None:
+        with self._communicating():
+            self._store.set(f"{EVENT}{event}", json.dumps(value))
+
+    def await_event(self, event: str) -> Any:
+        with self._communicating():
+            while not self._store.check([f"{EVENT}{event}"]):
+                if self._store.check([FAILURE]):
+                    raise PeerError(self._blame(""))
+                time.sleep(POLL_SECONDS)
+            return json.loads(self._store.get(f"{EVENT}{event}"))
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 PHASES = ("pretrain", "finetune", "lmft")  # namespaces of their nodes, groups of their parameters
 PHASE_DEFAULTS = "phase_defaults"  # group of parameters that goes under every phase of its layer
 EVALUATION = "evaluate"  # pipeline that embeds and scores, and the stage that is tracked
+DISTRIBUTED_TAG = "distributed"  # of nodes that all processes of torchrun run together
 EVALUATION_TAG = "evaluation"  # of its nodes and those of the report
 
 TRAIN_PHASE = "train_phase"  # node that trains, in the phase's namespace

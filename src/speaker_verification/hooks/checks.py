@@ -50,12 +50,6 @@ class ParametersHook(ParameterisedHook):
         self._converts = False
 
     @hook_impl
-    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
-        if self._parameters is not None:
-            for phase in PHASES:  # all settings of a phase as one input of its node
-                catalog[f"{phase}.job"] = MemoryDataset(self._parameters.job(phase), copy_mode="assign")
-
-    @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         if isinstance(catalog, SharedMemoryDataCatalog):  # made for it; hooks do not work in its processes
             raise ParameterError(
@@ -237,10 +231,6 @@ class ChecksHook:
     def after_context_created(self, context: KedroContext) -> None:
         for check in self._checks:
             check.after_context_created(context)
-
-    @hook_impl
-    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
-        self._parameters.after_catalog_created(catalog)
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(

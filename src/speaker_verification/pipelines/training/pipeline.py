@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import ENCODER, TRAIN_PHASE
+from speaker_verification.config.phases import DISTRIBUTED_TAG, ENCODER, TRAIN_PHASE
 from speaker_verification.pipelines.training.nodes import (
     TrainedPhase,
     draw_schedule,
@@ -42,6 +42,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
             },
             outputs=[*TrainedPhase._fields],
             name=TRAIN_PHASE,
+            tags=DISTRIBUTED_TAG,
         ),
         Node(
             draw_schedule,
