@@ -243,8 +243,8 @@ def test_gradients_are_averaged_where_any_process_has_one() -> None:
         assert gradients == [[1.5, 1.5, 1.5], [0.5, 1.0], None]
 
 
-def fail(job: Job, how: str) -> list[Any]:
-    """Train in float64; in step 3 of the second process something happens."""
+def fail(job: Job, how: str) -> tuple[list[Any], list[Any]]:
+    """Steps and curve of training in float64; in step 3 of the second process something happens."""
 
     def spoil(loss: Tensor) -> Tensor:
         if loop.progress.step != 3 or processes().rank != 1:
@@ -256,8 +256,9 @@ def fail(job: Job, how: str) -> list[Any]:
         return loss * torch.nan if how == "not finite" else loss
 
     loop = job.loop(double=True, regularise=spoil)
-    loop.run()
-    return loop.steps
+    curve = loop.run()
+    curve = curve[~curve["metric"].str.endswith("seconds")]
+    return loop.steps, list(curve.itertuples(index=False, name=None))
 
 
 @pytest.mark.project
@@ -289,18 +290,22 @@ def test_what_happens_to_one_process_ends_all(job: Job, how: str, first: str, se
 
 
 @pytest.mark.project
-def test_a_phase_of_two_processes_goes_on_with_one_and_with_three(job: Job) -> None:
+def test_a_phase_of_two_processes_goes_on_with_any_number(job: Job) -> None:
     """SIGTERM reaches one of them, and both stop after the same step, which is saved."""
-    undisturbed = replace(job, folder=job.folder.with_name("undisturbed")).loop(double=True)
-    undisturbed.run()
-    first, second = run_processes(2, fail, job, "SIGTERM")
+    jobs = [replace(job, folder=job.folder.with_name(f"out{number}")) for number in range(4)]
+    undisturbed, _ = values_of(run_processes(2, fail, jobs[0], ""))
+    first, second = run_processes(2, fail, jobs[1], "SIGTERM")
     assert (first.exit_code, second.exit_code) == (128 + signal.SIGTERM, -signal.SIGTERM)
-    shutil.copytree(job.folder, job.folder.with_name("copy"))
-    shutil.copy(resume_path(job.folder), resume_path(job.folder.with_name("copy")))
-    alone = job.loop(double=True)
-    alone.run()
-    of_three = values_of(run_processes(3, fail, replace(job, folder=job.folder.with_name("copy")), ""))
-    for steps in (alone.steps, *of_three):
+    for other in jobs[2:]:
+        shutil.copytree(jobs[1].folder, other.folder)
+        shutil.copy(resume_path(jobs[1].folder), resume_path(other.folder))
+    alone = fail(jobs[1], "")
+    of_two = values_of(run_processes(2, fail, jobs[2], ""))
+    of_three = values_of(run_processes(3, fail, jobs[3], ""))
+    assert [steps for steps, _ in of_two] == [undisturbed[0][4:]] * 2  # to the last bit
+    for steps, curve in (alone, *of_two, *of_three):
         assert len(steps) == NUM_STEPS - 4
-        for (loss, norm, keys), own in zip(undisturbed.steps[4:], steps, strict=True):
+        assert [row[:2] for row in curve] == [row[:2] for row in undisturbed[1]]
+        assert [row[2] for row in curve] == pytest.approx([row[2] for row in undisturbed[1]], rel=1e-6)
+        for (loss, norm, keys), own in zip(undisturbed[0][4:], steps, strict=True):
             assert own == (pytest.approx(loss, rel=1e-6), pytest.approx(norm, rel=1e-6), keys)
