@@ -172,6 +172,7 @@ CASES: dict[str, dict[str, Any]] = {
         "changes": {
             "accumulation_steps": 2,
             "averaging": {"last_epochs": 1},
+            "average_best": 2,
             "pretrained_distance": {"kind": "l2_sp"},
         },
     },
