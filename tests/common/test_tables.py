@@ -116,11 +116,11 @@ def test_a_table_whose_files_are_elsewhere_is_refused_with_the_remedy(tmp_path: 
         require_files({"utterances": there, "noise_clips": there.assign(path="/old/1.wav")})
 
 
-def test_moved_audio_is_missed_before_a_model_is_loaded() -> None:
+def test_moved_audio_is_missed_before_a_model_is_loaded(tmp_path: Path) -> None:
     moved = UTTERANCES.conform(pd.DataFrame([utterance("/old/a/b/1.wav"), utterance("/old/a/b/2.wav")]))
     enroll_id, test_id = moved["utterance_id"]
     trial = {"trial_list": "mine", "label": 1, "enroll_id": enroll_id, "test_id": test_id}
     embed = yaml.safe_load((CONF / "parameters_evaluation.yml").read_text())["embed"]
     settings = EmbedSettings.parse(embed, "embed")
     with pytest.raises(DataError, match=r"'utterances': /old/a/b/1.wav is not there"):
-        embed_trial_utterances(Path("absent"), moved, pd.DataFrame([trial]), settings, "cpu")
+        embed_trial_utterances(Path("absent"), moved, pd.DataFrame([trial]), settings, "cpu", tmp_path)

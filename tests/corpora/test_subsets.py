@@ -34,6 +34,13 @@ def test_a_named_subset_holds_its_archives_utterances() -> None:
     assert list(both.index) == list(range(7))
 
 
+def test_a_limited_subset_is_spread_over_the_utterances_of_each_speaker() -> None:
+    table = pd.concat([manifest({"id1": 7, "id2": 2}, "vox2-dev"), manifest({"id3": 5}, "vox1-test")])
+    for limit, rows in ((1, [6, 8]), (2, [3, 6, 7, 8]), (3, [2, 4, 6, 7, 8]), (7, list(range(9)))):
+        limited = select_subset(table, "voxceleb2-dev", limit)
+        pd.testing.assert_frame_equal(limited, table.iloc[rows].reset_index(drop=True))
+
+
 def test_an_unknown_subset_is_answered_with_the_nearest_known_one() -> None:
     with pytest.raises(ParameterError, match="unknown subset 'voxceleb2dev': did you mean 'voxceleb2-dev'"):
         select_subset(UTTERANCES, "voxceleb2dev")

@@ -187,7 +187,11 @@ def speakers() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def evaluate(
-    calls: list[tuple[Any, ...]], trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
+    calls: list[tuple[Any, ...]],
+    trained_checkpoint: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Evaluate:
     """All that the pipelines leave, by catalog name; figures take long, so only where `reported`."""
 
@@ -203,6 +207,7 @@ def evaluate(
             "validation_utterances": utterances[utterances["speaker_id"].isin(VALIDATION_SPEAKERS)],
             "trial_lists": trial_lists(),
             "params:device": "cpu",
+            "embed.workspace": tmp_path_factory.mktemp("workspace"),
         }
         if reported:
             pipeline += report.create_pipeline()
@@ -452,20 +457,26 @@ def test_scores_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
 
 
 def test_kept_epoch_of_the_last_phase_is_loaded_by_its_rank(
-    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
+    trained_checkpoint: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    loaded: list[tuple[Any, ...]],
+    tmp_path: Path,
 ) -> None:
     for rank in (1, 2):
-        embed_trial_utterances(trained_checkpoint, utterances, trials, embedding(choose_top=rank), "cpu")
+        embed_trial_utterances(
+            trained_checkpoint, utterances, trials, embedding(choose_top=rank), "cpu", tmp_path
+        )
     cpu = torch.device("cpu")
     assert loaded == [(trained_checkpoint / "epoch_03", cpu), (trained_checkpoint / "epoch_01", cpu)]
 
 
 def test_the_window_is_a_parameter(
-    utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
+    utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     named = embedding(model="my_model")
     for settings, expected in ((named, WINDOW_SECONDS), (embedding(model="my_model", window_seconds=7.0), 7)):
-        embed_trial_utterances(Path("lmft"), utterances, trials, settings, "cpu")
+        embed_trial_utterances(Path("lmft"), utterances, trials, settings, "cpu", tmp_path)
         assert BandEnergies.window_seconds == expected
     for wrong in (0.5, float("inf")):
         with pytest.raises(ParameterError, match=r"parameter 'embed\.window_seconds' is "):
@@ -473,30 +484,32 @@ def test_the_window_is_a_parameter(
 
 
 def test_saved_model_can_be_named_instead(
-    utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]]
+    utterances: pd.DataFrame, trials: pd.DataFrame, loaded: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
-    embed_trial_utterances(Path("lmft"), utterances, trials, embedding(model="my_model"), "cpu")
+    embed_trial_utterances(Path("lmft"), utterances, trials, embedding(model="my_model"), "cpu", tmp_path)
     assert loaded == [(Path("my_model"), torch.device("cpu"))]
 
 
 @pytest.mark.usefixtures("loaded")
 def test_cohort_with_speakers_of_the_trials_needs_leave(
-    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame
+    trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
 ) -> None:
     with_own = trials.assign(enroll_id=utterances["utterance_id"].iloc[-1])
     with pytest.raises(ParameterError, match=r"embed\.cohort_set = 'voxceleb2-dev' holds 1 speakers"):
-        embed_cohort(trained_checkpoint, utterances, with_own, embedding(), "cpu")
+        embed_cohort(trained_checkpoint, utterances, with_own, embedding(), "cpu", tmp_path)
     leave = embedding(allow_seen_speakers=True)
-    store = embed_cohort(trained_checkpoint, utterances, with_own, leave, "cpu")
+    store = embed_cohort(trained_checkpoint, utterances, with_own, leave, "cpu", tmp_path)
     assert set(store.utterances["subset"]) == {"vox2-dev"}
 
 
 @pytest.mark.usefixtures("loaded")
 def test_trials_of_unknown_utterances_stop_before_the_model_is_needed(
-    utterances: pd.DataFrame, trials: pd.DataFrame
+    utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=r"3 utterances of the trials .*id00/session1"):
-        embed_trial_utterances(Path("lmft"), utterances.iloc[UTTERANCES_EACH:], trials, embedding(), "cpu")
+        embed_trial_utterances(
+            Path("lmft"), utterances.iloc[UTTERANCES_EACH:], trials, embedding(), "cpu", tmp_path
+        )
 
 
 def test_top_n_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
@@ -515,7 +528,7 @@ def test_embeddings_of_two_models_are_not_scored_together(
     trained_checkpoint: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
 ) -> None:
     """As after an `embed` that broke off between its two nodes."""
-    inputs = (trained_checkpoint, utterances, trials, embedding(), "cpu")
+    inputs = (trained_checkpoint, utterances, trials, embedding(), "cpu", tmp_path)
     embeddings, cohort = embed_trial_utterances(*inputs), embed_cohort(*inputs)
     assert embeddings.model
     summarise_cohort(cohort, embeddings, scoring())
@@ -563,7 +576,7 @@ def test_catalog_persists_what_the_pipelines_make() -> None:
     catalog = yaml.safe_load((CONF / "catalog_evaluation.yml").read_text())
     makers = (embed, score, report, export, measure)
     pipeline = sum((maker.create_pipeline() for maker in makers), start=Pipeline([]))
-    assert pipeline.all_outputs() == set(catalog)
+    assert pipeline.all_outputs() | {"embed.workspace"} == set(catalog)
     in_memory = {name for name, entry in catalog.items() if entry["type"] == "MemoryDataset"}
     assert in_memory == {"cohort"}
 

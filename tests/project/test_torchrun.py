@@ -68,6 +68,17 @@ def test_two_processes_train_one_phase_in_one_tracked_run(finished_copy: tuple[P
     assert not list(folder.rglob(".*.lock"))
 
 
+def test_two_processes_embed_the_bytes_of_one(finished_copy: tuple[Path, Kedro]) -> None:
+    folder, _ = finished_copy
+    with under_torchrun(folder, "run", "--pipeline=embed") as launcher:
+        printed, _ = launcher.communicate()
+    assert launcher.returncode == 0, printed
+    for name in ("embeddings", "cohort_embeddings"):
+        before, after = sorted(folder.glob(f"data/tiny/07_model_output/{name}/*/{name}/embeddings.npy"))
+        assert before.read_bytes() == after.read_bytes()
+    assert list((folder / "data/tiny/07_model_output/workspace").iterdir()) == []
+
+
 def test_a_mistake_is_told_once(finished_copy: tuple[Path, Kedro]) -> None:
     folder, _ = finished_copy
     for arguments, line in (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.scoring import EmbeddingStore, extract_embeddings
 from speaker_verification.scoring.extraction import crop_starts, utterances_in_trials
+from tests.support.processes import run_processes, values_of
 
 LENGTHS = [4000, 2500, 4000, 8000, 2500, 4000, 16_000]  # samples
 
@@ -203,3 +205,57 @@ def test_crops_come_from_the_whole_utterance_and_short_ones_wrap(utterances: pd.
     wrapped = np.concatenate([short, short])
     expected = [wrapped[:6000].mean(), wrapped[:6000].mean(), wrapped[1:6001].mean()]
     np.testing.assert_allclose(store.crops[0, :, 0], expected, atol=1e-7)
+
+
+class BreakingEmbedder(MomentsEmbedder):
+    """Breaks off at its third batch, as a kill would."""
+
+    def embed(self, *args: Any, **options: Any) -> torch.Tensor:
+        if len(self.batch_shapes) == 2:
+            raise KeyboardInterrupt
+        return super().embed(*args, **options)
+
+
+def test_an_extraction_that_breaks_off_resumes_with_the_same_bytes(
+    utterances: pd.DataFrame, tmp_path: Path
+) -> None:
+    options = {"num_crops": 2, "crop_seconds": 0.2}
+    reference = MomentsEmbedder()
+    expected = extract(utterances, reference, **options)
+    kept = {"workspace": tmp_path, "weights": "a", "piece_seconds": 0.1, **options}
+    with pytest.raises(KeyboardInterrupt):
+        extract(utterances, BreakingEmbedder(), **kept)
+    resuming = MomentsEmbedder()
+    store = extract(utterances, resuming, **kept)
+    assert resuming.batch_shapes == reference.batch_shapes[2:]
+    assert store.embeddings.tobytes() == expected.embeddings.tobytes()
+    assert store.crops is not None
+    assert expected.crops is not None
+    assert store.crops.tobytes() == expected.crops.tobytes()
+
+
+def test_pieces_of_another_model_or_of_other_utterances_are_not_taken(
+    utterances: pd.DataFrame, tmp_path: Path
+) -> None:
+    for table, weights in ((utterances, "a"), (utterances, "b"), (utterances.iloc[1:], "b")):
+        model = MomentsEmbedder()
+        extract(table, model, workspace=tmp_path, weights=weights)
+        assert sum(shape[0] for shape in model.batch_shapes) == len(table)
+        assert len(list((tmp_path / "whole").iterdir())) == 1
+
+
+def extract_shared(utterances: pd.DataFrame, workspace: Path) -> tuple[np.ndarray, int]:
+    model = MomentsEmbedder()
+    store = extract(utterances, model, workspace=workspace, piece_seconds=0.1)
+    return store.embeddings, len(model.batch_shapes)
+
+
+@pytest.mark.project
+def test_processes_share_the_pieces_and_have_the_bytes_of_one(
+    utterances: pd.DataFrame, tmp_path: Path
+) -> None:
+    expected, num_batches = extract_shared(utterances, tmp_path / "alone")
+    (first, own), (second, others) = values_of(run_processes(2, extract_shared, utterances, tmp_path))
+    assert first.tobytes() == second.tobytes() == expected.tobytes()
+    assert own + others == num_batches
+    assert own > 0 < others

@@ -120,6 +120,16 @@ class Processes:
         """
         raise RuntimeError(f"a process alone would wait for '{event}' forever")
 
+    def meet(self, event: str) -> None:
+        """Return when all processes have come to an event of this name, however long that takes.
+
+        Unlike `wait` it has no limit of time, for work that is shared out and takes some processes longer.
+        """
+        self.announce(f"{event} {self.rank}")
+        for rank in range(self.size):
+            if rank != self.rank:
+                self.await_event(f"{event} {rank}")
+
     @contextmanager
     def failing_together(self) -> Iterator[None]:
         """Context in which an exception of one process ends the others too.

@@ -213,7 +213,7 @@ def _refuse_phase(
 
 def _refuse_cohort(parameters: Parameters, utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
     embed = parameters.embed
-    cohort = select_subset(utterances, embed.cohort_set)
+    cohort = select_subset(utterances, embed.cohort_set, embed.cohort_utterances_per_speaker)
     refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
     counts = cohort["speaker_id"].value_counts().to_numpy()
     for scoring in parameters.score.chosen.values():

@@ -22,8 +22,14 @@ def subsets_of(name: str) -> tuple[str, ...]:
     return known[name]
 
 
-def select_subset(utterances: pd.DataFrame, name: str) -> pd.DataFrame:
+def select_subset(utterances: pd.DataFrame, name: str, per_speaker: int | None = None) -> pd.DataFrame:
     """Select the utterances of a named set, in the manifest's order.
+
+    Args:
+        utterances: manifest.
+        name: named set.
+        per_speaker: utterances of a speaker, at most, spread evenly over all that it has, and so over its
+            sessions; None: all.
 
     Raises:
         ParameterError: the name is unknown; the nearest known one is named.
@@ -36,7 +42,13 @@ def select_subset(utterances: pd.DataFrame, name: str) -> pd.DataFrame:
             f"no utterances of {', '.join(absent)}, which '{name}' needs: "
             "add it to the subsets and prepare again"
         )
-    return utterances[utterances["subset"].isin(parts)].reset_index(drop=True)
+    selected = utterances[utterances["subset"].isin(parts)]
+    if per_speaker is not None:
+        speakers = selected.groupby("speaker_id", sort=False)["speaker_id"]
+        place, count = speakers.cumcount(), speakers.transform("size")
+        # One in each of `per_speaker` equal parts of a speaker's utterances; all where there are no more.
+        selected = selected[(place + 1) * per_speaker // count > place * per_speaker // count]
+    return selected.reset_index(drop=True)
 
 
 def refuse_tested_subsets(role: str, name: str, lists: Iterable[str], allowed: bool) -> None:

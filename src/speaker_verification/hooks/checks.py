@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import AbstractVersionedDataset, CatalogProtocol, MemoryDataset, SharedMemoryDataCatalog
+from kedro.io import AbstractVersionedDataset, CatalogProtocol, SharedMemoryDataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.common.tables import LEARNING_CURVE
 from speaker_verification.config.phases import (
     ENCODER,
     EVALUATION,
     LAST_CHECKPOINT,
     MIRROR,
     PHASES,
-    learning_curve_of,
     stage_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
@@ -174,18 +172,12 @@ def refuse_absent_versions(load_versions: Mapping[str, str], catalog: CatalogPro
 
 
 class InputsHook(ParameterisedHook):
-    """Replaces optional inputs that are missing, and names the pipelines to run first for the others.
-
-    With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
-    curves. A phase that was never run has no curve either.
-    """
+    """Names the pipelines to run first for inputs that are missing."""
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        if self._parameters is not None:
-            _replace_optional(self._parameters.embed.model, pipeline.inputs(), catalog)
-            if ENCODER in pipeline.all_outputs():
-                _refuse_missing_encoder(self._parameters.model.frontend.checkpoint, catalog)
+        if self._parameters is not None and ENCODER in pipeline.all_outputs():
+            _refuse_missing_encoder(self._parameters.model.frontend.checkpoint, catalog)
         missing = sorted(
             name
             for name in pipeline.inputs()
@@ -202,15 +194,6 @@ class InputsHook(ParameterisedHook):
         if LAST_CHECKPOINT in missing:
             commands += "; or name a saved model by embed.model"
         raise DataError(f"missing inputs: {', '.join(missing)}; run first: {commands}")
-
-
-def _replace_optional(model: str | None, inputs: set[str], catalog: CatalogProtocol) -> None:
-    """Put a named model in the place of the last checkpoint, and empty curves in that of missing ones."""
-    if model is not None and LAST_CHECKPOINT in inputs:
-        catalog[LAST_CHECKPOINT] = MemoryDataset(Path(model))
-    for curve in inputs.intersection(map(learning_curve_of, PHASES)):
-        if model is not None or not catalog.exists(curve):
-            catalog[curve] = MemoryDataset(LEARNING_CURVE.empty())
 
 
 def _refuse_missing_encoder(checkpoint: str | None, catalog: CatalogProtocol) -> None:

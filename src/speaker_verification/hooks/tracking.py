@@ -33,6 +33,8 @@ from speaker_verification.common.termination import exit_on_signal, handle_termi
 from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import (
     CHECKPOINT,
+    COHORT_EMBEDDINGS,
+    EMBEDDINGS,
     EVALUATION,
     LAST_CHECKPOINT,
     learning_curve_of,
@@ -58,8 +60,8 @@ logger = logging.getLogger(__name__)
 EVALUATION_PARAMETERS = ("recipe", "embed", "score")
 PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
 IDS_FILE = "tracking.json"  # in a phase's workspace, and beside what an evaluation saves
-EMBEDDINGS = ("embeddings", "cohort_embeddings")
-MARKED = (*EMBEDDINGS, "calibration")  # later evaluations start from these
+STORES = (EMBEDDINGS, COHORT_EMBEDDINGS)
+MARKED = (*STORES, "calibration")  # later evaluations start from these
 ARTIFACT, METRICS = "artifact", "metrics"
 KINDS = (ARTIFACT, CHECKPOINT, METRICS)  # of metadata.mlflow in the catalog
 SQLITE = "sqlite:///"
@@ -367,7 +369,7 @@ class TrackingHook:
         """Folder of the evaluated model, run of its experiment, and whether this pipeline trains it."""
         outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
         embed = self._parameters.embed
-        if not outputs.isdisjoint(EMBEDDINGS):
+        if not outputs.isdisjoint(STORES):
             model = _evaluated_model(self._catalog, embed)
             trained_here = embed.model is None and LAST_CHECKPOINT in outputs
             return model, _ids_of_model(model).get("experiment"), trained_here

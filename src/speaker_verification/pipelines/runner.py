@@ -18,7 +18,7 @@ class DistributedRunner(SequentialRunner):
     """Runs nodes with the tag `distributed` on all processes, and all other nodes on the first.
 
     The first process runs the pipeline as a sequential runner does; it alone calls hooks and saves outputs.
-    The others wait until it announces a distributed node (`hooks.jobs.AnnouncementHook`), load its inputs
+    The others wait until it announces a distributed node (`hooks.inputs.AnnouncementHook`), load its inputs
     from the catalog, whose folders all processes share, and compute with it; their outputs are dropped.
     """
 

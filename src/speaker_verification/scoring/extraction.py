@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,6 +19,7 @@ from speaker_verification.audio.crops import WINDOW_SECONDS, even_windows
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError
 from speaker_verification.scoring.embeddings import EmbeddingStore, missing_utterances
+from speaker_verification.scoring.pieces import PIECE_SECONDS, KeptPieces
 
 if TYPE_CHECKING:
     import torch
@@ -64,11 +69,17 @@ def extract_embeddings(
     crop_seconds: float = 4.015,
     num_workers: int = 0,
     progress: bool,
+    workspace: Path | None = None,
+    weights: str = "",
+    piece_seconds: float = PIECE_SECONDS,
 ) -> EmbeddingStore:
     """Embeddings of utterances, in batches of equal length.
 
     Nothing is padded, so an embedding depends on its utterance alone. A longer recording than a window is
     read and embedded in equal windows, whose embeddings are averaged as in `SpeakerModel.embed`.
+
+    With a workspace several processes share the work, and one that was killed resumes (see pieces.py); the
+    batches and so the embeddings are those of one process. Without one each process embeds all by itself.
 
     Args:
         model: maps waveforms (B, samples) to embeddings (B, E).
@@ -80,6 +91,9 @@ def extract_embeddings(
         crop_seconds: length of these crops; see `crop_starts`.
         num_workers: threads that read ahead; 0 reads between the batches.
         progress: show a progress bar.
+        workspace: folder for pieces that are embedded, which the caller deletes in the end; None: none.
+        weights: digest of the model's weights, by which pieces of another model are known.
+        piece_seconds: audio of a piece, at least: a kill costs each process one.
 
     Returns:
         N embeddings, in the order of the utterances, with (N, V, E) embeddings of their crops.
@@ -96,24 +110,28 @@ def extract_embeddings(
     num_samples = lengths if max_seconds is None else np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
     every = np.arange(len(utterances))
 
-    def embed(rows: np.ndarray, starts: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
+    def embed(name: str, rows: np.ndarray, starts: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
         _refuse_short(_Excerpts(utterances, rows, starts, num_samples), model.minimum_samples)
         owners, windows = even_windows(num_samples, window_seconds)  # (W,), (W, 2)
         excerpts = _Excerpts(
             utterances, rows[owners], starts[owners] + windows[:, 0], windows[:, 1] - windows[:, 0]
         )
-        embeddings = _embed_excerpts(
-            model, excerpts, round(batch_seconds * SAMPLE_RATE), window_seconds, num_workers, progress
-        )
+        batches = list(_batches_of_equal_length(excerpts.num_samples, round(batch_seconds * SAMPLE_RATE)))
+        kept = None
+        if workspace is not None:
+            settings = (weights, batch_seconds, window_seconds, piece_seconds)
+            kept = KeptPieces(workspace / name, excerpts.digest(*settings))
+        plan = _pieces(batches, excerpts.num_samples, round(piece_seconds * SAMPLE_RATE))
+        embeddings = _embed_excerpts(model, excerpts, plan, window_seconds, num_workers, progress, kept)
         first = np.flatnonzero(np.diff(owners, prepend=-1))  # window of every excerpt
         return np.add.reduceat(embeddings, first) / np.bincount(owners)[:, None].astype(np.float32)
 
-    whole = embed(every, np.zeros_like(every), num_samples)
+    whole = embed("whole", every, np.zeros_like(every), num_samples)
     if num_crops == 0:
         return EmbeddingStore(whole, utterances)
     crop_samples = round(crop_seconds * SAMPLE_RATE)
     starts = crop_starts(lengths, crop_samples, num_crops)
-    crops = embed(every.repeat(num_crops), starts.ravel(), np.full(starts.size, crop_samples))
+    crops = embed("crops", every.repeat(num_crops), starts.ravel(), np.full(starts.size, crop_samples))
     return EmbeddingStore(whole, utterances, crops.reshape(len(utterances), num_crops, -1))
 
 
@@ -144,6 +162,14 @@ class _Excerpts:
     def name(self, excerpt: int) -> str:
         return self.utterances["utterance_id"].iloc[self.rows[excerpt]]
 
+    def digest(self, *settings: object) -> str:
+        """Hexadecimal checksum of the excerpts and of the settings that they are embedded with."""
+        digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+        for part in (self.rows, self.starts, self.num_samples):
+            digest.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
+        digest.update("\n".join(self.utterances["utterance_id"]).encode())
+        return digest.hexdigest()
+
     def read(self, excerpt: int) -> np.ndarray:
         """The waveform, float32 (samples,); an utterance that ends before its excerpt wraps round."""
         from speaker_verification.audio.crops import wrap
@@ -160,32 +186,66 @@ class _Excerpts:
 def _embed_excerpts(
     model: Embedder,
     excerpts: _Excerpts,
-    batch_samples: int,
+    plan: list[list[np.ndarray]],
     window_seconds: float,
     num_workers: int,
     progress: bool,
+    kept: KeptPieces | None,
 ) -> np.ndarray:
-    """Embeddings float32 (M, E) of M excerpts."""
+    """Embeddings float32 (M, E) of M excerpts, whose batches are planned in pieces."""
+    own = list(range(len(plan))) if kept is None else kept.own_share(len(plan))
+    pieces = _embed_pieces(model, excerpts, [plan[n] for n in own], window_seconds, num_workers, progress)
+    if kept is not None:
+        for number, piece in zip(own, pieces, strict=True):
+            kept.keep(number, piece)
+        pieces = kept.collect(len(plan))
+    embeddings: np.ndarray | None = None
+    for batches, piece in zip(plan, pieces, strict=True):
+        if embeddings is None:
+            embeddings = np.empty((len(excerpts.rows), piece.shape[1]), dtype=np.float32)
+        embeddings[np.concatenate(batches)] = piece
+    assert embeddings is not None
+    return embeddings
+
+
+def _pieces(batches: list[np.ndarray], lengths: np.ndarray, piece_samples: int) -> list[list[np.ndarray]]:
+    """Batches that follow each other, as many as have so many samples."""
+    samples = np.cumsum([int(lengths[rows].sum()) for rows in batches])
+    numbers = np.concatenate([[0], samples[:-1]]) // piece_samples  # piece in which a batch begins
+    pieces: dict[int, list[np.ndarray]] = {}
+    for number, rows in zip(numbers.tolist(), batches, strict=True):
+        pieces.setdefault(number, []).append(rows)
+    return list(pieces.values())
+
+
+def _embed_pieces(
+    model: Embedder,
+    excerpts: _Excerpts,
+    pieces: list[list[np.ndarray]],
+    window_seconds: float,
+    num_workers: int,
+    progress: bool,
+) -> Iterator[np.ndarray]:
+    """Yield the embeddings float32 (rows, E) of each piece, read ahead from one to the next."""
     import torch
     from rich.progress import Progress
 
-    embeddings: np.ndarray | None = None
-    batches = _batches_of_equal_length(excerpts.num_samples, batch_samples)
-    with Progress(disable=not progress) as bar:
-        task = bar.add_task("Embedding utterances", total=len(excerpts.rows))
-        for rows, waveforms in _read_batches(excerpts, batches, num_workers):
-            batch = torch.from_numpy(waveforms).to(model.device)
-            embedded = model.embed(batch, window_seconds=window_seconds).cpu().numpy()  # (B, E)
-            finite = np.isfinite(embedded).all(axis=1)
-            if not finite.all():
-                name = excerpts.name(rows[finite.argmin()])
-                raise DataError(f"the model's embedding of utterance {name} is not finite")
-            if embeddings is None:
-                embeddings = np.empty((len(excerpts.rows), embedded.shape[1]), dtype=np.float32)
-            embeddings[rows] = embedded
-            bar.advance(task, len(rows))
-    assert embeddings is not None
-    return embeddings
+    batches = [rows for piece in pieces for rows in piece]
+    read = _read_batches(excerpts, iter(batches), num_workers)
+    with Progress(disable=not progress) as bar, closing(read):
+        task = bar.add_task("Embedding utterances", total=sum(map(len, batches)))
+        for piece in pieces:
+            embeddings = []
+            for rows, waveforms in islice(read, len(piece)):
+                batch = torch.from_numpy(waveforms).to(model.device)
+                embedded = model.embed(batch, window_seconds=window_seconds).cpu().numpy()  # (B, E)
+                finite = np.isfinite(embedded).all(axis=1)
+                if not finite.all():
+                    name = excerpts.name(rows[finite.argmin()])
+                    raise DataError(f"the model's embedding of utterance {name} is not finite")
+                embeddings.append(embedded)
+                bar.advance(task, len(rows))
+            yield np.concatenate(embeddings)
 
 
 def _refuse_short(excerpts: _Excerpts, minimum_samples: int) -> None:
@@ -210,7 +270,7 @@ def _batches_of_equal_length(lengths: np.ndarray, batch_samples: int) -> Iterato
 
 def _read_batches(
     excerpts: _Excerpts, batches: Iterator[np.ndarray], num_workers: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yield rows (B,) and waveforms float32 (B, samples) of each batch, in order."""
 
     def read_batch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from speaker_verification.audio.crops import LEAST_WINDOW_SECONDS, WINDOW_SECOND
 from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.metrics import OperatingPoint
+from speaker_verification.scoring.pieces import PIECE_SECONDS
 from speaker_verification.scoring.scorings import SCORINGS, Scoring, find_scorings
 from speaker_verification.scoring.scorings.base import Probability, SharedSettings
 
@@ -23,6 +24,8 @@ class EmbedSettings(Settings):
     """Rank of the large-margin phase's checkpoint; 1: the best."""
     cohort_set: str = "voxceleb2-dev"
     """Subset, or union of subsets, whose speakers serve centring, AS-norm and calibration."""
+    cohort_utterances_per_speaker: int | None = Field(None, ge=1)
+    """Utterances of a cohort speaker, spread over its sessions; null: all, as published."""
     allow_seen_speakers: bool = False
     """Allow speakers of the trials in the cohort."""
     batch_seconds: float = Field(160.0, gt=0)
@@ -35,6 +38,8 @@ class EmbedSettings(Settings):
     """Evenly spaced crops of the trials' utterances, a second view for cosine; 0: none."""
     crop_seconds: float = Field(4.015, gt=0)
     """Length of these crops in seconds; a shorter utterance wraps round."""
+    save_every_seconds: float = Field(PIECE_SECONDS, gt=0)
+    """Audio in seconds after which a process saves what it has embedded."""
     num_workers: int = Field(4, ge=0)
     """Threads that read audio ahead."""
 

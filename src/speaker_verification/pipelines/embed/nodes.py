@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.tables import require_files
-from speaker_verification.config.phases import EVALUATION
+from speaker_verification.config.phases import COHORT_EMBEDDINGS, EMBEDDINGS, EVALUATION
 from speaker_verification.hooks.tracking import begin
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.extraction import extract_embeddings, utterances_in_trials
@@ -25,10 +26,12 @@ def embed_trial_utterances(
     trials: pd.DataFrame,
     embed: EmbedSettings,
     device: str,
+    workspace: Path,
 ) -> EmbeddingStore:
     """Embed each utterance that occurs in a trial, once."""
     in_trials = utterances_in_trials(utterances, trials)
-    return _embed(in_trials, trained_checkpoint, embed, device, embed.num_crops)
+    folder = workspace / EMBEDDINGS
+    return _embed(in_trials, trained_checkpoint, embed, device, folder, embed.num_crops)
 
 
 def embed_cohort(
@@ -37,13 +40,14 @@ def embed_cohort(
     trials: pd.DataFrame,
     embed: EmbedSettings,
     device: str,
+    workspace: Path,
 ) -> EmbeddingStore:
     """Embed the cohort set, which must not hold the trials' speakers unless the parameters allow it."""
     from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 
-    cohort = select_subset(utterances, embed.cohort_set)
+    cohort = select_subset(utterances, embed.cohort_set, embed.cohort_utterances_per_speaker)
     refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
-    return _embed(cohort, trained_checkpoint, embed, device)
+    return _embed(cohort, trained_checkpoint, embed, device, workspace / COHORT_EMBEDDINGS)
 
 
 def _embed(
@@ -51,12 +55,14 @@ def _embed(
     trained_checkpoint: Path,
     settings: EmbedSettings,
     device: str,
+    workspace: Path,
     num_crops: int = 0,
 ) -> EmbeddingStore:
     from speaker_verification.models.speaker_model import weights_digest
 
     require_files({"utterances": utterances})
     model = _load_model(trained_checkpoint, settings, device)
+    weights = weights_digest(model.state_dict())
     store = extract_embeddings(
         model,
         utterances,
@@ -66,9 +72,12 @@ def _embed(
         num_crops=num_crops,
         crop_seconds=settings.crop_seconds,
         num_workers=settings.num_workers,
-        progress=True,
+        progress=processes().is_first,
+        workspace=workspace,
+        weights=weights,
+        piece_seconds=settings.save_every_seconds,
     )
-    return replace(store, model=weights_digest(model.state_dict()))
+    return replace(store, model=weights)
 
 
 def _load_model(trained_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:

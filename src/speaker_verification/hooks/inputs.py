@@ -1,0 +1,75 @@
+"""Inputs of nodes that no earlier pipeline has saved, and working folders that are emptied in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol, MemoryDataset
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from speaker_verification.common.atomic import remove
+from speaker_verification.common.distributed import processes
+from speaker_verification.common.tables import LEARNING_CURVE
+from speaker_verification.config.phases import (
+    COHORT_EMBEDDINGS,
+    DISTRIBUTED_TAG,
+    EMBED_WORKSPACE,
+    EMBEDDINGS,
+    LAST_CHECKPOINT,
+    PHASES,
+    learning_curve_of,
+)
+from speaker_verification.hooks.base import ParameterisedHook
+
+
+class ProvidedInputsHook(ParameterisedHook):
+    """Puts into the catalog the settings of each phase as one input of its training, and optional inputs.
+
+    With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
+    curves. A phase that was never run has no curve either.
+    """
+
+    @hook_impl
+    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
+        if self._parameters is not None:
+            for phase in PHASES:
+                catalog[f"{phase}.job"] = MemoryDataset(self._parameters.job(phase), copy_mode="assign")
+
+    @hook_impl(tryfirst=True)  # before the check of missing inputs
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        if self._parameters is None:
+            return
+        model, inputs = self._parameters.embed.model, pipeline.inputs()
+        if model is not None and LAST_CHECKPOINT in inputs:
+            catalog[LAST_CHECKPOINT] = MemoryDataset(Path(model))
+        for curve in inputs.intersection(map(learning_curve_of, PHASES)):
+            if model is not None or not catalog.exists(curve):
+                catalog[curve] = MemoryDataset(LEARNING_CURVE.empty())
+
+
+class AnnouncementHook:
+    """Announces nodes of all processes, whose inputs the first one has saved, to the others."""
+
+    @hook_impl(trylast=True)
+    def before_node_run(self, node: Node) -> None:
+        if DISTRIBUTED_TAG in node.tags:
+            processes().announce(node.name)
+
+
+class PiecesHook:
+    """Deletes the pieces of embeddings once these are saved."""
+
+    def __init__(self) -> None:
+        self._workspace: Path | None = None
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        embeds = EMBED_WORKSPACE in pipeline.inputs()
+        self._workspace = Path(catalog[EMBED_WORKSPACE]._filepath) if embeds else None
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str) -> None:
+        if self._workspace is not None and dataset_name in (EMBEDDINGS, COHORT_EMBEDDINGS):
+            remove(self._workspace / dataset_name)
