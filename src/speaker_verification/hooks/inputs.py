@@ -1,4 +1,4 @@
-"""Inputs of nodes that no earlier pipeline has saved, and working folders that are emptied in the end."""
+"""Inputs that no pipeline saves, announcements to other processes, and removal of finished pieces."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ProvidedInputsHook(ParameterisedHook):
 
 
 class AnnouncementHook:
-    """Announces nodes of all processes, whose inputs the first one has saved, to the others."""
+    """Announces each distributed node, whose inputs are saved by then, to the other processes."""
 
     @hook_impl(trylast=True)
     def before_node_run(self, node: Node) -> None:
