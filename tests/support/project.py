@@ -36,9 +36,6 @@ TINY: dict[str, object] = {
         "num_workers": 2,
         "validation_speakers": 3,
         "validation_trials": 60,
-        "trial_lists": [
-            f"{name}{kind}" for kind in ("", "_original") for name in ("vox1_o", "vox1_e", "vox1_h")
-        ],
         "synthetic": {
             "vox1_dev_speakers": 2,
             "vox1_test_speakers": 3,
@@ -83,7 +80,10 @@ def copy_project(folder: Path, env: str = "demo", **changes: object) -> Path:
     own, demo = (
         yaml.safe_load((folder / f"conf/{name}/parameters.yml").read_text()) for name in (env, "demo")
     )
-    merged = reduce(_merged, (own, demo, TINY, changes))
+    del demo["prepare"][
+        "trial_lists"
+    ]  # the environment's own, and all of VoxCeleb's instead of the demo's two
+    merged = reduce(_merged, (demo if env == "demo" else own, demo, TINY, changes))
     (folder / "conf/tiny/parameters.yml").write_text(yaml.safe_dump(merged))
     (folder / "conf/tiny/globals.yml").write_text("data_root: data/tiny\n")
     return folder
