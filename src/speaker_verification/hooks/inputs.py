@@ -59,7 +59,10 @@ class AnnouncementHook:
 
 
 class PiecesHook:
-    """Deletes the pieces of embeddings once these are saved."""
+    """Deletes the pieces of embeddings at the end of a run that has saved them.
+
+    Until then they stay, so that after a kill between two stores neither is embedded again.
+    """
 
     def __init__(self) -> None:
         self._workspace: Path | None = None
@@ -70,6 +73,7 @@ class PiecesHook:
         self._workspace = Path(catalog[EMBED_WORKSPACE]._filepath) if embeds else None
 
     @hook_impl
-    def after_dataset_saved(self, dataset_name: str) -> None:
-        if self._workspace is not None and dataset_name in (EMBEDDINGS, COHORT_EMBEDDINGS):
-            remove(self._workspace / dataset_name)
+    def after_pipeline_run(self) -> None:
+        if self._workspace is not None:
+            for name in (EMBEDDINGS, COHORT_EMBEDDINGS):
+                remove(self._workspace / name)
