@@ -103,7 +103,6 @@ def _run_distributed(callback: Callable[..., Any], options: dict[str, Any]) -> A
         if group.is_first:
             check_options(options)
         else:
-            logging.disable(logging.WARNING)  # the first process logs for all
             group.await_event(STARTED)
         return callback(**options)
 

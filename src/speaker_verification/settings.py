@@ -8,7 +8,7 @@ import warnings
 from speaker_verification.common.distributed import is_first_process
 from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.hooks.checks import ChecksHook
-from speaker_verification.hooks.inputs import AnnouncementHook, PiecesHook, ProvidedInputsHook
+from speaker_verification.hooks.inputs import AnnouncementHook, JobsHook, OptionalInputsHook, PiecesHook
 from speaker_verification.hooks.locks import LockHook
 from speaker_verification.hooks.tracking import TrackingHook
 
@@ -22,16 +22,9 @@ DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")  # where it is inst
 # In any order: the lock wraps all others, the checks go first and tracking last. Of several processes the
 # first one locks, checks and tracks for all.
 HOOKS = (
-    (
-        LockHook(),
-        ChecksHook(),
-        ProvidedInputsHook(),
-        TrackingHook(),
-        AnnouncementHook(),
-        PiecesHook(),
-    )
+    (LockHook(), ChecksHook(), JobsHook(), TrackingHook(), AnnouncementHook(), PiecesHook())
     if is_first_process()
-    else (ProvidedInputsHook(),)
+    else (JobsHook(), OptionalInputsHook())
 )
 
 CONFIG_LOADER_CLASS = RecipeConfigLoader

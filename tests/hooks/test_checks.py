@@ -13,7 +13,7 @@ from kedro.io import SharedMemoryDataCatalog
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import LEARNING_CURVE, TRIALS
 from speaker_verification.hooks.checks import InputsHook, ParametersHook, StartHook
-from speaker_verification.hooks.inputs import ProvidedInputsHook
+from speaker_verification.hooks.inputs import OptionalInputsHook
 from tests.support.corpora import manifest
 from tests.support.hooks import Session
 
@@ -91,7 +91,7 @@ def test_missing_inputs_are_named_with_the_pipelines_that_make_them_in_order(pro
 
 
 def test_a_named_model_takes_the_place_of_the_trained_one_and_of_all_curves(project: Path) -> None:
-    session = Session(project, InputsHook(), ProvidedInputsHook(), embed={"model": "saved"})
+    session = Session(project, InputsHook(), OptionalInputsHook(), embed={"model": "saved"})
     for pipeline in ("evaluate", "report"):
         with pytest.raises(DataError) as caught:
             session.start(pipelines[pipeline])
@@ -102,7 +102,7 @@ def test_a_named_model_takes_the_place_of_the_trained_one_and_of_all_curves(proj
 
 
 def test_a_phase_that_was_never_run_has_an_empty_curve_and_the_others_keep_theirs(project: Path) -> None:
-    session = Session(project, InputsHook(), ProvidedInputsHook())
+    session = Session(project, InputsHook(), OptionalInputsHook())
     curve = LEARNING_CURVE.conform(pd.DataFrame({"epoch": [0], "metric": ["loss"], "value": [2.5]}))
     session.catalog.save("finetune.learning_curve", curve)
     with pytest.raises(DataError):

@@ -148,7 +148,7 @@ def calls() -> Iterator[list[tuple[Any, ...]]]:
 
 @pytest.fixture
 def loaded(calls: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """What a test asks to be loaded."""
+    """Models that a test loads: folder and device of each."""
     calls.clear()
     return calls
 

@@ -18,7 +18,7 @@ from speaker_verification import pipelines
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.config.phases import PHASES, checkpoint_of, learning_curve_of
 from speaker_verification.config.tree import Parameters
-from speaker_verification.hooks.inputs import ProvidedInputsHook
+from speaker_verification.hooks.inputs import JobsHook
 from speaker_verification.pipeline_registry import register_pipelines
 from speaker_verification.training.run import PhaseJob
 from tests.support.config import CONF, parameters
@@ -58,7 +58,7 @@ def test_kedro_builds_every_group_that_a_node_takes() -> None:
 
 def test_a_hook_gives_every_phase_its_settings_as_one_input() -> None:
     typed = Parameters.parse(parameters(CONF, "mini"), "")
-    hook, catalog = ProvidedInputsHook(), DataCatalog()
+    hook, catalog = JobsHook(), DataCatalog()
     hook._parameters = typed
     hook.after_catalog_created(catalog)
     for phase in PHASES:

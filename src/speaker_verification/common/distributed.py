@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 logger = logging.getLogger(__name__)
-PACKAGE_LOGGER = __name__.partition(".")[0]
 JOIN_SECONDS = 120.0
 COLLECTIVE_SECONDS = 600.0  # a process that has died is noticed at once, one that hangs after this time
 POLL_SECONDS, WATCH_SECONDS, GRACE_SECONDS = 0.05, 1.0, 10.0
@@ -180,18 +179,17 @@ def joined_processes(
         yield _current
         return
     group = _JoinedProcesses(join_seconds, collective_seconds)
-    package_logger = logging.getLogger(PACKAGE_LOGGER)
-    level = package_logger.level
+    disabled = logging.root.manager.disable
     _current = group
     try:
         if not group.is_first:
-            package_logger.setLevel(logging.ERROR)
+            logging.disable(logging.WARNING)
         with group.failing_together():
             yield group
             group.wait()
     finally:
         _current = Processes()
-        package_logger.setLevel(level)
+        logging.disable(disabled)
         group.leave()
 
 

@@ -23,6 +23,7 @@ from speaker_verification.config.phases import (
     stage_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
+from speaker_verification.hooks.inputs import OptionalInputsHook
 from speaker_verification.hooks.resume import InterruptedPhaseHook
 
 if TYPE_CHECKING:
@@ -208,7 +209,13 @@ class ChecksHook:
 
     def __init__(self) -> None:
         self._parameters = ParametersHook()
-        self._checks = (self._parameters, StartHook(), InterruptedPhaseHook(), InputsHook())
+        self._checks = (
+            self._parameters,
+            StartHook(),
+            InterruptedPhaseHook(),
+            OptionalInputsHook(),
+            InputsHook(),
+        )
 
     @hook_impl(tryfirst=True)  # before Kedro's own validator, whose messages name no nearest parameter
     def after_context_created(self, context: KedroContext) -> None:
@@ -219,10 +226,11 @@ class ChecksHook:
     def before_pipeline_run(
         self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
-        parameters, models, interrupted, inputs = self._checks
+        parameters, models, interrupted, optional, inputs = self._checks
         parameters.before_pipeline_run(pipeline, catalog)
         models.before_pipeline_run(run_params, pipeline, catalog)
         interrupted.before_pipeline_run(pipeline, catalog)
+        optional.before_pipeline_run(pipeline, catalog)
         inputs.before_pipeline_run(pipeline, catalog)
 
     @hook_impl

@@ -24,12 +24,8 @@ from speaker_verification.config.phases import (
 from speaker_verification.hooks.base import ParameterisedHook
 
 
-class ProvidedInputsHook(ParameterisedHook):
-    """Puts into the catalog the settings of each phase as one input of its training, and optional inputs.
-
-    With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
-    curves. A phase that was never run has no curve either.
-    """
+class JobsHook(ParameterisedHook):
+    """Puts into the catalog all settings of each phase, as one input of its training."""
 
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
@@ -37,7 +33,15 @@ class ProvidedInputsHook(ParameterisedHook):
             for phase in PHASES:
                 catalog[f"{phase}.job"] = MemoryDataset(self._parameters.job(phase), copy_mode="assign")
 
-    @hook_impl(tryfirst=True)  # before the check of missing inputs
+
+class OptionalInputsHook(ParameterisedHook):
+    """Replaces optional inputs that are missing.
+
+    With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
+    curves. A phase that was never run has no curve either.
+    """
+
+    @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         if self._parameters is None:
             return
