@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import mlflow
 import pandas as pd
 
 from tests.support.project import Kedro, kedro_in
+from tests.support.tracked import client_of, runs_of
 
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
 
@@ -46,10 +46,7 @@ def stopped_after_first_epoch(folder: Path) -> Iterator[int]:
 
 def test_a_killed_phase_resumes_in_its_own_run(finished_copy: tuple[Path, Kedro]) -> None:
     folder, kedro = finished_copy
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("speaker-verification-demo")
-    assert experiment is not None
-    before = {run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    before = {run.info.run_id for run in runs_of(folder)}
     (folder / "scores.txt").write_text("a b 1 target\nc d 0 nontarget\n")
     with stopped_after_first_epoch(folder) as pid:
         second = kedro(*LMFT, "--params=lmft.resume=false")
@@ -70,10 +67,10 @@ def test_a_killed_phase_resumes_in_its_own_run(finished_copy: tuple[Path, Kedro]
     assert "epoch 0/3" not in run.stdout
     assert not list(folder.rglob(".*.lock"))
 
-    runs = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_id not in before]
+    runs = [run for run in runs_of(folder) if run.info.run_id not in before]
     assert [run.info.status for run in runs] == ["FINISHED"]
     for metric in ("validation.eer", "loss"):
-        history = client.get_metric_history(runs[0].info.run_id, metric)
+        history = client_of(folder).get_metric_history(runs[0].info.run_id, metric)
         assert [point.step for point in history] == list(range(metric == "loss", 4))
     assert list(folder.glob("data/tiny/06_models/lmft/workspace/*")) == []
 

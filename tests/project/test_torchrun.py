@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import mlflow
 import pandas as pd
 
 from tests.support.project import Kedro
+from tests.support.tracked import client_of, runs_of
 
 LAUNCHER = [
     sys.executable,
@@ -53,10 +53,7 @@ def workers_of(launcher: int) -> dict[int, int]:
 
 def test_two_processes_train_one_phase_in_one_tracked_run(finished_copy: tuple[Path, Kedro]) -> None:
     folder, _ = finished_copy
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("speaker-verification-demo")
-    assert experiment is not None
-    before = {run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    before = {run.info.run_id for run in runs_of(folder)}
     with under_torchrun(folder, *LMFT, "--params=lmft.epochs=2") as launcher:
         printed, _ = launcher.communicate()
     assert launcher.returncode == 0, printed
@@ -65,9 +62,9 @@ def test_two_processes_train_one_phase_in_one_tracked_run(finished_copy: tuple[P
         printed.count("Running node: train_phase") == printed.count("Completed node: lmft.train_phase") == 1
     )
     assert printed.count("epoch 1/2: loss") == 1
-    runs = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_id not in before]
+    runs = [run for run in runs_of(folder) if run.info.run_id not in before]
     assert [run.info.status for run in runs] == ["FINISHED"]
-    history = client.get_metric_history(runs[0].info.run_id, "loss")
+    history = client_of(folder).get_metric_history(runs[0].info.run_id, "loss")
     assert [point.step for point in history] == [1, 2]
     curves = sorted(folder.glob("data/tiny/06_models/lmft/learning_curve.parquet/*/*.parquet"))
     assert len(curves) == 2  # that of the finished project, and one more

@@ -8,22 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow.entities import Run
 
 from speaker_verification.hooks.tracking import TrackingSettings
 from tests.support.project import Kedro
+from tests.support.tracked import runs_of
 
 
 def newest_run(folder: Path, stage: str) -> Run:
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("speaker-verification-demo")
-    assert experiment is not None
-    found = client.search_runs(
-        [experiment.experiment_id], f"tags.stage = '{stage}'", order_by=["attributes.start_time DESC"]
-    )
-    return found[0]
+    return next(run for run in runs_of(folder) if run.data.tags["stage"] == stage)
 
 
 def test_a_phase_that_fails_is_marked_with_its_error(finished_copy: tuple[Path, Kedro]) -> None:

@@ -7,12 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
-import mlflow
 import pandas as pd
 import pytest
 
 from speaker_verification import SpeakerModel
 from tests.support.project import Kedro
+from tests.support.tracked import client_of, runs_of
 
 Finished = tuple[Path, Kedro, str]
 SCORINGS = ("cosine", "as_norm", "qmf", "plda")
@@ -67,24 +67,21 @@ def test_a_phase_leaves_a_model_that_loads_by_itself(finished: Finished) -> None
 
 def test_every_phase_is_a_tracked_run_under_one_experiment(finished: Finished) -> None:
     folder, _, _ = finished
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("speaker-verification-demo")
-    assert experiment is not None
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {run.info.run_name: run for run in runs_of(folder)}
     parent = next(run for run in runs.values() if run.data.tags["stage"] == "experiment")
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     for phase, epochs in (("pretrain", 1), ("finetune", 2), ("lmft", 1)):
         run = runs[phase]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.data.params["epochs"] == str(epochs)
-        history = client.get_metric_history(run.info.run_id, "validation.eer")
+        history = client_of(folder).get_metric_history(run.info.run_id, "validation.eer")
         assert [point.step for point in history] == list(range(epochs + 1))
-        artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+        artifacts = {file.path for file in client_of(folder).list_artifacts(run.info.run_id)}
         assert artifacts == {"checkpoint", "learning_curve.parquet", "schedule.json"}
     evaluation = runs["evaluate"]
     eer = metrics_of(folder)["vox1_o"]["qmf"]["eer"]
     assert evaluation.data.metrics["vox1_o.qmf.eer"] == parent.data.metrics["vox1_o.qmf.eer"] == eer
-    artifacts = {file.path for file in client.list_artifacts(evaluation.info.run_id)}
+    artifacts = {file.path for file in client_of(folder).list_artifacts(evaluation.info.run_id)}
     assert {"metrics.json", "results.txt", "det_curves.json"} <= artifacts
 
 
@@ -98,10 +95,7 @@ def test_another_recipe_takes_the_same_road_in_the_same_environment(project: Pat
     ranking = json.loads((checkpoint / "ranking.json").read_text())
     config = json.loads((checkpoint / ranking[0]["folder"] / "config.json").read_text())
     assert config["model"]["speaker_network"]["kind"] == "mhfa"
-    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("speaker-verification-demo")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = runs_of(project)
     assert {run.data.params["recipe"] for run in runs} == {"mhfa_slt22"}
     epochs = {run.info.run_name: run.data.params.get("epochs") for run in runs}
     assert epochs["finetune"] == "2"
@@ -117,10 +111,7 @@ def test_scoring_alone_touches_no_audio_and_joins_the_experiment(finished_copy: 
     after = metrics_of(folder)
     assert after["vox1_e"]["cosine"] == before["vox1_e"]["cosine"]
     assert after["vox1_e"]["as_norm"]["threshold_eer"] != before["vox1_e"]["as_norm"]["threshold_eer"]
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("speaker-verification-demo")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = runs_of(folder)
     assert len([run for run in runs if run.data.tags["stage"] == "experiment"]) == 1
     assert len([run for run in runs if run.data.tags["stage"] == "evaluate"]) == 2
 
