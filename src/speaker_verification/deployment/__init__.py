@@ -1,0 +1,1 @@
+"""A trained model's decisions on recordings, as they were measured."""
