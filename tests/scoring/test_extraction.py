@@ -93,6 +93,19 @@ def test_only_the_beginning_is_embedded_when_so_asked(utterances: pd.DataFrame) 
     assert store.utterances["num_samples"].tolist() == LENGTHS
 
 
+@pytest.mark.parametrize("options", [{}, {"num_crops": 3, "crop_seconds": 0.2}])
+def test_waveforms_in_memory_have_the_embeddings_of_their_files(
+    utterances: pd.DataFrame, options: dict[str, object]
+) -> None:
+    waveforms = [soundfile.read(path, dtype="float32")[0] for path in utterances["path"]]
+    nowhere = utterances.assign(path="")
+    in_memory, read = extract(nowhere, waveforms=waveforms, **options), extract(utterances, **options)
+    np.testing.assert_array_equal(in_memory.embeddings, read.embeddings)
+    assert (in_memory.crops is None) == (read.crops is None)
+    if read.crops is not None:
+        np.testing.assert_array_equal(in_memory.crops, read.crops)
+
+
 @pytest.fixture
 def long_recording(utterances: pd.DataFrame, tmp_path: Path) -> pd.DataFrame:
     """The utterances, with one of 2.5 s beside them."""

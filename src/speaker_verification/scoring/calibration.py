@@ -203,11 +203,19 @@ class Calibration:
             ParameterError: the cosine cannot serve the operating point, as `unreachable` says.
             DataError: as `compare`.
         """
-        if (sentence := self.unreachable(point).get(Cosine.name)) is not None:
-            raise ParameterError(f"{sentence}; take another operating point or a model that separates better")
-        if (sentence := self.unseen(point).get(Cosine.name)) is not None:
-            warnings.warn(sentence, stacklevel=2)
+        self.check_reach(Cosine.name, point)
         return self.compare(enroll, test) >= point.threshold
+
+    def check_reach(self, scoring: str, point: OperatingPoint) -> None:
+        """Refuse an operating point that a scoring cannot serve; warn of one beyond the calibration trials.
+
+        Raises:
+            ParameterError: the scoring cannot serve the operating point, as `unreachable` says.
+        """
+        if (sentence := self.unreachable(point).get(scoring)) is not None:
+            raise ParameterError(f"{sentence}; take another operating point or a model that separates better")
+        if (sentence := self.unseen(point).get(scoring)) is not None:
+            warnings.warn(sentence, stacklevel=3)
 
     def unreachable(self, point: OperatingPoint) -> dict[str, str]:
         """A sentence on each scoring that cannot serve an operating point."""

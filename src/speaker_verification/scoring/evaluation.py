@@ -90,13 +90,29 @@ def score_trials(
     Raises:
         DataError: an utterance has no embedding, or a scoring was not fitted.
     """
+    rows = store.rows_of(trials["enroll_id"]), store.rows_of(trials["test_id"])
+    scored = Trials(store, *rows, cohort, settings, budget or ComputeBudget())
+    return SCORES.conform(trials.assign(**score_rows(scored, calibration, fitted, settings)))
+
+
+def score_rows(
+    trials: Trials, calibration: Calibration, fitted: Mapping[str, Fitted], settings: ScoreSettings
+) -> dict[str, np.ndarray]:
+    """Scores (trials,) of every scoring by its name, and the chosen log-likelihood ratios as `llr`.
+
+    Args:
+        trials: trials between rows of an embedding store.
+        calibration: calibration that `fit_scorings` returned.
+        fitted: arrays that `fit_scorings` returned.
+        settings: parameters of the scorings.
+
+    Raises:
+        DataError: a scoring was not fitted.
+    """
     missing = [name for name in settings.chosen if name not in calibration.scorings or name not in fitted]
     if missing:
         raise DataError(f"{', '.join(missing)} was not fitted with the others: run the score pipeline anew")
-    rows = store.rows_of(trials["enroll_id"]), store.rows_of(trials["test_id"])
-    scored = Trials(store, *rows, cohort, settings, budget or ComputeBudget())
     for name, scoring in settings.chosen.items():
-        scored.scores[name] = scoring().score(scored, fitted[name])
-    llrs = calibration.scorings[settings.llr].affine.log_likelihood_ratio(scored.scores[settings.llr])
-    columns = {name: scored.scores[name] for name in settings.chosen}
-    return SCORES.conform(trials.assign(**columns, llr=llrs))
+        trials.scores[name] = scoring().score(trials, fitted[name])
+    columns = {name: trials.scores[name] for name in settings.chosen}
+    return columns | {"llr": calibration.log_likelihood_ratio(settings.llr, columns[settings.llr])}

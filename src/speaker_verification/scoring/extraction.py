@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -72,6 +72,7 @@ def extract_embeddings(
     workspace: Path | None = None,
     weights: str = "",
     piece_seconds: float = PIECE_SECONDS,
+    waveforms: Sequence[np.ndarray] | None = None,
 ) -> EmbeddingStore:
     """Embeddings of utterances, in batches of equal length.
 
@@ -94,6 +95,7 @@ def extract_embeddings(
         workspace: folder for pieces that are embedded, which the caller deletes in the end; None: none.
         weights: digest of the model's weights, by which pieces of another model are known.
         piece_seconds: audio of a piece, at least: a kill costs each process one.
+        waveforms: float32 (samples,) of each utterance; None: read from the files of the table.
 
     Returns:
         N embeddings, in the order of the utterances, with (N, V, E) embeddings of their crops.
@@ -111,10 +113,11 @@ def extract_embeddings(
     every = np.arange(len(utterances))
 
     def embed(name: str, rows: np.ndarray, starts: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
-        _refuse_short(_Excerpts(utterances, rows, starts, num_samples), model.minimum_samples)
+        _refuse_short(_Excerpts(utterances, rows, starts, num_samples, waveforms), model.minimum_samples)
         owners, windows = even_windows(num_samples, window_seconds)  # (W,), (W, 2)
+        lengths_of_windows = windows[:, 1] - windows[:, 0]
         excerpts = _Excerpts(
-            utterances, rows[owners], starts[owners] + windows[:, 0], windows[:, 1] - windows[:, 0]
+            utterances, rows[owners], starts[owners] + windows[:, 0], lengths_of_windows, waveforms
         )
         batches = list(_batches_of_equal_length(excerpts.num_samples, round(batch_seconds * SAMPLE_RATE)))
         kept = None
@@ -158,6 +161,7 @@ class _Excerpts:
     rows: np.ndarray
     starts: np.ndarray
     num_samples: np.ndarray
+    waveforms: Sequence[np.ndarray] | None = None  # in place of the utterances' files
 
     def name(self, excerpt: int) -> str:
         return self.utterances["utterance_id"].iloc[self.rows[excerpt]]
@@ -173,14 +177,20 @@ class _Excerpts:
     def read(self, excerpt: int) -> np.ndarray:
         """The waveform, float32 (samples,); an utterance that ends before its excerpt wraps round."""
         from speaker_verification.audio.crops import wrap
-        from speaker_verification.audio.files import read_segment
 
         row, start = self.rows[excerpt], int(self.starts[excerpt])
-        path, num_samples = self.utterances["path"].iloc[row], int(self.num_samples[excerpt])
+        num_samples = int(self.num_samples[excerpt])
         available = int(self.utterances["num_samples"].iloc[row])
         if start + num_samples <= available:
-            return read_segment(path, start, num_samples)
-        return wrap(read_segment(path, 0, available), start + num_samples)[start:]
+            return self._segment(row, start, num_samples)
+        return wrap(self._segment(row, 0, available), start + num_samples)[start:]
+
+    def _segment(self, row: int, start: int, num_samples: int) -> np.ndarray:
+        from speaker_verification.audio.files import read_segment
+
+        if self.waveforms is not None:
+            return self.waveforms[row][start : start + num_samples]
+        return read_segment(self.utterances["path"].iloc[row], start, num_samples)
 
 
 def _embed_excerpts(

@@ -15,7 +15,27 @@ from speaker_verification.scoring.scorings import SCORINGS, Scoring, find_scorin
 from speaker_verification.scoring.scorings.base import Probability, SharedSettings
 
 
-class EmbedSettings(Settings):
+class ExtractionSettings(Settings):
+    """Parts of a recording that are embedded."""
+
+    batch_seconds: float = Field(160.0, gt=0)
+    """Audio of a batch in seconds; a batch holds utterances of one length."""
+    window_seconds: float = Field(WINDOW_SECONDS, ge=LEAST_WINDOW_SECONDS, allow_inf_nan=False)
+    """Longest excerpt embedded in one piece in seconds; longer recordings are averaged over windows."""
+    max_seconds: float | None = Field(None, gt=0)
+    """Excerpt from the beginning of each utterance in seconds; null: all of it."""
+    num_crops: int = Field(0, ge=0)
+    """Evenly spaced crops of the trials' utterances, a second view for cosine; 0: none."""
+    crop_seconds: float = Field(4.015, gt=0)
+    """Length of these crops in seconds; a shorter utterance wraps round."""
+
+    @property
+    def extraction(self) -> dict[str, Any]:
+        """Arguments of `extract_embeddings` by name."""
+        return {name: getattr(self, name) for name in ExtractionSettings.model_fields}
+
+
+class EmbedSettings(ExtractionSettings):
     """Parameters under `embed`."""
 
     model: LocalPath | None = None
@@ -28,16 +48,6 @@ class EmbedSettings(Settings):
     """Utterances of a cohort speaker, spread over its sessions; null: all, as published."""
     allow_seen_speakers: bool = False
     """Allow speakers of the trials in the cohort."""
-    batch_seconds: float = Field(160.0, gt=0)
-    """Audio of a batch in seconds; a batch holds utterances of one length."""
-    window_seconds: float = Field(WINDOW_SECONDS, ge=LEAST_WINDOW_SECONDS, allow_inf_nan=False)
-    """Longest excerpt embedded in one piece in seconds; longer recordings are averaged over windows."""
-    max_seconds: float | None = Field(None, gt=0)
-    """Excerpt from the beginning of each utterance in seconds; null: all of it."""
-    num_crops: int = Field(0, ge=0)
-    """Evenly spaced crops of the trials' utterances, a second view for cosine; 0: none."""
-    crop_seconds: float = Field(4.015, gt=0)
-    """Length of these crops in seconds; a shorter utterance wraps round."""
     save_every_seconds: float = Field(PIECE_SECONDS, gt=0)
     """Audio in seconds after which a process saves what it has embedded."""
     num_workers: int = Field(4, ge=0)

@@ -31,7 +31,7 @@ def embed_trial_utterances(
     """Embed each utterance that occurs in a trial, once."""
     in_trials = utterances_in_trials(utterances, trials)
     folder = workspace / EMBEDDINGS
-    return _embed(in_trials, trained_checkpoint, embed, device, folder, embed.num_crops)
+    return _embed(in_trials, trained_checkpoint, embed, device, folder)
 
 
 def embed_cohort(
@@ -47,7 +47,8 @@ def embed_cohort(
 
     cohort = select_subset(utterances, embed.cohort_set, embed.cohort_utterances_per_speaker)
     refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
-    return _embed(cohort, trained_checkpoint, embed, device, workspace / COHORT_EMBEDDINGS)
+    whole = embed.model_copy(update={"num_crops": 0})
+    return _embed(cohort, trained_checkpoint, whole, device, workspace / COHORT_EMBEDDINGS)
 
 
 def _embed(
@@ -56,7 +57,6 @@ def _embed(
     settings: EmbedSettings,
     device: str,
     workspace: Path,
-    num_crops: int = 0,
 ) -> EmbeddingStore:
     from speaker_verification.models.speaker_model import weights_digest
 
@@ -66,11 +66,7 @@ def _embed(
     store = extract_embeddings(
         model,
         utterances,
-        batch_seconds=settings.batch_seconds,
-        window_seconds=settings.window_seconds,
-        max_seconds=settings.max_seconds,
-        num_crops=num_crops,
-        crop_seconds=settings.crop_seconds,
+        **settings.extraction,
         num_workers=settings.num_workers,
         progress=processes().is_first,
         workspace=workspace,
