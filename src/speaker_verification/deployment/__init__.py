@@ -1,1 +1,13 @@
 """A trained model's decisions on recordings, as they were measured."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "comparison": ["Comparison"],
+        "origin": ["Origin", "UsedCorpus"],
+        "settings": ["LimitSettings", "VerifierSettings"],
+        "verifier": ["Verifier"],
+    },
+)

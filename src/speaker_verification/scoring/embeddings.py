@@ -70,6 +70,29 @@ class EmbeddingStore:
         """Rows of the given utterances, as `rows_of_ids`."""
         return rows_of_ids(utterance_ids, self.utterances, "have no embedding: embed them first")
 
+    def at(self, rows: np.ndarray) -> EmbeddingStore:
+        """Some of the rows (rows,)."""
+        crops = None if self.crops is None else self.crops[rows]
+        return EmbeddingStore(self.embeddings[rows], self.utterances.iloc[rows], crops, self.model)
+
+    @classmethod
+    def joined(cls, stores: Sequence[EmbeddingStore]) -> EmbeddingStore:
+        """The rows of several stores, one after the other.
+
+        Raises:
+            DataError: the stores are of two models.
+        """
+        first, *others = stores
+        for other in others:
+            first.refuse_other_model(other)
+        crops = [store.crops for store in stores if store.crops is not None]
+        return cls(
+            np.concatenate([store.embeddings for store in stores]),
+            pd.concat([store.utterances for store in stores], ignore_index=True),
+            np.concatenate(crops) if crops else None,
+            next((store.model for store in stores if store.model), ""),
+        )
+
     def refuse_other_model(self, other: EmbeddingStore) -> None:
         """Refuse to compare these embeddings with another model's.
 

@@ -1,0 +1,1 @@
+from tests.support.verifiers import measured as measured
