@@ -139,6 +139,11 @@ class EmbeddingStore:
         )
 
 
+def mean_of(embeddings: np.ndarray) -> np.ndarray:
+    """Mean of the raw embeddings (R, ..., E) of one speaker, float32 (..., E)."""
+    return embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
 def rows_of_ids(utterance_ids: Sequence[str] | pd.Series, utterances: pd.DataFrame, what: str) -> np.ndarray:
     """Rows of the given utterances in a table, int32, one for each id.
 

@@ -52,16 +52,11 @@ class Qmf(Scoring):
         return {"coefficients": coefficients, "intercept": np.array(intercept), "feature_names": names}
 
     def score(self, trials: Trials, fitted: Fitted) -> np.ndarray:
-        if tuple(fitted["feature_names"]) != FEATURE_NAMES:
-            raise DataError(
-                f"QMF was fitted on the features {', '.join(fitted['feature_names'])}, not on "
-                f"{', '.join(FEATURE_NAMES)}: run the score pipeline anew"
-            )
         as_norm, quality = trials.scores_by(AsNorm), _quality_of(trials)
 
         def ratios(block: slice) -> np.ndarray:
             sides = quality[trials.enroll_rows[block]], quality[trials.test_rows[block]]
-            return qmf_features(as_norm[block], *sides) @ fitted["coefficients"] + fitted["intercept"]
+            return qmf_ratios(as_norm[block], *sides, fitted)
 
         return trials.score(TRIALS_PER_BLOCK, ratios)
 
@@ -122,6 +117,28 @@ def qmf_features(
         ],
         axis=1,
     )
+
+
+def qmf_ratios(
+    as_norm_scores: npt.ArrayLike, enroll_quality: np.ndarray, test_quality: np.ndarray, fitted: Fitted
+) -> np.ndarray:
+    """Natural log-likelihood ratios of trials, float64 (trials,).
+
+    Args:
+        as_norm_scores: (trials,).
+        enroll_quality: as for `qmf_features`, like `test_quality`.
+        fitted: coefficients and intercept, with the names of their features.
+
+    Raises:
+        DataError: the coefficients are of other features.
+    """
+    if tuple(fitted["feature_names"]) != FEATURE_NAMES:
+        raise DataError(
+            f"QMF was fitted on the features {', '.join(fitted['feature_names'])}, not on "
+            f"{', '.join(FEATURE_NAMES)}: run the score pipeline anew"
+        )
+    features = qmf_features(as_norm_scores, enroll_quality, test_quality)
+    return features @ fitted["coefficients"] + fitted["intercept"]
 
 
 def fit_logistic_regression(

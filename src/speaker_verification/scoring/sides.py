@@ -1,0 +1,188 @@
+"""Scores of trials from numbers kept of each side, and the exact search of one side among many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.scoring.blocks import ComputeBudget, row_blocks
+from speaker_verification.scoring.calibration import Calibration
+from speaker_verification.scoring.centring import centre_and_normalise, check_width
+from speaker_verification.scoring.cohort import Cohort, Statistics, cohort_statistics
+from speaker_verification.scoring.scorings.as_norm import AsNorm, as_norm
+from speaker_verification.scoring.scorings.base import Fitted, SharedSettings
+from speaker_verification.scoring.scorings.cosine import Cosine
+from speaker_verification.scoring.scorings.qmf import Qmf, qmf_ratios, quality_features
+
+ROWS_PER_BLOCK = 16_384  # of which float64 scores stay in a core's cache
+NUM_QUALITY = 4
+_UNIT_ROUNDOFF = np.finfo(np.float32).eps / 2
+
+Rows = slice | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Everything that a score needs of each of N sides of trials: utterances, or models of speakers.
+
+    Attributes:
+        directions: (N, E) centred embeddings of length 1; float32 where they are kept; may be a memory map.
+        statistics: mean and standard deviation (N,) of each side's top-n cohort cosines.
+        quality: (N, 4) quality features of the raw embeddings.
+    """
+
+    directions: np.ndarray
+    statistics: Statistics
+    quality: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def at(self, rows: Rows) -> Sides:
+        """Some of the sides."""
+        mean, std = self.statistics
+        return Sides(self.directions[rows], (mean[rows], std[rows]), self.quality[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class SideScorer:
+    """Calibrated scoring of trials by their cosine and numbers of each side: cosine, AS-norm or QMF.
+
+    Attributes:
+        cohort: cohort that embeddings are centred on and scores are normalised against.
+        settings: parameters of the scorings.
+        calibration: maps to log-likelihood ratios; its `llr` names the scoring.
+        fitted: arrays that the scorings learned, by scoring.
+
+    Raises:
+        ParameterError: the scoring needs more of a trial than its cosine.
+        DataError: the scoring was not fitted.
+    """
+
+    cohort: Cohort
+    settings: SharedSettings
+    calibration: Calibration
+    fitted: Mapping[str, Fitted]
+
+    def __post_init__(self) -> None:
+        known = (Cosine.name, AsNorm.name, Qmf.name)
+        if self.scoring not in known:
+            raise ParameterError(
+                f"the log-likelihood ratios are of the scoring '{self.scoring}', which needs both embeddings "
+                f"of each trial: one recording is searched among many by {', '.join(known)}; set score.llr "
+                "to one of them"
+            )
+        if self.scoring not in self.calibration.scorings or self.scoring not in self.fitted:
+            raise DataError(f"the scoring '{self.scoring}' was not fitted: run the score pipeline anew")
+
+    @property
+    def scoring(self) -> str:
+        """Name of the scoring."""
+        return self.calibration.llr
+
+    @property
+    def width(self) -> int:
+        """Width E of the embeddings."""
+        return len(self.cohort.centre)
+
+    def describe(
+        self, embeddings: np.ndarray, duration_seconds: npt.ArrayLike, budget: ComputeBudget | None = None
+    ) -> Sides:
+        """Sides of raw embeddings.
+
+        Args:
+            embeddings: (N, E) as the model gives them.
+            duration_seconds: (N,).
+            budget: memory, threads and device of the computation.
+
+        Raises:
+            DataError: the width is another, or an embedding has no direction.
+        """
+        check_width(embeddings, self.width)
+        directions = centre_and_normalise(embeddings, self.cohort.centre)
+        statistics = np.zeros(len(embeddings)), np.ones(len(embeddings))
+        quality = np.zeros((len(embeddings), NUM_QUALITY))
+        if self.scoring != Cosine.name:
+            statistics = cohort_statistics(
+                embeddings,
+                self.cohort.embeddings,
+                self.settings.top_n,
+                centre=self.cohort.centre,
+                deviation=self.settings.deviation,
+                budget=budget,
+            )
+        if self.scoring == Qmf.name:
+            quality = quality_features(embeddings, duration_seconds, budget)
+        return Sides(directions, statistics, quality)
+
+    def log_likelihood_ratios(self, cosines: np.ndarray, enroll: Sides, test: Sides) -> np.ndarray:
+        """Natural log-likelihood ratios of trials, float64 (trials,).
+
+        Args:
+            cosines: (trials,) of the directions.
+            enroll: enrolment side of each trial.
+            test: test side of each trial, or one that all trials share.
+        """
+        scores = cosines
+        if self.scoring != Cosine.name:
+            scores = as_norm(scores, enroll.statistics, test.statistics)
+        if self.scoring == Qmf.name:
+            quality = np.broadcast_to(test.quality, (len(cosines), NUM_QUALITY))
+            scores = qmf_ratios(scores, enroll.quality, quality, self.fitted[Qmf.name])
+        return self.calibration.log_likelihood_ratio(self.scoring, scores)
+
+    def rounding_of(self, enroll: Sides, test: Sides) -> float:
+        """Bound on the rounding error of log-likelihood ratios whose cosines are computed in float32.
+
+        A dot product of E rounded factors of two directions errs by (E + 2) u at most, u = 2^-24. For each
+        pair the ratio is affine in the cosine, and steepest where the cohort cosines vary least.
+        """
+        if not len(enroll):
+            return 0.0
+        steepest = enroll.at(np.full(2, enroll.statistics[1].argmin()))
+        ends = self.log_likelihood_ratios(np.array([0.0, (self.width + 2) * _UNIT_ROUNDOFF]), steepest, test)
+        return float(abs(ends[1] - ends[0]))
+
+
+def find_highest(
+    parts: Sequence[Sides], counted: Sequence[np.ndarray], test: Sides, scorer: SideScorer, num_highest: int
+) -> list[np.ndarray]:
+    """Rows of the enrolled sides that may have the highest log-likelihood ratios with a test side.
+
+    All are gone through, block by block, in float32 for the cosine. Rows whose ratio is within the rounding
+    error of the last place are among those returned, so the exact ratios of these decide.
+
+    Args:
+        parts: enrolled sides, in one or several arrays, float32.
+        counted: for each part bool (N,): which of its sides count.
+        test: one side.
+        scorer: calibrated scoring.
+        num_highest: how many are looked for.
+
+    Returns:
+        rows: (K,) for each part, rising.
+    """
+    direction = test.directions[0].astype(np.float32)  # (E,)
+    slack = 2 * max((scorer.rounding_of(part, test) for part in parts), default=0.0)
+    floor = -np.inf
+    kept: list[tuple[int, np.ndarray, np.ndarray]] = []
+    for number, (part, counts) in enumerate(zip(parts, counted, strict=True)):
+        for rows in row_blocks(len(part), ROWS_PER_BLOCK):
+            enroll = part.at(rows)
+            ratios = scorer.log_likelihood_ratios(enroll.directions @ direction, enroll, test)  # (block,)
+            places = np.flatnonzero((ratios >= floor) & counts[rows])
+            if not len(places):
+                continue
+            kept.append((number, rows.start + places, ratios[places]))
+            found = np.concatenate([ratios for _, _, ratios in kept])
+            if len(found) > num_highest:
+                floor = np.partition(found, -num_highest)[-num_highest] - slack
+                kept = [(part, at[r >= floor], r[r >= floor]) for part, at, r in kept]
+    return [
+        np.concatenate([at for part, at, _ in kept if part == number] or [np.empty(0, dtype=int)])
+        for number in range(len(parts))
+    ]
