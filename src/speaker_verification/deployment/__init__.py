@@ -6,6 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "comparison": ["Comparison"],
+        "enrolment_store": ["EnrolledRecording", "Enrolment", "EnrolmentStore"],
+        "identification": ["Candidate", "Identification", "identify", "side_scorer"],
         "origin": ["Origin", "UsedCorpus"],
         "settings": ["LimitSettings", "VerifierSettings"],
         "verifier": ["Verifier"],

@@ -28,7 +28,7 @@ from speaker_verification.models.speaker_model import SpeakerModel, weights_dige
 from speaker_verification.models.weight_files import read_json
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.cohort import Cohort
-from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.embeddings import EmbeddingStore, mean_of
 from speaker_verification.scoring.evaluation import score_rows
 from speaker_verification.scoring.extraction import extract_embeddings
 from speaker_verification.scoring.metrics import DecisionErrors, OperatingPoint
@@ -353,12 +353,8 @@ def mean_embedding(store: EmbeddingStore) -> EmbeddingStore:
         num_samples=round(store.utterances["num_samples"].mean()),
         duration_seconds=store.utterances["duration_seconds"].mean(),
     )
-    crops = None if store.crops is None else _mean(store.crops)
-    return EmbeddingStore(_mean(store.embeddings), utterance, crops, store.model)
-
-
-def _mean(rows: np.ndarray) -> np.ndarray:
-    return rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+    crops = None if store.crops is None else mean_of(store.crops)[None]
+    return EmbeddingStore(mean_of(store.embeddings)[None], utterance, crops, store.model)
 
 
 def _waveform(recording: Source) -> np.ndarray:
