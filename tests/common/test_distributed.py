@@ -116,6 +116,19 @@ def test_a_process_that_is_killed_ends_the_others() -> None:
     assert (waiting.exit_code, killed.exit_code) == (1, -signal.SIGKILL)
 
 
+def die_while_others_meet() -> None:
+    if processes().rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    processes().meet("long work is done")
+
+
+@pytest.mark.project
+def test_a_process_that_is_killed_ends_those_that_wait_without_a_limit() -> None:
+    first, _, third = run_processes(3, die_while_others_meet)
+    assert first.error.endswith(f"rank 1 on host {socket.gethostname()} has died")
+    assert (first.exit_code, third.exit_code) == (1, 1)
+
+
 ONCE_UNLUCKY = """
 import pathlib, sys
 from speaker_verification.common.distributed import joined_processes
