@@ -18,6 +18,7 @@ from speaker_verification.common import distributed
 from speaker_verification.common.device import resolve_device
 from speaker_verification.common.distributed import Processes, joined_processes, processes
 from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.common.termination import exit_on_signal
 from tests.support.processes import run_processes, values_of
 
 
@@ -127,6 +128,21 @@ def test_a_process_that_is_killed_ends_those_that_wait_without_a_limit() -> None
     first, _, third = run_processes(3, die_while_others_meet)
     assert first.error.endswith(f"rank 1 on host {socket.gethostname()} has died")
     assert (first.exit_code, third.exit_code) == (1, 1)
+
+
+def end_after_another() -> None:
+    """The second process fails; torchrun ends the first one before that has noticed."""
+    if processes().rank == 1:
+        raise DataError("file 'x.wav' is empty")
+    time.sleep(1)
+    exit_on_signal(signal.SIGTERM, None)
+
+
+@pytest.mark.project
+def test_a_process_that_torchrun_ends_tells_of_the_failure() -> None:
+    ended, _ = run_processes(2, end_after_another)
+    host = socket.gethostname()
+    assert ended.error.endswith(f"because of another process: rank 1 on host {host}: file 'x.wav' is empty")
 
 
 ONCE_UNLUCKY = """

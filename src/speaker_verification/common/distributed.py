@@ -285,8 +285,14 @@ class _JoinedProcesses(Processes):
         try:
             yield
         except BaseException as error:
-            if not self._ended.is_set():
-                self._fail(error)
+            if self._ended.is_set():
+                raise
+            if isinstance(error, SystemExit) and self._failure_of_another():
+                # torchrun ends those that are left, who may not have noticed yet.
+                peer_error = PeerError(self._blame(""))
+                self._fail(peer_error)
+                raise peer_error from error
+            self._fail(error)
             raise
 
     def take_leave(self) -> None:
@@ -326,13 +332,16 @@ class _JoinedProcesses(Processes):
             reason = str(error).strip().splitlines()[0]
             raise PeerError(self._blame(f"no answer from another process ({reason})")) from error
 
+    def _failure_of_another(self) -> str:
+        """The first failure of a process; empty where none is known."""
+        with suppress(RuntimeError):  # the process that holds the store has ended
+            if self._store.check([FAILURE]):
+                return self._store.get(FAILURE).decode()
+        return ""
+
     def _blame(self, otherwise: str) -> str:
         """The first failure of another process, or else what this one has noticed."""
-        failure = otherwise
-        with suppress(RuntimeError):
-            if self._store.check([FAILURE]):
-                failure = self._store.get(FAILURE).decode()
-        return f"{self.name} ends because of another process: {failure}"
+        return f"{self.name} ends because of another process: {self._failure_of_another() or otherwise}"
 
     def _watch(self) -> None:
         """End this process where it does not notice by itself that another one has failed."""
