@@ -146,7 +146,7 @@ def test_a_process_that_torchrun_ends_tells_of_the_failure() -> None:
 
 
 ONCE_UNLUCKY = """
-import pathlib, sys
+import pathlib, sys, threading
 from speaker_verification.common.distributed import joined_processes
 from speaker_verification.common.errors import DataError
 
@@ -156,6 +156,7 @@ with joined_processes() as group:
         failed.touch()
         raise DataError("file 'x.wav' is empty")
     print(f"together again: {group.gather(group.rank)}" if group.any(True) else "")
+print(f"threads left: {threading.active_count()}")
 """
 
 
@@ -175,6 +176,7 @@ def test_torchrun_shows_the_failure_and_starts_all_again(tmp_path: Path) -> None
     assert run.returncode == 0, run.stderr
     assert f"DataError: rank 1 on host {socket.gethostname()}: file 'x.wav' is empty" in run.stderr
     assert run.stdout.count("together again: [0, 1]") == 2
+    assert run.stdout.count("threads left: 1") == 2  # others may abort Python as it ends
 
 
 def test_processes_that_cannot_be_reached_are_told_by_address(monkeypatch: pytest.MonkeyPatch) -> None:

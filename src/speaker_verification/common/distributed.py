@@ -231,9 +231,10 @@ class _JoinedProcesses(Processes):
         self.name = f"rank {self.rank} on host {socket.gethostname()}"
         self._store.set(f"{HOST}{self.rank}", socket.gethostname())
         self._ended = threading.Event()
-        threading.Thread(target=self._watch, name="processes", daemon=True).start()
-        if self.size > 1:
-            threading.Thread(target=self._watch_next, name="next process", daemon=True).start()
+        watches = [self._watch, self._watch_next] if self.size > 1 else [self._watch]
+        self._threads = [threading.Thread(target=watch, daemon=True) for watch in watches]
+        for thread in self._threads:
+            thread.start()
 
     def sum(self, tensor: Tensor) -> Tensor:
         with self._communicating():
@@ -304,6 +305,8 @@ class _JoinedProcesses(Processes):
     def leave(self) -> None:
         """Give up the group."""
         self._ended.set()
+        for thread in self._threads:
+            thread.join(WATCH_SECONDS)  # in a call of torch's when Python ends, it would abort this process
         if self._distributed.is_initialized():
             self._distributed.destroy_process_group()
 
