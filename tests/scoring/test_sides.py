@@ -9,7 +9,7 @@ import pytest
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring.evaluation import score_trials
 from speaker_verification.scoring.settings import ScoreSettings
-from speaker_verification.scoring.sides import Sides, SideScorer, find_highest
+from speaker_verification.scoring.sides import Lines, Sides, SideScorer, find_highest
 from tests.support.stores import make_store, side_scorer
 
 
@@ -44,8 +44,8 @@ def test_a_scoring_that_was_not_fitted_is_refused() -> None:
         SideScorer(scorer.cohort, scorer.settings, scorer.calibration, {})
 
 
-def kept(sides: Sides) -> Sides:
-    return replace(sides, directions=sides.directions.astype(np.float32))
+def kept(sides: Sides, scorer: SideScorer) -> Lines:
+    return scorer.lines(replace(sides, directions=sides.directions.astype(np.float32)))
 
 
 @pytest.mark.parametrize("llr", ["cosine", "as_norm", "qmf"])
@@ -61,7 +61,7 @@ def test_the_search_finds_the_highest_of_all_counted_sides(
     test = scorer.describe(store.embeddings[:1], seconds[:1])
     sides = scorer.describe(store.embeddings[1:], seconds[1:])
     ratios = scorer.log_likelihood_ratios(sides.directions @ test.directions[0], sides, test)
-    parts = [kept(sides.at(slice(*ends))) for ends in ((0, 100), (100, 101), (101, 141))]
+    parts = [kept(sides.at(slice(*ends)), scorer) for ends in ((0, 100), (100, 101), (101, 141))]
     found = find_highest(parts, counted, test, scorer, num_highest)
     rows = np.concatenate([places + first for places, first in zip(found, (0, 100, 101), strict=True)])
     allowed = np.flatnonzero(np.concatenate(counted))
@@ -76,6 +76,6 @@ def test_sides_that_differ_less_than_float32_rounding_are_all_found() -> None:
     test = scorer.describe(base[None] + 0.1, [3.0])
     close = base + 1e-9 * np.random.default_rng(0).normal(size=(50, 8))
     far = make_store([50], seed=6).embeddings
-    sides = kept(scorer.describe(np.concatenate([far, close]), np.full(100, 3.0)))
+    sides = kept(scorer.describe(np.concatenate([far, close]), np.full(100, 3.0)), scorer)
     (rows,) = find_highest([sides], [np.full(100, True)], test, scorer, 3)
     assert set(rows) == set(range(50, 100))

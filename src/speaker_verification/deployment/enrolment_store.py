@@ -28,7 +28,7 @@ from speaker_verification.deployment.enrolment_parts import (
     Writer,
 )
 from speaker_verification.scoring.embeddings import mean_of
-from speaker_verification.scoring.sides import SideScorer
+from speaker_verification.scoring.sides import Lines, SideScorer
 
 LEAST_LENGTH = 1e-6  # below it an embedding has no direction
 _WRITING = threading.RLock()  # the folder's lock lets all threads of a process in
@@ -98,6 +98,7 @@ class EnrolmentStore:
         self.folder = folder
         self.snapshot = Snapshot.read(folder)
         self._scorer = scorer
+        self._lines: dict[str, Lines] = {}
 
     @classmethod
     def create(cls, folder: str | Path, fingerprint: str, scorer: SideScorer) -> EnrolmentStore:
@@ -184,6 +185,14 @@ class EnrolmentStore:
         """
         number, place = self._find([speaker])[speaker]
         return self.snapshot.parts[number].embeddings_at(place)
+
+    def lines(self, snapshot: Snapshot) -> list[Lines]:
+        """Log-likelihood ratios of each part's speakers as functions of the cosine, computed once."""
+        self._lines = {
+            part.folder.name: self._lines.get(part.folder.name) or self.scorer.lines(part.sides)
+            for part in snapshot.parts
+        }
+        return [self._lines[part.folder.name] for part in snapshot.parts]
 
     def recordings(self) -> pd.DataFrame:
         """Table of the ENROLLED_RECORDINGS schema, by the names of the speakers."""

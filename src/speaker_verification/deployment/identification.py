@@ -104,11 +104,9 @@ def identify(
     if (sentence := scorer.calibration.unreachable(point).get(scorer.scoring)) is not None:
         raise ParameterError(f"{sentence}; take another operating point or a model that separates better")
     test = scorer.describe(refuse_unusable(test_embedding, store.width, "recording"), [seconds])
-    sides = [part.sides for part in snapshot.parts]
     found: list[tuple[float, str]] = []
-    for part, rows in zip(
-        snapshot.parts, find_highest(sides, snapshot.counted, test, scorer, top + 1), strict=True
-    ):
+    places = find_highest(store.lines(snapshot), snapshot.counted, test, scorer, top + 1)
+    for part, rows in zip(snapshot.parts, places, strict=True):
         if not len(rows):
             continue
         models = np.stack([mean_of(part.embeddings_at(row)) for row in rows])

@@ -86,6 +86,7 @@ def cohort_statistics(
     centre: np.ndarray | float = 0.0,
     deviation: Deviation = "unbiased",
     budget: ComputeBudget | None = None,
+    cohort_is_normalised: bool = False,
 ) -> Statistics:
     """Mean and standard deviation of each embedding's highest cohort cosines.
 
@@ -99,6 +100,7 @@ def cohort_statistics(
         centre: (E,) subtracted from both, where they are not centred yet.
         deviation: divide by top_n - 1 or by top_n.
         budget: memory, threads and device of the computation.
+        cohort_is_normalised: whether the cohort is centred and of length 1 already.
 
     Returns:
         mean: float64 (N,).
@@ -118,7 +120,15 @@ def cohort_statistics(
         values -= mean[rows, None]
         std[rows] = np.einsum("nc,nc->n", values, values)
 
-    highest_cosines(embeddings, cohort, top_n, measure, centre=centre, budget=budget or ComputeBudget())
+    highest_cosines(
+        embeddings,
+        cohort,
+        top_n,
+        measure,
+        centre=centre,
+        budget=budget or ComputeBudget(),
+        cohort_is_normalised=cohort_is_normalised,
+    )
     return mean, _deviations(std, top_n, deviation)
 
 

@@ -61,6 +61,7 @@ def highest_cosines(
     *,
     centre: np.ndarray | float,
     budget: ComputeBudget,
+    cohort_is_normalised: bool = False,
 ) -> None:
     """Top-n cohort cosines of all embeddings, block by block.
 
@@ -72,6 +73,7 @@ def highest_cosines(
             (block, num_highest), in no order, which are its own to change.
         centre: (E,) subtracted from both.
         budget: memory, threads and device of the computation.
+        cohort_is_normalised: whether the cohort is centred and of length 1 already.
 
     Raises:
         DataError: the widths differ, or an embedding has no direction.
@@ -85,8 +87,9 @@ def highest_cosines(
     tiles = list(row_blocks(len(cohort), columns))
 
     def tile_directions(tile: slice) -> Any:
-        directions = centre_and_normalise(cohort[tile], centre, tile.start)
-        return on_device.place(directions.astype(dtype))
+        of_tile = cohort[tile]
+        directions = of_tile if cohort_is_normalised else centre_and_normalise(of_tile, centre, tile.start)
+        return on_device.place(directions.astype(dtype, copy=False))
 
     # A cohort too large to be held is computed anew for each block, of which there are then fewer.
     is_held = len(cohort) <= budget.rows_that_fit(cohort.shape[1] * dtype.itemsize, share=0.5)

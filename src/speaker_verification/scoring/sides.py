@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,10 @@ class SideScorer:
         """Width E of the embeddings."""
         return len(self.cohort.centre)
 
+    @cached_property
+    def _cohort_directions(self) -> np.ndarray:
+        return centre_and_normalise(self.cohort.embeddings, self.cohort.centre).astype(np.float32)
+
     def describe(
         self, embeddings: np.ndarray, duration_seconds: npt.ArrayLike, budget: ComputeBudget | None = None
     ) -> Sides:
@@ -109,11 +114,12 @@ class SideScorer:
         if self.scoring != Cosine.name:
             statistics = cohort_statistics(
                 embeddings,
-                self.cohort.embeddings,
+                self._cohort_directions,
                 self.settings.top_n,
                 centre=self.cohort.centre,
                 deviation=self.settings.deviation,
                 budget=budget,
+                cohort_is_normalised=True,
             )
         if self.scoring == Qmf.name:
             quality = quality_features(embeddings, duration_seconds, budget)
@@ -135,54 +141,84 @@ class SideScorer:
             scores = qmf_ratios(scores, enroll.quality, quality, self.fitted[Qmf.name])
         return self.calibration.log_likelihood_ratio(self.scoring, scores)
 
-    def rounding_of(self, enroll: Sides, test: Sides) -> float:
-        """Bound on the rounding error of log-likelihood ratios whose cosines are computed in float32.
+    def lines(self, enroll: Sides) -> Lines:
+        """Log-likelihood ratios of enrolled sides as functions of their cosine with a test side."""
+        return Lines(enroll.directions, *self._line(enroll, _REFERENCE))
 
-        A dot product of E rounded factors of two directions errs by (E + 2) u at most, u = 2^-24. For each
-        pair the ratio is affine in the cosine, and steepest where the cohort cosines vary least.
-        """
-        if not len(enroll):
-            return 0.0
-        steepest = enroll.at(np.full(2, enroll.statistics[1].argmin()))
-        ends = self.log_likelihood_ratios(np.array([0.0, (self.width + 2) * _UNIT_ROUNDOFF]), steepest, test)
-        return float(abs(ends[1] - ends[0]))
+    def terms_of(self, test: Sides) -> tuple[float, float]:
+        """Terms that one test side adds to the intercepts and the slopes of `lines`."""
+        with_test, with_reference = (self._line(_REFERENCE, side) for side in (test, _REFERENCE))
+        intercept, slope = (own - other for own, other in zip(with_test, with_reference, strict=True))
+        return intercept.item(), slope.item()
+
+    def _line(self, enroll: Sides, test: Sides) -> tuple[np.ndarray, np.ndarray]:
+        """Intercepts (N,) and slopes (N,) of the log-likelihood ratios over the cosine."""
+        ends = (np.zeros(len(enroll)), np.ones(len(enroll)))
+        intercepts, at_one = (self.log_likelihood_ratios(cosines, enroll, test) for cosines in ends)
+        return intercepts, at_one - intercepts
+
+
+# In place of either side, where only the other one counts.
+_REFERENCE = Sides(np.zeros((1, 1)), (np.zeros(1), np.ones(1)), np.zeros((1, NUM_QUALITY)))
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Log-likelihood ratios of N enrolled sides as functions of the cosine with a test side.
+
+    With each of the scorings the ratio is affine in the cosine. Its intercept and slope are sums of a term of
+    the enrolled side and of one of the test side, which is a reference here.
+
+    Attributes:
+        directions: float32 (N, E); may be a memory map.
+        intercepts: (N,).
+        slopes: (N,).
+    """
+
+    directions: np.ndarray
+    intercepts: np.ndarray
+    slopes: np.ndarray
 
 
 def find_highest(
-    parts: Sequence[Sides], counted: Sequence[np.ndarray], test: Sides, scorer: SideScorer, num_highest: int
+    parts: Sequence[Lines], counted: Sequence[np.ndarray], test: Sides, scorer: SideScorer, num_highest: int
 ) -> list[np.ndarray]:
     """Rows of the enrolled sides that may have the highest log-likelihood ratios with a test side.
 
-    All are gone through, block by block, in float32 for the cosine. Rows whose ratio is within the rounding
-    error of the last place are among those returned, so the exact ratios of these decide.
+    All are gone through, block by block, with cosines in float32: a product of two directions errs by
+    (E + 2) 2^-24 at most. Rows whose ratio lies that near to the last place are among those returned, so that
+    their exact ratios can decide.
 
     Args:
-        parts: enrolled sides, in one or several arrays, float32.
-        counted: for each part bool (N,): which of its sides count.
+        parts: enrolled sides, in one or several arrays.
+        counted: for each part bool (N,), which of its sides count.
         test: one side.
         scorer: calibrated scoring.
         num_highest: how many are looked for.
 
     Returns:
-        rows: (K,) for each part, rising.
+        rows: (K,) for each part.
     """
     direction = test.directions[0].astype(np.float32)  # (E,)
-    slack = 2 * max((scorer.rounding_of(part, test) for part in parts), default=0.0)
-    floor = -np.inf
+    intercept, slope = scorer.terms_of(test)
+    steepest = max((np.abs(part.slopes + slope).max() for part in parts if len(part.slopes)), default=0.0)
+    slack = 2 * steepest * (len(direction) + 2) * _UNIT_ROUNDOFF
+    lowest = -np.inf
     kept: list[tuple[int, np.ndarray, np.ndarray]] = []
     for number, (part, counts) in enumerate(zip(parts, counted, strict=True)):
-        for rows in row_blocks(len(part), ROWS_PER_BLOCK):
-            enroll = part.at(rows)
-            ratios = scorer.log_likelihood_ratios(enroll.directions @ direction, enroll, test)  # (block,)
-            places = np.flatnonzero((ratios >= floor) & counts[rows])
-            if not len(places):
+        for rows in row_blocks(len(part.slopes), ROWS_PER_BLOCK):
+            ratios = (part.slopes[rows] + slope) * (part.directions[rows] @ direction)  # (block,)
+            ratios += part.intercepts[rows]
+            ratios += intercept
+            near = np.flatnonzero((ratios >= lowest) & counts[rows])
+            if not len(near):
                 continue
-            kept.append((number, rows.start + places, ratios[places]))
+            kept.append((number, rows.start + near, ratios[near]))
             found = np.concatenate([ratios for _, _, ratios in kept])
             if len(found) > num_highest:
-                floor = np.partition(found, -num_highest)[-num_highest] - slack
-                kept = [(part, at[r >= floor], r[r >= floor]) for part, at, r in kept]
-    return [
-        np.concatenate([at for part, at, _ in kept if part == number] or [np.empty(0, dtype=int)])
-        for number in range(len(parts))
-    ]
+                lowest = np.partition(found, -num_highest)[-num_highest] - slack
+                kept = [(part, at[r >= lowest], r[r >= lowest]) for part, at, r in kept]
+    places: list[list[np.ndarray]] = [[np.empty(0, dtype=int)] for _ in parts]
+    for number, at, _ in kept:
+        places[number].append(at)
+    return [np.concatenate(rows) for rows in places]
