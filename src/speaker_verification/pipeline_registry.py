@@ -5,7 +5,17 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline
 
 from speaker_verification.config.phases import EVALUATION, PHASES, checkpoint_of
-from speaker_verification.pipelines import download, embed, export, measure, prepare, report, score, training
+from speaker_verification.pipelines import (
+    download,
+    embed,
+    export,
+    measure,
+    package,
+    prepare,
+    report,
+    score,
+    training,
+)
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -18,6 +28,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         },
         "embed": embed.create_pipeline(),
         "score": score.create_pipeline(),
+        "package": package.create_pipeline(),
         "report": report.create_pipeline(),
     }
     return {

@@ -18,6 +18,7 @@ from speaker_verification.common import distributed
 from speaker_verification.common.device import resolve_device
 from speaker_verification.common.distributed import Processes, joined_processes, processes
 from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.common.termination import exit_on_signal
 from tests.support.processes import run_processes, values_of
 
 
@@ -116,8 +117,36 @@ def test_a_process_that_is_killed_ends_the_others() -> None:
     assert (waiting.exit_code, killed.exit_code) == (1, -signal.SIGKILL)
 
 
+def die_while_others_meet() -> None:
+    if processes().rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    processes().meet("long work is done")
+
+
+@pytest.mark.project
+def test_a_process_that_is_killed_ends_those_that_wait_without_a_limit() -> None:
+    first, _, third = run_processes(3, die_while_others_meet)
+    assert first.error.endswith(f"rank 1 on host {socket.gethostname()} has died")
+    assert (first.exit_code, third.exit_code) == (1, 1)
+
+
+def end_after_another() -> None:
+    """The second process fails; torchrun ends the first one before that has noticed."""
+    if processes().rank == 1:
+        raise DataError("file 'x.wav' is empty")
+    time.sleep(1)
+    exit_on_signal(signal.SIGTERM, None)
+
+
+@pytest.mark.project
+def test_a_process_that_torchrun_ends_tells_of_the_failure() -> None:
+    ended, _ = run_processes(2, end_after_another)
+    host = socket.gethostname()
+    assert ended.error.endswith(f"because of another process: rank 1 on host {host}: file 'x.wav' is empty")
+
+
 ONCE_UNLUCKY = """
-import pathlib, sys
+import pathlib, sys, threading
 from speaker_verification.common.distributed import joined_processes
 from speaker_verification.common.errors import DataError
 
@@ -127,6 +156,7 @@ with joined_processes() as group:
         failed.touch()
         raise DataError("file 'x.wav' is empty")
     print(f"together again: {group.gather(group.rank)}" if group.any(True) else "")
+print(f"threads left: {threading.active_count()}")
 """
 
 
@@ -146,6 +176,7 @@ def test_torchrun_shows_the_failure_and_starts_all_again(tmp_path: Path) -> None
     assert run.returncode == 0, run.stderr
     assert f"DataError: rank 1 on host {socket.gethostname()}: file 'x.wav' is empty" in run.stderr
     assert run.stdout.count("together again: [0, 1]") == 2
+    assert run.stdout.count("threads left: 1") == 2  # others may abort Python as it ends
 
 
 def test_processes_that_cannot_be_reached_are_told_by_address(monkeypatch: pytest.MonkeyPatch) -> None:

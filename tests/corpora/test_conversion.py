@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -25,15 +26,19 @@ import pandas as pd
 import pytest
 import soundfile
 
+from speaker_verification.audio import files as audio_files
 from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import AudioFormat
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError
+from speaker_verification.corpora import utterances
 from speaker_verification.corpora.augmentation import extract_musan
 from speaker_verification.corpora.conversion import archives, storing
 from speaker_verification.corpora.conversion import convert as conversion
 from speaker_verification.corpora.utterances import convert_subset, list_subset
 from speaker_verification.corpora.voxceleb import VOXCELEB
 from tests.support.corpora import flac, m4a, noise, tarred, wav, write_parts, zipped
+from tests.support.processes import run_processes, values_of
 from tests.support.waiting import wait_until
 
 NAMES = [f"id{speaker}/s/{number}" for speaker in range(3) for number in range(4)]
@@ -588,6 +593,96 @@ def test_runs_killed_at_any_moment_end_as_one_undisturbed_and_leave_no_strays(tm
     )
     assert cut == whole
     assert len(whole) == 240
+
+
+def write_mixed_archives(folder: Path) -> dict[str, list[Path]]:
+    """Archives by subset: a zip in parts with unusable and repeated recordings, and a tar."""
+    speech = {f"dev/aac/id{n % 9}/s/{n:03d}.m4a": m4a(noise(n, 8_000)) for n in range(50)}
+    speech |= {f"dev/aac/id{n}/s/{n:03d}.wav": wav(noise(n, 8_000)) for n in range(3)}  # twice
+    speech |= {"dev/aac/id1/s/text.m4a": b"hello", "dev/aac/id1/s/silent.wav": wav(np.zeros(8_000, np.int16))}
+    readings = {
+        f"LibriSpeech/dev-clean/{n % 3}/1/{n % 3}-1-{n:04d}.flac": flac(noise(n, 8_000)) for n in range(21)
+    }
+    parts = write_parts(folder, "vox2_dev_aac_part", zipped(speech), 3)
+    (folder / "dev-clean.tar.gz").write_bytes(tarred(readings | {"LibriSpeech/README.TXT": b"hello"}))
+    return {"vox2-dev": parts, "librispeech-dev-clean": [folder / "dev-clean.tar.gz"]}
+
+
+def convert_mixed(folder: Path, max_rejected: float = 0.1) -> list[pd.DataFrame]:
+    """Tables of both subsets; the folder's archives are those of `write_mixed_archives`."""
+    archive_files = {
+        "vox2-dev": sorted(folder.parent.glob("vox2_dev_aac_part*")),
+        "librispeech-dev-clean": [folder.parent / "dev-clean.tar.gz"],
+    }
+    tables = [
+        convert_subset(subset, files, folder, 0.1, max_rejected, 0) for subset, files in archive_files.items()
+    ]
+    return [table for pair in tables for table in pair]
+
+
+def tables_and_files(folder: Path, tables: list[pd.DataFrame]) -> tuple[list[dict], dict[str, bytes]]:
+    """Tables, and files below a folder; of the markers, which hold times, there are none."""
+    files = {name: data for name, data in contents(folder).items() if not name.endswith(".source")}
+    paths = [table.assign(path="") if "path" in table else table for table in tables]
+    return [table.to_dict("list") for table in paths], files
+
+
+@pytest.mark.project
+def test_any_number_of_processes_gives_tables_record_and_files_of_one(tmp_path: Path) -> None:
+    write_mixed_archives(tmp_path)
+    one = tables_and_files(tmp_path / "one", convert_mixed(tmp_path / "one"))
+    assert [len(table["file_id"]) for table in one[0] if "file_id" in table] == [5, 0]
+    assert len(one[1]) == 50 + 21 + 2  # recordings and records
+    for size in (2, 3):
+        folder = tmp_path / str(size)
+        for _ in range(2):  # the second time, nothing is left to convert
+            for tables in values_of(run_processes(size, convert_mixed, folder)):
+                assert tables_and_files(folder, tables) == one
+
+
+def convert_until_killed(folder: Path) -> None:
+    """Conversion whose process of rank 1 is killed at its sixth recording."""
+    written = 0
+
+    def store(source: bytes, path: Path) -> audio_files.AudioInfo:
+        nonlocal written
+        written += 1
+        if written == 6 and processes().rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return storing.store_speech(source, path)
+
+    utterances.store_speech = store
+    convert_mixed(folder)
+
+
+@pytest.mark.project
+def test_a_conversion_of_two_processes_that_was_killed_resumes_with_three(tmp_path: Path) -> None:
+    write_mixed_archives(tmp_path)
+    one = tables_and_files(tmp_path / "one", convert_mixed(tmp_path / "one"))
+    folder = tmp_path / "cut"
+    waiting, killed = run_processes(2, convert_until_killed, folder)
+    assert killed.exit_code == -signal.SIGKILL
+    assert waiting.error.endswith(f"rank 1 on host {socket.gethostname()} has died")
+    before = state(folder)
+    assert len(list(folder.rglob("*.wav"))) == 26 + 5  # those of rank 0, and five of rank 1
+    for tables in values_of(run_processes(3, convert_mixed, folder)):
+        assert tables_and_files(folder, tables) == one
+    kept = {name: found for name, found in state(folder).items() if name.endswith(".wav")}
+    assert kept.items() >= {item for item in before.items() if item[0].endswith(".wav")}
+
+
+@pytest.mark.project
+def test_what_archives_lack_is_told_by_several_processes_as_by_one(tmp_path: Path) -> None:
+    write_mixed_archives(tmp_path)
+    with pytest.raises(DataError) as refused:
+        convert_mixed(tmp_path / "one", 0.01)
+    first, second = run_processes(2, convert_mixed, tmp_path / "two", 0.01)
+    assert first.error.endswith(str(refused.value))
+    assert (first.exit_code, second.exit_code) == (1, 1)
+    (tmp_path / "vox2_dev_aac_partac").unlink()
+    first, second = run_processes(2, convert_mixed, tmp_path / "three")
+    assert "vox2_dev_aac_partab: not a whole zip" in first.error
+    assert (first.exit_code, second.exit_code) == (1, 1)
 
 
 def end_at_once(source: bytes, path: Path) -> None:

@@ -27,6 +27,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner, ThreadRunner
 from kedro.runner.runner import AbstractRunner
 from mlflow.entities import Run, ViewType
+from sqlalchemy import Engine
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import UTTERANCES
@@ -432,6 +433,24 @@ def test_a_new_database_lies_in_the_project_whatever_its_path(empty_database: Pa
     top = empty_database.parents[2]
     assert [path.relative_to(top).as_posix() for path in top.rglob("*.db")] == [f"{WEIRD}/runs/mlflow.db"]
     assert [path.name for path in top.iterdir()] == [WEIRD]
+
+
+def test_a_database_is_there_only_with_all_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow makes them in dozens of steps, and refuses a file that a kill has left between two."""
+
+    def interrupt(engine: Engine) -> None:
+        raise KeyboardInterrupt
+
+    store = TrackingSettings(tracking_uri="sqlite:///mlflow.db", experiment="x").store(tmp_path)
+    monkeypatch.setattr("mlflow.store.db.utils._upgrade_db", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        TrackedRun(RunLog(store), "run", {}, {}).open()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    TrackedRun(RunLog(store), "run", {}, {}).open()
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_a_moved_project_takes_its_artifacts_along(project: Project, tmp_path: Path) -> None:

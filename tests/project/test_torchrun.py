@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,26 @@ def test_two_processes_train_one_phase_in_one_tracked_run(finished_copy: tuple[P
     assert len(curves) == 2  # that of the finished project, and one more
     assert pd.read_parquet(curves[-1])["epoch"].max() == 2
     assert not list(folder.rglob(".*.lock"))
+
+
+def prepared(folder: Path) -> dict[str, bytes]:
+    """Files that `prepare` writes from its mirror; markers hold times."""
+    layers = [folder / "data/tiny" / layer for layer in ("02_intermediate", "03_primary")]
+    files = [path for layer in layers for path in layer.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != ".source"}
+
+
+def test_two_processes_prepare_the_bytes_of_one(finished_copy: tuple[Path, Kedro]) -> None:
+    folder, _ = finished_copy
+    by_one = prepared(folder)
+    assert {Path(name).suffix for name in by_one} == {".wav", ".parquet"}
+    for layer in ("02_intermediate", "03_primary"):
+        shutil.rmtree(folder / "data/tiny" / layer)
+    with under_torchrun(folder, "run", "--pipeline=prepare") as launcher:
+        printed, _ = launcher.communicate()
+    assert launcher.returncode == 0, printed
+    assert printed.count("vox2-dev: 38 recordings, 0 of them") == 1
+    assert prepared(folder) == by_one
 
 
 def test_two_processes_embed_the_bytes_of_one(finished_copy: tuple[Path, Kedro]) -> None:

@@ -7,10 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from speaker_verification import SpeakerModel
+from speaker_verification import SpeakerModel, Verifier
+from speaker_verification.scoring import EmbeddingStore
 from tests.support.project import Kedro
 from tests.support.tracked import client_of, runs_of
 
@@ -40,6 +42,27 @@ def test_the_road_ends_in_a_table_with_every_scoring(finished: Finished) -> None
     for scoring in SCORINGS:
         assert f"{metrics['vox1_o'][scoring]['eer']:.3f}" in printed
     assert (folder / "data/tiny/08_reporting/results.txt").read_text().count("\n") >= 2 + 18
+
+
+def test_the_packaged_verifier_scores_every_trial_as_the_table(finished: Finished) -> None:
+    folder, _, printed = finished
+    root = folder / "data/tiny"
+    verifier = Verifier.from_pretrained(newest(folder, "09_deployment/verifier/*/verifier"))
+    scores = pd.read_parquet(newest(folder, "07_model_output/scores.parquet/*/scores.parquet"))
+    store = EmbeddingStore.read(newest(folder, "07_model_output/embeddings/*/embeddings"), root)
+    rows = store.rows_of(scores["enroll_id"]), store.rows_of(scores["test_id"])
+    columns = verifier.score(store, *rows)
+    assert tuple(columns) == (*SCORINGS, "llr")
+    for name, values in columns.items():
+        np.testing.assert_allclose(values, scores[name], rtol=0, atol=1e-5)
+    path_of = store.utterances.set_index("utterance_id")["path"]
+    for trial in scores.iloc[:: len(scores) // 24].itertuples():
+        compared = verifier.compare(path_of[str(trial.enroll_id)], path_of[str(trial.test_id)])
+        found = {**compared.scores, "llr": compared.llr}
+        assert found == pytest.approx({name: getattr(trial, name) for name in found}, rel=0, abs=1e-5)
+    assert "From recordings, its cosines are those of the table up to" in printed
+    assert {corpus.licence for corpus in verifier.origin.corpora} == {"synthetic"}
+    assert verifier.metrics == metrics_of(folder)
 
 
 def test_no_test_speaker_is_trained_on(finished: Finished) -> None:
@@ -264,5 +287,7 @@ def test_the_graph_is_drawn_as_folded_phases(project: Path, kedro: Kedro) -> Non
     assert api.exists(), run.stdout
     graph = json.loads(api.read_text())
     folded = {node["id"] for node in graph["nodes"] if node["type"] == "modularPipeline"}
-    assert {"pretrain", "finetune", "lmft", "embed", "score", "report"} <= folded
-    assert graph["layers"] == ["raw", "intermediate", "primary", "models", "model_output", "reporting"]
+    assert {"pretrain", "finetune", "lmft", "embed", "score", "package", "report"} <= folded
+    assert graph["layers"] == [
+        "raw", "intermediate", "primary", "models", "model_output", "reporting", "deployment",
+    ]  # fmt: skip

@@ -257,6 +257,20 @@ def test_pieces_of_another_model_or_of_other_utterances_are_not_taken(
         assert len(list((tmp_path / "whole").iterdir())) == 1
 
 
+def test_pieces_of_audio_that_has_been_prepared_again_are_not_taken(
+    utterances: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Other audio, as long as before."""
+    before = extract(utterances, workspace=tmp_path)
+    path = utterances["path"].iloc[0]
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples // 2, rate, subtype="PCM_16")
+    after = extract(utterances, workspace=tmp_path)
+    soundfile.write(path, samples, rate, subtype="PCM_16")
+    assert after.embeddings[0, 1] == pytest.approx(before.embeddings[0, 1] / 2, rel=0.01)
+    assert after.embeddings[1:].tobytes() == before.embeddings[1:].tobytes()
+
+
 def extract_shared(utterances: pd.DataFrame, workspace: Path) -> tuple[np.ndarray, int]:
     model = MomentsEmbedder()
     store = extract(utterances, model, workspace=workspace, piece_seconds=0.1)

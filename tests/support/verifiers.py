@@ -68,11 +68,16 @@ def embeddings_of(model: SpeakerModel, speakers: range, settings: VerifierSettin
     return extract_embeddings(model, utterances, **extraction, progress=False, waveforms=waveforms)
 
 
-def measure(settings: VerifierSettings) -> tuple[Verifier, pd.DataFrame, EmbeddingStore]:
-    """Verifier fitted on tones, with the scores table and the embeddings of its test speakers."""
+def tiny_model() -> SpeakerModel:
+    """Random model, the same in every call."""
     torch.manual_seed(1)
     encoder = build_encoder(configuration_of(dict(TINY_WAVLM), "", adapter=None), "", None)
-    model = SpeakerModel(encoder, tiny_settings(TINY_WAVLM)).eval()
+    return SpeakerModel(encoder, tiny_settings(TINY_WAVLM)).eval()
+
+
+def measure(settings: VerifierSettings) -> tuple[Verifier, pd.DataFrame, EmbeddingStore]:
+    """Verifier fitted on tones, with the scores table and the embeddings of its test speakers."""
+    model = tiny_model()
     score = settings.score
     without_crops = settings.extraction.model_copy(update={"num_crops": 0})
     cohort_set = embeddings_of(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     import soundfile
 
 _CHECKED_SAMPLES = 1 << 20  # read at a time
-_SCALE = np.float32(2**-15)  # of a 16-bit sample
+_BLOCK_SAMPLES = 1 << 16  # decoded at a time
+SCALE = np.float32(2**-15)  # of a 16-bit sample
 MAX_SAMPLES = 2 * 3600 * SAMPLE_RATE  # of a recording: a few bytes of a hostile one may decode to any length
+
+_Form: TypeAlias = tuple[int, str, str]  # rate in Hz, layout and sample format of decoded sound
 
 
 class AudioError(DataError):
@@ -71,23 +74,22 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
 
     if not source:
         raise AudioError(name, "empty file")
+    converter = BlockConverter()
+    parts: list[npt.NDArray[np.int16]] = []
+    num_samples = 0
     try:
         with av.open(io.BytesIO(source), "r") as container:
             if not container.streams.audio:
                 raise AudioError(name, "not audio: no audio stream")
-            stretches: list[av.AudioFifo] = []  # of one rate and one number of channels each
-            form: tuple[int, str, str] | None = None
-            num_samples = 0
-            for frame in container.decode(audio=0):
-                form_before, form = form, (frame.sample_rate, frame.layout.name, frame.format.name)
-                if form != form_before:
-                    stretches.append(av.AudioFifo())
-                frame.pts = None  # gaps in time are not filled
-                stretches[-1].write(frame)
-                num_samples += frame.samples
+            for block in decoded_blocks(container):
+                values = block.to_ndarray()
+                num_samples += block.samples
                 if num_samples > MAX_SAMPLES:
                     raise AudioError(name, f"longer than {MAX_SAMPLES} samples")
-        parts = [part for stretch in stretches for part in _converted(stretch.read(), name)]
+                if not np.isfinite(values).all():
+                    raise AudioError(name, "not finite")
+                parts += converter.convert(block, values)
+        parts += converter.rest()
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
@@ -98,20 +100,73 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
     return np.concatenate(parts)
 
 
-def _converted(stretch: av.AudioFrame | None, name: str) -> list[npt.NDArray[np.int16]]:
-    """Samples of one rate as 16 kHz, mono, 16-bit pieces of shape (samples,)."""
+def decoded_blocks(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+    """Decoded sound of a container in blocks of a few seconds, each of one rate, layout and sample format.
+
+    Raises:
+        FFmpegError: from here on it cannot be decoded; the block before comes first.
+    """
     import av
 
-    if stretch is None:
-        return []
-    values = stretch.to_ndarray()
-    if not np.isfinite(values).all():
-        raise AudioError(name, "not finite")
-    is_right = stretch.layout.nb_channels == 1 and stretch.sample_rate == SAMPLE_RATE
-    if is_right and values.dtype == np.float32:  # what the resampler does, in less time
-        return [np.clip(np.rint(values[0] * 32768), -32768, 32767).astype(np.int16)]
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    return [part.to_ndarray()[0] for part in (*resampler.resample(stretch), *resampler.resample(None))]
+    block = av.AudioFifo()
+    form: _Form | None = None
+    try:
+        for frame in container.decode(audio=0):
+            form_before, form = form, _form(frame)
+            is_full = block.samples >= _BLOCK_SAMPLES or form != form_before
+            if is_full and (full := block.read()):
+                yield full
+            if form != form_before:
+                block = av.AudioFifo()
+            frame.pts = None  # gaps in time are not filled
+            block.write(frame)
+    except av.FFmpegError:
+        if last := block.read():
+            yield last
+        raise
+    if last := block.read():
+        yield last
+
+
+def _form(frame: av.AudioFrame) -> _Form:
+    return frame.sample_rate, frame.layout.name, frame.format.name
+
+
+class BlockConverter:
+    """Conversion of a recording to 16 kHz, mono, 16-bit, block by block.
+
+    The samples do not depend on how the recording is cut into blocks of one form; where its rate, channels or
+    sample format change, what follows is converted on its own.
+    """
+
+    def __init__(self) -> None:
+        self._form: _Form | None = None
+        self._resampler: av.AudioResampler | None = None
+
+    def convert(self, block: av.AudioFrame, values: npt.NDArray[Any]) -> list[npt.NDArray[np.int16]]:
+        """Samples that are ready, pieces of shape (samples,); the filter holds some back.
+
+        Args:
+            block: of `decoded_blocks`.
+            values: samples of the block, as `to_ndarray` gives them; finite.
+        """
+        import av
+
+        parts = []
+        if self._form != _form(block):
+            parts = self.rest()
+            self._form = _form(block)
+        is_right = block.layout.nb_channels == 1 and block.sample_rate == SAMPLE_RATE
+        if is_right and values.dtype == np.float32:  # what the resampler does, in less time
+            return [*parts, np.clip(np.rint(values[0] * 32768), -32768, 32767).astype(np.int16)]
+        if self._resampler is None:
+            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+        return [*parts, *(part.to_ndarray()[0] for part in self._resampler.resample(block))]
+
+    def rest(self) -> list[npt.NDArray[np.int16]]:
+        """Samples that the filter held back, once no block of the same form follows."""
+        resampler, self._resampler = self._resampler, None
+        return [part.to_ndarray()[0] for part in resampler.resample(None)] if resampler else []
 
 
 def encode_audio(samples: npt.NDArray[np.int16], audio_format: AudioFormat) -> bytes:
@@ -224,7 +279,7 @@ def read_audio(source: str | Path | bytes | BinaryIO) -> npt.NDArray[np.float32]
         name, encoded = str(getattr(source, "name", "audio")), source.read()
     if not isinstance(encoded, bytes):
         raise AudioError(name, "opened as text: open it in binary mode, 'rb'")
-    return decode_audio(encoded, name) * _SCALE
+    return decode_audio(encoded, name) * SCALE
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -271,7 +326,7 @@ def read_segment(
     if len(samples) != stop - start:
         raise AudioError(str(path), f"ends after sample {start + len(samples)}, before its header says")
     wave = samples[:, channel or 0]  # (num_samples, channels) -> (num_samples,)
-    return wave * _SCALE if is_16_bit else np.ascontiguousarray(wave)
+    return wave * SCALE if is_16_bit else np.ascontiguousarray(wave)
 
 
 @contextmanager

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 JOIN_SECONDS = 120.0
 COLLECTIVE_SECONDS = 600.0  # a process that has died is noticed at once, one that hangs after this time
+UNLIMITED = timedelta(days=365)
 POLL_SECONDS, WATCH_SECONDS, GRACE_SECONDS = 0.05, 1.0, 10.0
 FAILURE = "failure"  # key in the store: the first failure of a process
-EVENT = "event/"  # prefix of the keys of announced events
+EVENT, HOST = "event/", "host/"  # prefixes of the keys of announced events, and of hosts by rank
 
 Value = TypeVar("Value")
 
@@ -94,12 +95,12 @@ class Processes:
         return tensor[None]
 
     def gather(self, value: Value) -> list[Value]:
-        """Values of all processes in the order of their ranks; small ones, which are pickled."""
+        """Values of all processes in the order of their ranks, which are pickled; all get all of them."""
         return [value]
 
     def first(self, value: Value) -> Value:
-        """Value of the first process."""
-        return self.gather(value)[0]
+        """Value of the first process, which is pickled."""
+        return value
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
@@ -187,6 +188,7 @@ def joined_processes(
         with group.failing_together():
             yield group
             group.wait()
+            group.take_leave()
     finally:
         _current = Processes()
         logging.disable(disabled)
@@ -219,6 +221,7 @@ class _JoinedProcesses(Processes):
                 world_size=self.size,
                 timeout=timedelta(seconds=collective_seconds),
             )
+            self._watching = distributed.new_group(backend="gloo", timeout=UNLIMITED)
         except (RuntimeError, TimeoutError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -226,8 +229,12 @@ class _JoinedProcesses(Processes):
                 f"{join_seconds:g} s: {reason}; is that host reachable, and are all processes started?"
             ) from error
         self.name = f"rank {self.rank} on host {socket.gethostname()}"
+        self._store.set(f"{HOST}{self.rank}", socket.gethostname())
         self._ended = threading.Event()
-        threading.Thread(target=self._watch, name="processes", daemon=True).start()
+        watches = [self._watch, self._watch_next] if self.size > 1 else [self._watch]
+        self._threads = [threading.Thread(target=watch, daemon=True) for watch in watches]
+        for thread in self._threads:
+            thread.start()
 
     def sum(self, tensor: Tensor) -> Tensor:
         with self._communicating():
@@ -248,6 +255,12 @@ class _JoinedProcesses(Processes):
         with self._communicating():
             self._distributed.all_gather_object(values, value)
         return values
+
+    def first(self, value: Value) -> Value:
+        values = [value]
+        with self._communicating():
+            self._distributed.broadcast_object_list(values)
+        return values[0]
 
     def any(self, flag: bool) -> bool:
         # On the CPU: no device is waited for, and gloo notices at once that a process has died.
@@ -273,13 +286,27 @@ class _JoinedProcesses(Processes):
         try:
             yield
         except BaseException as error:
-            if not self._ended.is_set():
-                self._fail(error)
+            if self._ended.is_set():
+                raise
+            if isinstance(error, SystemExit) and self._failure_of_another():
+                # torchrun ends those that are left, who may not have noticed yet.
+                peer_error = PeerError(self._blame(""))
+                self._fail(peer_error)
+                raise peer_error from error
+            self._fail(error)
             raise
+
+    def take_leave(self) -> None:
+        """Tell the process that watches this one that it ends well."""
+        if self.size > 1:
+            with self._communicating():
+                self._distributed.send(self._torch.ones(1), (self.rank - 1) % self.size, self._watching)
 
     def leave(self) -> None:
         """Give up the group."""
         self._ended.set()
+        for thread in self._threads:
+            thread.join(WATCH_SECONDS)  # in a call of torch's when Python ends, it would abort this process
         if self._distributed.is_initialized():
             self._distributed.destroy_process_group()
 
@@ -308,13 +335,16 @@ class _JoinedProcesses(Processes):
             reason = str(error).strip().splitlines()[0]
             raise PeerError(self._blame(f"no answer from another process ({reason})")) from error
 
+    def _failure_of_another(self) -> str:
+        """The first failure of a process; empty where none is known."""
+        with suppress(RuntimeError):  # the process that holds the store has ended
+            if self._store.check([FAILURE]):
+                return self._store.get(FAILURE).decode()
+        return ""
+
     def _blame(self, otherwise: str) -> str:
         """The first failure of another process, or else what this one has noticed."""
-        failure = otherwise
-        with suppress(RuntimeError):
-            if self._store.check([FAILURE]):
-                failure = self._store.get(FAILURE).decode()
-        return f"{self.name} ends because of another process: {failure}"
+        return f"{self.name} ends because of another process: {self._failure_of_another() or otherwise}"
 
     def _watch(self) -> None:
         """End this process where it does not notice by itself that another one has failed."""
@@ -327,6 +357,17 @@ class _JoinedProcesses(Processes):
         if failed and not self._ended.wait(GRACE_SECONDS):
             logger.critical("%s", self._blame("the process that holds their store has ended"))
             os._exit(1)
+
+    def _watch_next(self) -> None:
+        """Tell all processes when the next one has died, also where none of them communicates with it."""
+        rank = (self.rank + 1) % self.size
+        try:
+            self._distributed.recv(self._torch.empty(1), rank, self._watching)
+        except RuntimeError:  # its connections are closed
+            if not self._ended.is_set():
+                with suppress(RuntimeError):
+                    host = self._store.get(f"{HOST}{rank}").decode()
+                    self._store.compare_set(FAILURE, "", f"rank {rank} on host {host} has died")
 
 
 def _agree_on_attempt(store: Store, rank: int, size: int, seconds: float) -> str:

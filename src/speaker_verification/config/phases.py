@@ -11,6 +11,7 @@ PHASES = ("pretrain", "finetune", "lmft")  # namespaces of their nodes, groups o
 PHASE_DEFAULTS = "phase_defaults"  # group of parameters that goes under every phase of its layer
 EMBEDDINGS, COHORT_EMBEDDINGS = "embeddings", "cohort_embeddings"  # datasets, and folders of a workspace
 EMBED_WORKSPACE = "embed.workspace"
+PACKAGE_WORKSPACE = "package.workspace"
 EVALUATION = "evaluate"  # pipeline that embeds and scores, and the stage that is tracked
 DISTRIBUTED_TAG = "distributed"  # of nodes that all processes of torchrun run together
 EVALUATION_TAG = "evaluation"  # of its nodes and those of the report

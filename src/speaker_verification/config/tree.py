@@ -17,6 +17,7 @@ from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.registry import trial_lists
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.subsets import refuse_tested_subsets, subsets_of
+from speaker_verification.deployment.settings import PackageSettings
 from speaker_verification.models.encoders import adapter_class
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.settings import ModelSettings, encoder_width
@@ -56,6 +57,7 @@ class Parameters(Settings):
     """Large-margin fine-tuning on long crops."""
     embed: EmbedSettings
     score: ScoreSettings
+    package: PackageSettings
     report: ReportSettings
     measure: MeasureSettings
 

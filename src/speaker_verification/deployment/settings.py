@@ -36,3 +36,10 @@ class VerifierSettings(Settings):
     """Scorings, their calibration and the operating points."""
     limits: LimitSettings = LimitSettings()
     """Recordings that are taken."""
+
+
+class PackageSettings(LimitSettings):
+    """Parameters under `package`."""
+
+    licence: str = "other"
+    """Licence of the packaged model for its card, by its name on the Hugging Face hub."""

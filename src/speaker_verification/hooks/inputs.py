@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, MemoryDataset
@@ -54,12 +56,25 @@ class OptionalInputsHook(ParameterisedHook):
 
 
 class AnnouncementHook:
-    """Announces each distributed node, whose inputs are saved by then, to the other processes."""
+    """Announces each distributed node to the other processes, which load its inputs where these are saved.
+
+    Inputs that another node has made and that are in memory alone are sent to them.
+    """
+
+    def __init__(self) -> None:
+        self._made: set[str] = set()
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        self._made = pipeline.all_outputs()
 
     @hook_impl(trylast=True)
-    def before_node_run(self, node: Node) -> None:
+    def before_node_run(self, node: Node, catalog: CatalogProtocol, inputs: Mapping[str, Any]) -> None:
         if DISTRIBUTED_TAG in node.tags:
             processes().announce(node.name)
+            in_memory = self._made.intersection(node.inputs)
+            in_memory = {name for name in in_memory if isinstance(catalog.get(name), MemoryDataset)}
+            processes().first({name: inputs[name] for name in in_memory})
 
 
 class PiecesHook:

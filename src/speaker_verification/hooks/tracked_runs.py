@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import threading
@@ -18,8 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+from speaker_verification.common.atomic import atomic_write
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -208,10 +212,10 @@ class RunLog:
 
     def _client(self) -> MlflowClient:
         if self._known_client is None:
-            if self.store.database is not None:
-                self.store.database.parent.mkdir(parents=True, exist_ok=True)
             from mlflow import MlflowClient
 
+            if self.store.database is not None and not self.store.database.exists():
+                _create_database(self.store.database)
             self._known_client = MlflowClient(tracking_uri=self.store.uri)
         return self._known_client
 
@@ -477,6 +481,18 @@ class TrackedRun:
 
     def _send(self, what: str, send: Send, uploads: bool = False) -> None:
         self._log.send(_Entry(self, what, lambda client: send(client, self.id(client)), uploads))
+
+
+def _create_database(database: Path) -> None:
+    """Write an SQLite file with MLflow's tables at once: one that a kill leaves with some, MLflow refuses."""
+    from mlflow import MlflowClient
+
+    with TemporaryDirectory() as folder:
+        made = Path(folder, "mlflow.db")
+        MlflowClient(tracking_uri=sqlite_uri(made))
+        if not database.exists():  # another run may have made it meanwhile
+            with atomic_write(database) as part:
+                shutil.copyfile(made, part)
 
 
 def sqlite_uri(database: Path) -> str:

@@ -19,7 +19,8 @@ class DistributedRunner(SequentialRunner):
 
     The first process runs the pipeline as a sequential runner does; it alone calls hooks and saves outputs.
     The others wait until it announces a distributed node (`hooks.inputs.AnnouncementHook`), load its inputs
-    from the catalog, whose folders all processes share, and compute with it; their outputs are dropped.
+    from the catalog, whose folders all processes share, or get from it those that are not saved, and compute
+    with it; their outputs are dropped.
     """
 
     def run(
@@ -51,8 +52,10 @@ def _follow(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         if DISTRIBUTED_TAG not in node.tags or node.name not in run_by_first:
             continue
         group.await_event(node.name)
-        for name in node.inputs:
+        in_memory: dict[str, Any] = group.first({})
+        saved = [name for name in node.inputs if name not in in_memory]
+        for name in saved:
             if not isinstance(catalog.get(name), MemoryDataset):
                 catalog.release(name)  # may know a version from before the run
-        node.run({name: catalog.load(name) for name in node.inputs})
+        node.run({name: catalog.load(name) for name in saved} | in_memory)
     group.await_event(ENDED)

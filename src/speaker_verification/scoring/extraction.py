@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -123,7 +123,8 @@ def extract_embeddings(
         kept = None
         if workspace is not None:
             settings = (weights, batch_seconds, window_seconds, piece_seconds)
-            kept = KeptPieces(workspace / name, excerpts.digest(*settings))
+            files: Iterable[str] = () if waveforms is not None else utterances["path"]
+            kept = KeptPieces(workspace / name, excerpts.digest(*settings), files)
         plan = _pieces(batches, excerpts.num_samples, round(piece_seconds * SAMPLE_RATE))
         embeddings = _embed_excerpts(model, excerpts, plan, window_seconds, num_workers, progress, kept)
         first = np.flatnonzero(np.diff(owners, prepend=-1))  # window of every excerpt

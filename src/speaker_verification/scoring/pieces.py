@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +25,23 @@ class KeptPieces:
 
     Args:
         folder: working folder of the extraction, which all processes share.
-        key: digest of all that the embeddings depend on; pieces of another one are deleted.
+        key: digest of what the embeddings depend on; pieces of another one are deleted.
+        files: audio files, whose sizes and times of change belong to the key.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self._folder = folder / key
+    def __init__(self, folder: Path, key: str, files: Iterable[str]) -> None:
         self._group = processes()
+        self._event = "/".join((*folder.parts[-2:], key))  # paths may begin otherwise on other hosts
         if self._group.is_first:
+            stamped = _stamped(key, files)
+            self._folder = folder / stamped
             self._folder.mkdir(parents=True, exist_ok=True)
             for other in folder.iterdir():
-                if other.name != key:
+                if other.name != stamped:
                     remove(other)
-        # Paths may begin otherwise on other hosts.
-        self._event = "/".join(self._folder.parts[-3:])
-        self._group.meet(f"{self._event} begun")
+            self._group.announce(f"{self._event} begun", stamped)
+        else:
+            self._folder = folder / self._group.await_event(f"{self._event} begun")
 
     def own_share(self, num_pieces: int) -> list[int]:
         """Numbers of the pieces that are left for this process to embed."""
@@ -73,3 +78,11 @@ class KeptPieces:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.npy"
+
+
+def _stamped(key: str, files: Iterable[str]) -> str:
+    """Digest of a key and of the files' sizes and times of change."""
+    digest = hashlib.blake2b(key.encode(), digest_size=16)
+    for stat in map(os.stat, files):
+        digest.update(f" {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()

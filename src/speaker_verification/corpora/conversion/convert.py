@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
 from speaker_verification.common.atomic import atomic_write, remove
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import REJECTED_FILES, TableSchema
 from speaker_verification.corpora.conversion.archives import (
@@ -48,6 +49,7 @@ DUPLICATE = "duplicate of another member of the archive"
 UNSAFE = "unsafe path: absolute, with '..', or not of letters, digits, '_', '-' and '.' alone"
 UNPARSED = "path that the layout of its corpus does not parse"
 _MISPLACED = "not SPEAKER/SESSION/UTTERANCE.wav, .m4a or .flac"  # a reason in records of earlier versions
+_NEIGHBOURS = 8  # recordings that one process takes in a row, so that the disk reads ahead what is used
 _NUM_NAMED = 3  # members that a line of the log shows
 _CONTENTS, _WRITTEN = "contents: ", "written: "  # lines of a marker
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -161,6 +163,8 @@ class ConvertedFolder:
 
     A copy may have lost all times. An archive of another time but with the same checksums inside is the same
     one; and a folder whose marker has another time than it records counts by its record alone.
+
+    Of several processes the first one looks into the folder, and writes marker and record; see `agree`.
     """
 
     def __init__(
@@ -170,9 +174,11 @@ class ConvertedFolder:
         self._audio_format = audio_format
         self._record = folder / ".record.parquet"
         self._terms = f"{audio_format} {judged}".rstrip()
-        self._since = self._mark(archive_files)
         self._outdated: set[str] = set()
-        self._sizes = dict(self._walk(str(folder)))
+        self._sizes: dict[str, int] = {}
+        if processes().is_first:
+            self._since = self._mark(archive_files)
+            self._sizes = dict(self._walk(str(folder)))
 
     def _mark(self, archive_files: Sequence[Path]) -> int:
         """Write the marker unless it is of this very archive.
@@ -208,6 +214,22 @@ class ConvertedFolder:
     def holds(self, file_id: str) -> bool:
         """Whether a recording is there."""
         return self.name(file_id) in self._sizes
+
+    def agree(self, name: str, known: pd.DataFrame, is_all: bool) -> tuple[pd.DataFrame, bool]:
+        """Give all processes what the first one knows of the recordings, and what it has found in the folder.
+
+        Args:
+            name: subset or corpus.
+            known: recordings that are converted already.
+            is_all: whether these are the whole archive.
+
+        Returns:
+            `known` and `is_all` of the first process.
+        """
+        group = processes()
+        group.meet(f"{name} listed")
+        known, is_all, self._sizes = group.first((known, is_all, self._sizes))
+        return known, is_all
 
     def load_record(self) -> tuple[pd.DataFrame, bool]:
         """Load the unchanged recordings of an earlier run, and whether these are the whole archive.
@@ -257,11 +279,14 @@ def convert_archive(
 ) -> pd.DataFrame:
     """Convert all recordings of an archive; files of an earlier run are kept.
 
+    Several processes, which must share the disk, each read the archive's listing, or all of a tar archive,
+    and convert every N-th few of the recordings that are left; the results are those of one process.
+
     Args:
         conversion: conversion of the archive.
         archive_files: the archive, or its parts in order.
         converted: folder of the converted recordings.
-        num_workers: processes that store them; 0 stores in this one.
+        num_workers: processes that store them for this one; 0 stores in this one.
 
     Returns:
         Rows of `RECORDINGS`, one for every recording, refused ones included; sorted.
@@ -269,25 +294,35 @@ def convert_archive(
     Raises:
         DataError: the archive is not whole, or the disk is too small for it.
     """
-    known, is_all = converted.load_record()
-    if is_all and _names_are_judged_otherwise(conversion, known):
-        known, is_all = known[known["reason"] == ""], False
+    group = processes()
+    members: Sequence[Member] | Iterator[Member] = ()
+    known, is_all = RECORDINGS.empty(), False
+    if group.is_first:
+        known, is_all = converted.load_record()
+        if is_all and _names_are_judged_otherwise(conversion, known):
+            known, is_all = known[known["reason"] == ""], False
+        if not is_all:
+            members = read_members(archive_files)
+            _refuse_small_disk(conversion, archive_files, members, converted)
+    known, is_all = converted.agree(conversion.name, known, is_all)
     if is_all:
         logger.info("%s: nothing to convert, all %d recordings are converted", conversion.name, len(known))
         return known
     num_before = len(converted)
-    members = read_members(archive_files)
-    _refuse_small_disk(conversion, archive_files, members, converted)
+    numbers: list[int] = []
     try:
-        with closing(_with_progress_bar(members, conversion.name)) as shown:  # also after an error
+        with closing(_with_progress_bar(members or read_members(archive_files), conversion.name)) as shown:
             jobs = _jobs(conversion, shown, converted, {*known["file_id"]})
-            table = as_table(store_all(jobs, conversion.store, num_workers))
+            table = as_table(store_all(_own_share(jobs, numbers), conversion.store, num_workers))
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
         raise DataError(f"{converted.folder}: the disk is full; make room and run again to resume") from error
+    group.meet(f"{conversion.name} converted")
+    table = pd.concat(group.gather(table.set_axis(numbers))).sort_index()  # in the archive's order
     table = pd.concat([known, table]).sort_values(["file_id", "reason"], ignore_index=True)
-    converted.save_record(table)
+    if group.is_first:
+        converted.save_record(table)
     num_rejected = int((table["reason"] != "").sum())
     logger.info(
         "%s: %d recordings, %d of them converted by an earlier run, %d rejected",
@@ -299,7 +334,17 @@ def convert_archive(
 def _with_progress_bar(members: Iterable[Member], name: str) -> Generator[Member, None, None]:
     from rich.progress import track
 
-    yield from track(members, f"convert {name}", len(members) if isinstance(members, Sequence) else None)
+    total = len(members) if isinstance(members, Sequence) else None
+    yield from track(members, f"convert {name}", total, disable=not processes().is_first)
+
+
+def _own_share(jobs: Iterable[Job], numbers: list[int]) -> Iterator[Job]:
+    """The jobs of this process; their numbers among all jobs are added to the list."""
+    group = processes()
+    for number, job in enumerate(jobs):
+        if number // _NEIGHBOURS % group.size == group.rank:
+            numbers.append(number)
+            yield job
 
 
 def recordings_in(

@@ -6,7 +6,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import MIRROR
+from speaker_verification.config.phases import DISTRIBUTED_TAG, MIRROR
 from speaker_verification.pipelines.prepare.nodes import (
     convert_utterances,
     extract_augmentation,
@@ -32,6 +32,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
                 inputs=["mirror", "audio_folder", "params:prepare"],
                 outputs=["utterances", "rejected_utterances"],
                 name="convert_utterances",
+                tags=DISTRIBUTED_TAG,
             ),
             Node(
                 list_speakers,
@@ -50,6 +51,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
                 inputs=["mirror", "augmentation_folder", "params:prepare", "params:augmentation"],
                 outputs=["noise_clips", "rirs", "rejected_augmentation"],
                 name="extract_augmentation",
+                tags=DISTRIBUTED_TAG,
             ),
             Node(
                 hold_out_validation,

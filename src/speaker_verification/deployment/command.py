@@ -1,0 +1,291 @@
+"""Command `speaker-verification`: compare, embed and score audio files by a verifier's folder.
+
+Heavy packages are imported by the functions that need them, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from speaker_verification.common.errors import DataError, ParameterError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from speaker_verification.deployment.comparison import Comparison
+    from speaker_verification.deployment.recordings import Recording, RecordingLimits
+    from speaker_verification.deployment.verifier import Verifier
+
+Result = TypeVar("Result")
+
+PROGRAM = "speaker-verification"
+REJECTED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+CACHE_SUFFIX = ".embeddings.sqlite"  # of the file beside the scores
+SIDES = ("enrol", "test")  # columns of a list of pairs
+_NUM_NAMED = 5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, 1 for a rejection under --exit-code, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"{PROGRAM}: error: {' '.join(str(error).split())}\n")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(PROGRAM, description="Compare voices in audio files.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    verify = commands.add_parser("verify", help="compare a recording with one or several of one speaker")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("enrol", nargs="+", metavar="ENROL", help="recordings of the claimed speaker")
+    verify.add_argument("test", metavar="TEST", help="recording in question")
+    verify.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    verify.add_argument("--exit-code", action="store_true", help="exit with 0 to accept, 1 to reject")
+
+    embed = commands.add_parser("embed", help="write embeddings of recordings")
+    embed.set_defaults(run=_embed)
+    embed.add_argument("files", nargs="+", metavar="FILE")
+    embed.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="OUT.npy: (files, width) float32; OUT.parquet: with names, durations and the model's digest",
+    )
+
+    score = commands.add_parser("score", help="score pairs of recordings")
+    score.set_defaults(run=_score)
+    score.add_argument(
+        "pairs",
+        type=Path,
+        metavar="PAIRS.csv",
+        help="columns enrol and test, with paths relative to its folder; others are carried over",
+    )
+    score.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="SCORES.csv",
+        help=f"the pairs with their scores; embeddings are kept beside it (SCORES.csv{CACHE_SUFFIX})",
+    )
+
+    for command in (verify, score):
+        command.add_argument(
+            "--prior", type=float, help="probability of one speaker before the comparison, for `probability`"
+        )
+    for command in (verify, embed, score):
+        command.add_argument("--model", required=True, metavar="FOLDER", help="folder of a verifier")
+        command.add_argument("--device", default="auto", help="auto (default), cpu or cuda:N")
+        command.add_argument(
+            "--max-seconds", type=float, help="seconds of a recording that are used, from its start"
+        )
+        command.add_argument(
+            "--least-speech-seconds", type=float, help="least speech in a recording, where it is measured"
+        )
+    return parser
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from speaker_verification.deployment.recordings import read_recording
+
+    names = [*options.enrol, options.test]
+    verifier, limits = _load(options, names)
+    *enrol, test = _of_each(names, lambda name: read_recording(name, limits))
+    waveforms: list[Any] = [recording.waveform for recording in enrol]
+    comparison = verifier.compare(waveforms, test.waveform, prior=options.prior)
+    if options.json:
+        sides = {"enrol": [_facts(recording) for recording in enrol], "test": _facts(test)}
+        values = {**comparison.scores, **comparison.to_dict(), **sides}
+        sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    else:
+        rows = [*_rows(comparison, verifier), *_remarks([*enrol, test])]
+        width = max(len(name) for name, _ in rows)
+        sys.stdout.writelines(f"{name:{width}}  {value}\n" for name, value in rows)
+    return REJECTED if options.exit_code and not comparison.accept else 0
+
+
+def _rows(comparison: Comparison, verifier: Verifier) -> Iterator[tuple[str, str]]:
+    point = comparison.operating_point
+    for name, score in comparison.scores.items():
+        yield name, f"{score:.4f}"
+    yield "llr", f"{comparison.llr:.4f}"
+    yield "probability", f"{comparison.probability:.4g} at a prior of {comparison.prior:g}"
+    decision, side = ("accept", "reaches") if comparison.accept else ("reject", "is below")
+    yield "decision", f"{decision}: llr {side} {point.threshold:.4f} ({point})"
+    for trial_list, errors in comparison.error_rates.items():
+        misses, false_acceptances = 100 * errors.miss_rate, 100 * errors.false_acceptance_rate
+        yield f"errors on {trial_list}", f"{misses:.2f} % misses, {false_acceptances:.2f} % false acceptances"
+    for corpus in verifier.origin.corpora:
+        if corpus.use == "training":
+            yield "trained on", f"{corpus.name} ({corpus.licence})"
+
+
+def _remarks(recordings: Sequence[Recording]) -> Iterator[tuple[str, str]]:
+    for recording in recordings:
+        for remark in recording.remarks:
+            yield "remark", f"{recording.name}: {remark}"
+
+
+def _facts(recording: Recording) -> dict[str, Any]:
+    return {name: value for name, value in vars(recording).items() if name != "waveform"}
+
+
+def _embed(options: argparse.Namespace) -> int:
+    import numpy as np
+    import pandas as pd
+
+    from speaker_verification.common.atomic import atomic_write
+    from speaker_verification.deployment.recordings import read_recording
+
+    if options.output.suffix not in (".npy", ".parquet"):
+        raise ParameterError(f"'{options.output}': give a name that ends in .npy or .parquet")
+    verifier, limits = _load(options, options.files)
+
+    def embed(file: str) -> tuple[dict[str, Any], np.ndarray]:
+        recording = read_recording(file, limits)
+        return _facts(recording), verifier.embed([recording.waveform]).embeddings[0]
+
+    facts, embeddings = zip(*_of_each(options.files, embed, "embed"), strict=True)
+    with atomic_write(options.output) as part:
+        if options.output.suffix == ".npy":
+            with part.open("wb") as file:
+                np.save(file, np.stack(embeddings))
+        else:
+            table = pd.DataFrame(facts).assign(model=verifier.weights, embedding=embeddings)
+            table.to_parquet(part, index=False)
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    import numpy as np
+    from scipy.special import expit, logit
+
+    from speaker_verification.common.atomic import atomic_write
+    from speaker_verification.deployment.embedding_cache import EmbeddingCache, content_of
+    from speaker_verification.deployment.recordings import read_recording
+    from speaker_verification.scoring.embeddings import EmbeddingStore
+    from speaker_verification.scoring.metrics import OperatingPoint
+
+    pairs = _read_pairs(options.pairs)
+    sides = [[str(options.pairs.parent / name) for name in pairs[side]] for side in SIDES]
+    files = list(dict.fromkeys(sides[0] + sides[1]))
+    verifier, limits = _load(options, files)
+    point = verifier.operating_points[0]
+    verifier.calibration.check_reach(verifier.settings.score.llr, point)
+    prior = point.p_target if options.prior is None else OperatingPoint(options.prior).p_target
+    cache_file = options.output.with_name(options.output.name + CACHE_SUFFIX)
+    with EmbeddingCache.opened(cache_file, verifier.weights) as cache:
+
+        def embed(file: str) -> EmbeddingStore:
+            key = f"{content_of(file)} {verifier.fingerprint} {limits.model_dump_json()}"
+            store = cache.find(key)
+            if store is None:
+                store = verifier.embed([read_recording(file, limits).waveform])
+                cache.keep(key, store)
+            return store
+
+        store = EmbeddingStore.joined(_of_each(files, embed, "embed"))
+    row_of = {file: row for row, file in enumerate(files)}
+    rows = (np.array([row_of[file] for file in side]) for side in sides)
+    scores = verifier.score(store, *rows)
+    llr = scores["llr"]
+    decisions = {"probability": expit(llr + logit(prior)), "accept": (llr >= point.threshold).astype(int)}
+    with atomic_write(options.output) as part:
+        pairs.assign(**scores, **decisions).to_csv(part, index=False)
+    return 0
+
+
+def _read_pairs(path: Path) -> pd.DataFrame:
+    """Table of pairs, all columns as text.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    import pandas as pd
+
+    try:
+        pairs = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # of the encoding, or of pandas' parser
+        raise DataError(f"'{path}' is no CSV file of pairs: {error}") from error
+    if missing := [side for side in SIDES if side not in pairs]:
+        raise DataError(f"'{path}' has no column '{missing[0]}' among {', '.join(map(str, pairs))}: add it")
+    if pairs.empty:
+        raise DataError(f"'{path}' holds no pairs: write one a line")
+    return pairs
+
+
+def _load(options: argparse.Namespace, files: Sequence[str]) -> tuple[Verifier, RecordingLimits]:
+    """Verifier, and the limits of recordings that it and the options set.
+
+    Raises:
+        UserError: files are missing, or the model or an option cannot be used.
+    """
+    if missing := [file for file in files if not Path(file).expanduser().is_file()]:
+        raise DataError(f"no such file: {_listed(missing)}")
+    if "://" in options.model or options.model.startswith("models:/"):
+        raise ParameterError(
+            f"--model {options.model} is no folder: download it, such as by "
+            f"`mlflow artifacts download -u {options.model} -d FOLDER`, and give the folder"
+        )
+    from speaker_verification.common.device import resolve_device
+    from speaker_verification.deployment.recordings import RecordingLimits
+    from speaker_verification.deployment.verifier import Verifier
+
+    verifier = Verifier.from_pretrained(options.model, resolve_device(options.device))
+    own = verifier.settings.limits
+    given = {
+        name: value
+        for name in ("max_seconds", "least_speech_seconds")
+        if (value := getattr(options, name)) is not None
+    }
+    limits = RecordingLimits.parse({"least_seconds": own.least_seconds, **given}, "")
+    return verifier, limits.model_copy(
+        update={"max_seconds": min(limits.max_seconds or own.most_seconds, own.most_seconds)}
+    )
+
+
+def _of_each(files: Sequence[str], use: Callable[[str], Result], label: str = "") -> list[Result]:
+    """Results of a function of each file, with a progress bar under a label on a terminal.
+
+    Raises:
+        DataError: recordings are refused; the function was called with all others by then.
+    """
+    from speaker_verification.common.progress import progress_bar
+    from speaker_verification.deployment.recordings import RecordingError
+
+    results, refused = [], []
+    is_shown = label and sys.stdout.isatty()
+    with progress_bar(label, len(files)) if is_shown else nullcontext(lambda: None) as advance:
+        for file in files:
+            try:
+                results.append(use(file))
+            except RecordingError as error:
+                refused.append(error)
+            advance()
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        raise DataError(f"{len(refused)} of {len(files)} recordings are refused: {_listed(refused, '; ')}")
+    return results
+
+
+def _listed(items: Sequence[object], separator: str = ", ") -> str:
+    more = f" and {len(items) - _NUM_NAMED} more" if len(items) > _NUM_NAMED else ""
+    return separator.join(map(str, items[:_NUM_NAMED])) + more
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Proof that a verifier gives the scores that were measured, from embeddings and from recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from speaker_verification.common.errors import DataError
+from speaker_verification.deployment.verifier import Verifier
+from speaker_verification.scoring.embeddings import EmbeddingStore
+
+SCORE_TOLERANCE = 1e-3  # of scores of the same embeddings, whose cosines are computed in float32
+COSINE_TOLERANCE = 1e-2  # of cosines of embeddings made anew, maybe on another device
+
+
+def score_deviation(
+    verifier: Verifier, scores: pd.DataFrame, store: EmbeddingStore, num_trials: int
+) -> float:
+    """Largest difference between a verifier's scores and measured ones, from the measured embeddings.
+
+    Args:
+        verifier: verifier to prove.
+        scores: table of the SCORES schema.
+        store: embeddings that were scored.
+        num_trials: trials that are compared, evenly spaced, at most.
+
+    Raises:
+        DataError: the scores differ, or the embeddings are of another model.
+    """
+    trials = _evenly(scores, num_trials)
+    columns = verifier.score(store, store.rows_of(trials["enroll_id"]), store.rows_of(trials["test_id"]))
+    largest = {name: float(np.abs(trials[name] - values).max()) for name, values in columns.items()}
+    name = max(largest, key=lambda scoring: largest[scoring])
+    if not largest[name] <= SCORE_TOLERANCE:
+        raise DataError(
+            f"the verifier's {name} differs by up to {largest[name]:.3g} from the scores table: parameters "
+            "under 'score' or files have changed since: run the score pipeline anew"
+        )
+    return largest[name]
+
+
+def recording_deviation(
+    verifier: Verifier, scores: pd.DataFrame, store: EmbeddingStore, num_trials: int
+) -> float | None:
+    """Largest difference between a verifier's cosines and measured ones, from the recordings.
+
+    Args:
+        verifier: verifier to prove.
+        scores: table of the SCORES schema with a column `cosine`.
+        store: embeddings that were scored, whose utterances name the recordings.
+        num_trials: trials that are compared, evenly spaced among those within the verifier's limits, at most.
+
+    Returns:
+        The difference; None where no trial can be compared, as recordings are gone or not within the limits.
+
+    Raises:
+        DataError: the cosines differ.
+    """
+    utterances, limits = store.utterances, verifier.settings.limits
+    seconds = utterances["duration_seconds"]
+    usable = utterances["utterance_id"][seconds.between(limits.least_seconds, limits.most_seconds)]
+    within = scores["enroll_id"].isin(usable) & scores["test_id"].isin(usable)
+    trials = _evenly(scores[within], num_trials)
+    files = {
+        side: utterances["path"].iloc[store.rows_of(trials[side])].tolist()
+        for side in ("enroll_id", "test_id")
+    }
+    if trials.empty or not all(Path(file).is_file() for side in files.values() for file in side):
+        return None
+    largest = 0.0
+    for enroll, test, cosine in zip(*files.values(), trials["cosine"], strict=True):
+        made = verifier.embed([enroll, test])
+        found = verifier.score(made, [0], [1])["cosine"][0]
+        largest = max(largest, abs(float(found - cosine)))
+    if not largest <= COSINE_TOLERANCE:
+        raise DataError(
+            f"the verifier's cosine of recordings differs by up to {largest:.3g} from the scores table: "
+            "parameters under 'embed' or recordings have changed since: run the evaluate pipeline anew"
+        )
+    return largest
+
+
+def _evenly(scores: pd.DataFrame, num_trials: int) -> pd.DataFrame:
+    rows = np.unique(np.linspace(0, len(scores) - 1, min(num_trials, len(scores))).astype(int))
+    return scores.iloc[rows] if len(scores) else scores

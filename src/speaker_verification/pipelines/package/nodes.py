@@ -1,0 +1,132 @@
+"""Nodes that package the trained model as a verifier."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from speaker_verification.audio.augmentation import AugmentationSettings
+from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.deployment.origin import Origin, UsedCorpus
+from speaker_verification.deployment.settings import LimitSettings, PackageSettings, VerifierSettings
+from speaker_verification.scoring.calibration import Calibration
+from speaker_verification.scoring.cohort import Cohort
+from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.scorings import Fitted
+from speaker_verification.scoring.settings import EmbedSettings, ExtractionSettings, ScoreSettings
+from speaker_verification.scoring.summary import Metrics
+
+if TYPE_CHECKING:
+    from speaker_verification.models.speaker_model import SpeakerModel
+
+PROVEN_TRIALS, PROVEN_RECORDINGS = 10_000, 8  # from embeddings, and from recordings
+
+logger = logging.getLogger(__name__)
+
+
+def describe_origin(
+    training_utterances: pd.DataFrame,
+    cohort_embeddings: EmbeddingStore,
+    embeddings: EmbeddingStore,
+    prepare: PrepareSettings,
+    augmentation: AugmentationSettings,
+    embed: EmbedSettings,
+    recipe: str,
+) -> Origin:
+    """Name the recipe, and the corpora by their use; of a model from elsewhere, not those that trained it."""
+    from speaker_verification import __version__
+    from speaker_verification.corpora.registry import corpora
+
+    tables = {"cohort and calibration": cohort_embeddings.utterances, "trials": embeddings.utterances}
+    augments = embed.model is None and augmentation.probability > 0
+    if embed.model is None:
+        tables = {"training": training_utterances, **tables}
+    used = [corpus for use, table in tables.items() for corpus in _speech(use, table)]
+    used += [
+        UsedCorpus("augmentation", corpus.name, corpus.licence, tuple(corpus.subsets))
+        for corpus in corpora()
+        if augments and corpus.content != "speech"
+    ]
+    if prepare.mirror is None and prepare.synthetic is not None:
+        used = [replace(corpus, name=f"synthetic {corpus.name}", licence="synthetic") for corpus in used]
+    return Origin("" if embed.model else recipe, "", tuple(used), __version__)
+
+
+def _speech(use: str, utterances: pd.DataFrame) -> Iterator[UsedCorpus]:
+    from speaker_verification.corpora.registry import corpus_of
+
+    subsets: dict[str, list[str]] = {}
+    for subset in utterances["subset"].unique():
+        subsets.setdefault(corpus_of(subset).name, []).append(subset)
+    for parts in subsets.values():
+        corpus = corpus_of(parts[0])
+        yield UsedCorpus(use, corpus.name, corpus.licence, tuple(parts))
+
+
+def assemble_verifier(
+    trained_checkpoint: Path,
+    cohort_embeddings: EmbeddingStore,
+    calibration: Mapping[str, Any],
+    fitted_scorings: Mapping[str, Fitted],
+    metrics: Metrics,
+    origin: Origin,
+    embed: EmbedSettings,
+    score: ScoreSettings,
+    package: PackageSettings,
+    workspace: Path,
+) -> Path:
+    """Save the model with all that its decisions were measured with, and a model card."""
+    from speaker_verification.deployment.model_card import write_card
+    from speaker_verification.deployment.verifier import Verifier
+    from speaker_verification.models.speaker_model import SpeakerModel
+    from speaker_verification.training.checkpoints import evaluated_model
+
+    model = SpeakerModel.from_pretrained(evaluated_model(embed, lambda: trained_checkpoint))
+    verifier = Verifier(
+        model,
+        Cohort.of(cohort_embeddings, score.cohort, score.centre),
+        Calibration.from_dict(calibration),
+        fitted_scorings,
+        VerifierSettings(
+            extraction=ExtractionSettings(**embed.extraction),
+            score=score.model_copy(update={"scorings": score.scorings or tuple(score.chosen)}),
+            limits=LimitSettings(least_seconds=package.least_seconds, most_seconds=package.most_seconds),
+        ),
+        metrics,
+        replace(origin, encoder=_encoder_of(model)),
+    )
+    folder = workspace / "verifier"
+    replace(verifier, card=write_card(verifier, package)).save_pretrained(folder)
+    return folder
+
+
+def _encoder_of(model: SpeakerModel) -> str:
+    """Pre-trained encoder by its name on the hub, or by the name of its folder."""
+    checkpoint = model.settings.frontend.checkpoint or ""
+    return Path(checkpoint).name if Path(checkpoint).is_absolute() else checkpoint
+
+
+def prove_verifier(
+    assembled_verifier: Path, scores: pd.DataFrame, embeddings: EmbeddingStore, device: str
+) -> Path:
+    """Compare the verifier's scores with those of the table, from embeddings and from recordings."""
+    from speaker_verification.common.device import resolve_device
+    from speaker_verification.deployment.proof import recording_deviation, score_deviation
+    from speaker_verification.deployment.verifier import Verifier
+
+    verifier = Verifier.from_pretrained(assembled_verifier, resolve_device(device))
+    deviation = score_deviation(verifier, scores, embeddings, PROVEN_TRIALS)
+    logger.info("The verifier's scores are those of the table up to %.2g", deviation)
+    heard = None
+    if "cosine" in scores:
+        heard = recording_deviation(verifier, scores, embeddings, PROVEN_RECORDINGS)
+    if heard is None:
+        logger.warning("no trial's recordings are there and within the limits: proven from embeddings alone")
+    else:
+        logger.info("From recordings, its cosines are those of the table up to %.2g", heard)
+    return assembled_verifier

@@ -1,0 +1,231 @@
+"""The command `speaker-verification`: verify, embed and score."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from scipy.special import expit, logit
+
+from speaker_verification.corpora.synthetic.voices import draw_voices, speak
+from speaker_verification.deployment.command import CACHE_SUFFIX, main
+from speaker_verification.deployment.recordings import RecordingLimits, read_recording
+from speaker_verification.deployment.verifier import Verifier
+from speaker_verification.scoring.metrics import OperatingPoint
+from tests.support.verifiers import Measured
+from tests.support.waiting import wait_until
+
+FILES = ("a1.wav", "a2.flac", "b1.wav", "b2.wav")
+
+
+@pytest.fixture(scope="module")
+def folder(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved verifier, and two recordings of each of two synthetic speakers."""
+    folder = tmp_path_factory.mktemp("command")
+    measured[0].save_pretrained(folder / "model")
+    rng = np.random.default_rng(5)
+    voices = dict(zip("ab", draw_voices(2, rng), strict=True))
+    for name in FILES:
+        said = speak(voices[name[0]], 2.0, rng)
+        soundfile.write(folder / name, 0.5 * said / np.abs(said).max(), 16_000)
+    soundfile.write(folder / "silent.wav", np.zeros(32_000), 16_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def verifier(folder: Path) -> Verifier:
+    return Verifier.from_pretrained(folder / "model")
+
+
+def waveform(path: Path, limits: RecordingLimits | None = None) -> np.ndarray:
+    return read_recording(path, limits).waveform
+
+
+def run(folder: Path, command: str, *arguments: str | Path) -> int:
+    model = str(folder / "model")
+    return main([command, *map(str, arguments), "--model", model, "--device", "cpu"])
+
+
+def error_of(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """Message of a command that must have failed with a single line."""
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    assert printed.err.startswith("speaker-verification: error: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_verify_prints_the_verifier_s_own_numbers(
+    folder: Path, verifier: Verifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [folder / name for name in FILES[:3]]
+    compared = verifier.compare([waveform(path) for path in paths[:2]], waveform(paths[2]), prior=0.3)
+    code = run(folder, "verify", *paths, "--json", "--prior", "0.3", "--exit-code")
+    values = json.loads(capsys.readouterr().out)
+    assert code == (0 if compared.accept else 1)
+    for name in ("cosine", "as_norm", "llr", "probability", "accept", "prior", "fingerprint"):
+        assert values[name] == pytest.approx(getattr(compared, name), abs=1e-9)
+    assert [side["name"] for side in values["enrol"]] == [str(path) for path in paths[:2]]
+    assert values["test"]["seconds"] == pytest.approx(len(waveform(paths[2])) / 16_000)
+    assert values["test"]["speech_seconds"] > 1
+
+    assert run(folder, "verify", *paths, "--max-seconds", "1.5") == 0
+    table = capsys.readouterr().out
+    cut = RecordingLimits(max_seconds=1.5)
+    short = verifier.compare([waveform(path, cut) for path in paths[:2]], waveform(paths[2], cut))
+    assert f"{short.llr:.4f}\n" in table
+    assert ("accept: " if short.accept else "reject: ") in table
+    assert "tones (CC0)" in table
+    assert f"{paths[0]}: the first 1.5 s of " in table
+
+
+def test_the_exit_code_tells_the_decision(folder: Path, verifier: Verifier, tmp_path: Path) -> None:
+    paths = folder / FILES[0], folder / FILES[1]
+    llr = verifier.compare(waveform(paths[0]), waveform(paths[1])).llr
+    for distance, code in ((-0.1, 0), (0.1, 1)):
+        point = OperatingPoint(float(expit(-llr - distance)))  # a threshold so far from the ratio
+        calibration = replace(verifier.calibration, operating_points=(point,))
+        replace(verifier, calibration=calibration).save_pretrained(tmp_path / f"{code}" / "model")
+        assert run(tmp_path / f"{code}", "verify", *paths, "--exit-code") == code
+        assert run(tmp_path / f"{code}", "verify", *paths) == 0
+
+
+def test_bad_input_ends_with_one_line_and_code_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, silent = folder / FILES[0], folder / "silent.wav"
+    assert "silent.wav: silent" in error_of(capsys, run(folder, "verify", good, silent))
+    missing = error_of(capsys, run(folder, "verify", good, folder / "none.wav"))
+    assert "none.wav" in missing
+    several = error_of(capsys, run(folder, "embed", silent, good, silent, "-o", folder / "out.npy"))
+    assert "2 of 3" in several
+    assert not (folder / "out.npy").exists()
+    assert ".parquet" in error_of(capsys, run(folder, "embed", good, "-o", folder / "out.txt"))
+    assert "no verifier" in error_of(capsys, main(["verify", str(good), str(good), "--model", str(folder)]))
+    registered = main(["verify", str(good), str(good), "--model", "models:/speakers/1"])
+    assert "mlflow artifacts download" in error_of(capsys, registered)
+    too_sure = run(folder, "verify", good, good, "--prior", "1.5")
+    assert "1.5" in error_of(capsys, too_sure)
+    too_short = run(folder, "verify", good, good, "--max-seconds", "0.1")
+    assert "max_seconds 0.1" in error_of(capsys, too_short)
+    pairs = folder / "no_pairs.csv"
+    pairs.write_text("enrol,other\na,b\n")
+    scores = folder / "no_scores.csv"
+    assert "'test'" in error_of(capsys, run(folder, "score", pairs, "-o", scores))
+    pairs.write_text("")
+    assert "no_pairs.csv" in error_of(capsys, run(folder, "score", pairs, "-o", scores))
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "only_one.wav", "--model", "folder"])
+    assert ended.value.code == 2
+
+
+def test_embed_writes_the_verifier_s_embeddings(folder: Path, verifier: Verifier, tmp_path: Path) -> None:
+    paths = [folder / name for name in FILES]
+    expected = verifier.embed([waveform(path) for path in paths]).embeddings
+    assert run(folder, "embed", *paths, "-o", tmp_path / "out.npy") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=1e-6)
+    assert run(folder, "embed", *paths, "-o", tmp_path / "out.parquet") == 0
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert table["name"].tolist() == [str(path) for path in paths]
+    assert set(table["model"]) == {verifier.weights}
+    np.testing.assert_array_equal(np.stack(table["embedding"]), np.load(tmp_path / "out.npy"))
+
+
+@pytest.fixture
+def pairs(folder: Path, tmp_path: Path) -> Path:
+    """List of pairs in a folder of its own, with the recordings, one of them under two names."""
+    for name in FILES:
+        shutil.copy(folder / name, tmp_path)
+    shutil.copy(folder / FILES[0], tmp_path / "copy.wav")
+    lines = ["pair,enrol,test", "007,a1.wav,a2.flac", ",a1.wav,b1.wav", '"x,y",b2.wav,copy.wav']
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "pairs.csv"
+
+
+def num_kept(scores: Path) -> int:
+    with sqlite3.connect(f"{scores}{CACHE_SUFFIX}") as cache:
+        return int(cache.execute("SELECT count(*) FROM embeddings").fetchone()[0])
+
+
+def test_score_adds_the_verifier_s_scores_to_the_pairs(folder: Path, verifier: Verifier, pairs: Path) -> None:
+    output = pairs.with_name("scores.csv")
+    assert run(folder, "score", pairs, "-o", output, "--prior", "0.2") == 0
+    scores = pd.read_csv(output, dtype={"pair": str}, keep_default_na=False)
+    assert scores["pair"].tolist() == ["007", "", "x,y"]
+    for row in scores.itertuples():
+        sides = waveform(pairs.parent / str(row.enrol)), waveform(pairs.parent / str(row.test))
+        compared = verifier.compare(*sides)
+        assert row.llr == pytest.approx(compared.llr, abs=1e-5)
+        assert row.cosine == pytest.approx(compared.cosine, abs=1e-5)
+        assert row.accept == int(compared.accept)
+        assert row.probability == pytest.approx(expit(row.llr + logit(0.2)), abs=1e-9)
+    assert num_kept(output) == 4  # of five names
+
+
+def test_what_was_embedded_is_kept_although_another_recording_is_refused(
+    folder: Path, pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = pairs.with_name("scores.csv")
+    good = pairs.read_text()
+    shutil.copy(folder / "silent.wav", pairs.parent)
+    pairs.write_text(f"{good},silent.wav,b1.wav\n")
+    assert "silent" in error_of(capsys, run(folder, "score", pairs, "-o", output))
+    assert not output.exists()
+    assert num_kept(output) == 4
+    pairs.write_text(good)
+    assert run(folder, "score", pairs, "-o", output) == 0
+    assert run(folder, "score", pairs, "-o", pairs.with_name("fresh.csv")) == 0
+    assert output.read_bytes() == pairs.with_name("fresh.csv").read_bytes()
+    assert num_kept(output) == 4
+    assert run(folder, "score", pairs, "-o", output, "--max-seconds", "1.5") == 0
+    assert num_kept(output) == 8  # what is used of a recording is part of the key
+    Path(f"{output}{CACHE_SUFFIX}").write_text("something else, of some length")
+    assert CACHE_SUFFIX in error_of(capsys, run(folder, "score", pairs, "-o", output))
+
+
+@pytest.mark.project
+def test_a_killed_score_resumes_to_the_same_file(folder: Path, pairs: Path) -> None:
+    output = pairs.with_name("scores.csv")
+    names = []
+    for number in range(40):
+        samples, rate = soundfile.read(folder / FILES[number % 4], dtype="int16")
+        samples[0] = number
+        soundfile.write(pairs.with_name(f"{number}.wav"), samples, rate)
+        names.append(f"{number}.wav,a1.wav")
+    pairs.write_text("\n".join(["enrol,test", *names]) + "\n")
+    arguments = ["score", str(pairs), "-o", str(output), "--model", str(folder / "model"), "--device", "cpu"]
+    command = [sys.executable, "-m", "speaker_verification.deployment.command", *arguments]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        wait_until(lambda: Path(f"{output}{CACHE_SUFFIX}").exists() and num_kept(output) > 2)
+    finally:
+        process.kill()
+        process.wait()
+    assert not output.exists()
+    assert 2 < num_kept(output) < 41
+    assert main(arguments) == 0
+    fresh = pairs.with_name("fresh.csv")
+    assert run(folder, "score", pairs, "-o", fresh) == 0
+    assert output.read_bytes() == fresh.read_bytes()
+
+
+def test_help_waits_for_no_heavy_package() -> None:
+    program = (
+        "import sys\n"
+        "from speaker_verification.deployment.command import main\n"
+        "try:\n    main(['score', '--help'])\n"
+        "except SystemExit as ended:\n    assert ended.code == 0\n"
+        "print({'numpy', 'pandas', 'pydantic', 'scipy', 'torch', 'av'}.intersection(sys.modules))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    assert "PAIRS.csv" in ended.stdout
+    assert ended.stdout.endswith("set()\n")
