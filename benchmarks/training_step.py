@@ -61,13 +61,17 @@ class Step:
         samples = round(arguments.seconds * SAMPLE_RATE)
         self.waveforms = torch.randn(arguments.batch, samples, device=arguments.device)
         self.labels = torch.randint(NUM_CLASSES, (arguments.batch,), device=arguments.device)
-        self.bfloat16 = arguments.precision == "bfloat16"
+        self.precision = getattr(torch, arguments.precision)
+        device = self.waveforms.device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=self.precision == torch.float16)
 
     def __call__(self) -> None:
-        with torch.autocast(self.waveforms.device.type, torch.bfloat16, enabled=self.bfloat16):
+        autocasts = self.precision != torch.float32
+        with torch.autocast(self.waveforms.device.type, self.precision, enabled=autocasts):
             embeddings = self.model(self.waveforms)
-        self.head(embeddings, self.labels, MARGINS).loss.backward()
-        self.optimiser.step()
+        self.scaler.scale(self.head(embeddings, self.labels, MARGINS).loss).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
 
 

@@ -286,3 +286,24 @@ def test_processes_share_the_pieces_and_have_the_bytes_of_one(
     assert first.tobytes() == second.tobytes() == expected.tobytes()
     assert own + others == num_batches
     assert own > 0 < others
+
+
+class ProductEmbedder(MomentsEmbedder):
+    """Products of a waveform's first samples with fixed numbers."""
+
+    def embed(self, waveforms: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        weight = torch.randn(1000, 3, generator=torch.Generator().manual_seed(1))
+        return (waveforms[:, :1000] @ weight).float()
+
+
+def test_a_precision_rounds_the_products_and_takes_no_pieces_of_another(
+    utterances: pd.DataFrame, tmp_path: Path
+) -> None:
+    stores = {
+        precision: extract(utterances, ProductEmbedder(), workspace=tmp_path, precision=precision)
+        for precision in ("float32", "tf32", "bfloat16")
+    }
+    exact = stores["float32"].embeddings
+    np.testing.assert_array_equal(stores["tf32"].embeddings, exact)  # on a CPU
+    difference = np.abs(stores["bfloat16"].embeddings - exact).max() / np.abs(exact).max()
+    assert 1e-4 < difference < 1e-2  # bfloat16 has 8 bits of mantissa

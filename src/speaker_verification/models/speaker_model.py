@@ -182,7 +182,7 @@ class SpeakerModel(nn.Module):
                 rows = [row for row, own in enumerate(lengths) if own == length]
                 parts = [slice(*bounds) for bounds in windows[owners == rows[0]].tolist()]
                 for group in [rows] if length <= CHUNKED_SAMPLES else [[row] for row in rows]:
-                    embedded = [self(waveforms[group, part]) for part in parts]  # (B, E) each
+                    embedded = [self(waveforms[group, part]).float() for part in parts]  # (B, E) each
                     embeddings[group] = torch.stack(embedded).mean(dim=0)
         return embeddings
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +24,10 @@ from speaker_verification.scoring.pieces import PIECE_SECONDS, KeptPieces
 
 if TYPE_CHECKING:
     import torch
+
+    from speaker_verification.common.device import Precision
+
+BatchEmbedding = Callable[[np.ndarray], np.ndarray]
 
 
 class Embedder(Protocol):
@@ -67,6 +72,7 @@ def extract_embeddings(
     max_seconds: float | None = None,
     num_crops: int = 0,
     crop_seconds: float = 4.015,
+    precision: Precision = "float32",
     num_workers: int = 0,
     progress: bool,
     workspace: Path | None = None,
@@ -90,6 +96,7 @@ def extract_embeddings(
         max_seconds: seconds from the beginning of each utterance that are embedded; None: all of it.
         num_crops: crops of each whole utterance to embed as well, V; 0: none.
         crop_seconds: length of these crops; see `crop_starts`.
+        precision: precision of the model's forward pass; see `computing_in`.
         num_workers: threads that read ahead; 0 reads between the batches.
         progress: show a progress bar.
         workspace: folder for pieces that are embedded, which the caller deletes in the end; None: none.
@@ -122,11 +129,12 @@ def extract_embeddings(
         batches = list(_batches_of_equal_length(excerpts.num_samples, round(batch_seconds * SAMPLE_RATE)))
         kept = None
         if workspace is not None:
-            settings = (weights, batch_seconds, window_seconds, piece_seconds)
+            settings = (weights, batch_seconds, window_seconds, piece_seconds, precision)
             files: Iterable[str] = () if waveforms is not None else utterances["path"]
             kept = KeptPieces(workspace / name, excerpts.digest(*settings), files)
         plan = _pieces(batches, excerpts.num_samples, round(piece_seconds * SAMPLE_RATE))
-        embeddings = _embed_excerpts(model, excerpts, plan, window_seconds, num_workers, progress, kept)
+        embed_batch = partial(_embed_batch, model, window_seconds, precision)
+        embeddings = _embed_excerpts(embed_batch, excerpts, plan, num_workers, progress, kept)
         first = np.flatnonzero(np.diff(owners, prepend=-1))  # window of every excerpt
         return np.add.reduceat(embeddings, first) / np.bincount(owners)[:, None].astype(np.float32)
 
@@ -194,18 +202,30 @@ class _Excerpts:
         return read_segment(self.utterances["path"].iloc[row], start, num_samples)
 
 
+def _embed_batch(
+    model: Embedder, window_seconds: float, precision: Precision, waveforms: np.ndarray
+) -> np.ndarray:
+    """Embeddings float32 (B, E) of waveforms float32 (B, samples)."""
+    import torch
+
+    from speaker_verification.common.device import computing_in
+
+    batch = torch.from_numpy(waveforms).to(model.device)
+    with computing_in(precision, model.device):
+        return model.embed(batch, window_seconds=window_seconds).cpu().numpy()
+
+
 def _embed_excerpts(
-    model: Embedder,
+    embed_batch: BatchEmbedding,
     excerpts: _Excerpts,
     plan: list[list[np.ndarray]],
-    window_seconds: float,
     num_workers: int,
     progress: bool,
     kept: KeptPieces | None,
 ) -> np.ndarray:
     """Embeddings float32 (M, E) of M excerpts, whose batches are planned in pieces."""
     own = list(range(len(plan))) if kept is None else kept.own_share(len(plan))
-    pieces = _embed_pieces(model, excerpts, [plan[n] for n in own], window_seconds, num_workers, progress)
+    pieces = _embed_pieces(embed_batch, excerpts, [plan[n] for n in own], num_workers, progress)
     if kept is not None:
         for number, piece in zip(own, pieces, strict=True):
             kept.keep(number, piece)
@@ -230,15 +250,13 @@ def _pieces(batches: list[np.ndarray], lengths: np.ndarray, piece_samples: int) 
 
 
 def _embed_pieces(
-    model: Embedder,
+    embed_batch: BatchEmbedding,
     excerpts: _Excerpts,
     pieces: list[list[np.ndarray]],
-    window_seconds: float,
     num_workers: int,
     progress: bool,
 ) -> Iterator[np.ndarray]:
     """Yield the embeddings float32 (rows, E) of each piece, read ahead from one to the next."""
-    import torch
     from rich.progress import Progress
 
     batches = [rows for piece in pieces for rows in piece]
@@ -248,8 +266,7 @@ def _embed_pieces(
         for piece in pieces:
             embeddings = []
             for rows, waveforms in islice(read, len(piece)):
-                batch = torch.from_numpy(waveforms).to(model.device)
-                embedded = model.embed(batch, window_seconds=window_seconds).cpu().numpy()  # (B, E)
+                embedded = embed_batch(waveforms)  # (B, E)
                 finite = np.isfinite(embedded).all(axis=1)
                 if not finite.all():
                     name = excerpts.name(rows[finite.argmin()])

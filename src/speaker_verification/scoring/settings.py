@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -28,6 +28,8 @@ class ExtractionSettings(Settings):
     """Evenly spaced crops of the trials' utterances, a second view for cosine; 0: none."""
     crop_seconds: float = Field(4.015, gt=0)
     """Length of these crops in seconds; a shorter utterance wraps round."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of the forward pass on a GPU; bfloat16 by autocast, tf32 is float32 on a CPU."""
 
     @property
     def extraction(self) -> dict[str, Any]:

@@ -40,8 +40,7 @@ class FusedWavLMAttention(WavLMAttention):
             (B, T, D), no weights, and the position bias for the next block.
         """
         if position_bias is None:
-            num_frames = hidden_states.shape[1]
-            position_bias = self.compute_bias(num_frames, num_frames)
+            position_bias = position_biases(self, hidden_states.shape[1])
         bias = bias_gates(self, hidden_states) * position_bias  # (B, h, T, T)
         if attention_mask is not None:
             bias = bias.masked_fill(attention_mask.ne(1)[:, None, None, :], -torch.inf)
@@ -66,6 +65,15 @@ def bias_gates(attention: WavLMAttention, hidden_states: Tensor) -> Tensor:
     gates = attention.gru_rel_pos_linear(split_heads(hidden_states, attention.num_heads))  # (B, h, T, 8)
     update, reset = gates.unflatten(3, (2, 4)).sum(dim=4).sigmoid().split(1, dim=3)
     return update * (reset * attention.gru_rel_pos_const - 1) + 2
+
+
+def position_biases(attention: WavLMAttention, num_frames: int) -> Tensor:
+    """Position biases of every query and key, (h, T, T).
+
+    Those of the parent class's `compute_bias`, without the wait for the GPU of some of its versions.
+    """
+    by_offset = offset_biases(attention, num_frames)  # (h, 2T - 1)
+    return by_offset.unfold(1, num_frames, 1).flip(1)  # the first query's offsets are 0 to T - 1
 
 
 def offset_biases(attention: WavLMAttention, num_frames: int) -> Tensor:

@@ -100,9 +100,12 @@ class LayerAttentivePooling(LayerAggregation):
 
     def _learnt(self) -> LapParameters:
         norm, projection = self.in_norm, self.in_projection
-        matrix, offset = torch.eye(len(norm.weight)).to(norm.weight), torch.zeros_like(norm.bias)
+        matrix: Tensor
+        offset: Tensor
         if isinstance(projection, nn.Linear):
             matrix, offset = projection.weight, projection.bias
+        else:
+            matrix, offset = torch.diag(torch.ones_like(norm.weight)), torch.zeros_like(norm.bias)
         excitation = (self.squeeze_weight, self.squeeze_bias, self.excite_weight, self.excite_bias)
         return LapParameters(norm.weight, norm.bias, matrix, offset, *excitation)
 
