@@ -14,6 +14,7 @@ import torch
 
 from speaker_verification.audio.files import encode_audio
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.deployment.recordings import RecordingLimits, read_recording
 from speaker_verification.deployment.verifier import Verifier
 from speaker_verification.scoring import OperatingPoint
 from speaker_verification.scoring.settings import ExtractionSettings
@@ -26,6 +27,7 @@ from tests.support.verifiers import (
     voice,
 )
 
+LENIENT = RecordingLimits(least_seconds=0.1, least_speech_seconds=0)
 COLUMNS = ("cosine", "as_norm", "qmf", "plda", "llr")
 
 
@@ -97,20 +99,34 @@ def test_several_recordings_are_combined_in_the_way_that_is_asked_for(verifier: 
 
 
 def test_files_bytes_and_waveforms_are_embedded_alike(verifier: Verifier, tmp_path: Path) -> None:
-    samples = np.rint(voice(14, 0) * 32768).astype(np.int16)
+    samples = (voice(14, 0) * 32768).astype(np.int16)
     encoded = encode_audio(samples, "wav")
     (tmp_path / "one.wav").write_bytes(encoded)
     waveform = samples / np.float32(32768)
-    sources = [tmp_path / "one.wav", str(tmp_path / "one.wav"), encoded, waveform, torch.from_numpy(waveform)]
-    store = verifier.embed(sources)
+    path = tmp_path / "one.wav"
+    arrays = [waveform, torch.from_numpy(waveform), (samples, 16_000), (waveform, 16_000)]
+    store = verifier.embed([path, str(path), encoded, read_recording(path, LENIENT), *arrays])
     assert (np.ptp(store.embeddings, axis=0) < 1e-6).all()
-    assert store.utterances["duration_seconds"].tolist() == [len(samples) / 16_000] * 5
+    assert store.utterances["duration_seconds"].tolist() == [len(samples) / 16_000] * 8
+
+
+def test_the_beginning_is_used_where_the_limits_say_so_and_remarks_tell(verifier: Verifier) -> None:
+    limits = verifier.settings.limits.model_copy(update={"max_seconds": 0.5})
+    limited = replace(verifier, settings=verifier.settings.model_copy(update={"limits": limits}))
+    one, other = voice(12, 0), voice(12, 1)
+    whole = limited.compare(one, other)
+    assert whole.scores == pytest.approx(verifier.compare(one[:8000], other[:8000]).scores, abs=1e-5)
+    encoded = [encode_audio((wave * 32768).astype(np.int16), "wav") for wave in (one, other)]
+    read = limited.compare(*encoded)
+    assert read.scores == pytest.approx(whole.scores, abs=1e-5)
+    assert any(remark.startswith("recording 1: the first 0.5 s") for remark in read.remarks)
 
 
 @pytest.mark.parametrize(
     ("recording", "message"),
     [
-        (np.zeros(4000, dtype=np.float32), "recording 1: 0.25 s, .* takes 0.5 to 7200 s"),
+        (np.zeros(4000, dtype=np.float32), r"recording 1: 0\.25 s long, shorter than least_seconds 0\.5"),
+        ((np.zeros(32_000, dtype=np.float32), 8_000), "recording 1: silent"),
         (np.zeros((2, 16_000), dtype=np.float32), r"shape \(2, 16000\)"),
         (np.zeros(16_000, dtype=np.int16), "int16"),
         (np.full(16_000, np.nan, dtype=np.float32), "nan"),

@@ -63,6 +63,7 @@ TINY: dict[str, object] = {
     "lmft": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "crop_seconds": 2, "num_workers": 0},
     "embed": {"num_workers": 0},
     "score": {"top_n": 4, "calibration_trials": 200},
+    "package": {"limits": {"least_seconds": 0.5, "least_speech_seconds": 0.0}},  # synthetic speech
 }
 
 Kedro = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -30,7 +30,8 @@ def voice(speaker: int, utterance: int) -> np.ndarray:
     rng = np.random.default_rng([speaker, utterance])
     time = np.arange(int(SAMPLE_RATE * rng.uniform(0.6, 1.2))) / SAMPLE_RATE
     tone = np.sin(2 * np.pi * (150 + 170 * speaker) * time) * (1 + np.sin(2 * np.pi * (2 + speaker) * time))
-    return (0.1 * tone + 0.03 * rng.normal(size=len(time))).astype(np.float32)
+    whole = np.rint(32768 * (0.1 * tone + 0.03 * rng.normal(size=len(time))))  # as in a file of 16 bit
+    return (whole / 32768).astype(np.float32)
 
 
 def utterances_of(speakers: range) -> tuple[pd.DataFrame, list[np.ndarray]]:
@@ -103,7 +104,8 @@ def measure(settings: VerifierSettings) -> tuple[Verifier, pd.DataFrame, Embeddi
 
 def tiny_verifier_settings(**changes: object) -> VerifierSettings:
     score = {"top_n": 6, "calibration_trials": 200, "num_threads": 1, "bootstrap_resamples": 0}
-    return VerifierSettings.parse({"score": score | changes}, "")
+    limits = {"least_seconds": 0.5, "least_speech_seconds": 0}  # tones are no speech
+    return VerifierSettings.parse({"score": score | changes, "limits": limits}, "")
 
 
 Measured = tuple[Verifier, pd.DataFrame, EmbeddingStore]

@@ -94,6 +94,8 @@ def _range(limits: dict[str, Any]) -> str:
     upper = shown.get("le") or (f"below {shown['lt']}" if "lt" in shown else "")
     if lower and upper:
         return f"{lower} to {upper}"
+    if "le" in shown:
+        return f"{upper} or less"
     return f"{lower} or more" if "ge" in shown else lower or upper
 
 

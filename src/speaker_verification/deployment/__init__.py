@@ -9,7 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "enrolment_store": ["EnrolledRecording", "Enrolment", "EnrolmentStore"],
         "identification": ["Candidate", "Identification", "identify", "side_scorer"],
         "origin": ["Origin", "UsedCorpus"],
-        "settings": ["LimitSettings", "VerifierSettings"],
+        "recordings": ["Recording", "RecordingError", "RecordingLimits", "read_recording"],
+        "settings": ["VerifierSettings"],
         "verifier": ["Verifier"],
     },
 )

@@ -104,8 +104,7 @@ def _verify(options: argparse.Namespace) -> int:
     names = [*options.enrol, options.test]
     verifier, limits = _load(options, names)
     *enrol, test = _of_each(names, lambda name: read_recording(name, limits))
-    waveforms: list[Any] = [recording.waveform for recording in enrol]
-    comparison = verifier.compare(waveforms, test.waveform, prior=options.prior)
+    comparison = verifier.compare(enrol, test, prior=options.prior)
     if options.json:
         sides = {"enrol": [_facts(recording) for recording in enrol], "test": _facts(test)}
         values = {**comparison.scores, **comparison.to_dict(), **sides}
@@ -156,7 +155,7 @@ def _embed(options: argparse.Namespace) -> int:
 
     def embed(file: str) -> tuple[dict[str, Any], np.ndarray]:
         recording = read_recording(file, limits)
-        return _facts(recording), verifier.embed([recording.waveform]).embeddings[0]
+        return _facts(recording), verifier.embed([recording]).embeddings[0]
 
     facts, embeddings = zip(*_of_each(options.files, embed, "embed"), strict=True)
     with atomic_write(options.output) as part:
@@ -193,7 +192,7 @@ def _score(options: argparse.Namespace) -> int:
             key = f"{content_of(file)} {verifier.fingerprint} {limits.model_dump_json()}"
             store = cache.find(key)
             if store is None:
-                store = verifier.embed([read_recording(file, limits).waveform])
+                store = verifier.embed([read_recording(file, limits)])
                 cache.keep(key, store)
             return store
 
@@ -245,16 +244,12 @@ def _load(options: argparse.Namespace, files: Sequence[str]) -> tuple[Verifier, 
     from speaker_verification.deployment.verifier import Verifier
 
     verifier = Verifier.from_pretrained(options.model, resolve_device(options.device))
-    own = verifier.settings.limits
     given = {
         name: value
         for name in ("max_seconds", "least_speech_seconds")
         if (value := getattr(options, name)) is not None
     }
-    limits = RecordingLimits.parse({"least_seconds": own.least_seconds, **given}, "")
-    return verifier, limits.model_copy(
-        update={"max_seconds": min(limits.max_seconds or own.most_seconds, own.most_seconds)}
-    )
+    return verifier, RecordingLimits.parse({**verifier.settings.limits.model_dump(), **given}, "")
 
 
 def _of_each(files: Sequence[str], use: Callable[[str], Result], label: str = "") -> list[Result]:

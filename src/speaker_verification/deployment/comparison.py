@@ -22,6 +22,7 @@ class Comparison:
         error_rates: wrong decisions at this operating point by trial list, and on the calibration trials;
             empty for a point at which none were measured.
         fingerprint: fingerprint of the verifier.
+        remarks: sentences on what may lower the quality of the recordings.
     """
 
     scores: Mapping[str, float]
@@ -30,6 +31,7 @@ class Comparison:
     prior: float
     error_rates: Mapping[str, DecisionErrors]
     fingerprint: str
+    remarks: tuple[str, ...] = ()
 
     @property
     def cosine(self) -> float | None:
@@ -76,4 +78,5 @@ class Comparison:
                 for name, errors in self.error_rates.items()
             },
             "fingerprint": self.fingerprint,
+            "remarks": list(self.remarks),
         }

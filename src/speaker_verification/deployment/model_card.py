@@ -149,9 +149,11 @@ def _calibration(verifier: Verifier) -> Iterator[str]:
 
 def _limits(verifier: Verifier) -> Iterator[str]:
     limits = verifier.settings.limits
+    used = "all of it" if limits.max_seconds is None else f"the first {limits.max_seconds:g} s"
     yield (
-        f"It takes recordings of {limits.least_seconds:g} to {limits.most_seconds:g} s. Error rates hold for "
-        "recordings like those of the trial lists: on other languages, channels, ages or lengths measure "
+        f"It takes recordings of {limits.least_seconds:g} s or more with {limits.least_speech_seconds:g} s "
+        f"of speech, and uses {used}. Error rates hold for recordings like those of the trial lists: on "
+        "other languages, channels, ages or lengths measure "
         "them, and calibrate, on recordings of your own. They are of trials between single recordings, also "
         "where several are enrolled. Nothing here detects synthetic, converted or replayed speech."
     )

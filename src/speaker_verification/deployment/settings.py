@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from speaker_verification.audio.files import MAX_SAMPLES
-from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.settings_base import Settings
+from speaker_verification.deployment.recordings import LONGEST_SECONDS, RecordingLimits
 from speaker_verification.scoring.settings import ExtractionSettings, ScoreSettings
 
 
-class LimitSettings(Settings):
-    """Recordings that a verifier takes."""
+class MeasuredLimits(RecordingLimits):
+    """Limits within which a recording is used; by default whole, as the trials' recordings were."""
 
-    least_seconds: float = Field(0.5, gt=0)
-    """Shortest recording that is compared in seconds; by default as in preparation."""
-    most_seconds: float = Field(MAX_SAMPLES / SAMPLE_RATE, gt=0)
-    """Longest recording that is compared in seconds."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> LimitSettings:
-        if self.least_seconds > self.most_seconds:
-            raise ValueError(
-                f"least_seconds is {self.least_seconds:g}, above most_seconds, {self.most_seconds:g}"
-            )
-        return self
+    max_seconds: float | None = Field(default=None, gt=0, le=LONGEST_SECONDS)
+    """Seconds from the start that are decoded and used; null: the whole recording, of up to 2 hours."""
 
 
 class VerifierSettings(Settings):
@@ -34,12 +23,14 @@ class VerifierSettings(Settings):
     """Parts of a recording that are embedded."""
     score: ScoreSettings = ScoreSettings()
     """Scorings, their calibration and the operating points."""
-    limits: LimitSettings = LimitSettings()
-    """Recordings that are taken."""
+    limits: MeasuredLimits = MeasuredLimits()
+    """Recordings that are used."""
 
 
-class PackageSettings(LimitSettings):
+class PackageSettings(Settings):
     """Parameters under `package`."""
 
+    limits: MeasuredLimits = MeasuredLimits()
+    """Recordings that the verifier uses; others are refused by a named reason."""
     licence: str = "other"
     """Licence of the packaged model for its card, by its name on the Hugging Face hub."""

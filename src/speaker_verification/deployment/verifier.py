@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 
-from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.arrays import read_arrays, write_arrays
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.deployment.comparison import Comparison
 from speaker_verification.deployment.origin import Origin
+from speaker_verification.deployment.recordings import (
+    LONGEST_SECONDS,
+    Recording,
+    RecordingError,
+    Source,
+    read_recording,
+)
 from speaker_verification.deployment.sealed_folder import check_sums, file_sums, sum_of_sums
 from speaker_verification.deployment.settings import VerifierSettings
 from speaker_verification.models.speaker_model import SpeakerModel, weights_digest
@@ -48,7 +56,7 @@ CARD_FILE = "README.md"
 DESCRIPTIONS = (METRICS_FILE, ORIGIN_FILE, CARD_FILE)  # tell about the verifier and decide nothing
 CALIBRATION_TRIALS = "calibration trials"  # beside the names of the trial lists
 
-Source = str | Path | bytes | BinaryIO | npt.NDArray[np.floating[Any]] | torch.Tensor
+Waveform: TypeAlias = npt.NDArray[np.floating[Any]] | torch.Tensor
 Combining = Literal["mean", "best", "top_k_mean"]
 
 
@@ -168,35 +176,54 @@ class Verifier:
         """Operating points at which error rates were measured."""
         return self.calibration.operating_points
 
-    def embed(self, recordings: Sequence[Source]) -> EmbeddingStore:
+    def embed(self, recordings: Sequence[Recording | Source | Waveform]) -> EmbeddingStore:
         """Embeddings of recordings as they were made of the trials' utterances, raw, with their durations.
 
         Args:
-            recordings: N recordings: files, bytes of files, or waveforms (samples,) at 16 kHz.
+            recordings: N recordings, each as `read_recording` takes it and reads it within the limits, or
+                read already; or a waveform (samples,) at 16 kHz, of which no speech is measured.
 
         Raises:
-            DataError: a recording cannot be read, or is shorter or longer than the limits.
+            RecordingError: a recording is refused; it is named, and its `reason` says why in a word.
         """
-        waveforms = [_waveform(recording) for recording in recordings]
-        lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
-        names = [
-            str(recording) if isinstance(recording, (str, Path)) else f"recording {number}"
-            for number, recording in enumerate(recordings)
-        ]
-        limits = self.settings.limits
-        for name, seconds in zip(names, lengths / SAMPLE_RATE, strict=True):
-            if not limits.least_seconds <= seconds <= limits.most_seconds:
-                raise DataError(
-                    f"{name}: {seconds:.2f} s, but this verifier takes {limits.least_seconds:g} to "
-                    f"{limits.most_seconds:g} s"
-                )
+        return self._embed([self._read(recording, number) for number, recording in enumerate(recordings)])
+
+    def _read(self, recording: Recording | Source | Waveform, number: int) -> Recording:
+        """Recording within the limits; one that was read already is taken as it is."""
+        if isinstance(recording, Recording):
+            return recording
+        if isinstance(recording, np.ndarray | torch.Tensor):
+            return self._as_recording(recording, number)
+        name = None if isinstance(recording, (str, Path)) else f"recording {number}"
+        return read_recording(recording, self.settings.limits, name)
+
+    def _as_recording(self, waveform: Waveform, number: int) -> Recording:
+        samples = waveform.detach().cpu().numpy() if isinstance(waveform, torch.Tensor) else waveform
+        name, limits = f"recording {number}", self.settings.limits
+        if samples.ndim != 1 or samples.dtype.kind != "f":
+            raise RecordingError(
+                name,
+                "shape",
+                f"a waveform of {samples.dtype} and shape {samples.shape}: give floats in [-1, 1] (samples,) "
+                "at 16 kHz, or (array, rate)",
+            )
+        used = samples[: round((limits.max_seconds or LONGEST_SECONDS) * SAMPLE_RATE)].astype(np.float32)
+        seconds = len(used) / SAMPLE_RATE
+        if seconds < limits.least_seconds:
+            raise RecordingError(
+                name,
+                "too_short",
+                f"{seconds:.2f} s long, shorter than least_seconds {limits.least_seconds:g}",
+            )
+        peak_dbfs = 20 * math.log10(max(float(np.abs(used).max()), sys.float_info.min))
+        return Recording(name, used, seconds, len(samples) / SAMPLE_RATE, None, 0.0, peak_dbfs, ())
+
+    def _embed(self, recordings: Sequence[Recording]) -> EmbeddingStore:
+        lengths = np.array([len(recording.waveform) for recording in recordings], dtype=np.int64)
         utterances = pd.DataFrame(
             {
-                "utterance_id": names,
-                "speaker_id": "",
-                "session_id": "",
-                "subset": "",
-                "path": "",
+                "utterance_id": [recording.name for recording in recordings],
+                **dict.fromkeys(("speaker_id", "session_id", "subset", "path"), ""),
                 "num_samples": lengths,
                 "duration_seconds": lengths / SAMPLE_RATE,
             }
@@ -206,14 +233,14 @@ class Verifier:
             utterances,
             **self.settings.extraction.extraction,
             progress=False,
-            waveforms=waveforms,
+            waveforms=[recording.waveform for recording in recordings],
         )
         return EmbeddingStore(store.embeddings, utterances, store.crops, self.weights)
 
     def compare(
         self,
-        enrol: Source | list[Source],
-        test: Source,
+        enrol: Recording | Source | Waveform | list[Any],
+        test: Recording | Source | Waveform,
         *,
         prior: float | None = None,
         operating_point: OperatingPoint | None = None,
@@ -228,13 +255,14 @@ class Verifier:
             prior, operating_point, combining, top_k: see `compare_embeddings`.
 
         Raises:
-            DataError: as `embed`.
+            RecordingError: as `embed`.
             ParameterError: as `compare_embeddings`.
         """
         known = enrol if isinstance(enrol, list) else [enrol]
-        store = self.embed([*known, test])
-        place = len(known)
-        return self.compare_embeddings(
+        recordings = [self._read(recording, number) for number, recording in enumerate([*known, test])]
+        store, place = self._embed(recordings), len(known)
+        remarks = [f"{recording.name}: {remark}" for recording in recordings for remark in recording.remarks]
+        compared = self.compare_embeddings(
             store.at(np.arange(place)),
             store.at(np.array([place])),
             prior=prior,
@@ -242,6 +270,7 @@ class Verifier:
             combining=combining,
             top_k=top_k,
         )
+        return replace(compared, remarks=tuple(remarks))
 
     def compare_embeddings(
         self,
@@ -355,19 +384,6 @@ def mean_embedding(store: EmbeddingStore) -> EmbeddingStore:
     )
     crops = None if store.crops is None else mean_of(store.crops)[None]
     return EmbeddingStore(mean_of(store.embeddings)[None], utterance, crops, store.model)
-
-
-def _waveform(recording: Source) -> np.ndarray:
-    """Samples float32 (samples,) at 16 kHz."""
-    if isinstance(recording, torch.Tensor):
-        recording = recording.detach().cpu().numpy()
-    if not isinstance(recording, np.ndarray):
-        return read_audio(recording)
-    if recording.ndim != 1 or recording.dtype.kind != "f":
-        raise DataError(
-            f"a waveform of {recording.dtype} and shape {recording.shape}: give floats in -1..1 (samples,)"
-        )
-    return recording.astype(np.float32)
 
 
 def _decision_errors(values: Mapping[str, Any], name: str) -> DecisionErrors:

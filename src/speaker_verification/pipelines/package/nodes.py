@@ -13,7 +13,7 @@ import pandas as pd
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.deployment.origin import Origin, UsedCorpus
-from speaker_verification.deployment.settings import LimitSettings, PackageSettings, VerifierSettings
+from speaker_verification.deployment.settings import PackageSettings, VerifierSettings
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.cohort import Cohort
 from speaker_verification.scoring.embeddings import EmbeddingStore
@@ -95,7 +95,7 @@ def assemble_verifier(
         VerifierSettings(
             extraction=ExtractionSettings(**embed.extraction),
             score=score.model_copy(update={"scorings": score.scorings or tuple(score.chosen)}),
-            limits=LimitSettings(least_seconds=package.least_seconds, most_seconds=package.most_seconds),
+            limits=package.limits,
         ),
         metrics,
         replace(origin, encoder=_encoder_of(model)),
@@ -126,7 +126,7 @@ def prove_verifier(
     if "cosine" in scores:
         heard = recording_deviation(verifier, scores, embeddings, PROVEN_RECORDINGS)
     if heard is None:
-        logger.warning("no trial's recordings are there and within the limits: proven from embeddings alone")
+        logger.warning("the trials' recordings are not there: the verifier is proven from embeddings alone")
     else:
         logger.info("From recordings, its cosines are those of the table up to %.2g", heard)
     return assembled_verifier
