@@ -52,6 +52,6 @@ class DirectLap(nn.Module):
 class DirectHead(SubcentreMarginHead):
     """The margin head with every centre scaled to length 1 before the product."""
 
-    def _class_cosines(self, embeddings: Tensor) -> Tensor:
-        centres = functional.normalize(self.weight, dim=1)  # (K, E, C)
+    def _class_cosines(self, embeddings: Tensor, weight: Tensor) -> Tensor:
+        centres = functional.normalize(weight, dim=1)  # (K, E, C)
         return (functional.normalize(embeddings, dim=1) @ centres).amax(dim=0)  # (B, C)

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.common.distributed import processes
 from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
+from speaker_verification.models.heads import HeadSettings
 from speaker_verification.training import exchange
+from speaker_verification.training.checkpoints import best_checkpoint, load_head
 from speaker_verification.training.loop import StepResult, TrainingLoop
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
 from speaker_verification.training.resume import resume_path
 from tests.support.processes import run_processes, values_of
 from tests.support.tiny_models import TINY_WAVLM, tiny_settings
-from tests.support.training import phase_settings, training_loop
+from tests.support.training import HEAD, phase_settings, training_loop
 
 # Without dropouts, which N processes draw otherwise.
 TINY = TINY_WAVLM | {
@@ -50,6 +52,7 @@ class Job:
     catalogs: tuple[pd.DataFrame, pd.DataFrame]
     network: str = "astp"
     aggregation: str = "lap"
+    head: HeadSettings = HEAD
     architecture: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -85,6 +88,7 @@ class Job:
             phase,
             augmenter=Augmenter(*self.catalogs, AugmentationSettings(probability=0.7)),
             model=self.model,
+            head=self.head,
             **changes,
         )
         if double:
@@ -310,3 +314,50 @@ def test_a_phase_of_two_processes_goes_on_with_any_number(job: Job) -> None:
         assert [row[2] for row in curve] == pytest.approx([row[2] for row in undisturbed[1]], rel=1e-6)
         for (loss, norm, keys), own in zip(undisturbed[0][4:], steps, strict=True):
             assert own == (pytest.approx(loss, rel=1e-6), pytest.approx(norm, rel=1e-6), keys)
+
+
+def started(job: Job, start: Path) -> tuple[int, Tensor]:
+    """Number of own classes, and weights of all, of the head that a phase after another starts from."""
+    loop = replace(job, encoder=start).loop(double=False)
+    return loop.classifier.head.weight.shape[2], loop.classifier.head.state_dict()["weight"]
+
+
+@pytest.mark.project
+def test_a_sharded_head_trains_is_kept_and_resumes_as_the_whole_one(job: Job) -> None:
+    """Five classes, which neither two nor three processes share evenly, in chunks of two."""
+    known = job.utterances["speaker_id"] != job.utterances["speaker_id"].iloc[0]
+    ids = job.utterances["utterance_id"][known]
+    whole = replace(
+        job,
+        utterances=job.utterances[known].reset_index(drop=True),
+        trials=job.trials[job.trials["enroll_id"].isin(ids) & job.trials["test_id"].isin(ids)],
+        changes={
+            "epochs": 2,
+            "steps_per_epoch": 5,
+            "accumulation_steps": 2,
+            "gradient_clip_norm": 0.5,
+            "averaging": {"last_epochs": 1},
+            "average_best": 2,
+        },
+    )
+    sharded = replace(whole, head=HEAD.model_copy(update={"sharded": True, "classes_per_chunk": 2}))
+    folders = [job.folder.with_name(f"out{number}") for number in range(4)]
+    steps, curve = fail(replace(whole, folder=folders[0]), "")
+    undisturbed = values_of(run_processes(2, fail, replace(sharded, folder=folders[1]), ""))
+    first, _ = run_processes(2, fail, replace(sharded, folder=folders[2]), "SIGTERM")
+    assert first.exit_code == 128 + signal.SIGTERM
+    shutil.copytree(folders[2], folders[3])
+    shutil.copy(resume_path(folders[2]), resume_path(folders[3]))
+    resumed = [fail(replace(whole, folder=folders[2]), "")]
+    resumed += values_of(run_processes(3, fail, replace(sharded, folder=folders[3]), ""))
+    for own_steps, own_curve in (*undisturbed, *resumed):
+        for (loss, norm, keys), own in zip(steps[-len(own_steps) :], own_steps, strict=True):
+            assert own == (pytest.approx(loss, rel=1e-9), pytest.approx(norm, rel=1e-9), keys)
+        assert [row[2] for row in own_curve] == pytest.approx([row[2] for row in curve], rel=1e-9)
+    assert [len(own_steps) for own_steps, _ in resumed] == [6] * 4
+    weights, *others = (load_head(best_checkpoint(folder), "cpu")[0].weight for folder in folders)
+    for weight in others:
+        torch.testing.assert_close(weight, weights)
+    (two, of_first), (three, of_second) = values_of(run_processes(2, started, sharded, folders[1]))
+    assert (two, three) == (2, 3)
+    torch.testing.assert_close((of_first, of_second), (weights.detach(), weights.detach()))

@@ -53,7 +53,9 @@ class RankedEpoch:
 
 
 def save_checkpoint(folder: Path, model: SpeakerModel, head: Head, run: dict[str, Any]) -> None:
-    """Write model, head and plain values to a folder atomically; of several processes the first one does.
+    """Write model, head and plain values to a folder atomically.
+
+    All processes call this, which gathers a sharded head, and the first one writes.
 
     Args:
         folder: folder to write or replace.
@@ -61,11 +63,12 @@ def save_checkpoint(folder: Path, model: SpeakerModel, head: Head, run: dict[str
         head: margin head.
         run: plain values: at least `speaker_ids` (in class order) and `head` (its settings).
     """
+    weights = {name: value.contiguous() for name, value in head.state_dict().items()}
     if not processes().is_first:
         return
     with atomic_write(folder) as part:
         model.save_pretrained(part)
-        save_file({k: v.contiguous() for k, v in head.state_dict().items()}, part / HEAD_FILE)
+        save_file(weights, part / HEAD_FILE)
         shape = {name: getattr(head, name) for name in HEAD_SHAPE}
         (part / RUN_FILE).write_text(json.dumps({**run, **shape}, indent=2))
 

@@ -1,11 +1,13 @@
-"""Gradients of a step, averaged over several processes."""
+"""Gradients of a step, averaged over several processes and clipped by their common norm."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from speaker_verification.common.distributed import processes
 
@@ -20,14 +22,17 @@ class GradientExchange:
 
     Args:
         parameters: trained parameters, in the same order in all processes.
+        sharded: those of which every process holds another part, with gradients summed over all examples.
     """
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: Sequence[Parameter], sharded: Sequence[Parameter] = ()) -> None:
+        own = {id(parameter) for parameter in sharded}
+        self._parameters = [parameter for parameter in parameters if id(parameter) not in own]
+        self._sharded = sharded
 
     @property
     def megabytes(self) -> float:
-        """Size of all gradients in MB."""
+        """Size of all exchanged gradients in MB."""
         return sum(_num_bytes(parameter) for parameter in self._parameters) / 1e6
 
     def average(self) -> None:
@@ -44,6 +49,22 @@ class GradientExchange:
             flat = group.mean(torch.cat([gradient.flatten() for gradient in gradients]))
             for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view_as(parameter)
+        for parameter in self._sharded:
+            if parameter.grad is not None:
+                parameter.grad /= group.size
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Norm of the averaged gradients of all parameters, which are then scaled to `max_norm` at most."""
+        norm = get_total_norm(_gradients(self._parameters))
+        if self._sharded:
+            squared = get_total_norm(_gradients(self._sharded)).square()
+            norm = (norm.square() + processes().sum(squared)).sqrt()
+        clip_grads_with_norm_([*self._parameters, *self._sharded], max_norm, norm)
+        return norm
+
+
+def _gradients(parameters: Iterable[Parameter]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def _num_bytes(parameter: Parameter) -> int:

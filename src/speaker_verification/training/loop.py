@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.locks import holding
@@ -38,6 +38,7 @@ from speaker_verification.training.failures import (
 from speaker_verification.training.metrics import EpochMetrics, Metrics, format_metrics
 from speaker_verification.training.optimiser import (
     choose_trained,
+    keep_whole_state,
     make_optimiser,
     parameter_groups,
     scale_gradients,
@@ -172,11 +173,13 @@ class TrainingLoop:
         if phase.compile:
             self.model.frontend.compile_blocks()
         self.parameters = [p for p in self.classifier.parameters() if p.requires_grad]
-        self.gradients = GradientExchange(self.parameters)
+        self.gradients = GradientExchange(self.parameters, self.head.sharded_parameters)
         if self.group.joined:
             self._join()
         groups = parameter_groups(self.model, self.head, phase.lr_multipliers)
         self.optimiser = make_optimiser(groups, phase.optimiser)
+        if self.head.shard:
+            keep_whole_state(self.optimiser, self.head.sharded_parameters, self.head.shard)
         self.average = MovingAverage(phase.averaging.newest_weight)
         self.checkpoints = BestCheckpoints(folder, phase.keep_checkpoints, phase.rank_by == NEWEST_FIRST)
         self.epoch_metrics = EpochMetrics(self.head.num_classes, self.model.device)
@@ -268,7 +271,7 @@ class TrainingLoop:
                 self.epoch_metrics.add(output.loss.detach(), output.predictions, batch.labels)
             self.gradients.average()
             scale_gradients(self.model.frontend.parameters(), phase.frontend_grad_scale)
-            norm = nn.utils.clip_grad_norm_(self.parameters, phase.gradient_clip_norm or math.inf)
+            norm = self.gradients.clip(phase.gradient_clip_norm or math.inf)
             # All that the CPU has to know is read at once: every read waits for the device. It is read before
             # the optimiser's step, so that no weight takes up a gradient that is not finite.
             means = self.group.mean(torch.stack([x.double() for x in (*losses, output.loss.detach())]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from speaker_verification.models.frontend import Frontend
+from speaker_verification.models.heads.sharding import ClassShard
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.phase import LrMultipliers, OptimiserSettings
 
@@ -90,6 +91,38 @@ def make_optimiser(groups: list[dict[str, Any]], settings: OptimiserSettings) ->
         )
     rule = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
     return rule(groups, lr=0.0, weight_decay=settings.weight_decay, fused=True)
+
+
+def keep_whole_state(
+    optimiser: torch.optim.Optimizer, sharded: Sequence[Parameter], shard: ClassShard
+) -> None:
+    """Have the state of an optimiser hold the moments of all classes, and load this process's part of them.
+
+    Args:
+        optimiser: optimiser whose `state_dict` all processes call together.
+        sharded: parameters of which every process holds its classes' part.
+        shard: this process's classes.
+    """
+    own = {id(parameter) for parameter in sharded}
+
+    def convert(state: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        numbers = [
+            number
+            for group, packed in zip(optimiser.param_groups, state["param_groups"], strict=True)
+            for parameter, number in zip(group["params"], packed["params"], strict=True)
+            if id(parameter) in own and number in state["state"]
+        ]
+        changed = {
+            number: {
+                name: change(value) if isinstance(value, Tensor) and value.dim() else value
+                for name, value in state["state"][number].items()
+            }
+            for number in numbers
+        }
+        return state | {"state": state["state"] | changed}
+
+    optimiser.register_state_dict_post_hook(lambda _, state: convert(state, shard.whole))
+    optimiser.register_load_state_dict_pre_hook(lambda _, state: convert(state, shard.part))
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate_of: Callable[[float], float]) -> None:

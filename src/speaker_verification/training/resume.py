@@ -37,9 +37,12 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 3  # of both files; 1 had no number and other names of parameters, 2 also random states
 FINISHED_FILE = "phase.json"
-# Parameters that may change while a phase is interrupted: its result does not depend on them.
+# Parameters that may change while a phase is interrupted: its result does not depend on them, up to the order
+# of additions.
 HARMLESS = {
     "augmentation.cache_megabytes",
+    "head.classes_per_chunk",
+    "head.sharded",
     "phase.allow_changed_augmentation",
     "phase.keep_checkpoints",
     "phase.num_workers",

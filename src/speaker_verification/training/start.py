@@ -26,13 +26,14 @@ def start_phase(
     """Model and margin head that a phase starts from.
 
     After an encoder both are fresh (drawn from torch's global generator), with a class for every speaker at
-    every speed. After a phase both are those of its best epoch, classes included.
+    every speed. After a phase both are those of its best epoch, classes included. A sharded head is made
+    whole, so that its weights are those of one process, of which each then keeps its classes'.
 
     Args:
         folder: an encoder in Hugging Face format, or of the phase before.
         phase: settings of the phase to start.
         model_settings: used after an encoder; after a phase the model has its own.
-        head_settings: likewise.
+        head_settings: likewise, but for how it is computed.
         speaker_ids: training speakers in class order.
         device: to train on.
 
@@ -44,9 +45,10 @@ def start_phase(
         model = SpeakerModel.from_encoder(folder, model_settings)
         num_classes = len(speaker_ids) * phase.num_speed_classes
         head = build_head(head_settings, model.embedding_size, num_classes)
+        head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
         return model.to(device), head.to(device)
     checkpoint = best_checkpoint(folder, phase.choose_top)
-    head, trained_head, run = load_head(checkpoint, device)
+    head, trained_head, run = load_head(checkpoint, "cpu")
     if list(run["speaker_ids"]) != list(speaker_ids):
         raise DataError(
             f"{checkpoint} was trained on {len(run['speaker_ids'])} speakers that are not the "
@@ -64,4 +66,5 @@ def start_phase(
                 f"parameter '{name}' is {asked.in_use}, but {checkpoint} is of {trained.in_use}: run the "
                 "phases of this recipe from 'pretrain', or start from a checkpoint of its own"
             )
-    return model, head
+    head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
+    return model, head.to(device)

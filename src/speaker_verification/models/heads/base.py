@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 import speaker_verification.common.settings_base as settings_base
 from speaker_verification.common.errors import ParameterError
+
+if TYPE_CHECKING:
+    from speaker_verification.models.heads.sharding import ClassShard
 
 
 class Margins(NamedTuple):
@@ -45,11 +48,26 @@ class Head(nn.Module):
     """Parameters of the head, all with defaults."""
     has_top_k_penalty: ClassVar[bool] = False
     """Whether the inter-top-k penalty of the margins applies; without it `top_k` must be 0."""
+    shard: ClassShard | None = None
+    """Classes that this process holds, where it does not hold all."""
 
     def __init__(self, embedding_size: int, num_classes: int) -> None:
         super().__init__()
         self.embedding_size = embedding_size
         self.num_classes = num_classes
+
+    def distribute(self, sharded: bool, classes_per_chunk: int) -> None:
+        """Share out the classes, where the head can (see sharding.py).
+
+        Args:
+            sharded: keep this process's share of the classes alone.
+            classes_per_chunk: number of classes whose logits are computed at once.
+        """
+
+    @property
+    def sharded_parameters(self) -> list[nn.Parameter]:
+        """Parameters of which every process holds another part."""
+        return []
 
     @classmethod
     def check_top_k(cls, top_k: int, num_classes: int | None = None) -> None:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speaker_verification.common.settings_base import Settings
-from speaker_verification.models.heads.base import Head, HeadOutput, Margins
+from speaker_verification.models.heads.base import HeadOutput, Margins
+from speaker_verification.models.heads.chunks import ClassSummary
+from speaker_verification.models.heads.sharding import ShardableHead
 
 SQUARED_SINE_FLOOR = 1e-10  # under 1 - cos², whose root has no finite gradient at zero
 
@@ -29,7 +31,7 @@ class SphereFace2Settings(Settings):
     """Exponent of the stretching of cosines."""
 
 
-class SphereFace2(Head):
+class SphereFace2(ShardableHead):
     """SphereFace2: every class is a binary classification of its own, with one bias b for all of them.
 
     With g(z) = 2 ((z + 1) / 2)^t - 1, scale s, weight lambda of the positive pairs and margin m, the loss of
@@ -52,6 +54,7 @@ class SphereFace2(Head):
     """
 
     Settings = SphereFace2Settings
+    class_dim = 0
 
     def __init__(self, embedding_size: int, num_classes: int, settings: SphereFace2Settings) -> None:
         super().__init__(embedding_size, num_classes)
@@ -74,23 +77,35 @@ class SphereFace2(Head):
         self.check_top_k(margins.top_k)
         with torch.autocast(embeddings.device.type, enabled=False):
             precise = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-            cosine = functional.linear(
-                functional.normalize(precise), functional.normalize(self.weight)
-            )  # (B, C)
-            is_target = functional.one_hot(labels, self.num_classes).bool()
-            positive, negative = self._logits(cosine, margins.target)
-            share = self.settings.positive_weight
-            losses = torch.where(
-                is_target,
-                -share * functional.logsigmoid(positive),
-                -(1 - share) * functional.logsigmoid(-negative),
-            )
-            predictions = torch.where(is_target, cosine - margins.target, cosine).argmax(dim=1)
-        return HeadOutput(losses.sum(dim=1).mean(), predictions)
+            values, predictions = self.summary(precise, labels, margins, self.bias)
+        return HeadOutput(values[0].mean(), predictions)
 
-    def _logits(self, cosine: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) of every class as the target and as another class."""
-        scale, bias = self.settings.scale, self.bias
+    def summarise(
+        self, weight: Tensor, labels: Tensor, margins: Margins, embeddings: Tensor, *parameters: Tensor
+    ) -> ClassSummary:
+        """Rows (2, B): the summed loss, and the largest cosine, the target's less the margin."""
+        cosine = functional.linear(functional.normalize(embeddings), functional.normalize(weight))  # (B, n)
+        is_target = torch.arange(len(weight), device=labels.device) == labels[:, None]
+        positive, negative = self._logits(cosine, margins.target, *parameters)
+        share = self.settings.positive_weight
+        losses = torch.where(
+            is_target,
+            -share * functional.logsigmoid(positive),
+            -(1 - share) * functional.logsigmoid(-negative),
+        )
+        largest, classes = torch.where(is_target, cosine - margins.target, cosine).detach().max(dim=1)
+        return ClassSummary(torch.stack([losses.sum(dim=1), largest]), classes)
+
+    def merge(self, parts: ClassSummary) -> ClassSummary:
+        losses, largest = parts.values.unbind(dim=1)  # (P, B) each
+        largest, places = largest.max(dim=0)
+        return ClassSummary(
+            torch.stack([losses.sum(dim=0), largest]), parts.classes.gather(0, places[None])[0]
+        )
+
+    def _logits(self, cosine: Tensor, margin: float, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, n) of every class as the target and as another class."""
+        scale = self.settings.scale
         if self.settings.margin_type == "C":
             similarity = self._stretch(cosine)
             return scale * (similarity - margin) + bias, scale * (similarity + margin) + bias
