@@ -121,6 +121,14 @@ def test_the_sound_of_a_film_is_read() -> None:
     assert aligned_correlation(recording.waveform, babble(2.0, 16_000)[0]) > 0.9
 
 
+@pytest.mark.parametrize("form", ["mp4", "opus", "flac"])
+def test_eight_channels_are_read(form: str) -> None:
+    source = encoded(babble(2.0, 48_000, 8), 48_000, *FORMATS[form])
+    recording = read_recording(source, ANY_SOUND)
+    assert aligned_correlation(recording.waveform, babble(2.0, 16_000)[0]) > 0.9
+    assert recording.clipped_fraction == 0
+
+
 class CountingFile(io.BytesIO):
     """Bytes of a file that counts those that are read."""
 

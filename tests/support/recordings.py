@@ -42,8 +42,8 @@ def babble(seconds: float, rate: int, channels: int = 1, level: float = 0.1) -> 
 
 
 def encoded(samples: np.ndarray, rate: int, container: str, codec: str, with_picture: bool = False) -> bytes:
-    """File of samples (channels, samples) in [-1, 1]; an empty codec leaves the sound out."""
-    layout = "mono" if len(samples) == 1 else "stereo"
+    """File of samples (1, 2 or 8 channels, samples) in [-1, 1]; an empty codec leaves the sound out."""
+    layout = {1: "mono", 2: "stereo", 8: "7.1"}[len(samples)]
     stream = io.BytesIO()
     with av.open(stream, "w", format=container) as output:
         picture = output.add_stream("mpeg4", rate=10) if with_picture else None
@@ -53,7 +53,8 @@ def encoded(samples: np.ndarray, rate: int, container: str, codec: str, with_pic
             sound = output.add_stream(codec, rate=rate, options={"strict": "experimental"})
             sound.layout = "stereo" if codec == "vorbis" else layout
             resampler = av.AudioResampler(sound.format, sound.layout, sound.rate)
-            frame = av.AudioFrame.from_ndarray(samples.astype(np.float32), format="fltp", layout=layout)
+            interleaved = samples.T.reshape(1, -1).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
             frame.sample_rate, frame.pts = rate, 0
             for part in (*resampler.resample(frame), *resampler.resample(None)):
                 output.mux(sound.encode(part))

@@ -82,7 +82,7 @@ def decode_audio(source: bytes, name: str) -> npt.NDArray[np.int16]:
             if not container.streams.audio:
                 raise AudioError(name, "not audio: no audio stream")
             for block in decoded_blocks(container):
-                values = block.to_ndarray()
+                values = samples_of(block)
                 num_samples += block.samples
                 if num_samples > MAX_SAMPLES:
                     raise AudioError(name, f"longer than {MAX_SAMPLES} samples")
@@ -128,6 +128,17 @@ def decoded_blocks(container: av.container.InputContainer) -> Iterator[av.AudioF
         yield last
 
 
+def samples_of(block: av.AudioFrame) -> npt.NDArray[Any]:
+    """Samples of a block in its own format, (channels, samples) or, interleaved, (1, samples x channels)."""
+    import av
+
+    if not block.format.is_planar or block.layout.nb_channels < 8:
+        return block.to_ndarray()
+    # From eight planes on PyAV reads beyond the last, and dies.
+    interleaved = av.AudioResampler(format=block.format.packed).resample(block)
+    return np.concatenate([part.to_ndarray() for part in interleaved], axis=1)
+
+
 def _form(frame: av.AudioFrame) -> _Form:
     return frame.sample_rate, frame.layout.name, frame.format.name
 
@@ -148,7 +159,7 @@ class BlockConverter:
 
         Args:
             block: of `decoded_blocks`.
-            values: samples of the block, as `to_ndarray` gives them; finite.
+            values: `samples_of` the block, all finite.
         """
         import av
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from speaker_verification.audio.files import SCALE, BlockConverter, decoded_blocks
+from speaker_verification.audio.files import SCALE, BlockConverter, decoded_blocks, samples_of
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speech import speech_seconds
 from speaker_verification.common.errors import DataError
@@ -262,7 +262,7 @@ def _decode(file: BinaryIO, name: str, max_seconds: float | None) -> _Decoded:
             is_estimated = container.format.name in _ESTIMATED_LENGTHS
             try:
                 for block in decoded_blocks(container):
-                    values = block.to_ndarray()
+                    values = samples_of(block)
                     _refuse_unusable(block.sample_rate, values, name)
                     decoded.see(block, values)
                     parts += converter.convert(block, values)
