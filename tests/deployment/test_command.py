@@ -229,3 +229,53 @@ def test_help_waits_for_no_heavy_package() -> None:
     ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
     assert "PAIRS.csv" in ended.stdout
     assert ended.stdout.endswith("set()\n")
+
+
+def test_enrolled_speakers_are_identified_listed_and_removed(
+    folder: Path, verifier: Verifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, paths = tmp_path / "store", [folder / name for name in FILES]
+    assert run(folder, "enrol", *paths[:2], "--speaker", "anna", "--store", store) == 0
+    assert "'anna' by 2 recordings, among 1 speakers" in capsys.readouterr().out
+    assert run(folder, "enrol", paths[2], "--speaker", "boris", "--store", store) == 0
+    capsys.readouterr()
+    code = run(folder, "identify", paths[3], "--store", store, "--json", "--exit-code")
+    found = json.loads(capsys.readouterr().out)
+    compared = {
+        "anna": verifier.compare([waveform(path) for path in paths[:2]], waveform(paths[3])),
+        "boris": verifier.compare(waveform(paths[2]), waveform(paths[3])),
+    }
+    assert {each["speaker"] for each in found["candidates"]} == {"anna", "boris"}
+    for each in found["candidates"]:
+        assert each["log_likelihood_ratio"] == pytest.approx(
+            compared[each["speaker"]].llr, rel=1e-4, abs=1e-4
+        )
+    best = max(compared, key=lambda name: compared[name].llr)
+    assert found["candidates"][0]["speaker"] == best
+    assert found["speaker"] == (best if compared[best].accept else None)
+    assert code == (0 if compared[best].accept else 1)
+    assert run(folder, "identify", paths[3], "--store", store, "--top", "1") == 0
+    assert f"1          {best}: llr {compared[best].llr:.2f}" in capsys.readouterr().out
+    assert main(["store", "remove", "anna", "--store", str(store)]) == 0
+    assert main(["store", "list", "--store", str(store)]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header == "speaker,num_recordings,seconds,enrolled_at"
+    assert row.startswith("boris,1,")
+
+
+def test_a_store_is_embedded_anew_by_another_verifier_and_refuses_it_until_then(
+    folder: Path, verifier: Verifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, other = tmp_path / "store", tmp_path / "other"
+    run(folder, "enrol", folder / FILES[0], "--speaker", "anna", "--store", store)
+    point = OperatingPoint(0.3)
+    calibration = replace(verifier.calibration, operating_points=(point,))
+    replace(verifier, calibration=calibration).save_pretrained(other / "model")
+    capsys.readouterr()
+    for command in ("enrol", "identify"):
+        speaker = ("--speaker", "boris") if command == "enrol" else ()
+        refused = error_of(capsys, run(other, command, folder / FILES[2], *speaker, "--store", store))
+        assert verifier.fingerprint in refused
+    assert main(["store", "re-embed", "--store", str(store), "--model", str(other / "model")]) == 0
+    assert run(other, "identify", folder / FILES[0], "--store", store) == 0
+    assert "p_target 0.3" in capsys.readouterr().out

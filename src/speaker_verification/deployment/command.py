@@ -1,4 +1,4 @@
-"""Command `speaker-verification`: compare, embed and score audio files by a verifier's folder.
+"""Command `speaker-verification`: compare, embed, score, enrol and identify by a verifier's folder.
 
 Heavy packages are imported by the functions that need them, so that `--help` is quick.
 """
@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 PROGRAM = "speaker-verification"
 REJECTED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+NOBODY = "nobody who is enrolled"
 CACHE_SUFFIX = ".embeddings.sqlite"  # of the file beside the scores
 SIDES = ("enrol", "test")  # columns of a list of pairs
 _NUM_NAMED = 5
@@ -82,11 +83,40 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the pairs with their scores; embeddings are kept beside it (SCORES.csv{CACHE_SUFFIX})",
     )
 
+    enrol = commands.add_parser("enrol", help="enrol recordings of a speaker in a store")
+    enrol.set_defaults(run=_enrol)
+    enrol.add_argument("files", nargs="+", metavar="FILE")
+    enrol.add_argument("--speaker", required=True, metavar="NAME", help="name of the speaker")
+
+    identify = commands.add_parser("identify", help="find the enrolled speaker of a recording, or nobody")
+    identify.set_defaults(run=_identify)
+    identify.add_argument("test", metavar="TEST", help="recording in question")
+    identify.add_argument("--top", type=int, default=10, help="number of candidates (default 10)")
+    identify.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    identify.add_argument("--exit-code", action="store_true", help="exit with 0 for a speaker, 1 for nobody")
+
+    store = commands.add_parser("store", help="list, remove or embed anew what is enrolled")
+    actions = store.add_subparsers(required=True, metavar="ACTION")
+    list_ = actions.add_parser("list", help="print the enrolled speakers as CSV")
+    list_.set_defaults(run=_list)
+    remove = actions.add_parser("remove", help="remove speakers, of whom nothing is left in the store")
+    remove.set_defaults(run=_remove)
+    remove.add_argument("speakers", nargs="+", metavar="NAME")
+    re_embed = actions.add_parser("re-embed", help="embed all enrolled recordings anew by another verifier")
+    re_embed.set_defaults(run=_re_embed)
+    re_embed.add_argument(
+        "--drop-missing", action="store_true", help="remove recordings whose files are gone or changed"
+    )
+
+    for command in (enrol, identify, list_, remove, re_embed):
+        command.add_argument(
+            "--store", type=Path, required=True, metavar="FOLDER", help="folder of the enrolled speakers"
+        )
     for command in (verify, score):
         command.add_argument(
             "--prior", type=float, help="probability of one speaker before the comparison, for `probability`"
         )
-    for command in (verify, embed, score):
+    for command in (verify, embed, score, enrol, identify, re_embed):
         command.add_argument("--model", required=True, metavar="FOLDER", help="folder of a verifier")
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda:N")
         command.add_argument(
@@ -110,10 +140,13 @@ def _verify(options: argparse.Namespace) -> int:
         values = {**comparison.scores, **comparison.to_dict(), **sides}
         sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
     else:
-        rows = [*_rows(comparison, verifier), *_remarks([*enrol, test])]
-        width = max(len(name) for name, _ in rows)
-        sys.stdout.writelines(f"{name:{width}}  {value}\n" for name, value in rows)
+        _print_rows([*_rows(comparison, verifier), *_remarks([*enrol, test])])
     return REJECTED if options.exit_code and not comparison.accept else 0
+
+
+def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    sys.stdout.writelines(f"{name:{width}}  {value}\n" for name, value in rows)
 
 
 def _rows(comparison: Comparison, verifier: Verifier) -> Iterator[tuple[str, str]]:
@@ -224,6 +257,95 @@ def _read_pairs(path: Path) -> pd.DataFrame:
     if pairs.empty:
         raise DataError(f"'{path}' holds no pairs: write one a line")
     return pairs
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    from speaker_verification.deployment.enrolment_store import EnrolledRecording, EnrolmentStore
+    from speaker_verification.deployment.identification import side_scorer
+    from speaker_verification.deployment.recordings import read_recording
+
+    verifier, limits = _load(options, options.files)
+    scorer = side_scorer(verifier)
+    if options.store.exists():
+        EnrolmentStore.open(options.store, verifier.fingerprint)  # refused before anything is embedded
+    recordings = _of_each(options.files, lambda file: read_recording(file, limits), "read")
+    embeddings = verifier.embed(recordings).embeddings
+    enrolled = [
+        EnrolledRecording.of(file, recording.seconds)
+        for file, recording in zip(options.files, recordings, strict=True)
+    ]
+    if options.store.exists():
+        store = EnrolmentStore.open(options.store, verifier.fingerprint, scorer)
+    else:
+        store = EnrolmentStore.create(options.store, verifier.fingerprint, scorer)
+    remarks = store.add(options.speaker, embeddings, enrolled)
+    number = len(store.embeddings_of(options.speaker))
+    rows = [("enrolled", f"'{options.speaker}' by {number} recordings, among {len(store)} speakers")]
+    _print_rows([*rows, *_remarks(recordings), *(("remark", remark) for remark in remarks)])
+    return 0
+
+
+def _identify(options: argparse.Namespace) -> int:
+    from speaker_verification.deployment.enrolment_store import EnrolmentStore
+    from speaker_verification.deployment.identification import identify, side_scorer
+    from speaker_verification.deployment.recordings import read_recording
+
+    verifier, limits = _load(options, [options.test])
+    store = EnrolmentStore.open(options.store, verifier.fingerprint, side_scorer(verifier))
+    test = read_recording(options.test, limits)
+    point = verifier.operating_points[0]
+    embedding = verifier.embed([test]).embeddings[0]
+    found = identify(embedding, store, point, seconds=test.seconds, top=options.top)
+    if options.json:
+        values = {**found.to_dict(), "fingerprint": store.fingerprint, "test": _facts(test)}
+        sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    else:
+        rows = [("speaker", found.speaker or NOBODY)]
+        for place, candidate in enumerate(found.candidates, start=1):
+            margin = "" if candidate.margin is None else f", {candidate.margin:.4f} above the next"
+            rows.append(
+                (str(place), f"{candidate.speaker}: llr {candidate.log_likelihood_ratio:.4f}{margin}")
+            )
+        rows.append(("threshold", f"llr {point.threshold:.4f} ({point}), {found.num_enrolled} enrolled"))
+        _print_rows([*rows, *_remarks([test])])
+    return REJECTED if options.exit_code and found.speaker is None else 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from speaker_verification.deployment.enrolment_store import EnrolmentStore
+
+    EnrolmentStore.open(options.store).speakers().to_csv(sys.stdout, index=False)
+    return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from speaker_verification.deployment.enrolment_store import EnrolmentStore
+
+    EnrolmentStore.open(options.store).remove(*options.speakers)
+    return 0
+
+
+def _re_embed(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from speaker_verification.deployment.enrolment_store import EnrolmentStore
+    from speaker_verification.deployment.identification import side_scorer
+    from speaker_verification.deployment.recordings import read_recording
+
+    verifier, limits = _load(options, [])
+
+    def embed(file: str) -> np.ndarray:
+        return verifier.embed([read_recording(file, limits)]).embeddings[0]
+
+    remarks = EnrolmentStore.open(options.store).re_embed(
+        lambda files: np.stack(_of_each(files, embed, "embed")),
+        verifier.fingerprint,
+        side_scorer(verifier),
+        options.drop_missing,
+    )
+    if remarks:
+        _print_rows([("remark", remark) for remark in remarks])
+    return 0
 
 
 def _load(options: argparse.Namespace, files: Sequence[str]) -> tuple[Verifier, RecordingLimits]:

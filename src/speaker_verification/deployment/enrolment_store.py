@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.locks import holding
+from speaker_verification.deployment.embedding_cache import content_of
 from speaker_verification.deployment.enrolment_parts import (
     ENROLLED_RECORDINGS,
     RECORDINGS_PER_PART,
@@ -51,13 +51,7 @@ class EnrolledRecording:
     @classmethod
     def of(cls, path: str | Path, seconds: float) -> EnrolledRecording:
         """A file with its digest."""
-        return cls(str(Path(path).absolute()), file_sha256(path), seconds)
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(str(Path(path).expanduser().absolute()), content_of(path), seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +323,7 @@ class EnrolmentStore:
         for speaker, path, digest in zip(*(table[n] for n in ("speaker", "path", "sha256")), strict=True):
             if not Path(path).is_file():
                 remarks.append(f"speaker '{speaker}': {path} is not there any more")
-            elif file_sha256(path) != digest:
+            elif content_of(path) != digest:
                 remarks.append(f"speaker '{speaker}': {path} has changed since")
             else:
                 usable.add(path)

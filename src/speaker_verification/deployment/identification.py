@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,10 @@ class Identification:
         if self.candidates and self.candidates[0].log_likelihood_ratio >= self.threshold:
             return self.candidates[0].speaker
         return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as for JSON."""
+        return {"speaker": self.speaker, **asdict(self)}
 
 
 def identify(
