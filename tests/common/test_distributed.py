@@ -179,12 +179,18 @@ def test_torchrun_shows_the_failure_and_starts_all_again(tmp_path: Path) -> None
     assert run.stdout.count("threads left: 1") == 2  # others may abort Python as it ends
 
 
-def test_processes_that_cannot_be_reached_are_told_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_gone", [False, True])
+def test_processes_that_cannot_be_reached_are_told_by_address(
+    monkeypatch: pytest.MonkeyPatch, has_gone: bool
+) -> None:
+    """Nor does a process wait long for a torchrun that has been killed."""
     variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", str(has_gone))
+    monkeypatch.setattr(distributed, "CONNECT_SECONDS", 1)
     message = r"127\.0\.0\.1:1 .* within 1 s: .*started\?$"
-    with pytest.raises(UserError, match=message), joined_processes(join_seconds=1):
+    with pytest.raises(UserError, match=message), joined_processes(join_seconds=600 if has_gone else 1):
         pass
     assert not processes().joined
 

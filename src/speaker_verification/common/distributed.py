@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 JOIN_SECONDS = 120.0
+CONNECT_SECONDS = 20.0  # to torchrun's store, which is there first: one that is not has gone with torchrun
 COLLECTIVE_SECONDS = 600.0  # a process that has died is noticed at once, one that hangs after this time
 UNLIMITED = timedelta(days=365)
 POLL_SECONDS, WATCH_SECONDS, GRACE_SECONDS = 0.05, 1.0, 10.0
@@ -209,9 +210,14 @@ class _JoinedProcesses(Processes):
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        limit_seconds = join_seconds
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+            limit_seconds = min(join_seconds, CONNECT_SECONDS)
         try:
-            limit = timedelta(seconds=join_seconds)
+            limit = timedelta(seconds=limit_seconds)
             store, self.rank, self.size = next(distributed.rendezvous("env://", timeout=limit))
+            limit_seconds = join_seconds
+            store.set_timeout(timedelta(seconds=join_seconds))
             attempt = _agree_on_attempt(store, self.rank, self.size, join_seconds)
             self._store = distributed.PrefixStore(attempt, store)
             distributed.init_process_group(
@@ -226,7 +232,7 @@ class _JoinedProcesses(Processes):
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"cannot join the other processes through {address} (MASTER_ADDR, MASTER_PORT) within "
-                f"{join_seconds:g} s: {reason}; is that host reachable, and are all processes started?"
+                f"{limit_seconds:g} s: {reason}; is that host reachable, and are all processes started?"
             ) from error
         self.name = f"rank {self.rank} on host {socket.gethostname()}"
         self._store.set(f"{HOST}{self.rank}", socket.gethostname())
