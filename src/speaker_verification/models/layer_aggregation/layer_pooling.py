@@ -72,7 +72,9 @@ def moments(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
             counts.append(len(vectors))
             means.append(mean)
             squares.append((vectors - mean).square_().sum(dim=0))
-    share = torch.tensor(counts, dtype=means[0].dtype, device=means[0].device)[:, None] / sum(counts)
+    # All blocks but the last are of one size. Filled in place: a copy to a GPU would wait for it.
+    share = means[0].new_full((len(counts), 1), counts[0] / sum(counts))
+    share[-len(states) :] = counts[-1] / sum(counts)
     block_means = torch.stack(means)
     mean = (share * block_means).sum(dim=0)
     within = torch.stack(squares).sum(dim=0) / sum(counts)
