@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,8 +153,9 @@ def pairs(folder: Path, tmp_path: Path) -> Path:
 
 
 def num_kept(scores: Path) -> int:
-    with sqlite3.connect(f"{scores}{CACHE_SUFFIX}") as cache:
-        return int(cache.execute("SELECT count(*) FROM embeddings").fetchone()[0])
+    with closing(sqlite3.connect(f"{scores}{CACHE_SUFFIX}")) as cache:
+        (is_begun,) = cache.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return int(cache.execute("SELECT count(*) FROM embeddings").fetchone()[0]) if is_begun else 0
 
 
 def test_score_adds_the_verifier_s_scores_to_the_pairs(folder: Path, verifier: Verifier, pairs: Path) -> None:

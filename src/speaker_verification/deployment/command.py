@@ -140,7 +140,7 @@ def _verify(options: argparse.Namespace) -> int:
         values = {**comparison.scores, **comparison.to_dict(), **sides}
         sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
     else:
-        _print_rows([*_rows(comparison, verifier), *_remarks([*enrol, test])])
+        _print_rows(list(_rows(comparison, verifier)))
     return REJECTED if options.exit_code and not comparison.accept else 0
 
 
@@ -163,6 +163,8 @@ def _rows(comparison: Comparison, verifier: Verifier) -> Iterator[tuple[str, str
     for corpus in verifier.origin.corpora:
         if corpus.use == "training":
             yield "trained on", f"{corpus.name} ({corpus.licence})"
+    for remark in comparison.remarks:
+        yield "remark", remark
 
 
 def _remarks(recordings: Sequence[Recording]) -> Iterator[tuple[str, str]]:
