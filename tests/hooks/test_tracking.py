@@ -35,11 +35,14 @@ from speaker_verification.hooks.checks import ParametersHook
 from speaker_verification.hooks.resume import InterruptedPhaseHook
 from speaker_verification.hooks.tracked_runs import RunLog, TrackedRun
 from speaker_verification.hooks.tracking import PhaseTracker, TrackingHook, TrackingSettings, begin
+from speaker_verification.pipelines.package import load_verifier
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.training.checkpoints import RANKING_FILE, RUN_FILE
 from speaker_verification.training.resume import resume_path
 from tests.support.hooks import context_of
 from tests.support.project import copy_project
+from tests.support.verifiers import Measured
+from tests.support.verifiers import measured as measured
 
 EXPERIMENT = "speaker-verification-demo"
 EPOCHS = 2
@@ -88,10 +91,13 @@ class Project:
         manager.hook.after_pipeline_run(run_result=result, **told)
 
     @property
+    def uri(self) -> str:
+        settings = TrackingSettings(tracking_uri="sqlite:///mlflow.db", experiment=EXPERIMENT)
+        return settings.in_project(self.folder).tracking_uri
+
+    @property
     def client(self) -> mlflow.MlflowClient:
-        return mlflow.MlflowClient(TrackingSettings(
-            tracking_uri="sqlite:///mlflow.db", experiment=EXPERIMENT
-        ).in_project(self.folder).tracking_uri)  # fmt: skip
+        return mlflow.MlflowClient(self.uri, self.uri)
 
     def runs(self, stage: str | None = None, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
         """The oldest first."""
@@ -699,6 +705,43 @@ def test_names_and_values_that_mlflow_would_refuse_are_made_to_fit(project: Proj
     assert logged.metrics == {"my list _old_.eer": 1.0}
     assert logged.params["list _old_"] == "1"
     assert len(logged.params["note"]) == 6000
+
+
+def packaging(verifier: Path) -> Node:
+    def package(_: Any) -> Path:
+        begin("evaluate")
+        return Path(shutil.copytree(verifier, verifier.with_name("copy")))
+
+    return Node(package, "params:seed", "verifier", name="prove_verifier", tags="evaluation")
+
+
+def test_a_verifier_is_a_model_of_its_run_and_registered_where_that_is_asked_for(
+    project: Project, measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured[0].save_pretrained(tmp_path / "saved")
+    project.run(packaging(tmp_path / "saved"))
+    (run,) = project.runs("evaluate")
+    (output,) = run.outputs.model_outputs
+    assert project.client.get_logged_model(output.model_id).status == "READY"
+    assert not project.client.search_registered_models()
+    asked = {"registered_model": "speaker", "alias": "champion"}
+    project.run(packaging(tmp_path / "saved"), package=asked)
+    project.run(packaging(tmp_path / "saved"), package=asked)
+    version = project.client.get_model_version_by_alias("speaker", "champion")
+    assert (str(version.version), version.run_id) == ("2", project.runs("evaluate")[-1].info.run_id)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", project.uri)
+    for uri in ("models:/speaker@champion", "models:/speaker/1", f"runs:/{run.info.run_id}/verifier"):
+        assert load_verifier(uri).fingerprint == measured[0].fingerprint
+    setting = project.folder / "conf/tiny/tracking.yml"
+    setting.write_text(setting.read_text() + "log_verifier: false\n")
+    project.run(packaging(tmp_path / "saved"), package=asked)
+    assert project.client.get_registered_model("speaker").latest_versions[0].version == version.version
+
+
+def test_an_alias_needs_a_registered_model(project: Project) -> None:
+    with pytest.raises(ParameterError, match=r"parameter 'package': alias is 'champion': set registered_mo"):
+        project.run(embedding(), package={"alias": "champion"})
 
 
 def test_an_unknown_word_in_the_catalog_is_refused_before_anything_runs(project: Project) -> None:

@@ -54,6 +54,7 @@ METRICS_FILE = "metrics.json"
 ORIGIN_FILE = "origin.json"
 CARD_FILE = "README.md"
 DESCRIPTIONS = (METRICS_FILE, ORIGIN_FILE, CARD_FILE)  # tell about the verifier and decide nothing
+MLFLOW_FILE = "MLmodel"  # in a folder of a model of MLflow, beside `artifacts`
 CALIBRATION_TRIALS = "calibration trials"  # beside the names of the trial lists
 
 Waveform: TypeAlias = npt.NDArray[np.floating[Any]] | torch.Tensor
@@ -90,11 +91,22 @@ class Verifier:
 
         Scorings from elsewhere are imported by their dotted names.
 
+        Args:
+            folder: folder of the verifier, or of a model of MLflow that holds it.
+            device: device of the model.
+
         Raises:
             DataError: the folder holds no verifier, files are altered, missing or surplus (they are named),
                 or it was saved by another version.
         """
+        if "://" in str(folder) or str(folder).startswith(("models:/", "runs:/")):
+            raise DataError(
+                f"'{folder}' is no folder: `load_verifier` of speaker_verification.pipelines.package loads "
+                "verifiers from MLflow, and `mlflow artifacts download` makes folders of them"
+            )
         folder = Path(folder)
+        if (folder / MLFLOW_FILE).is_file():
+            folder = next((file.parent for file in folder.glob(f"artifacts/*/{MANIFEST_FILE}")), folder)
         if not (folder / MANIFEST_FILE).is_file():
             raise DataError(f"'{folder}' is no verifier: {MANIFEST_FILE} is missing; `package` saves one")
         manifest = read_json(folder / MANIFEST_FILE)

@@ -41,7 +41,10 @@ MAX_QUEUED = 10_000  # entries kept while the server is unreachable
 NUM_NAMED = 8  # missing entries of a run that messages name
 # Instead of MLflow's seven retries of up to two minutes each: failed entries are retried later.
 IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-IMPATIENT_UPLOADS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+IMPATIENT_UPLOADS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CONNECTION_SECONDS = 5.0
 MIN_PAUSE = 5.0  # s between two tries
@@ -347,6 +350,17 @@ class TrackedRun:
                 )
 
         self._send_open("error rates", send)
+
+    def log_verifier(self, verifier: Path, registered: str | None, alias: str | None) -> None:
+        """Log a verifier's folder as a model, and register it where a name is given."""
+        made: dict[str, str] = {}  # kept from one try to the next
+
+        def send(client: MlflowClient, run_id: str) -> None:
+            from speaker_verification.pipelines.package.mlflow_model import log_verifier
+
+            log_verifier(client, run_id, verifier, registered, alias, made)
+
+        self._send_open("verifier", send, uploads=True)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Upload a file, or a folder under a given name."""

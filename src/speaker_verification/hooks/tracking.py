@@ -62,8 +62,8 @@ PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
 IDS_FILE = "tracking.json"  # in a phase's workspace, and beside what an evaluation saves
 STORES = (EMBEDDINGS, COHORT_EMBEDDINGS)
 MARKED = (*STORES, "calibration")  # later evaluations start from these
-ARTIFACT, METRICS = "artifact", "metrics"
-KINDS = (ARTIFACT, CHECKPOINT, METRICS)  # of metadata.mlflow in the catalog
+ARTIFACT, METRICS, VERIFIER = "artifact", "metrics", "verifier"
+KINDS = (ARTIFACT, CHECKPOINT, METRICS, VERIFIER)  # of metadata.mlflow in the catalog
 SQLITE = "sqlite:///"
 
 
@@ -75,6 +75,12 @@ class TrackingSettings(Settings):
     experiment: str
     artifact_location: str | None = None
     log_checkpoints: bool = True
+    log_verifier: bool = True
+
+    def logs(self, kind: str | None) -> bool:
+        """Whether datasets of a kind are logged."""
+        switches = {None: False, CHECKPOINT: self.log_checkpoints, VERIFIER: self.log_verifier}
+        return switches.get(kind, True)
 
     def database(self, folder: Path) -> Path | None:
         """The SQLite file that the tracking URI names, if it names one."""
@@ -260,8 +266,12 @@ class TrackingHook:
             return
         if dataset_name == learning_curve_of(name):
             _log_curve(stage.run, data.to_dict("records"))
-        if kind is not None and (kind != CHECKPOINT or (self._settings and self._settings.log_checkpoints)):
-            stage.run.log_file(Path(dataset._get_load_path()), dataset_name.split(".")[-1])
+        if self._settings is not None and self._settings.logs(kind):
+            path, package = Path(dataset._get_load_path()), self._parameters.package
+            if kind == VERIFIER:
+                stage.run.log_verifier(path, package.registered_model, package.alias)
+            else:
+                stage.run.log_file(path, dataset_name.split(".")[-1])
         if kind == METRICS:
             _log_error_rates(stage.run, data)
         if dataset_name in MARKED:
