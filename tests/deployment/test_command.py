@@ -20,9 +20,11 @@ from scipy.special import expit, logit
 
 from speaker_verification.corpora.synthetic.voices import draw_voices, speak
 from speaker_verification.deployment.command import CACHE_SUFFIX, main
+from speaker_verification.deployment.enrolment_store import EnrolmentStore
 from speaker_verification.deployment.recordings import RecordingLimits, read_recording
 from speaker_verification.deployment.verifier import Verifier
 from speaker_verification.scoring.metrics import OperatingPoint
+from tests.support.floors import PROJECT
 from tests.support.verifiers import Measured
 from tests.support.waiting import wait_until
 
@@ -281,3 +283,17 @@ def test_a_store_is_embedded_anew_by_another_verifier_and_refuses_it_until_then(
     assert main(["store", "re-embed", "--store", str(store), "--model", str(other / "model")]) == 0
     assert run(other, "identify", folder / FILES[0], "--store", store) == 0
     assert "p_target 0.3" in capsys.readouterr().out
+
+
+def test_the_documented_enrolment_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "model", "verifier")
+    for source, name in (("a1.wav", "anna1.wav"), ("a2.flac", "anna2.wav"), ("b1.wav", "call.wav")):
+        shutil.copy(folder / source, name)
+    page = (PROJECT / "docs" / "deployment.md").read_text()
+    code = page.split("## Enrolment and identification")[1].split("```python\n", 1)[1].split("```", 1)[0]
+    exec(code, {})
+    assert "Anna" in capsys.readouterr().out
+    assert EnrolmentStore.open("speakers").speakers()["num_recordings"].tolist() == [2]

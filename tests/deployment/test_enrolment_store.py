@@ -228,6 +228,15 @@ def test_two_opened_stores_add_to_each_other_and_a_reader_sees_it_when_it_refres
     assert names_of(other) == names_of(one) == ["anna", "boris", "carla"]
 
 
+def test_a_reader_outlives_the_parts_that_it_has_opened(tmp_path: Path) -> None:
+    new_store(tmp_path / "store", "anna", "boris")
+    reader, writer = opened(tmp_path / "store"), opened(tmp_path / "store")
+    writer.remove("anna")
+    writer.compact()
+    np.testing.assert_array_equal(reader.embeddings_of("boris"), embeddings_for("boris"))
+    assert names_of(reader) == ["boris"]
+
+
 def test_what_a_killed_writer_left_is_not_read_and_goes_with_the_next_change(tmp_path: Path) -> None:
     store = new_store(tmp_path / "store", "anna")
     manifest = (tmp_path / "store" / enrolment_parts.MANIFEST_FILE).read_bytes()

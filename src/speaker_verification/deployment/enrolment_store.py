@@ -190,7 +190,11 @@ class EnrolmentStore:
 
     def recordings(self) -> pd.DataFrame:
         """Table of the ENROLLED_RECORDINGS schema, by the names of the speakers."""
-        tables = [part.recordings(counted) for part, counted in self.snapshot]
+        try:
+            tables = [part.recordings(counted) for part, counted in self.snapshot]
+        except FileNotFoundError:  # a writer has replaced the part since
+            self.refresh()
+            tables = [part.recordings(counted) for part, counted in self.snapshot]
         table = pa.concat_tables([ENROLLED_RECORDINGS.columns.empty_table(), *tables]).to_pandas()
         return table.sort_values("speaker", kind="stable", ignore_index=True)
 
