@@ -150,13 +150,15 @@ import pathlib, sys, threading
 from speaker_verification.common.distributed import joined_processes
 from speaker_verification.common.errors import DataError
 
-with joined_processes() as group:
-    failed = pathlib.Path(sys.argv[1])
-    if group.rank == 1 and not failed.exists():
-        failed.touch()
-        raise DataError("file 'x.wav' is empty")
-    print(f"together again: {group.gather(group.rank)}" if group.any(True) else "")
-print(f"threads left: {threading.active_count()}")
+try:
+    with joined_processes() as group:
+        failed = pathlib.Path(sys.argv[1])
+        if group.rank == 1 and not failed.exists():
+            failed.touch()
+            raise DataError("file 'x.wav' is empty")
+        print(f"together again: {group.gather(group.rank)}" if group.any(True) else "")
+finally:
+    print(f"threads left: {threading.active_count()}")
 """
 
 
@@ -176,7 +178,8 @@ def test_torchrun_shows_the_failure_and_starts_all_again(tmp_path: Path) -> None
     assert run.returncode == 0, run.stderr
     assert f"DataError: rank 1 on host {socket.gethostname()}: file 'x.wav' is empty" in run.stderr
     assert run.stdout.count("together again: [0, 1]") == 2
-    assert run.stdout.count("threads left: 1") == 2  # others may abort Python as it ends
+    # Others may abort Python as it ends. The first process may not come to its end the first time.
+    assert run.stdout.count("threads left: 1") == run.stdout.count("threads left") >= 3
 
 
 @pytest.mark.parametrize("has_gone", [False, True])

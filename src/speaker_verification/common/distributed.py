@@ -303,7 +303,7 @@ class _JoinedProcesses(Processes):
             raise
 
     def take_leave(self) -> None:
-        """Tell the process that watches this one that it ends well."""
+        """Tell the process that watches this one that it does not die."""
         if self.size > 1:
             with self._communicating():
                 self._distributed.send(self._torch.ones(1), (self.rank - 1) % self.size, self._watching)
@@ -329,6 +329,8 @@ class _JoinedProcesses(Processes):
                     logger.error("%s", failure)
             with suppress(RuntimeError):  # the process that holds the store has ended
                 self._store.compare_set(FAILURE, "", failure)
+        with suppress(PeerError):
+            self.take_leave()
         with suppress(RuntimeError):
             # Not destroyed, which would wait for the others.
             self._distributed.distributed_c10d._abort_process_group()
