@@ -17,6 +17,7 @@ from kedro.framework.cli.utils import KedroCliError
 from kedro.io import DatasetError
 
 from speaker_verification.common.distributed import (
+    JoinError,
     is_first_process,
     is_started_by_torchrun,
     joined_processes,
@@ -85,11 +86,16 @@ def _with_one_line_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
             message = user_message(error)
             if message is None:
                 raise
-            if not is_first_process():
-                raise click.exceptions.Exit(1) from None  # the first process tells of it in its PeerError
+            if not _tells(error):
+                raise click.exceptions.Exit(1) from None
             raise click.ClickException(message) from error
 
     return run
+
+
+def _tells(error: Exception) -> bool:
+    """Whether this process prints an error: the first one does for all, or one of a host cut off from it."""
+    return is_first_process() or (isinstance(error, JoinError) and os.environ.get("LOCAL_RANK", "0") == "0")
 
 
 def _run_distributed(callback: Callable[..., Any], options: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +40,10 @@ Value = TypeVar("Value")
 
 class PeerError(UserError):
     """This process ends because another one has failed or cannot be reached."""
+
+
+class JoinError(UserError):
+    """This process cannot reach the others, so that it can tell them nothing."""
 
 
 class Processes:
@@ -173,7 +177,7 @@ def joined_processes(
         collective_seconds: time in s after which a collective gives up processes that do not answer.
 
     Raises:
-        UserError: the others cannot be reached.
+        JoinError: the others cannot be reached.
         PeerError: another process has failed.
     """
     global _current
@@ -208,39 +212,58 @@ class _JoinedProcesses(Processes):
         self._torch, self._distributed = torch, distributed
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        limit_seconds = join_seconds
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
-            limit_seconds = min(join_seconds, CONNECT_SECONDS)
-        try:
-            limit = timedelta(seconds=limit_seconds)
-            store, self.rank, self.size = next(distributed.rendezvous("env://", timeout=limit))
-            limit_seconds = join_seconds
-            store.set_timeout(timedelta(seconds=join_seconds))
-            attempt = _agree_on_attempt(store, self.rank, self.size, join_seconds)
-            self._store = distributed.PrefixStore(attempt, store)
-            distributed.init_process_group(
-                backend,
-                store=distributed.PrefixStore("group", self._store),
-                rank=self.rank,
-                world_size=self.size,
-                timeout=timedelta(seconds=collective_seconds),
-            )
-            self._watching = distributed.new_group(backend="gloo", timeout=UNLIMITED)
-        except (RuntimeError, TimeoutError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"cannot join the other processes through {address} (MASTER_ADDR, MASTER_PORT) within "
-                f"{limit_seconds:g} s: {reason}; is that host reachable, and are all processes started?"
-            ) from error
-        self.name = f"rank {self.rank} on host {socket.gethostname()}"
-        self._store.set(f"{HOST}{self.rank}", socket.gethostname())
         self._ended = threading.Event()
-        watches = [self._watch, self._watch_next] if self.size > 1 else [self._watch]
-        self._threads = [threading.Thread(target=watch, daemon=True) for watch in watches]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        is_torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+        limit_seconds = min(join_seconds, CONNECT_SECONDS) if is_torchruns else join_seconds
+        limit = time.monotonic() + limit_seconds
+        try:
+            _await_store(limit, is_torchruns)
+            limit += join_seconds - limit_seconds
+            limit_seconds = join_seconds
+            store, self.rank, self.size = next(distributed.rendezvous("env://", timeout=_until(limit)))
+            self.name = f"rank {self.rank} on host {socket.gethostname()}"
+            store.set_timeout(_until(limit))
+            attempt = _agree_on_attempt(store, self.rank, self.size, limit)
+            self._store = distributed.PrefixStore(attempt, store)
+            self._start(self._watch)
+            self._connect(_until(limit), timedelta(seconds=collective_seconds))
+        except (RuntimeError, OSError, ValueError) as error:
+            raise self._join_error(error, limit_seconds) from error
+        if self.size > 1:
+            self._start(self._watch_next)
+
+    def _start(self, watch: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=watch, daemon=True))
+        self._threads[-1].start()
+
+    def _connect(self, join_time: timedelta, collective_time: timedelta) -> None:
+        backend = "cpu:gloo,cuda:nccl" if self._torch.cuda.is_available() else "gloo"
+        self._distributed.init_process_group(
+            backend,
+            store=self._distributed.PrefixStore("group", self._store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=join_time,
+        )
+        self._distributed.distributed_c10d._set_pg_timeout(collective_time)
+        self._watching = self._distributed.new_group(backend="gloo", timeout=UNLIMITED)
+        self._store.set(f"{HOST}{self.rank}", socket.gethostname())
+
+    def _join_error(self, error: Exception, seconds: float) -> JoinError:
+        """The error of this process, of which those are told that have come so far too."""
+        self._end_watches()
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = str(error).strip().splitlines()[0]
+        message = (
+            f"cannot join the other processes through {address} (MASTER_ADDR, MASTER_PORT) within "
+            f"{seconds:g} s: {reason}; is that host reachable, are all processes started, and do host names "
+            "resolve to addresses that other hosts reach (else set GLOO_SOCKET_IFNAME to the interface)?"
+        )
+        if hasattr(self, "_store"):
+            with suppress(RuntimeError):
+                self._store.compare_set(FAILURE, "", f"{self.name}: {message}")
+        return JoinError(message)
 
     def sum(self, tensor: Tensor) -> Tensor:
         with self._communicating():
@@ -310,11 +333,14 @@ class _JoinedProcesses(Processes):
 
     def leave(self) -> None:
         """Give up the group."""
+        self._end_watches()
+        if self._distributed.is_initialized():
+            self._distributed.destroy_process_group()
+
+    def _end_watches(self) -> None:
         self._ended.set()
         for thread in self._threads:
             thread.join(WATCH_SECONDS)  # in a call of torch's when Python ends, it would abort this process
-        if self._distributed.is_initialized():
-            self._distributed.destroy_process_group()
 
     def _fail(self, error: BaseException) -> None:
         """Tell the other processes of an error, and close the connections that they may wait for."""
@@ -378,7 +404,30 @@ class _JoinedProcesses(Processes):
                     self._store.compare_set(FAILURE, "", f"rank {rank} on host {host} has died")
 
 
-def _agree_on_attempt(store: Store, rank: int, size: int, seconds: float) -> str:
+def _until(limit: float) -> timedelta:
+    """Time that is left until a limit of the monotonic clock, at least a second."""
+    return timedelta(seconds=max(limit - time.monotonic(), 1.0))
+
+
+def _await_store(limit: float, is_torchruns: bool) -> None:
+    """Return when the store accepts connections; torch's own waiting ends long after its limit.
+
+    Raises:
+        OSError: it does not until the limit.
+    """
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    holds_it = os.environ["RANK"] == "0" and not is_torchruns
+    while address and port.isdigit() and not holds_it:
+        try:
+            socket.create_connection((address, int(port)), _until(limit).total_seconds()).close()
+            return
+        except OSError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def _agree_on_attempt(store: Store, rank: int, size: int, limit: float) -> str:
     """Name of this attempt to join, for the keys of a store that may have those of earlier attempts.
 
     torchrun starts processes again on the same store, and counts the attempts differently on each host. So
@@ -388,7 +437,7 @@ def _agree_on_attempt(store: Store, rank: int, size: int, seconds: float) -> str
     Raises:
         TimeoutError: a process is missing.
     """
-    own, limit = uuid.uuid4().hex, time.monotonic() + seconds
+    own = uuid.uuid4().hex
     store.set(f"name/{rank}", own)
     while time.monotonic() < limit:
         if rank == 0:
