@@ -32,9 +32,17 @@ SIDES = ("enrol", "test")  # columns of a list of pairs
 _NUM_NAMED = 5
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 for a rejection under --exit-code, 2 for bad input."""
+def main(
+    arguments: Sequence[str] | None = None, load_verifier: Callable[[str, Any], Verifier] | None = None
+) -> int:
+    """Run the command and return its exit code: 0, 1 for a rejection under --exit-code, 2 for bad input.
+
+    Args:
+        arguments: arguments of the command line; None for those of the process.
+        load_verifier: function of the value of --model and a device; None takes a folder.
+    """
     options = _parser().parse_args(arguments)
+    options.load_verifier = load_verifier or _from_folder
     try:
         return int(options.run(options))
     except (UserError, OSError) as error:
@@ -117,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
             "--prior", type=float, help="probability of one speaker before the comparison, for `probability`"
         )
     for command in (verify, embed, score, enrol, identify, re_embed):
-        command.add_argument("--model", required=True, metavar="FOLDER", help="folder of a verifier")
+        command.add_argument(
+            "--model", required=True, metavar="MODEL", help="verifier: a folder, or a URI of MLflow"
+        )
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda:N")
         command.add_argument(
             "--max-seconds", type=float, help="seconds of a recording that are used, from its start"
@@ -358,22 +368,22 @@ def _load(options: argparse.Namespace, files: Sequence[str]) -> tuple[Verifier, 
     """
     if missing := [file for file in files if not Path(file).expanduser().is_file()]:
         raise DataError(f"no such file: {_listed(missing)}")
-    if "://" in options.model or options.model.startswith("models:/"):
-        raise ParameterError(
-            f"--model {options.model} is no folder: download it, such as by "
-            f"`mlflow artifacts download -u {options.model} -d FOLDER`, and give the folder"
-        )
     from speaker_verification.common.device import resolve_device
     from speaker_verification.deployment.recordings import RecordingLimits
-    from speaker_verification.deployment.verifier import Verifier
 
-    verifier = Verifier.from_pretrained(options.model, resolve_device(options.device))
+    verifier: Verifier = options.load_verifier(options.model, resolve_device(options.device))
     given = {
         name: value
         for name in ("max_seconds", "least_speech_seconds")
         if (value := getattr(options, name)) is not None
     }
     return verifier, RecordingLimits.parse({**verifier.settings.limits.model_dump(), **given}, "")
+
+
+def _from_folder(folder: str, device: Any) -> Verifier:
+    from speaker_verification.deployment.verifier import Verifier
+
+    return Verifier.from_pretrained(folder, device)
 
 
 def _of_each(files: Sequence[str], use: Callable[[str], Result], label: str = "") -> list[Result]:
