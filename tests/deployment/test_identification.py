@@ -79,11 +79,11 @@ def test_the_search_gives_the_log_likelihood_ratios_of_the_verifier(
 
 def test_a_cosine_with_crops_is_not_searched(measured: Measured) -> None:
     verifier = measured[0]
-    settings = VerifierSettings.parse(
-        {"extraction": {"num_crops": 2}, "score": {"llr": "cosine"}}, "verifier"
-    )
-    with pytest.raises(ParameterError, match="cosine with 2 crops"):
-        side_scorer(replace(verifier, settings=settings))
+    settings = VerifierSettings.parse({"extraction": {"num_crops": 2}}, "verifier")
+    side_scorer(replace(verifier, settings=settings))
+    calibration = replace(verifier.calibration, llr="cosine")
+    with pytest.raises(ParameterError, match=r"num_crops to 0, or score\.llr"):
+        side_scorer(replace(verifier, settings=settings, calibration=calibration))
 
 
 def test_nobody_is_the_answer_where_no_speaker_reaches_the_threshold(tmp_path: Path) -> None:

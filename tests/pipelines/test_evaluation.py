@@ -261,6 +261,14 @@ def test_from_utterances_to_a_table_of_error_rates(
     assert len(left["score_histograms"].data) == 2 * len(names) * 2
     assert set(left["reliability"]["scoring"]) == set(names)
     assert left["reliability_curves"].data[-1].name == "perfect calibration"
+    open_set = left["open_set_rates"]
+    assert open_set["threshold"].is_monotonic_increasing
+    # At the lowest threshold somebody is named for everybody.
+    assert open_set["false_alarm"].iloc[0] == 100
+    assert open_set["miss"].iloc[0] == 0
+    assert (open_set["miss"] + open_set["misidentification"]).is_monotonic_increasing
+    assert set(np.log([99, 19])) <= set(open_set["threshold"])  # of P_target 0.01 and 0.05
+    assert len(left["open_set_curves"].data) == 3 * 3
     assert set(left["rates_by_group"]["by"]) == {"duration", "gender"}
     assert left["worst_trials"]["trial_list"].nunique() == 2
     assert [trace.name for trace in left["learning_curves"].data[::2]] == ["pretrain", "finetune", "lmft"]
@@ -545,6 +553,7 @@ def test_scoring_is_one_namespace_over_shared_datasets() -> None:
         "score.fit_scorings",
         "score.score_trials",
         "score.measure_error_rates",
+        "score.measure_identification",
     }
     assert score.create_pipeline().inputs() == {
         "trials",

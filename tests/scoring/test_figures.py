@@ -10,8 +10,10 @@ from speaker_verification.scoring.breakdown import reliability
 from speaker_verification.scoring.figures import (
     det_figure,
     histogram_figure,
+    open_set_figure,
     reliability_figure,
 )
+from speaker_verification.scoring.open_set import OpenSetRates, Rate, tabulate_rates
 from tests.support.scores import calibration, scores_of
 
 
@@ -69,3 +71,13 @@ def test_reliable_ratios_lie_on_the_diagonal() -> None:
     np.testing.assert_allclose(np.array(curve.y)[inner], np.array(curve.x)[inner], atol=0.15)
     diagonal = figure.data[-1]
     assert list(diagonal.x) == list(diagonal.y)
+
+
+def test_identification_is_drawn_with_the_ends_of_its_intervals() -> None:
+    rates = Rate(np.array([0.5, 0.25]), np.array([0.4, 0.2]), np.array([0.6, 0.3]))
+    figure = open_set_figure(tabulate_rates(OpenSetRates(np.array([1.0, 2.0]), rates, rates, rates)))
+    assert [trace.name for trace in figure.data[::3]] == ["false_alarm", "miss", "misidentification"]
+    for trace, percent in zip(figure.data, [[50, 25], [40, 20], [60, 30]] * 3, strict=True):
+        np.testing.assert_array_equal(trace.x, [1.0, 2.0])
+        np.testing.assert_allclose(trace.y, percent)
+    assert not any(len(trace.x) for trace in open_set_figure(tabulate_rates(None)).data)

@@ -14,7 +14,6 @@ from speaker_verification.deployment.enrolment_store import EnrolmentStore, refu
 from speaker_verification.scoring.centring import centre_and_normalise
 from speaker_verification.scoring.embeddings import mean_of
 from speaker_verification.scoring.metrics import OperatingPoint
-from speaker_verification.scoring.scorings.cosine import Cosine
 from speaker_verification.scoring.sides import SideScorer, find_highest
 
 if TYPE_CHECKING:
@@ -25,15 +24,16 @@ def side_scorer(verifier: Verifier) -> SideScorer:
     """Scoring of a verifier, for an enrolment store and for searching it.
 
     Raises:
-        ParameterError: its scoring needs more of a trial than the cosine of two embeddings.
+        ParameterError: as `SideScorer`.
     """
-    score, extraction = verifier.settings.score, verifier.settings.extraction
-    if score.llr == Cosine.name and extraction.num_crops:
-        raise ParameterError(
-            f"the log-likelihood ratios are of the cosine with {extraction.num_crops} crops of each "
-            "recording, and a store keeps none: set embed.num_crops to 0, or score.llr to as_norm or qmf"
-        )
-    return SideScorer(verifier.cohort, score, verifier.calibration, verifier.fitted)
+    settings = verifier.settings
+    return SideScorer(
+        verifier.cohort,
+        settings.score,
+        verifier.calibration,
+        verifier.fitted,
+        has_crops=settings.extraction.num_crops > 0,
+    )
 
 
 @dataclass(frozen=True)

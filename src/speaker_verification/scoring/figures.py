@@ -1,4 +1,4 @@
-"""DET curves, score histograms and reliability, as Plotly figures."""
+"""DET curves, score histograms, reliability and identification, as Plotly figures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.metrics import SortedTrials, sort_trials
+from speaker_verification.scoring.open_set import RATES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -151,5 +152,34 @@ def reliability_figure(reliability: pd.DataFrame) -> go.Figure:
         height=600,
         xaxis={"title": "log-likelihood ratio, nats"},
         yaxis={"title": "empirical log-likelihood ratio, nats"},
+    )
+    return figure
+
+
+def open_set_figure(rates: pd.DataFrame) -> go.Figure:
+    """Error rates of open-set identification over the threshold, dotted the ends of their intervals.
+
+    Args:
+        rates: table of `open_set.tabulate_rates`.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for colour, name in zip(COLOURS, RATES, strict=False):
+        for column, dash in ((name, "solid"), (f"{name}_low", "dot"), (f"{name}_high", "dot")):
+            figure.add_scatter(
+                x=rates["threshold"],
+                y=rates[column],
+                mode="lines",
+                name=name,
+                legendgroup=name,
+                showlegend=column == name,
+                line={"dash": dash, "color": colour},
+            )
+    figure.update_layout(
+        title="Open-set identification, half of the speakers enrolled",
+        height=500,
+        xaxis={"title": "threshold on the log-likelihood ratio, nats"},
+        yaxis={"title": "%"},
     )
     return figure

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from speaker_verification.common.errors import DataError
+from speaker_verification.scoring.blocks import ComputeBudget, row_blocks
+from speaker_verification.scoring.cohort import number_speakers
+from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.sides import SideScorer
+
+_PROBES_PER_BLOCK = 1024
+_THRESHOLDS = 100  # of a table, at evenly spaced quantiles of the highest scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +90,9 @@ class Rate:
     high: np.ndarray
 
 
+RATES = ("false_alarm", "miss", "misidentification")
+
+
 @dataclass(frozen=True, eq=False)
 class OpenSetRates:
     """Error rates of identification at K thresholds. A speaker is named at or above the threshold.
@@ -97,6 +108,77 @@ class OpenSetRates:
     false_alarm: Rate
     miss: Rate
     misidentification: Rate
+
+
+def draw_gallery(speaker_ids: pd.Series, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw half of the speakers, and of each one utterance to enrol; all others are probes.
+
+    Speakers of one utterance are not drawn.
+
+    Args:
+        speaker_ids: (N,) speaker of each utterance.
+        seed: the same seed draws the same gallery.
+
+    Returns:
+        gallery: (G,) rows of the enrolled utterances, one of each speaker.
+        probes: (P,) rows of the others.
+    """
+    numbers, num_speakers = number_speakers(speaker_ids)
+    rng = np.random.default_rng(seed)
+    repeated = np.flatnonzero(np.bincount(numbers) > 1)
+    drawn = np.sort(rng.permutation(repeated)[: num_speakers // 2])
+    gallery = np.array([rng.choice(np.flatnonzero(numbers == speaker)) for speaker in drawn], dtype=int)
+    return gallery, np.setdiff1d(np.arange(len(numbers)), gallery)
+
+
+def search_gallery(
+    store: EmbeddingStore, scorer: SideScorer, seed: int, budget: ComputeBudget | None = None
+) -> Searches:
+    """Search the other utterances of a store among half of its speakers, by log-likelihood ratio.
+
+    Args:
+        store: embeddings of at least two speakers, one of them with two utterances.
+        scorer: calibrated scoring.
+        seed: seed of the gallery, as `draw_gallery`.
+        budget: memory, threads and device of the computation.
+
+    Raises:
+        DataError: the speakers do not suffice.
+    """
+    speakers = store.utterances["speaker_id"]
+    seconds = store.utterances["duration_seconds"].to_numpy()
+    gallery, probes = draw_gallery(speakers, seed)
+    if not len(gallery):
+        raise DataError(
+            f"a gallery cannot be drawn of {speakers.nunique()} speakers: two are needed, one of them with "
+            "two utterances"
+        )
+    enrolled = scorer.describe(store.embeddings[gallery], seconds[gallery], budget)
+    highest, best = np.empty(len(probes)), np.empty(len(probes), dtype=int)
+    for block in row_blocks(len(probes), _PROBES_PER_BLOCK):
+        rows = probes[block]
+        tests = scorer.describe(store.embeddings[rows], seconds[rows], budget)
+        cosines = tests.directions @ enrolled.directions.T  # (block, G)
+        for place, of_probe in enumerate(cosines):
+            ratios = scorer.log_likelihood_ratios(of_probe, enrolled, tests.at(slice(place, place + 1)))
+            best[block.start + place] = ratios.argmax()
+            highest[block.start + place] = ratios.max()
+    own, names = speakers.to_numpy()[probes], speakers.to_numpy()[gallery]
+    return Searches(highest, names[best] == own, np.isin(own, names), own)
+
+
+def tabulate_rates(rates: OpenSetRates | None) -> pd.DataFrame:
+    """Table of rates in %, with the ends of their intervals; a row for each threshold, or none."""
+    columns = {"threshold": rates.thresholds if rates else np.empty(0)}
+    for name in RATES:
+        rate = getattr(rates, name) if rates else Rate(*np.empty((3, 0)))
+        columns |= {name: 100 * rate.values, f"{name}_low": 100 * rate.low, f"{name}_high": 100 * rate.high}
+    return pd.DataFrame(columns)
+
+
+def spread_thresholds(searches: Searches) -> np.ndarray:
+    """Thresholds (K,), rising, that the rates of a table change at."""
+    return np.unique(np.quantile(searches.highest, np.linspace(0, 1, _THRESHOLDS)))
 
 
 def open_set_rates(

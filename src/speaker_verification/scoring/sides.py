@@ -58,9 +58,10 @@ class SideScorer:
         settings: parameters of the scorings.
         calibration: maps to log-likelihood ratios; its `llr` names the scoring.
         fitted: arrays that the scorings learned, by scoring.
+        has_crops: whether recordings have embeddings of crops too.
 
     Raises:
-        ParameterError: the scoring needs more of a trial than its cosine.
+        ParameterError: the scoring needs more of a trial than the cosine of the whole recordings.
         DataError: the scoring was not fitted.
     """
 
@@ -68,6 +69,7 @@ class SideScorer:
     settings: SharedSettings
     calibration: Calibration
     fitted: Mapping[str, Fitted]
+    has_crops: bool = False
 
     def __post_init__(self) -> None:
         known = (Cosine.name, AsNorm.name, Qmf.name)
@@ -76,6 +78,12 @@ class SideScorer:
                 f"the log-likelihood ratios are of the scoring '{self.scoring}', which needs both embeddings "
                 f"of each trial: one recording is searched among many by {', '.join(known)}; set score.llr "
                 "to one of them"
+            )
+        if self.scoring == Cosine.name and self.has_crops:
+            raise ParameterError(
+                "the log-likelihood ratios are of the cosine of recordings and of their crops, and one "
+                "recording is searched among many by whole recordings: set embed.num_crops to 0, or "
+                "score.llr to as_norm or qmf"
             )
         if self.scoring not in self.calibration.scorings or self.scoring not in self.fitted:
             raise DataError(f"the scoring '{self.scoring}' was not fitted: run the score pipeline anew")

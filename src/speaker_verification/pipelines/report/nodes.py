@@ -15,6 +15,7 @@ from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.figures import (
     det_figure,
     histogram_figure,
+    open_set_figure,
     reliability_figure,
 )
 from speaker_verification.scoring.settings import ReportSettings
@@ -48,6 +49,11 @@ def tabulate_reliability(scores: pd.DataFrame, calibration: Mapping[str, Any]) -
 def draw_reliability(reliability: pd.DataFrame) -> Figure:
     """Draw the log-likelihood ratios over those that the labels show."""
     return reliability_figure(reliability)
+
+
+def draw_open_set_curves(open_set_rates: pd.DataFrame) -> Figure:
+    """Draw the error rates of identification over the threshold."""
+    return open_set_figure(open_set_rates)
 
 
 def tabulate_rates_by_group(

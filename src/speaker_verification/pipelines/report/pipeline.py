@@ -10,6 +10,7 @@ from speaker_verification.config.phases import EVALUATION_TAG, PHASES, learning_
 from speaker_verification.pipelines.report.nodes import (
     draw_det_curves,
     draw_learning_curves,
+    draw_open_set_curves,
     draw_reliability,
     draw_score_histograms,
     list_worst_trials,
@@ -29,6 +30,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         Node(draw_score_histograms, scores, "score_histograms", name="draw_score_histograms"),
         Node(tabulate_reliability, scores, "reliability", name="tabulate_reliability"),
         Node(draw_reliability, "reliability", "reliability_curves", name="draw_reliability"),
+        Node(draw_open_set_curves, "open_set_rates", "open_set_curves", name="draw_open_set_curves"),
         Node(
             tabulate_rates_by_group,
             [*scores, "utterances", "speakers", "params:report"],

@@ -6,15 +6,24 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from speaker_verification.common.errors import UserError
 from speaker_verification.scoring import evaluation
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.calibration_trials import calibration_trials
 from speaker_verification.scoring.cohort import Cohort
 from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.open_set import (
+    open_set_rates,
+    search_gallery,
+    spread_thresholds,
+    tabulate_rates,
+)
 from speaker_verification.scoring.scorings import Fitted
 from speaker_verification.scoring.settings import ScoreSettings
+from speaker_verification.scoring.sides import SideScorer
 from speaker_verification.scoring.summary import Metrics, compute_metrics
 
 logger = logging.getLogger(__name__)
@@ -66,6 +75,33 @@ def score_trials(
         score,
         score.budget(device),
     )
+
+
+def measure_identification(
+    embeddings: EmbeddingStore,
+    cohort: Cohort,
+    calibration: Mapping[str, Any],
+    fitted_scorings: Mapping[str, Fitted],
+    score: ScoreSettings,
+    seed: int,
+    device: str,
+) -> pd.DataFrame:
+    """Search the trials' utterances among half of their speakers, and lay the error rates out by threshold.
+
+    Where the scoring or the speakers do not allow it, the table is empty.
+    """
+    fitted, budget = Calibration.from_dict(calibration), score.budget(device)
+    try:
+        scorer = SideScorer(cohort, score, fitted, fitted_scorings, embeddings.crops is not None)
+        searches = search_gallery(embeddings, scorer, seed, budget)
+    except UserError as error:
+        logger.warning("identification is not measured: %s", error)
+        return tabulate_rates(None)
+    thresholds = [*spread_thresholds(searches), *(point.threshold for point in fitted.operating_points)]
+    rates = open_set_rates(
+        searches, np.unique(thresholds), num_resamples=score.bootstrap_resamples, seed=seed
+    )
+    return tabulate_rates(rates)
 
 
 def measure_error_rates(

@@ -10,6 +10,7 @@ from speaker_verification.config.phases import EVALUATION_TAG
 from speaker_verification.pipelines.score.nodes import (
     fit_scorings,
     measure_error_rates,
+    measure_identification,
     score_trials,
     summarise_cohort,
 )
@@ -41,6 +42,12 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         ),
         Node(
             score_trials, ["trials", "embeddings", "cohort", *fitted, *shared], "scores", name="score_trials"
+        ),
+        Node(
+            measure_identification,
+            ["embeddings", "cohort", *fitted, "params:score", "params:seed", "params:device"],
+            "open_set_rates",
+            name="measure_identification",
         ),
         Node(
             measure_error_rates,
