@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "comparison": ["Comparison"],
         "enrolment_store": ["EnrolledRecording", "Enrolment", "EnrolmentStore"],
         "identification": ["Candidate", "Identification", "identify", "side_scorer"],
+        "onnx_export": ["export_onnx"],
         "origin": ["Origin", "UsedCorpus"],
         "recordings": ["Recording", "RecordingError", "RecordingLimits", "read_recording"],
         "settings": ["VerifierSettings"],

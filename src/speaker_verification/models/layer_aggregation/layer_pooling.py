@@ -95,11 +95,25 @@ def pool_states(
     Returns:
         (N, D), head by head; gradients reach the parameters and the states.
     """
+    if torch.compiler.is_exporting():  # blocks would fix the number of frames
+        return _pool_at_once(states, standardisation, parameters)
     dtype, device_type = states[0].dtype, states[0].device.type
     if torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
     with torch.autocast(device_type, enabled=False):
         return _PooledStates.apply(dtype, dropout, standardisation, *parameters, *states)
+
+
+def _pool_at_once(
+    states: Sequence[Tensor], standardisation: Standardisation, parameters: LapParameters
+) -> Tensor:
+    """What `pool_states` gives without dropout, in one block of plain operations."""
+    matrix, offset = _fold(standardisation, parameters, states[0].dtype)
+    centred = torch.stack(list(states)) - standardisation.mean  # (L+1, N, D)
+    projected = (centred @ matrix.T + offset).unflatten(2, (len(parameters.squeeze_weight), -1))
+    summaries = [_heads_first(x, parameters) for x in (projected.mean(dim=3), projected.amax(dim=3))]
+    weights = _excite(*summaries, *parameters.excitation).sigmoid()  # (h, N, L+1)
+    return (projected * _states_first(weights, projected.dtype)).amax(dim=0).flatten(start_dim=1)
 
 
 @torch.no_grad()
