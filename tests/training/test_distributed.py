@@ -248,6 +248,23 @@ def test_gradients_are_averaged_where_any_process_has_one() -> None:
         assert gradients == [[1.5, 1.5, 1.5], [0.5, 1.0], None]
 
 
+def clipped() -> tuple[float, list[float]]:
+    """Norm and clipped gradients of a parameter that both processes have, and of one that is sharded."""
+    whole, part = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    whole.grad, part.grad = torch.tensor([8.0]), torch.tensor([(2.0, 8.0)[processes().rank]])
+    gradients = exchange.GradientExchange([whole, part], sharded=[part])
+    gradients.average()
+    norm = gradients.clip(4.5)
+    return float(norm), [float(whole.grad), float(part.grad)]
+
+
+@pytest.mark.project
+def test_a_sharded_parameter_counts_in_the_common_norm_with_all_its_parts() -> None:
+    """The root of 64 + 1 + 16, of which half is left; sums over all examples are halved to means."""
+    for (norm, gradients), own in zip(values_of(run_processes(2, clipped)), (0.5, 2.0), strict=True):
+        assert (norm, gradients) == (9, pytest.approx([4, own]))
+
+
 def fail(job: Job, how: str) -> tuple[list[Any], list[Any]]:
     """Steps and curve of training in float64; in step 3 of the second process something happens."""
 
@@ -358,6 +375,6 @@ def test_a_sharded_head_trains_is_kept_and_resumes_as_the_whole_one(job: Job) ->
     weights, *others = (load_head(best_checkpoint(folder), "cpu")[0].weight for folder in folders)
     for weight in others:
         torch.testing.assert_close(weight, weights)
-    (two, of_first), (three, of_second) = values_of(run_processes(2, started, sharded, folders[1]))
+    (two, of_first), (three, of_second) = values_of(run_processes(2, started, sharded, folders[0]))
     assert (two, three) == (2, 3)
     torch.testing.assert_close((of_first, of_second), (weights.detach(), weights.detach()))
