@@ -130,3 +130,9 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
         identify(embedding, store, POINT, seconds=2.0, top=0)
     with pytest.raises(ParameterError, match="cosine cannot reach"):
         identify(embedding, store, OperatingPoint(1e-30), seconds=2.0)
+
+
+def test_an_operating_point_beyond_the_calibration_trials_is_warned_of(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store", "anna", llr="as_norm")
+    with pytest.warns(UserWarning, match=r"as_norm .* beyond anything seen"):
+        identify(embeddings_for("anna")[0], store, OperatingPoint(1e-30), seconds=2.0)

@@ -88,7 +88,8 @@ def identify(
     """Search a recording among all enrolled speakers, exactly.
 
     Each speaker is accepted or not as in verification. So `p_target` is the probability that a recording is
-    of one given speaker: with N enrolled, the probability that it is of any of them, divided by N.
+    of one given speaker: with N enrolled, the probability that it is of any of them, divided by N. Warns
+    where the operating point is beyond the ratios of all calibration trials.
 
     Args:
         test_embedding: (E,) as the model gives it.
@@ -105,8 +106,7 @@ def identify(
     if top < 1:
         raise ParameterError(f"top is {top}: take 1 or more")
     scorer, snapshot = store.scorer, store.snapshot
-    if (sentence := scorer.calibration.unreachable(point).get(scorer.scoring)) is not None:
-        raise ParameterError(f"{sentence}; take another operating point or a model that separates better")
+    scorer.calibration.check_reach(scorer.scoring, point)
     test = scorer.describe(refuse_unusable(test_embedding, store.width, "recording"), [seconds])
     found: list[tuple[float, str]] = []
     places = find_highest(store.lines(snapshot), snapshot.counted, test, scorer, top + 1)
