@@ -16,6 +16,7 @@ from kedro.framework.project import configure_project
 from kedro.io import DatasetError
 
 from speaker_verification.cli import run, user_message
+from speaker_verification.common import distributed
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError
 
@@ -174,6 +175,20 @@ def test_a_data_root_that_is_no_folder_is_told_before_anything_runs(run_here: Ru
     (project / "conf/tiny/globals.yml").write_text("data_root: file/x\n")
     told = refused(run_here("--pipeline=prepare"), project)
     assert re.match(r"cannot write to '.*/file/x/.*': Not a directory; .* use another data_root", told)
+
+
+@pytest.mark.parametrize(("local_rank", "num_lines"), [(0, 1), (1, 0)])
+def test_a_host_cut_off_from_the_others_is_told_of_once(
+    local_rank: int, num_lines: int, run_here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"RANK": f"{4 + local_rank}", "WORLD_SIZE": "8", "LOCAL_RANK": f"{local_rank}"}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "CONNECT_SECONDS", 0)
+    result = run_here("--pipeline=prepare")
+    assert result.exit_code == 1
+    assert result.output.count("Error: cannot join the other processes through 127.0.0.1:1 ") == num_lines
 
 
 def test_an_error_of_the_system_is_a_line_with_its_path(run_here: Run, project: Path) -> None:
