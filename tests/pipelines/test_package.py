@@ -24,7 +24,12 @@ from speaker_verification.common.tables import TRIAL_LISTS, TRIALS
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.deployment.settings import PackageSettings
 from speaker_verification.pipelines import embed, package, score
-from speaker_verification.pipelines.package.nodes import assemble_verifier, describe_origin, prove_verifier
+from speaker_verification.pipelines.package.nodes import (
+    assemble_verifier,
+    collect_decision_parts,
+    describe_origin,
+    prove_verifier,
+)
 from speaker_verification.scoring.settings import EmbedSettings, ScoreSettings
 from tests.support.config import CONF
 from tests.support.verifiers import NUM_SPEAKERS, TEST_SPEAKERS, all_trials, tiny_model, utterances_of
@@ -140,11 +145,13 @@ def test_corpora_are_named_by_their_use_and_synthetic_ones_as_such(left: dict[st
 
 
 def test_parameters_that_changed_since_the_scores_are_noticed(left: dict[str, Any], tmp_path: Path) -> None:
-    names = ("lmft.checkpoint", "cohort_embeddings", "calibration", "fitted_scorings", "metrics", "origin")
+    fitted = [left[name] for name in ("cohort_embeddings", "calibration", "fitted_scorings")]
 
     def packaged(embed: EmbedSettings, score: ScoreSettings) -> Path:
-        inputs = (left[name] for name in names)
-        folder = assemble_verifier(*inputs, embed, score, PackageSettings(), tmp_path)
+        package = PackageSettings()
+        parts = collect_decision_parts(*fitted, embed, score, package)
+        described = left["metrics"], left["origin"]
+        folder = assemble_verifier(left["lmft.checkpoint"], parts, *described, embed, package, tmp_path)
         return prove_verifier(folder, left["scores"], left["embeddings"], "cpu")
 
     measured = left["params:embed"], left["params:score"]
@@ -168,7 +175,7 @@ def test_base_parameters_are_the_defaults_and_the_catalog_keeps_the_verifier() -
     parameters = yaml.safe_load((CONF / "base" / "parameters_package.yml").read_text())
     assert PackageSettings.parse(parameters["package"], "package") == PackageSettings()
     catalog = yaml.safe_load((CONF / "base" / "catalog_package.yml").read_text())
-    assert set(catalog) == {"package.workspace", "verifier"}
+    assert set(catalog) == {"package.workspace", "verifier", "decision_parts"}
 
 
 @pytest.mark.project

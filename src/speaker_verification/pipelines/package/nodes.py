@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -68,15 +68,46 @@ def _speech(use: str, utterances: pd.DataFrame) -> Iterator[UsedCorpus]:
         yield UsedCorpus(use, corpus.name, corpus.licence, tuple(parts))
 
 
-def assemble_verifier(
-    trained_checkpoint: Path,
+class DecisionParts(NamedTuple):
+    """Everything beside the model that decides, as it was measured.
+
+    Attributes:
+        cohort: cohort that embeddings are centred on and scores are normalised against.
+        calibration: maps to log-likelihood ratios, and operating points.
+        fitted: arrays that the scorings learned, by scoring.
+        settings: parameters of embedding and scoring, and limits of recordings.
+    """
+
+    cohort: Cohort
+    calibration: Calibration
+    fitted: Mapping[str, Fitted]
+    settings: VerifierSettings
+
+
+def collect_decision_parts(
     cohort_embeddings: EmbeddingStore,
     calibration: Mapping[str, Any],
     fitted_scorings: Mapping[str, Fitted],
+    embed: EmbedSettings,
+    score: ScoreSettings,
+    package: PackageSettings,
+) -> DecisionParts:
+    """Collect everything beside the model that decisions were measured with."""
+    settings = VerifierSettings(
+        extraction=ExtractionSettings(**embed.extraction),
+        score=score.model_copy(update={"scorings": score.scorings or tuple(score.chosen)}),
+        limits=package.limits,
+    )
+    cohort = Cohort.of(cohort_embeddings, score.cohort, score.centre)
+    return DecisionParts(cohort, Calibration.from_dict(calibration), fitted_scorings, settings)
+
+
+def assemble_verifier(
+    trained_checkpoint: Path,
+    decision_parts: DecisionParts,
     metrics: Metrics,
     origin: Origin,
     embed: EmbedSettings,
-    score: ScoreSettings,
     package: PackageSettings,
     workspace: Path,
 ) -> Path:
@@ -87,19 +118,7 @@ def assemble_verifier(
     from speaker_verification.training.checkpoints import evaluated_model
 
     model = SpeakerModel.from_pretrained(evaluated_model(embed, lambda: trained_checkpoint))
-    verifier = Verifier(
-        model,
-        Cohort.of(cohort_embeddings, score.cohort, score.centre),
-        Calibration.from_dict(calibration),
-        fitted_scorings,
-        VerifierSettings(
-            extraction=ExtractionSettings(**embed.extraction),
-            score=score.model_copy(update={"scorings": score.scorings or tuple(score.chosen)}),
-            limits=package.limits,
-        ),
-        metrics,
-        replace(origin, encoder=_encoder_of(model)),
-    )
+    verifier = Verifier(model, *decision_parts, metrics, replace(origin, encoder=_encoder_of(model)))
     folder = workspace / "verifier"
     replace(verifier, card=write_card(verifier, package)).save_pretrained(folder)
     return folder

@@ -9,6 +9,7 @@ from kedro.pipeline import Node, Pipeline
 from speaker_verification.config.phases import EVALUATION_TAG, LAST_CHECKPOINT, PACKAGE_WORKSPACE
 from speaker_verification.pipelines.package.nodes import (
     assemble_verifier,
+    collect_decision_parts,
     describe_origin,
     prove_verifier,
 )
@@ -32,16 +33,26 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             name="describe_origin",
         ),
         Node(
-            assemble_verifier,
+            collect_decision_parts,
             [
-                "trained_checkpoint",
                 "cohort_embeddings",
                 "calibration",
                 "fitted_scorings",
+                "params:embed",
+                "params:score",
+                "params:package",
+            ],
+            "decision_parts",
+            name="collect_decision_parts",
+        ),
+        Node(
+            assemble_verifier,
+            [
+                "trained_checkpoint",
+                "decision_parts",
                 "metrics",
                 "origin",
                 "params:embed",
-                "params:score",
                 "params:package",
                 PACKAGE_WORKSPACE,
             ],
