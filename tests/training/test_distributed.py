@@ -298,7 +298,7 @@ def fail(job: Job, how: str) -> tuple[list[Any], list[Any]]:
             "TrainingError: rank 1 ",
         ),
         ("unreadable", "rank . on host {0}: .*none.wav", "rank . on host {0}: .*none.wav"),
-        ("SIGKILL", "PeerError: rank 0 on host {0} ends .* no answer", ""),
+        ("SIGKILL", "PeerError: rank 0 on host {0} ends .* (no answer|rank 1 on host {0} has died)", ""),
     ],
 )
 def test_what_happens_to_one_process_ends_all(job: Job, how: str, first: str, second: str) -> None:
