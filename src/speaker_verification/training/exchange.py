@@ -46,8 +46,10 @@ class GradientExchange:
         with_gradient = (p for p, count in zip(self._parameters, anywhere, strict=True) if count)
         for bucket in _buckets(with_gradient):
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-            flat = group.mean(torch.cat([gradient.flatten() for gradient in gradients]))
-            for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+            # A gradient that is a bucket by itself, such as the head's, is averaged in place.
+            flat = [gradient.flatten() for gradient in gradients]
+            averaged = group.mean(flat[0] if len(flat) == 1 else torch.cat(flat))
+            for parameter, part in zip(bucket, averaged.split([p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view_as(parameter)
         for parameter in self._sharded:
             if parameter.grad is not None:
