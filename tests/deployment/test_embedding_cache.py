@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from speaker_verification.common.checksums import sha256_of
 from speaker_verification.common.errors import DataError
-from speaker_verification.deployment.embedding_cache import EmbeddingCache, content_of
+from speaker_verification.deployment.embedding_cache import EmbeddingCache
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
 
@@ -48,4 +49,4 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         pass
     # SHA-256 of "abc", FIPS 180-2, appendix B.1
     file.write_text("abc")
-    assert content_of(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

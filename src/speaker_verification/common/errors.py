@@ -1,7 +1,9 @@
 """User errors: mistakes that the person running the project can correct."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+NUM_LISTED = 5  # items that a message names
 
 
 class UserError(Exception):
@@ -27,3 +29,9 @@ def in_group(name: str) -> Iterator[None]:
 
 class DataError(UserError, ValueError):
     """A file, a table or a recording is missing or has invalid contents."""
+
+
+def listed(items: Sequence[object], separator: str = ", ") -> str:
+    """The first items, and how many more there are."""
+    more = f" and {len(items) - NUM_LISTED} more" if len(items) > NUM_LISTED else ""
+    return separator.join(map(str, items[:NUM_LISTED])) + more

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.checksums import add_file
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.corpus import part_suffix
 from speaker_verification.corpora.registry import archive_named, archive_of
@@ -79,13 +80,6 @@ class Digests:
         stats = [path.stat() for path in paths]
         name = " ".join(str(path.resolve()).removeprefix(self._beside) for path in paths)
         return name, " ".join(f"{found.st_size}/{found.st_mtime_ns}" for found in stats)
-
-
-def add_file(digest: hashlib._Hash, path: Path) -> None:
-    """Update a digest with the contents of a file."""
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from speaker_verification.common.errors import DataError, ParameterError, UserError
+from speaker_verification.common.errors import DataError, ParameterError, UserError, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,6 @@ REJECTED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 NOBODY = "nobody who is enrolled"
 CACHE_SUFFIX = ".embeddings.sqlite"  # of the file beside the scores
 SIDES = ("enrol", "test")  # columns of a list of pairs
-_NUM_NAMED = 5
 
 
 def main(
@@ -218,7 +217,8 @@ def _score(options: argparse.Namespace) -> int:
     from scipy.special import expit, logit
 
     from speaker_verification.common.atomic import atomic_write
-    from speaker_verification.deployment.embedding_cache import EmbeddingCache, content_of
+    from speaker_verification.common.checksums import sha256_of
+    from speaker_verification.deployment.embedding_cache import EmbeddingCache
     from speaker_verification.deployment.recordings import read_recording
     from speaker_verification.scoring.embeddings import EmbeddingStore
     from speaker_verification.scoring.metrics import OperatingPoint
@@ -234,7 +234,7 @@ def _score(options: argparse.Namespace) -> int:
     with EmbeddingCache.opened(cache_file, verifier.weights) as cache:
 
         def embed(file: str) -> EmbeddingStore:
-            key = f"{content_of(file)} {verifier.fingerprint} {limits.model_dump_json()}"
+            key = f"{sha256_of(file)} {verifier.fingerprint} {limits.model_dump_json()}"
             store = cache.find(key)
             if store is None:
                 store = verifier.embed([read_recording(file, limits)])
@@ -278,17 +278,16 @@ def _enrol(options: argparse.Namespace) -> int:
 
     verifier, limits = _load(options, options.files)
     scorer = side_scorer(verifier)
+    store = None
     if options.store.exists():
-        EnrolmentStore.open(options.store, verifier.fingerprint)  # refused before anything is embedded
+        store = EnrolmentStore.open(options.store, verifier.fingerprint, scorer)
     recordings = _of_each(options.files, lambda file: read_recording(file, limits), "read")
     embeddings = verifier.embed(recordings).embeddings
     enrolled = [
         EnrolledRecording.of(file, recording.seconds)
         for file, recording in zip(options.files, recordings, strict=True)
     ]
-    if options.store.exists():
-        store = EnrolmentStore.open(options.store, verifier.fingerprint, scorer)
-    else:
+    if store is None:
         store = EnrolmentStore.create(options.store, verifier.fingerprint, scorer)
     remarks = store.add(options.speaker, embeddings, enrolled)
     number = len(store.embeddings_of(options.speaker))
@@ -367,7 +366,7 @@ def _load(options: argparse.Namespace, files: Sequence[str]) -> tuple[Verifier, 
         UserError: files are missing, or the model or an option cannot be used.
     """
     if missing := [file for file in files if not Path(file).expanduser().is_file()]:
-        raise DataError(f"no such file: {_listed(missing)}")
+        raise DataError(f"no such file: {listed(missing)}")
     from speaker_verification.common.device import resolve_device
     from speaker_verification.deployment.recordings import RecordingLimits
 
@@ -407,13 +406,8 @@ def _of_each(files: Sequence[str], use: Callable[[str], Result], label: str = ""
     if len(refused) == 1:
         raise refused[0]
     if refused:
-        raise DataError(f"{len(refused)} of {len(files)} recordings are refused: {_listed(refused, '; ')}")
+        raise DataError(f"{len(refused)} of {len(files)} recordings are refused: {listed(refused, '; ')}")
     return results
-
-
-def _listed(items: Sequence[object], separator: str = ", ") -> str:
-    more = f" and {len(items) - _NUM_NAMED} more" if len(items) > _NUM_NAMED else ""
-    return separator.join(map(str, items[:_NUM_NAMED])) + more
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import sqlite3
@@ -16,17 +15,7 @@ import pandas as pd
 from speaker_verification.common.errors import DataError
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
-_BYTES_PER_READ = 1 << 20
 _TABLE = "embeddings (key TEXT PRIMARY KEY, utterance TEXT, embedding BLOB, crops BLOB)"
-
-
-def content_of(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BYTES_PER_READ):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class EmbeddingCache:

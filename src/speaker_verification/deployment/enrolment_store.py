@@ -16,9 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from speaker_verification.common.checksums import sha256_of
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.locks import holding
-from speaker_verification.deployment.embedding_cache import content_of
 from speaker_verification.deployment.enrolment_parts import (
     ENROLLED_RECORDINGS,
     RECORDINGS_PER_PART,
@@ -51,7 +51,7 @@ class EnrolledRecording:
     @classmethod
     def of(cls, path: str | Path, seconds: float) -> EnrolledRecording:
         """A file with its digest."""
-        return cls(str(Path(path).expanduser().absolute()), content_of(path), seconds)
+        return cls(str(Path(path).expanduser().absolute()), sha256_of(path), seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,7 +327,7 @@ class EnrolmentStore:
         for speaker, path, digest in zip(*(table[n] for n in ("speaker", "path", "sha256")), strict=True):
             if not Path(path).is_file():
                 remarks.append(f"speaker '{speaker}': {path} is not there any more")
-            elif content_of(path) != digest:
+            elif sha256_of(path) != digest:
                 remarks.append(f"speaker '{speaker}': {path} has changed since")
             else:
                 usable.add(path)
@@ -368,7 +368,7 @@ class EnrolmentStore:
         return Enrolment(name, values, enrolment.recordings)
 
     def _earlier(self, speakers: set[str]) -> dict[str, _Kept]:
-        """What is enrolled of the speakers."""
+        """Enrolled recordings and embeddings of the speakers, by name."""
         earlier: dict[str, _Kept] = {}
         for part, counted in self.snapshot:
             if not (holds := counted & part.holds(speakers)).any():

@@ -6,10 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from speaker_verification.common.errors import DataError
-
-_BYTES_PER_READ = 1 << 20
-_NUM_NAMED = 5
+from speaker_verification.common.checksums import sha256_of
+from speaker_verification.common.errors import DataError, listed
 
 
 def file_sums(folder: Path, besides: Iterable[str] = ()) -> dict[str, str]:
@@ -24,7 +22,7 @@ def file_sums(folder: Path, besides: Iterable[str] = ()) -> dict[str, str]:
     left_out = set(besides)
     names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
     return {
-        name.as_posix(): _sum_of(folder / name)
+        name.as_posix(): sha256_of(folder / name)
         for name in names
         if name.as_posix() not in left_out and not any(part.startswith(".") for part in name.parts)
     }
@@ -48,7 +46,7 @@ def check_sums(folder: Path, sums: Mapping[str, str], manifest: str) -> None:
         "altered": sorted(name for name in sums.keys() & there.keys() if sums[name] != there[name]),
     }
     if any(faults.values()):
-        told = "; ".join(f"{fault}: {_listed(names)}" for fault, names in faults.items() if names)
+        told = "; ".join(f"{fault}: {listed(names)}" for fault, names in faults.items() if names)
         raise DataError(f"'{folder}' is not as it was saved: {told}; copy it anew, whole")
 
 
@@ -56,16 +54,3 @@ def sum_of_sums(sums: Mapping[str, str]) -> str:
     """SHA-256 over names and sums of files, as `sha256sum` prints them in the order of the names."""
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _sum_of(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(_BYTES_PER_READ):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(names[:_NUM_NAMED]) + more

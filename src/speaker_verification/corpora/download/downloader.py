@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.checksums import add_file
 from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.common.locks import holds
 from speaker_verification.corpora.download.addresses import secrets_out_of_logs
@@ -45,7 +46,7 @@ from speaker_verification.corpora.download.sources import (
     mirror_host,
     official_hosts,
 )
-from speaker_verification.corpora.mirror import CHECKSUMS, Digests, add_file, parse_checksums
+from speaker_verification.corpora.mirror import CHECKSUMS, Digests, parse_checksums
 from speaker_verification.corpora.registry import official_checksums
 
 logger = logging.getLogger(__name__)

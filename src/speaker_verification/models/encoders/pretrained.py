@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speaker_verification.common.atomic import atomic_write, remove
+from speaker_verification.common.checksums import sha256_of
 from speaker_verification.common.errors import DataError, ParameterError, UserError
 from speaker_verification.models.encoders import AdapterChoice, adapter_class
 
@@ -169,15 +169,9 @@ def _download_file(name: str, file: str, part: Path) -> None:
     path = Path(hf_hub_download(name, file, local_dir=part))
     if not re.fullmatch(r"[0-9a-f]{64}", wanted):
         return  # the hub has no SHA-256 of small files
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != wanted:
+    if (found := sha256_of(path)) != wanted:
         path.unlink()
-        raise DataError(
-            f"encoder '{name}': SHA-256 of {file} is {digest.hexdigest()}, the hub says {wanted}; run again"
-        )
+        raise DataError(f"encoder '{name}': SHA-256 of {file} is {found}, the hub says {wanted}; run again")
 
 
 def _explain(name: str, error: Exception) -> str:
