@@ -22,7 +22,7 @@ from benchmarks.training_step import LARGE, Step
 from transformers import WavLMConfig, WavLMModel
 
 from speaker_verification.audio.format import SAMPLE_RATE
-from speaker_verification.common.device import Precision, computing_in
+from speaker_verification.common.precision import Precision, computing_in
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 

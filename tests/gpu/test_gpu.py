@@ -14,8 +14,8 @@ from torch import Tensor
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.batched_augmentation import augment_batch, collate
-from speaker_verification.common.device import Precision, computing_in
 from speaker_verification.common.distributed import processes
+from speaker_verification.common.precision import Precision, computing_in
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
 from speaker_verification.models.heads.base import Margins
@@ -183,18 +183,20 @@ def test_a_step_waits_for_the_gpu_once(tables: Any, tmp_path: Path) -> None:
         assert len(places) == 1, places
 
 
-def test_a_phase_interrupted_on_a_gpu_resumes_with_the_same_losses(tables: Any, tmp_path: Path) -> None:
+def test_a_phase_interrupted_on_a_gpu_resumes_with_the_same_losses(
+    tables: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes = {"save_every_steps": 1, "optimiser": {"kind": "adam", "weight_decay": 1e-5}}
     undisturbed = losses(loop_on(GPU, tables, tmp_path / "whole", **changes))
     interrupted = loop_on(GPU, tables, tmp_path / "parts", **changes)
-    original = interrupted.train_step
+    take_step = interrupted.train_step
 
     def fail_at_fourth(batches: Any) -> StepResult:
         if interrupted.progress.step == 3:
             raise KeyboardInterrupt
-        return original(batches)
+        return take_step(batches)
 
-    interrupted.train_step = fail_at_fourth  # type: ignore[method-assign]
+    monkeypatch.setattr(interrupted, "train_step", fail_at_fourth)
     with pytest.raises(KeyboardInterrupt):
         interrupted.run()
     resumed = losses(loop_on(GPU, tables, tmp_path / "parts", **changes))

@@ -1,17 +1,11 @@
-"""Compute device and precision by name."""
+"""Compute device by name."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
 
 import torch
 
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import ParameterError
-
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def check_device(name: str) -> None:
@@ -59,32 +53,3 @@ def _own_gpu(name: str) -> str:
     own = f"cuda:{group.local_rank}" if name == "cuda" else name
     torch.cuda.set_device(own)
     return own
-
-
-@contextmanager
-def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Context in which matrix products and convolutions of float32 tensors have a precision.
-
-    `float32` is exact float32, also in convolutions, which torch computes in TF32 on a GPU unless told
-    otherwise; `tf32` rounds factors to 10 bits of mantissa on a GPU and is float32 on a CPU; `bfloat16` is
-    autocast.
-
-    Args:
-        precision: name of the precision.
-        device: device of the tensors.
-    """
-    if device.type == "cuda":
-        backends: Any = torch.backends  # whose stubs lack `conv`
-        kinds = (backends.cuda.matmul, backends.cudnn.conv)
-        before = [kind.fp32_precision for kind in kinds]
-        try:
-            for kind in kinds:
-                kind.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                yield
-        finally:
-            for kind, value in zip(kinds, before, strict=True):
-                kind.fp32_precision = value
-    else:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield

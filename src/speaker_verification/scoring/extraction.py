@@ -25,7 +25,7 @@ from speaker_verification.scoring.pieces import PIECE_SECONDS, KeptPieces
 if TYPE_CHECKING:
     import torch
 
-    from speaker_verification.common.device import Precision
+    from speaker_verification.common.precision import Precision
 
 BatchEmbedding = Callable[[np.ndarray], np.ndarray]
 
@@ -208,7 +208,7 @@ def _embed_batch(
     """Embeddings float32 (B, E) of waveforms float32 (B, samples)."""
     import torch
 
-    from speaker_verification.common.device import computing_in
+    from speaker_verification.common.precision import computing_in
 
     batch = torch.from_numpy(waveforms).to(model.device)
     with computing_in(precision, model.device):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from speaker_verification.audio.crops import LEAST_WINDOW_SECONDS, WINDOW_SECONDS
+from speaker_verification.common.precision import Precision
 from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.metrics import OperatingPoint
@@ -28,7 +29,7 @@ class ExtractionSettings(Settings):
     """Evenly spaced crops of the trials' utterances, a second view for cosine; 0: none."""
     crop_seconds: float = Field(4.015, gt=0)
     """Length of these crops in seconds; a shorter utterance wraps round."""
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Precision of the forward pass on a GPU; bfloat16 by autocast, tf32 is float32 on a CPU."""
 
     @property
