@@ -73,10 +73,8 @@ def position_biases(attention: WavLMAttention, num_frames: int) -> Tensor:
     Those of the parent class's `compute_bias`, without the wait for the GPU of some of its versions.
     """
     by_offset = offset_biases(attention, num_frames)  # (h, 2T - 1)
-    if torch.compiler.is_exporting():  # a window's size would be fixed
-        frames = torch.arange(num_frames, device=by_offset.device)
-        return by_offset[:, frames - frames[:, None] + num_frames - 1]
-    return by_offset.unfold(1, num_frames, 1).flip(1)  # the first query's offsets are 0 to T - 1
+    frames = torch.arange(num_frames, device=by_offset.device)
+    return by_offset[:, frames - frames[:, None] + num_frames - 1]
 
 
 def offset_biases(attention: WavLMAttention, num_frames: int) -> Tensor:
