@@ -259,7 +259,7 @@ def _is_saved(project: Path) -> bool:
 
 
 def _kept(project: Path, pieces: Pieces) -> str:
-    """What the next start resumes from."""
+    """State that the next start resumes from, as a phrase."""
     state = project / PHASE / "workspace/checkpoint.resume"
     if state.exists():
         return f"step {read_torch_file(state)['progress']['step']}"

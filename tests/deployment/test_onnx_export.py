@@ -76,7 +76,7 @@ def test_a_folder_of_other_files_is_kept(measured: Measured, tmp_path: Path) -> 
 
 
 def test_plain_pooling_and_biases_are_those_of_the_model() -> None:
-    """What a graph computes instead, against the model's own ways."""
+    """Operations that a graph has in place of the model's own, beside these."""
     model = model_of("wavlm, lap, astp")
     waveforms = 0.1 * torch.randn(2, 8000, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

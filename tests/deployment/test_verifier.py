@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,9 +134,9 @@ def test_the_beginning_is_used_where_the_limits_say_so_and_remarks_tell(verifier
         ("nowhere.wav", "nowhere.wav: no such file"),
     ],
 )
-def test_unusable_recordings_are_refused(verifier: Verifier, recording: object, message: str) -> None:
+def test_unusable_recordings_are_refused(verifier: Verifier, recording: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        verifier.embed([voice(12, 0), recording])  # type: ignore[list-item]
+        verifier.embed([voice(12, 0), recording])
 
 
 def test_embeddings_of_another_model_and_impossible_points_are_refused(measured: Measured) -> None:

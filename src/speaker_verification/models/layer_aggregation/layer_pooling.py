@@ -107,7 +107,7 @@ def pool_states(
 def _pool_at_once(
     states: Sequence[Tensor], standardisation: Standardisation, parameters: LapParameters
 ) -> Tensor:
-    """What `pool_states` gives without dropout, in one block of plain operations."""
+    """Result of `pool_states` without dropout, in one block of plain operations."""
     matrix, offset = _fold(standardisation, parameters, states[0].dtype)
     centred = torch.stack(list(states)) - standardisation.mean  # (L+1, N, D)
     projected = (centred @ matrix.T + offset).unflatten(2, (len(parameters.squeeze_weight), -1))
