@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,20 @@ def test_every_trial_scores_as_in_the_table(left: dict[str, Any]) -> None:
         expected = {name: getattr(trial, name) for name in ("cosine", "as_norm", "qmf", "plda", "llr")}
         assert found == pytest.approx(expected, rel=0, abs=1e-5)
     assert verifier.settings.limits.max_seconds == 60.0
+
+
+def test_trials_longer_than_what_the_verifier_uses_are_counted_in_a_warning(
+    left: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    verifier, store = Verifier.from_pretrained(left["verifier"]), left["embeddings"]
+    seconds = store.utterances["duration_seconds"]
+    limits = verifier.settings.limits.model_copy(update={"max_seconds": float(seconds.median())})
+    settings = verifier.settings.model_copy(update={"limits": limits})
+    replace(verifier, settings=settings).save_pretrained(tmp_path / "verifier")
+    prove_verifier(tmp_path / "verifier", left["scores"], store, "cpu")
+    longer = sum(value > seconds.median() for value in seconds)
+    assert 0 < longer < len(seconds)
+    assert f"{longer} of the trials' {len(seconds)} utterances are longer" in caplog.text
 
 
 def test_the_card_is_read_by_the_hub_and_names_licences_and_error_rates(left: dict[str, Any]) -> None:

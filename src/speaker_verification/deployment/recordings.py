@@ -90,7 +90,7 @@ class RecordingLimits(Settings):
     least_speech_seconds: float = Field(default=1.0, ge=0)
     """Least speech in s, where speech is measured."""
     max_seconds: float | None = Field(default=60.0, gt=0, le=LONGEST_SECONDS)
-    """Seconds from the start that are decoded and used; none: the whole recording, of up to 2 hours."""
+    """Seconds from the start that are decoded and used; null: the whole recording, of up to 2 hours."""
     remarked_clipped_fraction: float = Field(default=0.001, ge=0, le=1)
     """Share of samples at full scale above which the recording bears a remark."""
     refused_clipped_fraction: float = Field(default=0.1, ge=0, le=1)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from speaker_verification.common.settings_base import Settings
-from speaker_verification.deployment.recordings import LONGEST_SECONDS, RecordingLimits
+from speaker_verification.deployment.recordings import RecordingLimits
 from speaker_verification.scoring.settings import ExtractionSettings, ScoreSettings
-
-
-class MeasuredLimits(RecordingLimits):
-    """Limits within which a recording is used; by default whole, as the trials' recordings were."""
-
-    max_seconds: float | None = Field(default=None, gt=0, le=LONGEST_SECONDS)
-    """Seconds from the start that are decoded and used; null: the whole recording, of up to 2 hours."""
 
 
 class VerifierSettings(Settings):
@@ -23,14 +16,14 @@ class VerifierSettings(Settings):
     """Parts of a recording that are embedded."""
     score: ScoreSettings = ScoreSettings()
     """Scorings, their calibration and the operating points."""
-    limits: MeasuredLimits = MeasuredLimits()
+    limits: RecordingLimits = RecordingLimits()
     """Recordings that are used."""
 
 
 class PackageSettings(Settings):
     """Parameters under `package`."""
 
-    limits: MeasuredLimits = MeasuredLimits()
+    limits: RecordingLimits = RecordingLimits()
     """Recordings that the verifier uses; others are refused by a named reason."""
     licence: str = "other"
     """Licence of the packaged model for its card, by its name on the Hugging Face hub."""

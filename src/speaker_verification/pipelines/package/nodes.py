@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,15 @@ def prove_verifier(
     from speaker_verification.deployment.verifier import Verifier
 
     verifier = Verifier.from_pretrained(assembled_verifier, resolve_device(device))
+    used = verifier.settings.limits.max_seconds or math.inf
+    if longer := int((embeddings.utterances["duration_seconds"] > used).sum()):
+        logger.warning(
+            "%d of the trials' %d utterances are longer than package.limits.max_seconds %g: they were "
+            "measured whole, and the verifier uses their beginning",
+            longer,
+            len(embeddings.utterances),
+            used,
+        )
     deviation = score_deviation(verifier, scores, embeddings, PROVEN_TRIALS)
     logger.info("The verifier's scores are those of the table up to %.2g", deviation)
     heard = None
