@@ -10,15 +10,12 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.common.tables import LEARNING_CURVE, SPEAKERS
+from speaker_verification.reporting.figures.scores import det_figure, histogram_figure, reliability_figure
+from speaker_verification.reporting.figures.training import learning_curve_figure
 from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
-from speaker_verification.scoring.figures import (
-    det_figure,
-    histogram_figure,
-    reliability_figure,
-)
+from speaker_verification.scoring.curves import det_points, score_histograms
 from speaker_verification.scoring.settings import ReportSettings, ScoreSettings
 from speaker_verification.scoring.summary import compute_metrics
-from speaker_verification.training.figures import learning_curve_figure
 from tests.support.scores import calibration, scores_of, utterances_of
 
 NOTEBOOK = json.loads((Path(__file__).parents[1] / "notebooks" / "results.ipynb").read_text())
@@ -33,13 +30,14 @@ def results() -> dict[str, Any]:
     utterances = utterances_of(scores).assign(duration_seconds=5.0)
     curve = pd.DataFrame({"epoch": [0, 1], "metric": "validation.eer", "value": [40.0, 9.0]})
     fitted = calibration()
+    metrics = compute_metrics(scores, fitted, utterances, ScoreSettings())
     return {
         "scores": scores,
         "utterances": utterances,
         "calibration": fitted.to_dict(),
-        "metrics": compute_metrics(scores, fitted, utterances, ScoreSettings()),
-        "det_curves": det_figure(scores, fitted),
-        "score_histograms": histogram_figure(scores, fitted),
+        "metrics": metrics,
+        "det_curves": det_figure(det_points(scores, fitted), metrics, fitted),
+        "score_histograms": histogram_figure(score_histograms(scores, fitted), metrics, fitted),
         "reliability_curves": reliability_figure(reliability(scores, fitted)),
         "rates_by_group": rates_by_group(scores, fitted, utterances, SPEAKERS.empty(), ReportSettings()),
         "worst_trials": worst_trials(scores, 20),

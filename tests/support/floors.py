@@ -20,6 +20,7 @@ FLOORS: dict[str, set[str]] = {
     "data": {"audio"},
     "training": {"audio", "models", "scoring", "data"},
     "deployment": {"audio", "models", "scoring"},
+    "reporting": {"audio", "models", "scoring", "training"},
 }
 
 

@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "checkpoints": ["best_checkpoint"],
-        "figures": ["schedule_figure"],
         "failures": ["TrainingError"],
         "loop": ["TrainingLoop"],
         "phase": ["PhaseSettings"],

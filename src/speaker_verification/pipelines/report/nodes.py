@@ -10,14 +10,15 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from speaker_verification.config.phases import PHASES
-from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
-from speaker_verification.scoring.calibration import Calibration
-from speaker_verification.scoring.figures import (
+from speaker_verification.reporting.figures.scores import (
     det_figure,
     histogram_figure,
     open_set_figure,
     reliability_figure,
 )
+from speaker_verification.scoring import curves
+from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
+from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.settings import ReportSettings
 from speaker_verification.scoring.summary import Metrics, format_table
 
@@ -31,14 +32,26 @@ def tabulate_results(metrics: Metrics) -> str:
     return table
 
 
-def draw_det_curves(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> Figure:
+def tabulate_det_points(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> pd.DataFrame:
+    """Thin the detection error trade-off of every trial list and scoring to a few hundred points."""
+    return curves.det_points(scores, Calibration.from_dict(calibration))
+
+
+def draw_det_curves(det_points: pd.DataFrame, metrics: Metrics, calibration: Mapping[str, Any]) -> Figure:
     """Draw the detection error trade-off of every trial list and scoring."""
-    return det_figure(scores, Calibration.from_dict(calibration))
+    return det_figure(det_points, metrics, Calibration.from_dict(calibration))
 
 
-def draw_score_histograms(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> Figure:
+def tabulate_histograms(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> pd.DataFrame:
+    """Count the scores of targets and non-targets of every trial list and scoring in bins."""
+    return curves.score_histograms(scores, Calibration.from_dict(calibration))
+
+
+def draw_score_histograms(
+    histogram_bins: pd.DataFrame, metrics: Metrics, calibration: Mapping[str, Any]
+) -> Figure:
     """Draw the scores of targets and non-targets of every trial list and scoring."""
-    return histogram_figure(scores, Calibration.from_dict(calibration))
+    return histogram_figure(histogram_bins, metrics, Calibration.from_dict(calibration))
 
 
 def tabulate_reliability(scores: pd.DataFrame, calibration: Mapping[str, Any]) -> pd.DataFrame:
@@ -74,6 +87,6 @@ def list_worst_trials(scores: pd.DataFrame, report: ReportSettings) -> pd.DataFr
 
 def draw_learning_curves(*learning_curves: pd.DataFrame) -> Figure:
     """Draw loss and validation error rate over the training phases, whose curves come in their order."""
-    from speaker_verification.training.figures import learning_curve_figure
+    from speaker_verification.reporting.figures.training import learning_curve_figure
 
     return learning_curve_figure(dict(zip(PHASES, learning_curves, strict=True)))

@@ -14,6 +14,8 @@ from speaker_verification.pipelines.report.nodes import (
     draw_reliability,
     draw_score_histograms,
     list_worst_trials,
+    tabulate_det_points,
+    tabulate_histograms,
     tabulate_rates_by_group,
     tabulate_reliability,
     tabulate_results,
@@ -26,8 +28,20 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     scores = ["scores", "calibration"]
     nodes = [
         Node(tabulate_results, "metrics", "results_table", name="tabulate_results"),
-        Node(draw_det_curves, scores, "det_curves", name="draw_det_curves"),
-        Node(draw_score_histograms, scores, "score_histograms", name="draw_score_histograms"),
+        Node(tabulate_det_points, scores, "det_points", name="tabulate_det_points"),
+        Node(
+            draw_det_curves,
+            ["det_points", "metrics", "calibration"],
+            "det_curves",
+            name="draw_det_curves",
+        ),
+        Node(tabulate_histograms, scores, "histogram_bins", name="tabulate_histograms"),
+        Node(
+            draw_score_histograms,
+            ["histogram_bins", "metrics", "calibration"],
+            "score_histograms",
+            name="draw_score_histograms",
+        ),
         Node(tabulate_reliability, scores, "reliability", name="tabulate_reliability"),
         Node(draw_reliability, "reliability", "reliability_curves", name="draw_reliability"),
         Node(draw_open_set_curves, "open_set_rates", "open_set_curves", name="draw_open_set_curves"),

@@ -73,6 +73,6 @@ def train_phase(
 
 def draw_schedule(phase: PhaseSettings, learning_curve: pd.DataFrame) -> Figure:
     """Draw learning rates and margin over the epochs of a phase, as planned and as they were."""
-    from speaker_verification.training.figures import schedule_figure
+    from speaker_verification.reporting.figures.training import schedule_figure
 
     return schedule_figure(phase, learning_curve)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from speaker_verification.scoring.figures import COLOURS
+from speaker_verification.reporting import theme
 from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.phase_schedule import PhaseSchedule
 
@@ -29,8 +29,9 @@ def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     """
     from plotly.subplots import make_subplots
 
-    panels = {LOSS: "loss", VALIDATION_EER: "validation EER, %"}
+    panels = {LOSS: "Loss (nats)", VALIDATION_EER: "Validation EER (%)"}
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    last_rates = []
     first_epoch = 0
     for place, (phase, curve) in enumerate(curves.items()):
         if curve.empty:
@@ -45,7 +46,8 @@ def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
                 name=phase,
                 legendgroup=phase,
                 showlegend=row == 1,
-                line={"color": COLOURS[place % len(COLOURS)]},
+                hovertemplate="%{y:.3g} after epoch %{x}",
+                line=theme.line(place),
                 row=row,
                 col=1,
             )
@@ -53,7 +55,7 @@ def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
         figure.add_vrect(
             x0=first_epoch,
             x1=last_epoch,
-            fillcolor=COLOURS[place % len(COLOURS)],
+            fillcolor=theme.colour(place),
             opacity=0.08,
             line_width=0,
             annotation_text=phase,
@@ -62,9 +64,15 @@ def learning_curve_figure(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
             col=1,
         )
         first_epoch = last_epoch
-    figure.update_xaxes(title="epoch", row=len(panels), col=1)
-    figure.update_layout(title="Learning curves")
-    return figure
+        if len(points):
+            last_rates.append(f"{phase} {points['value'].iloc[-1]:.2f} %")
+    figure.update_xaxes(title="Epoch (over all phases)", row=len(panels), col=1)
+    summary = (
+        "Loss, and error rate on held-out training speakers, over the epochs of one phase after the other. "
+        f"Error rate at the end of each phase: {', '.join(last_rates) or 'not known'}."
+    )
+    theme.finish(figure, "Learning curves", summary, height=520)
+    return figure.update_layout(legend_y=-0.16)
 
 
 def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Figure:
@@ -97,12 +105,20 @@ def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Fi
         ends = learning_curve[learning_curve["metric"] == metric]
         name = f"{metric.replace('_', ' ')} at the end of an epoch"
         figure.add_scatter(x=ends["epoch"], y=ends["value"], mode="markers", name=name, yaxis=axis)
-    return figure.update_layout(
-        xaxis={"title": "epoch"},
-        yaxis={"title": "learning rate", "exponentformat": "e", "rangemode": "tozero"},
-        yaxis2={"title": "radians", "overlaying": "y", "side": "right", "rangemode": "tozero"},
-        legend={"orientation": "h", "y": 1.1},
+    figure.update_layout(
+        xaxis={"title": "Epoch (of this phase)"},
+        yaxis={"title": "Learning rate (per step)", "exponentformat": "e", "rangemode": "tozero"},
+        yaxis2={
+            "title": "Margin (radians)",
+            "overlaying": "y",
+            "side": "right",
+            "rangemode": "tozero",
+            "showgrid": False,
+        },
+        colorway=theme.COLOURS,
     )
+    summary = f"Learning rates and margin as planned for {phase.epochs} epochs, and as they were after each."
+    return theme.finish(figure, "Learning rate and margin", summary)
 
 
 def _parts_by_multiplier(phase: PhaseSettings) -> dict[float, list[str]]:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.common.tables import LEARNING_CURVE
-from speaker_verification.training.figures import learning_curve_figure, schedule_figure
+from speaker_verification.reporting.figures.training import learning_curve_figure, schedule_figure
 from tests.support.training import phase_settings
 
 CURVE = pd.DataFrame(
