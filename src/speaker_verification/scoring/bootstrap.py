@@ -1,4 +1,4 @@
-"""Bootstrap confidence interval of the equal error rate, resampled by speaker.
+"""Bootstrap of the equal error rate, resampled by speaker: intervals, and differences over the same trials.
 
 Trials share speakers, so resampling trials makes intervals too narrow; speakers are resampled instead.
 Source: N. Poh, S. Bengio, "Estimating the Confidence Interval of Expected Performance Curve in Biometric
@@ -27,16 +27,50 @@ def equal_error_rate_interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of the equal error rate in %, by speakers drawn with replacement.
 
+    Args:
+        trials, enroll_speakers, test_speakers, num_resamples, seed: see `resampled_equal_error_rates`.
+        confidence: share of the resampled error rates inside the interval.
+
+    Returns:
+        Lowest and highest rate; 0 and 100 where every resample lost one of the classes.
+    """
+    return percentile_interval(
+        resampled_equal_error_rates(
+            trials, enroll_speakers, test_speakers, num_resamples=num_resamples, seed=seed
+        ),
+        confidence,
+    ) or (0.0, 100.0)
+
+
+def percentile_interval(resampled: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Interval that holds a share of the resampled values; NaN are left out, and None means no others."""
+    known = resampled[~np.isnan(resampled)]
+    if not len(known):
+        return None
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def resampled_equal_error_rates(
+    trials: SortedTrials,
+    enroll_speakers: np.ndarray,
+    test_speakers: np.ndarray,
+    *,
+    num_resamples: int = 200,
+    seed: int = 0,
+) -> np.ndarray:
+    """Equal error rates in % (resamples,) of speakers drawn with replacement; NaN where a class is lost.
+
     The weight of a trial between two speakers is the product of the times both were drawn, that of a trial
-    within one speaker the times it was drawn. Resamples without targets or without non-targets are dropped;
-    if all are, the interval is 0 to 100.
+    within one speaker the times it was drawn. The draws depend on the number of speakers and the seed alone,
+    so that two systems' rates on the same trials are paired.
 
     Args:
         trials: trials sorted by `sort_trials`.
         enroll_speakers: (trials,) before sorting, speaker numbers from 0.
         test_speakers: (trials,), likewise.
         num_resamples: number of resamples.
-        confidence: share of the resampled error rates inside the interval.
         seed: seed of the resamples.
     """
     num_speakers = 1 + int(max(enroll_speakers.max(), test_speakers.max()))
@@ -47,20 +81,15 @@ def equal_error_rate_interval(
         drawn = rng.integers(num_speakers, size=num_speakers)
         times_drawn[:-1, resample] = np.bincount(drawn, minlength=num_speakers)
     second = np.where(enroll_speakers == test_speakers, num_speakers, test_speakers)
-    rates = _weighted_equal_error_rates(
+    return _weighted_equal_error_rates(
         trials, times_drawn, enroll_speakers[trials.order], second[trials.order]
     )
-    if not len(rates):
-        return 0.0, 100.0
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(rates, [tail, 100 - tail])
-    return float(low), float(high)
 
 
 def _weighted_equal_error_rates(
     trials: SortedTrials, times_drawn: np.ndarray, one: np.ndarray, other: np.ndarray
-) -> list[float]:
-    """Equal error rate in % of each resample that keeps both classes.
+) -> np.ndarray:
+    """Equal error rate in % of each resample; NaN where it loses a class.
 
     FNR - FPR never falls with the threshold. So the weights of all resamples are first summed over blocks of
     trials, and then each resample is searched only in the block where its difference crosses 0.
@@ -79,7 +108,7 @@ def _weighted_equal_error_rates(
         weights = times_drawn[one[first:last]] * times_drawn[other[first:last]]  # (block, resamples)
         below[place + 1] = below[place] + classes[:, first:last].astype(np.float32) @ weights
 
-    rates = []
+    rates = np.full(times_drawn.shape[1], np.nan)
     for resample, (num_target, num_nontarget) in enumerate(below[-1].T):
         if not num_target or not num_nontarget:
             continue
@@ -95,7 +124,7 @@ def _weighted_equal_error_rates(
         zero = int((_balance(counts, num_target, num_nontarget) >= 0).argmax())
         targets, nontargets = counts[zero - 1 : zero + 1].T
         fnr, fpr = targets / num_target, 1 - nontargets / num_nontarget
-        rates.append(100 * min(zip(np.abs(fnr - fpr), np.maximum(fnr, fpr), strict=True))[1])
+        rates[resample] = 100 * min(zip(np.abs(fnr - fpr), np.maximum(fnr, fpr), strict=True))[1]
     return rates
 
 
