@@ -12,6 +12,7 @@ from pathlib import Path
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.checksums import add_file
 from speaker_verification.common.errors import DataError
+from speaker_verification.common.progress import progress_bar
 from speaker_verification.corpora.corpus import part_suffix
 from speaker_verification.corpora.registry import archive_named, archive_of
 from speaker_verification.corpora.texts import decode_text
@@ -143,19 +144,20 @@ class Mirror:
         return parse_checksums(decode_text(path.read_bytes()), path) if path.is_file() else {}
 
     def _verify(self, names: Sequence[str], checksums: dict[str, str], digests: Digests) -> None:
-        from rich.progress import track
-
-        checks = []
+        checks: list[tuple[str, list[Path]]] = []
         for name in names:
             files = self.files(name)
             if any(path.name in checksums for path in files):
                 checks += [(path.name, [path]) for path in files if path.name in checksums]
             elif name in checksums:
                 checks.append((name, files))
-        unread = any(not digests.knows(files) for _, files in checks)
-        for name, files in track(checks, description="verify checksums", disable=not unread):
-            found = digests.md5(files)
-            if found != checksums[name]:
-                raise DataError(
-                    f"{self.folder / name}: MD5 is {found}, {CHECKSUMS} says {checksums[name]}; {self.remedy}"
-                )
+        sizes = [sum(file.stat().st_size for file in files) for _, files in checks]
+        with progress_bar("verify checksums", sum(sizes), in_bytes=True) as advance:
+            for (name, files), size in zip(checks, sizes, strict=True):
+                found = digests.md5(files)
+                if found != checksums[name]:
+                    raise DataError(
+                        f"{self.folder / name}: MD5 is {found}, {CHECKSUMS} says {checksums[name]}; "
+                        f"{self.remedy}"
+                    )
+                advance(size)

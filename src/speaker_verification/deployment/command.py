@@ -386,7 +386,7 @@ def _from_folder(folder: str, device: Any) -> Verifier:
 
 
 def _of_each(files: Sequence[str], use: Callable[[str], Result], label: str = "") -> list[Result]:
-    """Results of a function of each file, with a progress bar under a label on a terminal.
+    """Results of a function of each file, whose progress is shown under a label; "" shows none.
 
     Raises:
         DataError: recordings are refused; the function was called with all others by then.
@@ -395,8 +395,7 @@ def _of_each(files: Sequence[str], use: Callable[[str], Result], label: str = ""
     from speaker_verification.deployment.recordings import RecordingError
 
     results, refused = [], []
-    is_shown = label and sys.stdout.isatty()
-    with progress_bar(label, len(files)) if is_shown else nullcontext(lambda: None) as advance:
+    with progress_bar(label, len(files)) if label else nullcontext(lambda: None) as advance:
         for file in files:
             try:
                 results.append(use(file))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError
+from speaker_verification.common.progress import busy
 from speaker_verification.deployment.verifier import Verifier
 from speaker_verification.models.speaker_model import SpeakerModel
 
@@ -54,7 +55,7 @@ def export_onnx(verifier: Verifier, folder: str | Path) -> Path:
         "minimum_samples": str(model.minimum_samples),
         "calibration": json.dumps(verifier.calibration.to_dict()),
     }
-    with atomic_write(folder) as part:
+    with busy("export to ONNX"), atomic_write(folder) as part:
         part.mkdir()
         _write(model, part / ONNX_FILE, metadata)
         _compare(model, part / ONNX_FILE)

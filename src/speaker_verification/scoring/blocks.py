@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from speaker_verification.common.progress import progress_bar
+
 GIGABYTE = 1e9
 
 
@@ -49,9 +51,14 @@ class ComputeBudget:
         """Run `work` on every block of rows, in parallel, each block with a single BLAS thread."""
         from threadpoolctl import threadpool_limits
 
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
-            for _ in pool.map(work, row_blocks(num_rows, rows_per_block)):
-                pass
+        blocks = list(row_blocks(num_rows, rows_per_block))
+        with (
+            threadpool_limits(1, user_api="blas"),
+            ThreadPoolExecutor(self.threads) as pool,
+            progress_bar("score", num_rows) as advance,
+        ):
+            for block, _ in zip(blocks, pool.map(work, blocks), strict=True):
+                advance(block.stop - block.start)
 
     def score(
         self, num_trials: int, trials_per_block: int, scores_of: Callable[[slice], np.ndarray]
@@ -70,6 +77,14 @@ def row_blocks(num_rows: int, rows_per_block: int) -> Iterator[slice]:
     """Yield the slices that cover `num_rows` rows in order, each of at most `rows_per_block` rows."""
     for start in range(0, num_rows, rows_per_block):
         yield slice(start, min(start + rows_per_block, num_rows))
+
+
+def shown_blocks(description: str, num_rows: int, rows_per_block: int) -> Iterator[slice]:
+    """Yield slices as `row_blocks`, and show the progress by its description."""
+    with progress_bar(description, num_rows) as advance:
+        for rows in row_blocks(num_rows, rows_per_block):
+            yield rows
+            advance(rows.stop - rows.start)
 
 
 def passing_over(array: np.ndarray, rows_per_block: int) -> Iterator[tuple[slice, np.ndarray]]:

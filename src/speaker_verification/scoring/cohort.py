@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.scoring.blocks import ComputeBudget, passing_over, row_blocks
+from speaker_verification.scoring.blocks import ComputeBudget, passing_over, shown_blocks
 from speaker_verification.scoring.centring import centre_and_normalise
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.selection import highest_cosines
@@ -184,7 +184,8 @@ def statistics_without_speakers(
     bytes_of_side = 64 * rows_of_speakers.max()
     bytes_of_row = 32 * (top_n + num_spare) + 24 * embeddings.shape[1]
     bytes_of_row += bytes_of_side * len(sides) / len(embeddings)
-    for rows in row_blocks(len(embeddings), budget.rows_that_fit(bytes_of_row, share=0.25)):
+    rows_per_block = budget.rows_that_fit(bytes_of_row, share=0.25)
+    for rows in shown_blocks("AS-norm", len(embeddings), rows_per_block):
         highest = _sorted_highest(embeddings[rows], cohort, top_n + num_spare, budget)
         here = by_row[slice(*np.searchsorted(sides[by_row], [rows.start, rows.stop]))]
         own = sides[here] - rows.start

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,6 +19,7 @@ import pandas as pd
 from speaker_verification.audio.crops import WINDOW_SECONDS, even_windows
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError
+from speaker_verification.common.progress import progress_bar
 from speaker_verification.scoring.embeddings import EmbeddingStore, missing_utterances
 from speaker_verification.scoring.pieces import PIECE_SECONDS, KeptPieces
 
@@ -257,12 +258,11 @@ def _embed_pieces(
     progress: bool,
 ) -> Iterator[np.ndarray]:
     """Yield the embeddings float32 (rows, E) of each piece, read ahead from one to the next."""
-    from rich.progress import Progress
-
     batches = [rows for piece in pieces for rows in piece]
     read = _read_batches(excerpts, iter(batches), num_workers)
-    with Progress(disable=not progress) as bar, closing(read):
-        task = bar.add_task("Embedding utterances", total=sum(map(len, batches)))
+    total = sum(map(len, batches))
+    bar = progress_bar("embed utterances", total) if progress else nullcontext(lambda _: None)
+    with bar as advance, closing(read):
         for piece in pieces:
             embeddings = []
             for rows, waveforms in islice(read, len(piece)):
@@ -272,7 +272,7 @@ def _embed_pieces(
                     name = excerpts.name(rows[finite.argmin()])
                     raise DataError(f"the model's embedding of utterance {name} is not finite")
                 embeddings.append(embedded)
-                bar.advance(task, len(rows))
+                advance(len(rows))
             yield np.concatenate(embeddings)
 
 

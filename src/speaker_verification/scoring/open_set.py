@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from speaker_verification.common.errors import DataError
-from speaker_verification.scoring.blocks import ComputeBudget, row_blocks
+from speaker_verification.scoring.blocks import ComputeBudget, shown_blocks
 from speaker_verification.scoring.cohort import number_speakers
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.sides import SideScorer
@@ -155,7 +155,7 @@ def search_gallery(
         )
     enrolled = scorer.describe(store.embeddings[gallery], seconds[gallery], budget)
     highest, best = np.empty(len(probes)), np.empty(len(probes), dtype=int)
-    for block in row_blocks(len(probes), _PROBES_PER_BLOCK):
+    for block in shown_blocks("search the gallery", len(probes), _PROBES_PER_BLOCK):
         rows = probes[block]
         tests = scorer.describe(store.embeddings[rows], seconds[rows], budget)
         cosines = tests.directions @ enrolled.directions.T  # (block, G)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from speaker_verification.common.progress import shown
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.metrics import OperatingPoint, cllr, decision_errors, sort_trials
@@ -45,7 +46,7 @@ def compute_metrics(
     metrics: Metrics = {}
     records = {} if trial_lists is None else _list_records(trial_lists)
     lists = scores["trial_list"]
-    for trial_list in lists.unique():
+    for trial_list in shown("error rates", lists.unique().tolist()):
         in_list = (lists == trial_list).to_numpy()
         rows = scores if in_list.all() else scores[in_list]  # one list alone may fill half of the memory
         by_scoring = calibration.scores_by_scoring(rows)

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EPOCH_LINE_SECONDS = 60.0  # after which an epoch tells of itself in a log, where its end gets a line anyway
+
 
 class Tracker(Protocol):
     """Receiver of the metrics of a phase while it trains."""
@@ -230,7 +232,10 @@ class TrainingLoop:
         # A frozen frontend may train with its dropouts, and a trained one without.
         self.model.frontend.train(self.phase.frontend_mode == "training")
         batches = self.loader.batches(epoch - 1, first_step)
-        bar = progress_bar(f"epoch {epoch}/{self.phase.epochs}", self.steps_per_epoch, first_step, "loss")
+        name = f"{self.fingerprint.phase}: epoch {epoch}/{self.phase.epochs}"
+        bar = progress_bar(
+            name, self.steps_per_epoch, first_step, "loss", first_line_seconds=EPOCH_LINE_SECONDS
+        )
         with defer_termination() as terminated, bar as advance:
             for index in range(first_step, self.steps_per_epoch):
                 step = self.train_step(batches)

@@ -20,6 +20,7 @@ from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
 from speaker_verification.common.atomic import atomic_write, remove
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError
+from speaker_verification.common.progress import progress_bar
 from speaker_verification.common.tables import REJECTED_FILES, TableSchema
 from speaker_verification.corpora.conversion.archives import (
     Member,
@@ -332,10 +333,11 @@ def convert_archive(
 
 
 def _with_progress_bar(members: Iterable[Member], name: str) -> Generator[Member, None, None]:
-    from rich.progress import track
-
     total = len(members) if isinstance(members, Sequence) else None
-    yield from track(members, f"convert {name}", total, disable=not processes().is_first)
+    with progress_bar(f"convert {name}", total) as advance:
+        for member in members:
+            yield member
+            advance()
 
 
 def _own_share(jobs: Iterable[Job], numbers: list[int]) -> Iterator[Job]:

@@ -14,19 +14,12 @@ from typing import TypeVar
 
 import requests
 import urllib3
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.checksums import add_file
 from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.common.locks import holds
+from speaker_verification.common.progress import progress_bar
 from speaker_verification.corpora.download.addresses import secrets_out_of_logs
 from speaker_verification.corpora.download.client import (
     AbsentError,
@@ -254,19 +247,11 @@ class _Downloader:
         logger.info(
             "%d files, %s bytes to download, %s held already", len(transfers), f"{missing:,}", f"{held:,}"
         )
-        columns = (
-            TextColumn("download"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns) as progress:
-            task = progress.add_task("download", total=missing + held, completed=held)
+        with progress_bar("download", missing + held, held, in_bytes=True) as advance:
 
             def run(transfer: Transfer) -> None:
                 try:
-                    md5 = transfer.run(self._client, lambda size: progress.advance(task, size))
+                    md5 = transfer.run(self._client, advance)
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise

@@ -22,6 +22,7 @@ from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.locks import holds
+from speaker_verification.common.progress import progress_bar
 from speaker_verification.corpora.corpus import Archive, part_suffix
 from speaker_verification.corpora.mirror import CHECKSUMS
 from speaker_verification.corpora.musan import MUSAN_ARCHIVE
@@ -168,14 +169,15 @@ def _record_all(
     speakers: Sequence[Speaker], settings: SyntheticSettings, seed: int, num_workers: int
 ) -> dict[str, bytes]:
     """The encoded recordings of all speakers by SUBSET/SPEAKER/SESSION/NAME."""
-    from rich.progress import track
-
     blocks = [(speakers[start : start + _BLOCK], settings, seed) for start in range(0, len(speakers), _BLOCK)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(min(num_workers, len(blocks)), maxtasksperchild=1) as pool:
-        done = pool.imap(_record_block, blocks, chunksize=1)
-        parts = list(track(done, description="synthesise speech", total=len(blocks)))
-    return {path: data for part in parts for path, data in part.items()}
+        recordings: dict[str, bytes] = {}
+        with progress_bar("synthesise speakers", len(speakers)) as advance:
+            for block, part in zip(blocks, pool.imap(_record_block, blocks, chunksize=1), strict=True):
+                recordings |= part
+                advance(len(block[0]))
+    return recordings
 
 
 def _record_block(block: tuple[Sequence[Speaker], SyntheticSettings, int]) -> dict[str, bytes]:
