@@ -65,10 +65,11 @@ def refused(result: Result, project: Path) -> str:
         (["--tags=evalution"], r"--tags: no tag 'evalution': did you mean 'evaluation'\?"),
         (["--from-inputs=trails"], r"--from-inputs: no dataset 'trails': did you mean 'trials'\?"),
         (["--to-outputs=metric"], r"--to-outputs: no dataset 'metric': did you mean 'metrics'\?"),
+        (["--namespaces=x"], "--namespaces: no namespace 'x': known are .*, scoring.score, training, .*lmft"),
         (["--namespaces=lmtf"], r"--namespaces: no namespace 'lmtf': did you mean 'lmft'\?"),
         (
             ["--nodes=lmft.train_phase", "--namespaces=pretrain"],
-            "no node matches --nodes=lmft.train_phase and --namespaces=pretrain",
+            "no node matches --nodes=training.lmft.train_phase and --namespaces=training.pretrain",
         ),
         (["--runner=SequentalRunner"], "--runner: no runner .*: did you mean 'SequentialRunner'"),
         (["--runner=nowhere.Runner"], "--runner: no runner 'nowhere.Runner'"),
@@ -97,6 +98,12 @@ def test_a_misspelt_word_gets_one_line(
 ) -> None:
     told = refused(run_here(*arguments), project)
     assert re.search(message, told), told
+
+
+@pytest.mark.parametrize("option", ["--namespaces=lmft", "--nodes=lmft.train_phase"])
+def test_the_unique_end_of_a_name_selects_what_is_nested(option: str, run_here: Run, project: Path) -> None:
+    told = refused(run_here(option), project)
+    assert re.search("missing inputs: encoder, finetune.checkpoint, .*, then .*=finetune", told), told
 
 
 def test_the_environment_of_the_shell_is_checked_too(

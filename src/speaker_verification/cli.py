@@ -24,7 +24,13 @@ from speaker_verification.common.distributed import (
 )
 from speaker_verification.common.errors import ParameterError, UserError
 from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
-from speaker_verification.config.run_options import check_options, checked_file, in_one_line, split_params
+from speaker_verification.config.run_options import (
+    check_options,
+    checked_file,
+    in_one_line,
+    split_params,
+    with_full_names,
+)
 from speaker_verification.pipelines.runner import STARTED, DistributedRunner
 
 REMEDIES = {
@@ -76,6 +82,7 @@ def _with_one_line_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
             options |= {"pipeline": None, "pipelines": [options["pipeline"]]}
         _filter_misleading_logs()
         try:
+            options = with_full_names(options)
             if is_started_by_torchrun():
                 return _run_distributed(callback, options)
             check_options(options)

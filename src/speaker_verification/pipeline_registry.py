@@ -23,11 +23,13 @@ def register_pipelines() -> dict[str, Pipeline]:
     road = {
         "prepare": prepare.create_pipeline(),
         **{
-            phase: training.create_phase_pipeline(phase, start=before and checkpoint_of(before))
+            phase: _within(
+                "training", training.create_phase_pipeline(phase, before and checkpoint_of(before))
+            )
             for phase, before in zip(PHASES, (None, *PHASES), strict=False)
         },
-        "embed": embed.create_pipeline(),
-        "score": score.create_pipeline(),
+        "embed": _within("scoring", embed.create_pipeline()),
+        "score": _within("scoring", score.create_pipeline()),
         "package": package.create_pipeline(),
         "report": report.create_pipeline(),
     }
@@ -39,3 +41,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "measure": measure.create_pipeline(),
         "__default__": sum(road.values(), start=Pipeline([])),
     }
+
+
+def _within(namespace: str, pipeline: Pipeline) -> Pipeline:
+    """The nodes of a pipeline, but not their data, in a further namespace, one box in Kedro-Viz."""
+    return Pipeline(pipeline, namespace=namespace, prefix_datasets_with_namespace=False)

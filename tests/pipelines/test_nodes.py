@@ -62,7 +62,7 @@ def test_a_hook_gives_every_phase_its_settings_as_one_input() -> None:
     hook._parameters = typed
     hook.after_catalog_created(catalog)
     for phase in PHASES:
-        (given, annotation), *_ = arguments(NODES[f"{phase}.train_phase"])
+        (given, annotation), *_ = arguments(NODES[f"training.{phase}.train_phase"])
         job = catalog.load(given)
         assert isinstance(job, annotation)
         assert (job.name, job.phase) == (phase, getattr(typed, phase))
@@ -72,7 +72,7 @@ def test_a_hook_gives_every_phase_its_settings_as_one_input() -> None:
 
 def test_the_checkpoint_of_a_phase_is_saved_last() -> None:
     for phase in PHASES:
-        saved = NODES[f"{phase}.train_phase"].outputs
+        saved = NODES[f"training.{phase}.train_phase"].outputs
         assert saved == [learning_curve_of(phase), checkpoint_of(phase)]
 
 

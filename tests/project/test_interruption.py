@@ -60,7 +60,7 @@ def test_a_killed_phase_resumes_in_its_own_run(finished_copy: tuple[Path, Kedro]
 
     refused = kedro("run")
     assert refused.returncode == 1
-    assert "Error: lmft was interrupted: --from-nodes=lmft.train_phase resumes it" in refused.stdout
+    assert "Error: lmft was interrupted: --from-nodes=training.lmft.train_phase resumes it" in refused.stdout
     assert f"taken over from lmft (process {pid} on host" in refused.stdout
     run = kedro(*LMFT)
     assert run.returncode == 0, run.stdout

@@ -41,7 +41,9 @@ def test_two_processes_train_one_phase_in_one_tracked_run(by_two: tuple[Path, Pa
     before = {run.info.run_id for run in runs_of(by_one)}
     assert "2 processes, each with 2 of the 4 examples" in printed
     assert (
-        printed.count("Running node: train_phase") == printed.count("Completed node: lmft.train_phase") == 1
+        printed.count("Running node: train_phase")
+        == printed.count("Completed node: training.lmft.train_phase")
+        == 1
     )
     assert printed.count("epoch 1/2: loss") == 1
     runs = [run for run in runs_of(folder) if run.info.run_id not in before]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
-PHASES = ("pretrain", "finetune", "lmft")  # namespaces of their nodes, groups of their parameters
+PHASES = ("pretrain", "finetune", "lmft")  # namespaces within `training`, groups of their parameters
 PHASE_DEFAULTS = "phase_defaults"  # group of parameters that goes under every phase of its layer
 EMBEDDINGS, COHORT_EMBEDDINGS = "embeddings", "cohort_embeddings"  # datasets, and folders of a workspace
 EMBED_WORKSPACE = "embed.workspace"
@@ -38,8 +38,8 @@ LAST_CHECKPOINT = checkpoint_of(PHASES[-1])  # the model that is evaluated
 
 def phase_of(node: Node) -> str | None:
     """Phase of a node, or None."""
-    namespace = (node.namespace or "").split(".")[0]
-    return namespace if namespace in PHASES else None
+    innermost = (node.namespace or "").rpartition(".")[2]
+    return innermost if innermost in PHASES else None
 
 
 def stage_of(node: Node) -> str | None:
@@ -49,4 +49,4 @@ def stage_of(node: Node) -> str | None:
 
 def trains(node: Node) -> bool:
     """Whether a node is the training of a phase."""
-    return node.name == f"{phase_of(node)}.{TRAIN_PHASE}"
+    return phase_of(node) is not None and node.name == f"{node.namespace}.{TRAIN_PHASE}"

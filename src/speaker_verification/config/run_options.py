@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ SELECTIONS: dict[
     "tags": ("--tags", "tag", lambda pipeline: {tag for node in pipeline.nodes for tag in node.tags}),
     "namespaces": ("--namespaces", "namespace", _namespaces),
 }
+NESTED = ("node_names", "from_nodes", "to_nodes", "namespaces")  # selections by names that have parents
 
 
 def split_params(context: click.Context, parameter: click.Parameter, value: Any) -> dict[str, Any]:
@@ -123,6 +125,52 @@ def checked_file(callback: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
+def with_full_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in which nodes and namespaces have their parents: `lmft` becomes `training.lmft`.
+
+    Args:
+        options: arguments of Kedro's `run`, in which a unique end of a name may stand for the name.
+    """
+    given = [selection for selection in NESTED if options[selection]]
+    if not given:
+        return dict(options)
+    registry = _registry()
+    run = _sum(registry[name] for name in _chosen(options) if name in registry)
+    names = {selection: _names(selection, run) for selection in given}
+    full = {
+        selection: tuple(known.get(name, name) for name in options[selection])
+        for selection, known in names.items()
+    }
+    return {**options, **full}
+
+
+def _names(selection: str, pipeline: Pipeline) -> dict[str, str]:
+    """Names that a selection may give, with the full name of each."""
+    full = SELECTIONS[selection][2](pipeline)
+    if selection not in NESTED:
+        return {name: name for name in full}
+    ends = Counter(end for name in full for end in _ends(name))
+    return {end: name for name in full for end in _ends(name) if end == name or ends[end] == 1}
+
+
+def _ends(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
+
+
+def _registry() -> dict[str, Pipeline]:
+    pipelines.set_requested(None)
+    return dict(pipelines.items())
+
+
+def _chosen(options: Mapping[str, Any]) -> Sequence[str]:
+    return options["pipelines"] or ["__default__"]
+
+
+def _sum(parts: Iterable[Pipeline]) -> Pipeline:
+    return sum(parts, start=Pipeline([]))
+
+
 def check_options(options: Mapping[str, Any]) -> None:
     """Refuse unknown pipelines, nodes, datasets, tags, namespaces and runners.
 
@@ -136,13 +184,11 @@ def check_options(options: Mapping[str, Any]) -> None:
     selections = [name for name in SELECTIONS if options[name]]
     if not (options["pipelines"] or selections or options["load_versions"]):
         return
-    pipelines.set_requested(None)
-    registry = dict(pipelines.items())
-    chosen = options["pipelines"] or ["__default__"]
+    registry, chosen = _registry(), _chosen(options)
     for name in chosen:
         if name not in registry:
             raise ParameterError(_unknown("--pipelines", "pipeline", name, registry))
-    run = sum((registry[name] for name in chosen), start=Pipeline([]))
+    run = _sum(registry[name] for name in chosen)
     for selection in selections:
         _check_selection(selection, options[selection], run, registry)
     _check_any_left(run, {name: options[name] for name in selections})
@@ -158,17 +204,18 @@ def _check_selection(
     selection: str, given: Collection[str], run: Pipeline, registry: Mapping[str, Pipeline]
 ) -> None:
     option, kind, names_of = SELECTIONS[selection]
-    known = names_of(run)
+    known, anywhere = _names(selection, run), _names(selection, _sum(registry.values()))
     for name in given:
         if name in known:
             continue
-        holders = [key for key, other in registry.items() if key[0] != "_" and name in names_of(other)]
+        full = anywhere.get(name)
+        holders = [key for key, other in registry.items() if key[0] != "_" and full in names_of(other)]
         if holders:
             raise ParameterError(
                 f"{option}: the {kind} '{name}' is not in the chosen pipeline but in {', '.join(holders)}: "
                 f"choose by --pipeline={holders[0]}"
             )
-        raise ParameterError(_unknown(option, kind, name, known))
+        raise ParameterError(_unknown(option, kind, name, known, {*known.values()}))
 
 
 def _check_any_left(run: Pipeline, given: Mapping[str, Any]) -> None:
@@ -192,10 +239,12 @@ def _check_runner(name: str | None, parameters: Mapping[str, Any]) -> None:
         raise ParameterError(f"--runner-params: {runner.__name__}: {error}") from None
 
 
-def _unknown(option: str, kind: str, name: str, known: Collection[str]) -> str:
+def _unknown(
+    option: str, kind: str, name: str, known: Collection[str], listed: Collection[str] | None = None
+) -> str:
     nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
     if nearest:
         return f"{option}: no {kind} '{name}': did you mean '{nearest[0]}'?"
-    shown = sorted(other for other in known if other[0] != "_" and "params:" not in other)
+    shown = sorted(other for other in listed or known if other[0] != "_" and "params:" not in other)
     more = ", ..." if len(shown) > SHOWN_NAMES else ""
     return f"{option}: no {kind} '{name}': known are {', '.join(shown[:SHOWN_NAMES])}{more}"

@@ -20,6 +20,7 @@ from speaker_verification.config.phases import (
     LAST_CHECKPOINT,
     MIRROR,
     PHASES,
+    phase_of,
     stage_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
@@ -82,7 +83,7 @@ class ParametersHook(ParameterisedHook):
 
 
 def _takes_device(node: Node) -> bool:
-    return DEVICE in node.inputs or f"{node.namespace}.job" in node.inputs
+    return DEVICE in node.inputs or f"{phase_of(node)}.job" in node.inputs
 
 
 def _prepared(pipeline: Pipeline, catalog: CatalogProtocol, *names: str) -> list[Any] | None:
