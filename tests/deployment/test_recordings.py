@@ -24,6 +24,7 @@ from speaker_verification.deployment.recordings import (
     RecordingError,
     RecordingLimits,
     read_recording,
+    read_waveform,
 )
 from tests.support.floors import PROJECT
 from tests.support.recordings import FORMATS, babble, encoded
@@ -232,6 +233,46 @@ LOUD = 0.5 * np.sin(np.arange(32_000))
 )
 def test_what_cannot_be_used_is_refused_by_a_named_reason(reason: str, source: Any) -> None:
     assert refused(source).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("limits", "waveform", "reason"),
+    [
+        (ANY_SOUND, QUIET, "silent"),
+        (ANY_SOUND, np.zeros(0), "too_short"),
+        (ANY_SOUND, LOUD[:3_200], "too_short"),
+        (ANY_SOUND, np.sign(LOUD), "clipped"),
+        (ANY_SOUND, np.where(np.arange(32_000) == 31_000, np.nan, LOUD), "not_finite"),
+        (ANY_SOUND, LOUD * 32_768, "out_of_range"),
+        (RecordingLimits(), LOUD, "too_little_speech"),
+        (ANY_SOUND, LOUD.reshape(2, -1), "shape"),
+        (ANY_SOUND, (LOUD * 32_768).astype(np.int16), "shape"),
+    ],
+)
+def test_a_waveform_is_refused_as_a_file_is(
+    limits: RecordingLimits, waveform: np.ndarray, reason: str
+) -> None:
+    with pytest.raises(RecordingError) as caught:
+        read_waveform(waveform, limits, "array")
+    assert caught.value.reason == reason
+    if reason != "shape":  # as an array of some rate it may have channels and be of integers
+        assert str(caught.value) == str(refused((waveform, 16_000), limits))
+
+
+def test_a_waveform_is_described_as_a_file_is_and_keeps_its_samples() -> None:
+    wave = 0.5 * np.sin(np.arange(80_000))
+    wave[:200] = 1.0  # 200 of the 32,000 samples that are used
+    limits = RecordingLimits(least_speech_seconds=0, max_seconds=2.0)
+    as_array, recording = read_recording((wave, 16_000), limits), read_waveform(wave, limits, "array")
+    assert np.array_equal(recording.waveform, wave[:32_000].astype(np.float32))
+    assert recording.clipped_fraction == 200 / 32_000
+    assert recording.remarks == (
+        "the first 2 s of 5 s are used",
+        "clipped: 0.6 % of the samples are at full scale",
+    )
+    for name in ("name", "seconds", "whole_seconds", "peak_dbfs", "speech_seconds"):
+        assert getattr(recording, name) == getattr(as_array, name)
+    assert as_array.remarks[0] == recording.remarks[0]
 
 
 def test_limits_are_closed_at_their_own_value() -> None:

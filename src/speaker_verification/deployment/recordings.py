@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speech import speech_seconds
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.settings_base import Settings
-
-if TYPE_CHECKING:
-    import av
 
 LONGEST_SECONDS = 2 * 3600.0  # of a recording that is used whole: 460 MB of samples
 LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000  # Hz
@@ -166,6 +163,40 @@ def read_recording(
     return _judged(decoded, whole_seconds, limits, name)
 
 
+def read_waveform(
+    waveform: npt.NDArray[np.floating[Any]], limits: RecordingLimits | None = None, name: str = "waveform"
+) -> Recording:
+    """Recording of a waveform that is 16 kHz mono already: judged as a file, its samples left as they are.
+
+    Args:
+        waveform: floats in [-1, 1] of shape (samples,).
+        limits: limits; None for the defaults.
+        name: the recording's name in messages.
+
+    Raises:
+        RecordingError: the recording is refused; `reason` says why in a word.
+    """
+    limits = limits or RecordingLimits()
+    if waveform.ndim != 1 or waveform.dtype.kind != "f":
+        raise RecordingError(
+            name,
+            "shape",
+            f"a waveform of {waveform.dtype} and shape {waveform.shape}: give floats in [-1, 1] (samples,) "
+            "at 16 kHz, or (array, rate)",
+        )
+    max_samples = _max_samples(limits.max_seconds)
+    used = waveform[:max_samples].astype(np.float32)
+    _refuse_unusable(SAMPLE_RATE, used, name)
+    decoded = _Decoded(used, is_cut=len(waveform) > max_samples)
+    decoded.see(used, len(used) / SAMPLE_RATE)
+    return _judged(decoded, len(waveform) / SAMPLE_RATE, limits, name)
+
+
+def _max_samples(max_seconds: float | None) -> int:
+    """Samples at 16 kHz that are used at most."""
+    return round((max_seconds or LONGEST_SECONDS) * SAMPLE_RATE)
+
+
 @dataclass
 class _Decoded:
     """Sound of a file, and what was seen of it in the samples of the file itself."""
@@ -179,13 +210,13 @@ class _Decoded:
     num_clipped: int = 0
     peak: float = 0.0
 
-    def see(self, block: av.AudioFrame, values: npt.NDArray[Any]) -> None:
+    def see(self, values: npt.NDArray[Any], seconds: float) -> None:
         """Measure a block of any number of channels."""
         levels = np.abs(_scaled(values))
-        self.seconds += block.samples / block.sample_rate
+        self.seconds += seconds
         self.num_values += levels.size
         self.num_clipped += int(np.count_nonzero(levels >= FULL_SCALE))
-        self.peak = max(self.peak, float(levels.max()))
+        self.peak = max(self.peak, float(levels.max(initial=0)))
 
 
 def _scaled(values: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
@@ -248,7 +279,7 @@ def _decode(file: BinaryIO, name: str, max_seconds: float | None) -> _Decoded:
     """
     import av
 
-    max_samples = round((max_seconds or LONGEST_SECONDS) * SAMPLE_RATE)
+    max_samples = _max_samples(max_seconds)
     converter = BlockConverter()
     parts: list[npt.NDArray[np.int16]] = []
     decoded = _Decoded(np.zeros(0, np.float32))
@@ -264,7 +295,7 @@ def _decode(file: BinaryIO, name: str, max_seconds: float | None) -> _Decoded:
                 for block in decoded_blocks(container):
                     values = samples_of(block)
                     _refuse_unusable(block.sample_rate, values, name)
-                    decoded.see(block, values)
+                    decoded.see(values, block.samples / block.sample_rate)
                     parts += converter.convert(block, values)
                     if sum(map(len, parts)) > max_samples:
                         break

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -23,13 +21,7 @@ from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.deployment.comparison import Comparison
 from speaker_verification.deployment.origin import Origin
-from speaker_verification.deployment.recordings import (
-    LONGEST_SECONDS,
-    Recording,
-    RecordingError,
-    Source,
-    read_recording,
-)
+from speaker_verification.deployment.recordings import Recording, Source, read_recording, read_waveform
 from speaker_verification.deployment.sealed_folder import check_sums, file_sums, sum_of_sums
 from speaker_verification.deployment.settings import VerifierSettings
 from speaker_verification.models.speaker_model import SpeakerModel, weights_digest
@@ -193,7 +185,7 @@ class Verifier:
 
         Args:
             recordings: N recordings, each as `read_recording` takes it and reads it within the limits, or
-                read already; or a waveform (samples,) at 16 kHz, of which no speech is measured.
+                read already; or a waveform (samples,) as `read_waveform` takes it.
 
         Raises:
             RecordingError: a recording is refused; it is named, and its `reason` says why in a word.
@@ -204,31 +196,12 @@ class Verifier:
         """Recording within the limits; one that was read already is taken as it is."""
         if isinstance(recording, Recording):
             return recording
-        if isinstance(recording, np.ndarray | torch.Tensor):
-            return self._as_recording(recording, number)
-        name = None if isinstance(recording, (str, Path)) else f"recording {number}"
-        return read_recording(recording, self.settings.limits, name)
-
-    def _as_recording(self, waveform: Waveform, number: int) -> Recording:
-        samples = waveform.detach().cpu().numpy() if isinstance(waveform, torch.Tensor) else waveform
-        name, limits = f"recording {number}", self.settings.limits
-        if samples.ndim != 1 or samples.dtype.kind != "f":
-            raise RecordingError(
-                name,
-                "shape",
-                f"a waveform of {samples.dtype} and shape {samples.shape}: give floats in [-1, 1] (samples,) "
-                "at 16 kHz, or (array, rate)",
-            )
-        used = samples[: round((limits.max_seconds or LONGEST_SECONDS) * SAMPLE_RATE)].astype(np.float32)
-        seconds = len(used) / SAMPLE_RATE
-        if seconds < limits.least_seconds:
-            raise RecordingError(
-                name,
-                "too_short",
-                f"{seconds:.2f} s long, shorter than least_seconds {limits.least_seconds:g}",
-            )
-        peak_dbfs = 20 * math.log10(max(float(np.abs(used).max()), sys.float_info.min))
-        return Recording(name, used, seconds, len(samples) / SAMPLE_RATE, None, 0.0, peak_dbfs, ())
+        limits, name = self.settings.limits, f"recording {number}"
+        if isinstance(recording, torch.Tensor):
+            recording = recording.detach().cpu().numpy()
+        if isinstance(recording, np.ndarray):
+            return read_waveform(recording, limits, name)
+        return read_recording(recording, limits, None if isinstance(recording, (str, Path)) else name)
 
     def _embed(self, recordings: Sequence[Recording]) -> EmbeddingStore:
         lengths = np.array([len(recording.waveform) for recording in recordings], dtype=np.int64)
