@@ -18,6 +18,9 @@ from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.deployment.recordings import RecordingLimits, read_recording
 from speaker_verification.deployment.verifier import Verifier
 from speaker_verification.scoring import OperatingPoint
+from speaker_verification.scoring.cohort import Cohort
+from speaker_verification.scoring.evaluation import score_rows
+from speaker_verification.scoring.scorings import Trials
 from speaker_verification.scoring.settings import ExtractionSettings
 from tests.support.verifiers import (
     TEST_SPEAKERS,
@@ -63,6 +66,32 @@ def test_its_scores_are_those_of_the_scores_table(measured: Measured, tmp_path: 
         compared = loaded.compare(waveform_of[str(trial.enroll_id)], waveform_of[str(trial.test_id)])
         found = {**compared.scores, "llr": compared.llr}
         assert found == pytest.approx({name: getattr(trial, name) for name in COLUMNS}, rel=0, abs=1e-5)
+
+
+def test_what_is_kept_of_the_cohort_changes_no_bit_of_a_score(measured: Measured) -> None:
+    verifier, scores, store = measured
+    rows = store.rows_of(scores["enroll_id"]), store.rows_of(scores["test_id"])
+    kept = [verifier.score(store, *rows) for _ in range(2)]
+    anew = score_rows(
+        Trials(store, *rows, verifier.cohort, verifier.settings.score),
+        verifier.calibration,
+        verifier.fitted,
+        verifier.settings.score,
+    )
+    for name in COLUMNS:
+        assert kept[0][name].tobytes() == kept[1][name].tobytes() == anew[name].tobytes()
+
+
+def test_a_cohort_without_directions_serves_scorings_that_need_none(verifier: Verifier) -> None:
+    cohort = Cohort(verifier.cohort.centre[None], np.zeros(1, dtype=int), verifier.cohort.centre)
+    by_cosine = replace(
+        verifier,
+        cohort=cohort,
+        settings=tiny_verifier_settings(llr="cosine", scorings=["cosine"]),
+        calibration=replace(verifier.calibration, llr="cosine"),
+    )
+    waves, point = (voice(12, 0), voice(12, 1)), OperatingPoint(0.5)
+    assert by_cosine.compare(*waves, operating_point=point).cosine == verifier.compare(*waves).cosine
 
 
 def test_a_decision_has_the_probability_and_the_error_rates_of_its_operating_point(

@@ -175,6 +175,10 @@ class Verifier:
         """Digest of the weights, which embeddings bear."""
         return weights_digest(self.model.state_dict())
 
+    @cached_property
+    def _cohort_directions(self) -> np.ndarray:
+        return self.cohort.directions()
+
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
         """Operating points at which error rates were measured."""
@@ -330,6 +334,7 @@ class Verifier:
             self.cohort,
             settings,
             settings.budget(str(self.model.device)),
+            cohort_directions=lambda: self._cohort_directions,
         )
         return score_rows(trials, self.calibration, self.fitted, settings)
 

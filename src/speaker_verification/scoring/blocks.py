@@ -7,11 +7,15 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from speaker_verification.common.progress import progress_bar
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 GIGABYTE = 1e9
 
@@ -49,16 +53,14 @@ class ComputeBudget:
 
     def over_blocks(self, num_rows: int, rows_per_block: int, work: Callable[[slice], None]) -> None:
         """Run `work` on every block of rows, in parallel, each block with a single BLAS thread."""
-        from threadpoolctl import threadpool_limits
-
         blocks = list(row_blocks(num_rows, rows_per_block))
-        with (
-            threadpool_limits(1, user_api="blas"),
-            ThreadPoolExecutor(self.threads) as pool,
-            progress_bar("score", num_rows) as advance,
-        ):
-            for block, _ in zip(blocks, pool.map(work, blocks), strict=True):
-                advance(block.stop - block.start)
+        with _blas_libraries().limit(limits=1):
+            if len(blocks) == 1:
+                work(*blocks)
+                return
+            with ThreadPoolExecutor(self.threads) as pool, progress_bar("score", num_rows) as advance:
+                for block, _ in zip(blocks, pool.map(work, blocks), strict=True):
+                    advance(block.stop - block.start)
 
     def score(
         self, num_trials: int, trials_per_block: int, scores_of: Callable[[slice], np.ndarray]
@@ -71,6 +73,14 @@ class ComputeBudget:
 
         self.over_blocks(num_trials, trials_per_block, work)
         return scores
+
+
+@cache
+def _blas_libraries() -> ThreadpoolController:
+    """BLAS libraries of the process; to find them takes longer than to score a trial."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def row_blocks(num_rows: int, rows_per_block: int) -> Iterator[slice]:

@@ -77,6 +77,10 @@ class Cohort:
             return cls(store.embeddings, speaker_of_row, mean)
         return cls(means, np.arange(len(means)), mean)
 
+    def directions(self) -> np.ndarray:
+        """Embeddings (S, E), centred and of length 1, in float32."""
+        return centre_and_normalise(self.embeddings, self.centre).astype(np.float32)
+
 
 def cohort_statistics(
     embeddings: npt.ArrayLike,

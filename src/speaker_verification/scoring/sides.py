@@ -100,7 +100,7 @@ class SideScorer:
 
     @cached_property
     def _cohort_directions(self) -> np.ndarray:
-        return centre_and_normalise(self.cohort.embeddings, self.cohort.centre).astype(np.float32)
+        return self.cohort.directions()
 
     def describe(
         self, embeddings: np.ndarray, duration_seconds: npt.ArrayLike, budget: ComputeBudget | None = None

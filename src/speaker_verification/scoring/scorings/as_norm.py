@@ -41,13 +41,15 @@ class AsNorm(Scoring):
         else:
             cosine = cosine_scores(embeddings, cohort.centre, *rows, trials.budget)
         if trials.excluded is None:
+            kept = trials.cohort_directions
             statistics = cohort_statistics(
                 embeddings,
-                cohort.embeddings,
+                cohort.embeddings if kept is None else kept(),
                 settings.top_n,
                 centre=cohort.centre,
                 deviation=settings.deviation,
                 budget=trials.budget,
+                cohort_is_normalised=kept is not None,
             )
             return as_norm_of_trials(cosine, statistics, *rows, trials.budget)
         statistics = statistics_without_speakers(

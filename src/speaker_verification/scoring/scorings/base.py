@@ -56,6 +56,8 @@ class Trials:
         budget: memory, threads and device of the computation.
         excluded: (trials, 2) speakers of the cohort left out of each trial's cohort; None: nobody is.
         scores: (trials,) by name, the scores computed so far: a scoring that builds on another reuses them.
+        cohort_directions: function that returns the cohort's directions (S, E), kept from call to call; None:
+            they are computed here, within the budget.
     """
 
     store: EmbeddingStore
@@ -66,6 +68,7 @@ class Trials:
     budget: ComputeBudget = field(default_factory=ComputeBudget)
     excluded: np.ndarray | None = None
     scores: dict[str, np.ndarray] = field(default_factory=dict)
+    cohort_directions: Callable[[], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.enroll_rows)
