@@ -40,6 +40,7 @@ from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.training.checkpoints import RANKING_FILE, RUN_FILE
 from speaker_verification.training.resume import resume_path
 from tests.support.hooks import context_of
+from tests.support.processes import free_port
 from tests.support.project import copy_project
 from tests.support.verifiers import Measured
 from tests.support.verifiers import measured as measured
@@ -192,12 +193,6 @@ def lines_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.fixture(autouse=True)
 def _loud(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Server:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
 import pytest
+import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from speaker_verification import Verifier
@@ -92,6 +95,35 @@ def test_a_recording_that_is_refused_spoils_no_other_row(served: Any) -> None:
     )
     answers = served.predict(rows)
     assert [found["refused"] for found in answers] == ["unreadable", "empty", "undecodable", None]
+    assert all(found["message"].startswith("enrol 1: ") for found in answers[:3])
+
+
+def test_a_row_that_fails_for_no_known_reason_spoils_no_other_row(
+    served: Any,
+    measured: tuple[Verifier, Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken = replace(measured[0], model=torch.nn.Identity())
+    monkeypatch.setattr(served.unwrap_python_model(), "verifier", broken)
+    rows = pd.DataFrame({"enrol": [encoded(12, 0), ""], "test": [encoded(12, 1)] * 2})
+    failed, empty = served.predict(rows)
+    assert (failed["refused"], empty["refused"]) == ("failed", "empty")
+    assert "log" in failed["message"]
+    assert "'Identity' object has no attribute" in caplog.text
+
+
+def test_parameters_out_of_range_and_too_many_recordings_are_refused_as_bad_requests(served: Any) -> None:
+    rows = pd.DataFrame({"enrol": [encoded(12, 0)], "test": [encoded(12, 1)]})
+    for params in ({"p_target": 7.0}, {"prior": 1.0}, {"combining": "median"}):
+        with pytest.raises(MlflowException, match=r"0 and 1|'median'") as refused:
+            served.predict(rows, params=params)
+        assert refused.value.get_http_status_code() == 400
+    many = pd.DataFrame({"enrol": [["", ""]] * 334, "test": [""] * 334})
+    with pytest.raises(MlflowException, match="1002 recordings in one request: send at most 1000") as refused:
+        served.predict(many)
+    assert refused.value.get_http_status_code() == 400
+    assert len(served.predict(many[1:])) == 333
 
 
 def test_the_example_has_the_signature_s_form_and_the_folder_no_pickle(folder: Path, served: Any) -> None:

@@ -34,10 +34,8 @@ def run_processes(size: int, function: Callable[..., Any], *args: Any) -> list[O
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.training"])
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
         running = [
             context.Process(target=_run_one, args=(rank, size, port, Path(folder), function, args))
             for rank in range(size)
@@ -54,6 +52,13 @@ def run_processes(size: int, function: Callable[..., Any], *args: Any) -> list[O
             value, error = pickle.loads(file.read_bytes()) if file.exists() else (None, "")
             outcomes.append(Outcome(value, error, process.exitcode))
     return outcomes
+
+
+def free_port() -> int:
+    """Port of loopback on which nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def values_of(outcomes: list[Outcome]) -> list[Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -286,8 +286,11 @@ class Verifier:
 
         Raises:
             DataError: embeddings are of another model, or `test` is not one.
-            ParameterError: the prior is not between 0 and 1, or the operating point is out of reach.
+            ParameterError: the prior is not between 0 and 1, the operating point is out of reach, or
+                `combining` is unknown.
         """
+        if combining not in (ways := get_args(Combining)):
+            raise ParameterError(f"combining '{combining}' is unknown: take one of {', '.join(ways)}")
         if len(test.embeddings) != 1 or not len(enrol.embeddings):
             raise DataError(
                 f"{len(enrol.embeddings)} and {len(test.embeddings)} embeddings: give one or more of a "
