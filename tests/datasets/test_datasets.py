@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import TRIALS, UTTERANCES
 from speaker_verification.datasets import (
     ArraysDataset,
+    CsvTableDataset,
     EmbeddingStoreDataset,
     FolderDataset,
     JsonDataset,
+    ScoreFilesDataset,
     TableDataset,
+    TextTableDataset,
 )
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
@@ -175,12 +179,73 @@ def test_a_copy_whose_table_names_the_originals_files_says_so(
 def test_previews_show_the_newest_or_nothing(tmp_path: Path) -> None:
     table = TableDataset(filepath=str(tmp_path / "t.parquet"), schema="trials")
     assert table.preview()["data"] == []
-    table.save(pd.DataFrame([TRIAL] * 30))
-    assert len(table.preview()["data"]) == 20
+    table.save(pd.DataFrame([TRIAL] * 70))
+    assert table.preview()["columns"] == ["trial_list", "label", "enroll_id", "test_id"]
+    assert len(table.preview()["data"]) == 50
     values = JsonDataset(filepath=str(tmp_path / "m.json"))
     assert json.loads(values.preview()) == {}
     values.save({"a": 1})
     assert json.loads(values.preview()) == {"a": 1}
+
+
+def test_numbers_of_a_preview_have_four_decimals_or_three_digits(tmp_path: Path) -> None:
+    values = JsonDataset(filepath=str(tmp_path / "m.json"))
+    values.save({"eer": 8.333333, "rates": [0.00123456, 0.0000123456, 0.0], "count": 12345, "official": True})
+    assert json.loads(values.preview()) == {
+        "eer": 8.3333,
+        "rates": [0.0012, 0.0000123, 0.0],
+        "count": 12345,
+        "official": True,
+    }
+    table = CsvTableDataset(filepath=str(tmp_path / "t.csv"))
+    table.save(pd.DataFrame({"from": [-math.inf, -1.00004], "num": [1, 2], "rate": [None, 0.123456]}))
+    assert table.preview() == {
+        "columns": ["from", "num", "rate"],
+        "data": [["-inf", 1, ""], [-1.0, 2, 0.1235]],
+    }
+
+
+def test_the_preview_of_a_table_has_its_paths_as_they_are_stored(tmp_path: Path) -> None:
+    dataset = TableDataset(filepath=str(tmp_path / "u.parquet"), schema="utterances", root=str(tmp_path))
+    dataset.save(pd.DataFrame([UTTERANCE | {"path": str(tmp_path / "audio/a.wav")}]))
+    preview = dataset.preview()
+    assert preview["data"][0][preview["columns"].index("path")] == "audio/a.wav"
+
+
+def test_text_tables_are_shown_in_columns_without_rules(tmp_path: Path) -> None:
+    dataset = TextTableDataset(filepath=str(tmp_path / "results.txt"))
+    dataset.save("list    EER %\n------  -----\nvox1 o   8.33\n\n* a remark\n")
+    assert dataset.preview() == {
+        "columns": ["list", "EER %"],
+        "data": [["vox1 o", "8.33"], ["* a remark"]],
+    }
+
+
+def test_embeddings_arrays_scores_and_folders_show_what_they_hold(tmp_path: Path) -> None:
+    utterances = pd.DataFrame(
+        [
+            UTTERANCE | {"utterance_id": f"{speaker}/{n}", "speaker_id": speaker, "duration_seconds": 1800.0}
+            for speaker, n in (("a", 0), ("a", 1), ("b", 0))
+        ]
+    )
+    store = EmbeddingStoreDataset(filepath=str(tmp_path / "embeddings"))
+    store.save(EmbeddingStore(np.ones((3, 8), np.float32), utterances))
+    assert store.preview() == {
+        "columns": ["subset", "speakers", "utterances", "hours", "embedding_size"],
+        "data": [[UTTERANCE["subset"], 2, 3, 1.5, 8]],
+    }
+    arrays = ArraysDataset(filepath=str(tmp_path / "fitted.npz"))
+    arrays.save({"cosine": {}, "plda": {"mean": np.array([[0.5, 1 / 3], [2, 3], [4, 5]])}})
+    assert arrays.preview()["data"] == [["plda", "mean", "3, 2", "float64", "0.5, 0.3333, 2.0, 3.0"]]
+    scores = ScoreFilesDataset(filepath=str(tmp_path / "scores"))
+    trial = {"enroll_id": "a", "test_id": "b", "score": 0.123456, "label": 1}
+    scores.save({"vox1_o.cosine": pd.DataFrame([trial] * 9), "vox1_o.qmf": pd.DataFrame([trial])})
+    assert scores.preview()["data"] == [
+        *[["vox1_o.cosine", "a", "b", 0.1235, 1]] * 5,
+        ["vox1_o.qmf", "a", "b", 0.1235, 1],
+    ]
+    folder = FolderDataset(filepath=str(tmp_path / "scores"))
+    assert json.loads(folder.preview()) == ["vox1_o.cosine.txt", "vox1_o.qmf.txt"]
 
 
 def test_arrays_come_back_exactly_by_group_and_empty_groups_too(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,16 @@ def newest(folder: Path, pattern: str) -> Path:
 
 def metrics_of(folder: Path) -> dict:
     return json.loads(newest(folder, "08_reporting/metrics.json/*/metrics.json").read_text())
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from numbers_in(item)
+    elif isinstance(value, float):
+        yield value
 
 
 def test_the_road_ends_in_a_table_with_every_scoring(finished: Finished) -> None:
@@ -281,10 +293,32 @@ def test_the_package_runs_as_a_module_too(kedro: Kedro) -> None:
     assert (first, others) == ("prepare", ["pretrain", "finetune"])
 
 
-def test_the_graph_is_drawn_as_folded_phases(project: Path, kedro: Kedro) -> None:
+def test_the_graph_is_drawn_before_the_first_run(project: Path, kedro: Kedro) -> None:
     run = kedro("viz", "build", "--include-hooks")
     api = project / "build" / "api" / "main"
     assert api.exists(), run.stdout
     graph = json.loads(api.read_text())
     folded = {node["id"] for node in graph["nodes"] if node["type"] == "modularPipeline"}
     assert {"prepare", "training", "scoring", "package", "report"} <= folded
+
+
+def test_the_graph_previews_every_result(finished_copy: tuple[Path, Kedro]) -> None:
+    folder, kedro = finished_copy
+    run = kedro("viz", "build", "--include-previews")
+    api = folder / "build/api"
+    assert (api / "main").exists(), run.stdout
+    graph = json.loads((api / "main").read_text())
+    results = [node for node in graph["nodes"] if (node.get("layer") or "") >= "06_models"]
+    shown = {node["name"]: json.loads((api / "nodes" / node["id"]).read_text()) for node in results}
+    assert {"lmft.checkpoint", "embeddings", "metrics", "results_table", "verifier"} <= shown.keys()
+    for name, node in shown.items():
+        if name.endswith(".workspace"):
+            continue
+        assert str(folder) not in json.dumps(node["preview"]), name
+        if node["preview_type"] == "PlotlyPreview":
+            assert node["preview"]["data"], name
+            continue
+        is_table = node["preview_type"] == "TablePreview"
+        values = node["preview"]["data"] if is_table else json.loads(node["preview"])
+        assert values, name
+        assert all(number == round(number, 4) or abs(number) < 1e-3 for number in numbers_in(values)), name

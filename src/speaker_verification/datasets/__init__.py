@@ -7,13 +7,16 @@ from speaker_verification.datasets.folder import FolderDataset
 from speaker_verification.datasets.json_file import JsonDataset
 from speaker_verification.datasets.score_files import ScoreFilesDataset
 from speaker_verification.datasets.table import TableDataset
+from speaker_verification.datasets.texts import CsvTableDataset, TextTableDataset
 
 __all__ = [
     "ArraysDataset",
     "CredentialsDataset",
+    "CsvTableDataset",
     "EmbeddingStoreDataset",
     "FolderDataset",
     "JsonDataset",
     "ScoreFilesDataset",
     "TableDataset",
+    "TextTableDataset",
 ]

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from kedro.io import Version
+from kedro_datasets._typing import TablePreview
 
+from speaker_verification.datasets.previews import table_preview
 from speaker_verification.datasets.versioned import AtomicDataset, folder_of_paths
-from speaker_verification.scoring.embeddings import EmbeddingStore
+from speaker_verification.scoring.embeddings import EMBEDDINGS_FILE, UTTERANCES_FILE, EmbeddingStore
 
 
 class EmbeddingStoreDataset(AtomicDataset[EmbeddingStore]):
@@ -38,3 +42,15 @@ class EmbeddingStoreDataset(AtomicDataset[EmbeddingStore]):
 
     def _read(self, path: Path) -> EmbeddingStore:
         return EmbeddingStore.read(path, self._root)
+
+    def preview(self) -> TablePreview:
+        """Speakers, utterances and hours of each subset, for Kedro-Viz."""
+        columns = ["subset", "speaker_id", "duration_seconds"]
+        utterances = pd.read_parquet(self.newest_path / UTTERANCES_FILE, columns=columns)
+        counts = utterances.groupby("subset").agg(
+            speakers=("speaker_id", "nunique"),
+            utterances=("speaker_id", "size"),
+            hours=("duration_seconds", lambda seconds: seconds.sum() / 3600),
+        )
+        width = np.load(self.newest_path / EMBEDDINGS_FILE, mmap_mode="r").shape[1]
+        return table_preview(counts.reset_index().assign(embedding_size=width))

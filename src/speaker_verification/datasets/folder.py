@@ -11,6 +11,7 @@ from typing import Any
 from kedro.io import Version
 from kedro_datasets._typing import JSONPreview
 
+from speaker_verification.datasets.previews import PREVIEW_ROWS, json_preview
 from speaker_verification.datasets.versioned import AtomicDataset
 
 
@@ -20,7 +21,7 @@ class FolderDataset(AtomicDataset[Path]):
     Args:
         filepath: folder, or parent of its versions.
         create: make a missing folder on load: a working folder of nodes.
-        preview_file: JSON file in the folder, shown in Kedro-Viz.
+        preview_file: JSON file in the folder, shown in Kedro-Viz instead of the names of its files.
         version: set by Kedro for `versioned: true`.
         metadata: settings of plugins.
     """
@@ -65,7 +66,10 @@ class FolderDataset(AtomicDataset[Path]):
         return self._create or super()._exists()
 
     def preview(self) -> JSONPreview:
-        """JSON preview of the newest version in Kedro-Viz."""
-        if self._preview_file is None or not self.exists():
-            return JSONPreview(json.dumps({}))
-        return JSONPreview((self.newest_path / self._preview_file).read_text())
+        """The preview file of the newest version, or else the names of its files, for Kedro-Viz."""
+        if not self.newest_path.exists():
+            return json_preview({})
+        if self._preview_file is not None:
+            return json_preview(json.loads((self.newest_path / self._preview_file).read_text()))
+        found = sorted(self.newest_path.iterdir())
+        return json_preview([path.name for path in found[:PREVIEW_ROWS] if not path.name.startswith(".")])

@@ -8,6 +8,7 @@ from typing import Any
 
 from kedro_datasets._typing import JSONPreview
 
+from speaker_verification.datasets.previews import json_preview
 from speaker_verification.datasets.versioned import AtomicDataset
 
 
@@ -22,4 +23,4 @@ class JsonDataset(AtomicDataset[dict[str, Any]]):
 
     def preview(self) -> JSONPreview:
         """JSON preview of the newest version in Kedro-Viz."""
-        return JSONPreview(json.dumps(self.load() if self.exists() else {}))
+        return json_preview(self.load() if self.exists() else {})

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from kedro_datasets._typing import TablePreview
 
+from speaker_verification.datasets.previews import table_preview
 from speaker_verification.datasets.versioned import AtomicDataset
 from speaker_verification.scoring.score_files import read_score_file, write_score_file
+
+SHOWN_TRIALS = 5  # of a file
 
 
 class ScoreFilesDataset(AtomicDataset[Mapping[str, pd.DataFrame]]):
@@ -24,3 +28,8 @@ class ScoreFilesDataset(AtomicDataset[Mapping[str, pd.DataFrame]]):
 
     def _read(self, path: Path) -> Mapping[str, pd.DataFrame]:
         return {file.stem: read_score_file(file) for file in sorted(path.glob("*.txt"))}
+
+    def preview(self) -> TablePreview:
+        """First trials of each file, for Kedro-Viz."""
+        firsts = [scores.head(SHOWN_TRIALS).assign(file=name) for name, scores in self.load().items()]
+        return table_preview(pd.concat(firsts)[["file", *firsts[0].columns.drop("file")]])

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as parquet
 from kedro.io import DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
 from speaker_verification.common.tables import SCHEMAS
+from speaker_verification.datasets.previews import PREVIEW_ROWS, table_preview
 from speaker_verification.datasets.versioned import AtomicDataset, folder_of_paths
-
-PREVIEW_ROWS = 20
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,9 @@ class TableDataset(AtomicDataset[pd.DataFrame]):
                 )
 
     def preview(self) -> TablePreview:
-        """First rows, for Kedro-Viz."""
-        rows = self.load().head(PREVIEW_ROWS) if self.exists() else self._schema.empty()
-        return TablePreview(rows.to_dict(orient="split"))
+        """First rows as they are stored, with relative paths, for Kedro-Viz."""
+        if not self.exists():
+            return table_preview(self._schema.empty())
+        with parquet.ParquetFile(self.newest_path) as file:
+            batch = next(file.iter_batches(batch_size=PREVIEW_ROWS), None)
+        return table_preview(self._schema.empty() if batch is None else batch.to_pandas())
