@@ -1,9 +1,10 @@
-"""The documentation's example of a corpus, from its archive to utterances and trials."""
+"""The documentation's examples of corpora, from their archives to utterances and trials."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -16,8 +17,16 @@ from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import convert_subset
 from tests.support.corpora import flac, noise, tarred
 
-PAGE = (Path(__file__).parents[2] / "docs/extending/corpus.md").read_text()
-EXAMPLE, PARAMETERS = (PAGE.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("python", "yaml"))
+
+def blocks(page: str) -> tuple[str, str]:
+    """The first blocks of Python and of YAML of a page."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    python, yml = (text.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("python", "yaml"))
+    return python, yml
+
+
+EXAMPLE, PARAMETERS = blocks("extending/corpus.md")
+OWN_EXAMPLE, OWN_PARAMETERS = blocks("own_corpus.md")
 MEMBERS = (
     "data/id00001/song-01-001",
     "data/id00001/interview-02-001",
@@ -32,11 +41,25 @@ MEMBERS = (
 
 
 @pytest.fixture
-def prepare(import_folder: Path, monkeypatch: pytest.MonkeyPatch) -> PrepareSettings:
-    """The page's parameters, with its example as the module that they name."""
+def my_corpora(import_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Module on the import path that the examples are to be written to; none of them is known yet."""
     monkeypatch.setattr(registry, "_added", {})
-    (import_folder / "my_corpora.py").write_text(EXAMPLE)
+    return import_folder / "my_corpora.py"
+
+
+@pytest.fixture
+def prepare(my_corpora: Path) -> PrepareSettings:
+    """Parameters of the page on corpora, with its example as the module that they name."""
+    my_corpora.write_text(EXAMPLE)
     return PrepareSettings.parse(yaml.safe_load(PARAMETERS)["prepare"], "prepare")
+
+
+def converted(prepare: PrepareSettings, mirror: Mirror, folder: Path) -> dict[str, pd.DataFrame]:
+    """Utterances of the subsets that the parameters name."""
+    return {
+        name: convert_subset(name, mirror.archive_files(name), folder, 0.5, 0.0, 0)[0]
+        for name in prepare.subsets
+    }
 
 
 def write_archive(folder: Path, *members: str) -> Mirror:
@@ -52,10 +75,7 @@ def test_the_example_is_short() -> None:
 
 def test_the_example_gives_speakers_genres_and_trials(prepare: PrepareSettings, tmp_path: Path) -> None:
     mirror = write_archive(tmp_path, *MEMBERS)
-    tables = {
-        name: convert_subset(name, mirror.archive_files(name), tmp_path / "audio", 0.5, 0.0, 0)[0]
-        for name in prepare.subsets
-    }
+    tables = converted(prepare, mirror, tmp_path / "audio")
     assert tables["cnceleb-dev"]["utterance_id"].tolist() == [
         "id00001/interview/interview-02-001.wav",
         "id00001/song/song-01-001.wav",
@@ -81,3 +101,28 @@ def test_a_recording_elsewhere_in_its_archive_stops_the_conversion(
         DataError, match=rf"cnceleb-dev .*cn-celeb_v2\.tar\.gz .*'CN-Celeb_flac/{member}\.flac'"
     ):
         convert_subset("cnceleb-dev", files, tmp_path / "audio", 0.5, 1.0, 0)
+
+
+def test_folders_of_ones_own_give_speakers_sessions_and_trials_across_them(
+    my_corpora: Path, tmp_path: Path
+) -> None:
+    my_corpora.write_text(OWN_EXAMPLE)
+    values = yaml.safe_load(OWN_PARAMETERS)["prepare"] | {"mirror": str(tmp_path)}
+    prepare = PrepareSettings.parse(values, "prepare")
+    for archive, names_of_speakers in (("train", ("anna", "bela")), ("test", ("cora", "dora"))):
+        names = [
+            f"mine/{speaker}/{day}/1.wav" for speaker in names_of_speakers for day in ("monday", "tuesday")
+        ]
+        recordings = {name: flac(noise(n)) for n, name in enumerate(names)}
+        (tmp_path / f"mine_{archive}.tar.gz").write_bytes(tarred(recordings))
+    tables = converted(prepare, Mirror(tmp_path), tmp_path / "audio")
+    assert tables["mine-train"]["utterance_id"].tolist() == [
+        f"{speaker}/{day}/1.wav" for speaker in ("anna", "bela") for day in ("monday", "tuesday")
+    ]
+    speakers = read_speakers(Mirror(tmp_path), prepare.subsets)
+    trials = gather_trials(prepare, tmp_path, tables["mine-test"], speakers)
+    pairs = {frozenset(pair) for pair in trials.query("label == 1")[["enroll_id", "test_id"]].to_numpy()}
+    assert pairs == {
+        frozenset(f"{name}/{day}/1.wav" for day in ("monday", "tuesday")) for name in ("cora", "dora")
+    }
+    assert set(trials["trial_list"]) == {"mine_test"}
