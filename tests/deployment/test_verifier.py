@@ -17,6 +17,7 @@ from speaker_verification.audio.files import encode_audio
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.deployment.recordings import RecordingLimits, read_recording
 from speaker_verification.deployment.verifier import Verifier
+from speaker_verification.models.speaker_model import weights_digest
 from speaker_verification.scoring import OperatingPoint
 from speaker_verification.scoring.cohort import Cohort
 from speaker_verification.scoring.evaluation import score_rows
@@ -193,6 +194,7 @@ def test_a_saved_verifier_is_the_same_and_carries_no_pickle(verifier: Verifier, 
     assert loaded.metrics == verifier.metrics
     assert loaded.settings == verifier.settings
     assert loaded.card == "# Tones\n"
+    assert loaded.weights == verifier.weights == weights_digest(verifier.model.state_dict())
     assert {path.suffix for path in saved.rglob("*") if path.is_file()} == {
         ".json", ".safetensors", ".npz", ".md",
     }  # fmt: skip
@@ -227,6 +229,9 @@ def test_altered_missing_and_surplus_files_are_named(saved: Path, name: str) -> 
 
 def test_a_manifest_of_other_files_or_of_another_format_is_refused(saved: Path, tmp_path: Path) -> None:
     manifest = json.loads((saved / "verifier.json").read_text())
+    by_earlier_version = {name: value for name, value in manifest.items() if name != "weights"}
+    (saved / "verifier.json").write_text(json.dumps(by_earlier_version))
+    assert Verifier.from_pretrained(saved).weights == manifest["weights"]
     for change, message in (({"fingerprint": "0"}, "fingerprint"), ({"format": 9}, "format 9, not 1")):
         (saved / "verifier.json").write_text(json.dumps(manifest | change))
         with pytest.raises(DataError, match=message):

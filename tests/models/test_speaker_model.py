@@ -75,7 +75,9 @@ def test_a_saved_model_gives_the_same_embeddings(
     waveforms = torch.randn(2, 5000)
     assert model.embed(waveforms).shape == (2, model.embedding_size) == (2, 10)
     model.save_pretrained(tmp_path)
+    state = torch.get_rng_state()
     loaded = speaker_verification.SpeakerModel.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)  # no weight is drawn before it is read
     assert not loaded.training
     assert torch.equal(loaded.embed(waveforms), model.embed(waveforms))
     assert loaded.settings == model.settings

@@ -128,7 +128,9 @@ class Verifier:
             Origin.from_dict(read_json(folder / ORIGIN_FILE)),
             card.read_text(encoding="utf-8") if card.is_file() else "",
         )
-        verifier.__dict__["fingerprint"] = manifest["fingerprint"]
+        for name in ("fingerprint", "weights"):  # earlier versions did not save the second
+            if name in manifest:
+                verifier.__dict__[name] = manifest[name]
         return verifier
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -160,7 +162,7 @@ class Verifier:
             _write_json(folder / name, values)
         sums = file_sums(folder)
         fingerprint = _fingerprint(sums)
-        manifest = {"format": FORMAT, "fingerprint": fingerprint, "sha256": sums}
+        manifest = {"format": FORMAT, "fingerprint": fingerprint, "weights": self.weights, "sha256": sums}
         _write_json(folder / MANIFEST_FILE, manifest)
         return fingerprint
 

@@ -21,7 +21,7 @@ from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.encoders.configuration import build_encoder, configuration_of
 from speaker_verification.models.frontend import Frontend, load_encoder
-from speaker_verification.models.initialisation import xavier_initialise
+from speaker_verification.models.initialisation import Uninitialised, xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAggregation, build_layer_aggregation
 from speaker_verification.models.settings import (
     CONFIG_FILE,
@@ -99,7 +99,7 @@ class SpeakerModel(nn.Module):
         config = configuration_of(saved.encoder, where, adapter=adapter)
         weights = read_safetensors(folder / WEIGHTS_FILE, device)
         try:
-            with torch.device(device):
+            with torch.device(device), Uninitialised():
                 model = cls(build_encoder(config, where, adapter), saved.model)
         except ParameterError as error:
             raise DataError(f"'{folder / CONFIG_FILE}': {error}") from error
