@@ -152,10 +152,47 @@ def pairs(folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "pairs.csv"
 
 
-def num_kept(scores: Path) -> int:
-    with closing(sqlite3.connect(f"{scores}{CACHE_SUFFIX}")) as cache:
+def kept_in(cache_file: Path) -> list[tuple[int, str]]:
+    """Numbers and keys of kept embeddings: each is numbered above all before it, also one kept anew."""
+    if not cache_file.exists():
+        return []
+    with closing(sqlite3.connect(cache_file)) as cache:
         (is_begun,) = cache.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return int(cache.execute("SELECT count(*) FROM embeddings").fetchone()[0]) if is_begun else 0
+        return (
+            cache.execute("SELECT rowid, key FROM embeddings ORDER BY rowid").fetchall() if is_begun else []
+        )
+
+
+def num_kept(scores: Path) -> int:
+    return len(kept_in(Path(f"{scores}{CACHE_SUFFIX}")))
+
+
+def started(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    """Process of the command."""
+    command = [sys.executable, "-m", "speaker_verification.deployment.command", *map(str, arguments)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def kill_among(number: int, cache_file: Path, *arguments: str | Path) -> list[tuple[int, str]]:
+    """Kill the command amid its embeddings, and return those that it has kept of the given number."""
+    process = started(*arguments)
+    try:
+        wait_until(lambda: len(kept_in(cache_file)) >= number // 10)
+    finally:
+        process.kill()
+        process.wait()
+    kept = kept_in(cache_file)
+    assert number // 10 <= len(kept) < number
+    return kept
+
+
+def write_recordings(folder: Path, source: Path, number: int) -> list[Path]:
+    """Recordings of one voice, that differ."""
+    paths = [folder / f"{place}.wav" for place in range(number)]
+    for place, path in enumerate(paths):
+        samples, rate = soundfile.read(source / FILES[place % len(FILES)], dtype="int16")
+        soundfile.write(path, np.roll(samples, 97 * place), rate)
+    return paths
 
 
 def test_score_adds_the_verifier_s_scores_to_the_pairs(folder: Path, verifier: Verifier, pairs: Path) -> None:
@@ -195,29 +232,61 @@ def test_what_was_embedded_is_kept_although_another_recording_is_refused(
 
 
 @pytest.mark.project
-def test_a_killed_score_resumes_to_the_same_file(folder: Path, pairs: Path) -> None:
-    output = pairs.with_name("scores.csv")
-    names = []
-    for number in range(40):
-        samples, rate = soundfile.read(folder / FILES[number % 4], dtype="int16")
-        samples[0] = number
-        soundfile.write(pairs.with_name(f"{number}.wav"), samples, rate)
-        names.append(f"{number}.wav,a1.wav")
-    pairs.write_text("\n".join(["enrol,test", *names]) + "\n")
-    arguments = ["score", str(pairs), "-o", str(output), "--model", str(folder / "model"), "--device", "cpu"]
-    command = [sys.executable, "-m", "speaker_verification.deployment.command", *arguments]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    try:
-        wait_until(lambda: Path(f"{output}{CACHE_SUFFIX}").exists() and num_kept(output) > 2)
-    finally:
-        process.kill()
-        process.wait()
+def test_a_killed_score_embeds_nothing_twice_and_ends_in_the_same_file(folder: Path, tmp_path: Path) -> None:
+    names = [path.name for path in write_recordings(tmp_path, folder, 200)]
+    rng = np.random.default_rng(0)
+    listed = {name: rng.permutation(np.tile(names, 5)) for name in ("enrol", "test")}
+    pd.DataFrame(listed).to_csv(tmp_path / "pairs.csv", index=False)
+
+    def arguments(output: Path) -> list[str | Path]:
+        model = folder / "model"
+        return ["score", tmp_path / "pairs.csv", "-o", output, "--model", model, "--device", "cpu"]
+
+    undisturbed, output = tmp_path / "undisturbed.csv", tmp_path / "scores.csv"
+    assert main([str(argument) for argument in arguments(undisturbed)]) == 0
+    assert undisturbed.read_text().count("\n") == 1 + 1_000
+    cache_file = Path(f"{output}{CACHE_SUFFIX}")
+    before = kill_among(200, cache_file, *arguments(output))
     assert not output.exists()
-    assert 2 < num_kept(output) < 41
-    assert main(arguments) == 0
-    fresh = pairs.with_name("fresh.csv")
-    assert run(folder, "score", pairs, "-o", fresh) == 0
-    assert output.read_bytes() == fresh.read_bytes()
+    resumed = started(*arguments(output))
+    wait_until(lambda: output.exists() or resumed.poll() is not None)
+    assert output.read_bytes() == undisturbed.read_bytes()  # at first sight
+    assert resumed.wait() == 0
+    kept = kept_in(cache_file)
+    assert [number for number, _ in kept] == list(range(1, 201))
+    assert kept[: len(before)] == before
+    assert sorted(path.name for path in tmp_path.glob("*scores.csv*")) == ["scores.csv", cache_file.name]
+
+
+@pytest.mark.project
+def test_a_killed_re_embedding_resumes_and_keeps_nothing_beside_the_store(
+    folder: Path, verifier: Verifier, tmp_path: Path
+) -> None:
+    paths = write_recordings(tmp_path, folder, 60)
+    for speaker, own in (("anna", paths[:30]), ("boris", paths[30:])):
+        run(folder, "enrol", *own, "--speaker", speaker, "--store", tmp_path / "store")
+    shutil.copytree(tmp_path / "store", tmp_path / "undisturbed")
+    point = OperatingPoint(0.3)
+    other = replace(verifier, calibration=replace(verifier.calibration, operating_points=(point,)))
+    other.save_pretrained(tmp_path / "model")
+
+    def arguments(store: Path) -> list[str | Path]:
+        return ["store", "re-embed", "--store", store, "--model", tmp_path / "model", "--device", "cpu"]
+
+    assert main([str(argument) for argument in arguments(tmp_path / "undisturbed")]) == 0
+    cache_file = tmp_path / "store" / "parts" / f"re-embed{CACHE_SUFFIX}"
+    before = kill_among(60, cache_file, *arguments(tmp_path / "store"))
+    assert EnrolmentStore.open(tmp_path / "store").fingerprint == verifier.fingerprint
+    (tmp_path / "kept").hardlink_to(cache_file)  # which shows what becomes of it
+    assert main([str(argument) for argument in arguments(tmp_path / "store")]) == 0
+    kept = kept_in(tmp_path / "kept")
+    assert [number for number, _ in kept] == list(range(1, 61))
+    assert kept[: len(before)] == before
+    assert not cache_file.exists()
+    resumed, undisturbed = (EnrolmentStore.open(tmp_path / name) for name in ("store", "undisturbed"))
+    assert resumed.fingerprint == undisturbed.fingerprint == other.fingerprint
+    for speaker in ("anna", "boris"):
+        np.testing.assert_array_equal(resumed.embeddings_of(speaker), undisturbed.embeddings_of(speaker))
 
 
 def test_help_waits_for_no_heavy_package() -> None:

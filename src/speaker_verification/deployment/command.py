@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from speaker_verification.deployment.comparison import Comparison
     from speaker_verification.deployment.recordings import Recording, RecordingLimits
     from speaker_verification.deployment.verifier import Verifier
+    from speaker_verification.scoring.embeddings import EmbeddingStore
 
 Result = TypeVar("Result")
 
@@ -217,9 +218,6 @@ def _score(options: argparse.Namespace) -> int:
     from scipy.special import expit, logit
 
     from speaker_verification.common.atomic import atomic_write
-    from speaker_verification.common.checksums import sha256_of
-    from speaker_verification.deployment.embedding_cache import EmbeddingCache
-    from speaker_verification.deployment.recordings import read_recording
     from speaker_verification.scoring.embeddings import EmbeddingStore
     from speaker_verification.scoring.metrics import OperatingPoint
 
@@ -231,6 +229,27 @@ def _score(options: argparse.Namespace) -> int:
     verifier.calibration.check_reach(verifier.settings.score.llr, point)
     prior = point.p_target if options.prior is None else OperatingPoint(options.prior).p_target
     cache_file = options.output.with_name(options.output.name + CACHE_SUFFIX)
+    with _embedding_once(cache_file, verifier, limits) as embed:
+        store = EmbeddingStore.joined(_of_each(files, embed, "embed"))
+    row_of = {file: row for row, file in enumerate(files)}
+    rows = (np.array([row_of[file] for file in side]) for side in sides)
+    scores = verifier.score(store, *rows)
+    llr = scores["llr"]
+    decisions = {"probability": expit(llr + logit(prior)), "accept": (llr >= point.threshold).astype(int)}
+    with atomic_write(options.output) as part:
+        pairs.assign(**scores, **decisions).to_csv(part, index=False)
+    return 0
+
+
+@contextmanager
+def _embedding_once(
+    cache_file: Path, verifier: Verifier, limits: RecordingLimits
+) -> Iterator[Callable[[str], EmbeddingStore]]:
+    """Function that embeds a file, or finds its embedding where an earlier call has kept it."""
+    from speaker_verification.common.checksums import sha256_of
+    from speaker_verification.deployment.embedding_cache import EmbeddingCache
+    from speaker_verification.deployment.recordings import read_recording
+
     with EmbeddingCache.opened(cache_file, verifier.weights) as cache:
 
         def embed(file: str) -> EmbeddingStore:
@@ -241,15 +260,7 @@ def _score(options: argparse.Namespace) -> int:
                 cache.keep(key, store)
             return store
 
-        store = EmbeddingStore.joined(_of_each(files, embed, "embed"))
-    row_of = {file: row for row, file in enumerate(files)}
-    rows = (np.array([row_of[file] for file in side]) for side in sides)
-    scores = verifier.score(store, *rows)
-    llr = scores["llr"]
-    decisions = {"probability": expit(llr + logit(prior)), "accept": (llr >= point.threshold).astype(int)}
-    with atomic_write(options.output) as part:
-        pairs.assign(**scores, **decisions).to_csv(part, index=False)
-    return 0
+        yield embed
 
 
 def _read_pairs(path: Path) -> pd.DataFrame:
@@ -339,21 +350,20 @@ def _remove(options: argparse.Namespace) -> int:
 def _re_embed(options: argparse.Namespace) -> int:
     import numpy as np
 
+    from speaker_verification.deployment.enrolment_parts import PARTS_FOLDER
     from speaker_verification.deployment.enrolment_store import EnrolmentStore
     from speaker_verification.deployment.identification import side_scorer
-    from speaker_verification.deployment.recordings import read_recording
 
     verifier, limits = _load(options, [])
-
-    def embed(file: str) -> np.ndarray:
-        return verifier.embed([read_recording(file, limits)]).embeddings[0]
-
-    remarks = EnrolmentStore.open(options.store).re_embed(
-        lambda files: np.stack(_of_each(files, embed, "embed")),
-        verifier.fingerprint,
-        side_scorer(verifier),
-        options.drop_missing,
-    )
+    store = EnrolmentStore.open(options.store)
+    cache_file = options.store / PARTS_FOLDER / f"re-embed{CACHE_SUFFIX}"  # goes with the next change
+    with _embedding_once(cache_file, verifier, limits) as embed:
+        remarks = store.re_embed(
+            lambda files: np.concatenate([found.embeddings for found in _of_each(files, embed, "embed")]),
+            verifier.fingerprint,
+            side_scorer(verifier),
+            options.drop_missing,
+        )
     if remarks:
         _print_rows([("remark", remark) for remark in remarks])
     return 0

@@ -1,4 +1,4 @@
-"""Initial weights of the layers that are not pre-trained, and modules without any for weights to be loaded."""
+"""Initial weights of the layers that are not pre-trained, and their omission where weights are loaded."""
 
 from __future__ import annotations
 
