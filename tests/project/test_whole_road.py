@@ -151,7 +151,7 @@ def test_scoring_alone_touches_no_audio_and_joins_the_experiment(finished_copy: 
     assert len([run for run in runs if run.data.tags["stage"] == "evaluate"]) == 2
 
 
-def test_a_saved_model_is_evaluated_and_reported_without_a_trained_phase(
+def test_a_saved_model_is_evaluated_reported_and_packaged_without_a_trained_phase(
     finished: Finished, project: Path, kedro: Kedro
 ) -> None:
     trained = newest(finished[0], "06_models/lmft/checkpoint/*/checkpoint")
@@ -159,10 +159,12 @@ def test_a_saved_model_is_evaluated_and_reported_without_a_trained_phase(
     elsewhere = project / "saved"
     shutil.copytree(model, elsewhere)
     assert kedro("run", "--pipeline=prepare").returncode == 0
-    for pipeline in ("evaluate", "report"):
+    for pipeline in ("evaluate", "report", "package"):
         run = kedro("run", f"--pipeline={pipeline}", f"--params=embed.model={elsewhere}")
         assert run.returncode == 0, run.stdout
     assert metrics_of(project) == metrics_of(finished[0])
+    verifier = Verifier.from_pretrained(newest(project, "09_deployment/verifier/*/verifier"))
+    assert verifier.metrics == metrics_of(project)
     assert not list(project.glob("data/tiny/06_models/*/checkpoint"))
     assert (project / "data/tiny/08_reporting/learning_curves.json").exists()
 

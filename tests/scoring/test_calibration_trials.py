@@ -9,7 +9,12 @@ import pytest
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.scoring import EmbeddingStore
-from speaker_verification.scoring.calibration_trials import calibration_trials, draw_calibration_trials
+from speaker_verification.scoring.calibration_trials import (
+    CalibrationTrials,
+    calibration_trials,
+    distinct_trials,
+    draw_calibration_trials,
+)
 from speaker_verification.scoring.settings import ScoreSettings
 
 MakeStore = Callable[..., EmbeddingStore]
@@ -46,6 +51,38 @@ def test_drawing_repeats_with_its_seed(make_store: MakeStore) -> None:
     one, same, other = (draw_calibration_trials(speakers, 50, seed).test_rows for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
+
+
+def test_target_trials_across_sessions_are_never_within_one(make_store: MakeStore) -> None:
+    store = make_store([5, 4, 3, 2])
+    sessions = pd.Series(["s", "t", "u"] * 5)[: len(store.utterances)]
+    utterances = store.utterances.assign(session_id=sessions)
+    utterances.loc[utterances["speaker_id"] == "id002", "session_id"] = "s"  # of one session: no target
+    settings = ScoreSettings(calibration_trials=4000, calibration_across_sessions=True)
+    trials = calibration_trials(utterances, utterances.iloc[:0], settings, seed=0)
+    of_trials = [
+        utterances.iloc[rows].reset_index(drop=True) for rows in (trials.enroll_rows, trials.test_rows)
+    ]
+    same = {name: (of_trials[0][name] == of_trials[1][name]).to_numpy() for name in utterances}
+    target = trials.labels == 1
+    np.testing.assert_array_equal(same["speaker_id"], target)
+    assert not same["session_id"][target].any()
+    speaker, session = (utterances[name].to_numpy() for name in ("speaker_id", "session_id"))
+    possible = (speaker[:, None] == speaker) & (session[:, None] != session)
+    pairs = set(zip(trials.enroll_rows[target], trials.test_rows[target], strict=True))
+    assert pairs == set(zip(*possible.nonzero(), strict=True))  # every ordered pair comes
+    one_session = utterances.assign(session_id="s")
+    with pytest.raises(DataError, match="0 of them with two sessions"):
+        calibration_trials(one_session, utterances.iloc[:0], settings, seed=0)
+
+
+def test_distinct_trials_pair_two_utterances_once_in_either_order() -> None:
+    drawn = CalibrationTrials(
+        np.array([3, 0, 1, 0, 2, 3]), np.array([1, 2, 3, 4, 0, 1]), np.array([1, 1, 1, 0, 1, 1])
+    )
+    found = distinct_trials(drawn)
+    assert (found.enroll_rows.tolist(), found.test_rows.tolist()) == ([3, 0, 0], [1, 2, 4])
+    assert found.labels.tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize("speakers", [["a", "a", "a"], ["a", "b", "c"]])

@@ -8,6 +8,7 @@ name]. `num_batches_tracked` is 0; running variances, magnitudes of weight norm 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from speaker_verification.models import Margins, import_checkpoint, import_encoder, import_margin_head
 from speaker_verification.models.frontend import Frontend
@@ -29,6 +31,8 @@ from speaker_verification.training.regularisation import PretrainedDistance
 from tests.support.tiny_models import TINY_LARGE, TINY_WAVLM
 
 Shapes = Mapping[str, list[int]]
+
+FIXTURES = Path(__file__).parents[1] / "models" / "fixtures"
 
 NUM_CLASSES = 7
 MARGINS = Margins(target=0.3, top_k=5, top_k_penalty=0.06)
@@ -165,6 +169,19 @@ def write_lap_folder(folder: Path, options: Mapping[str, Any], weights: Mapping[
     (folder / "model_config.yaml").write_text(yaml.safe_dump({"model": dict(options), "phase": 1}))
     (folder / "best_tracking.txt").write_text("12, 1.2345%\n7, 1.5000%\n")
     return folder
+
+
+def read_fixture(name: str) -> dict[str, Any]:
+    return json.loads((FIXTURES / f"{name}.json").read_text())
+
+
+def write_lap(folder: Path, system: LapSystem, weights: dict[str, Tensor] | None = None) -> Path:
+    """An encoder's folder, and beside it the experiment folder of a system on it."""
+    architecture = dict(ENCODERS[system.encoder])
+    AutoConfig.for_model(architecture.pop("model_type"), **architecture).save_pretrained(folder / "encoder")
+    if weights is None:
+        weights = draw_weights(read_fixture(system.name)["shapes"]["model"], SEED)
+    return write_lap_folder(folder / "experiment", system.options(folder / "encoder"), weights)
 
 
 def our_lap_quantities(folder: Path) -> Quantities:

@@ -1,4 +1,4 @@
-"""Command `speaker-verification`: compare, embed, score, enrol and identify by a verifier's folder.
+"""Command `speaker-verification`: build a verifier; compare, embed, score, enrol and identify by it.
 
 Heavy packages are imported by the functions that need them, so that `--help` is quick.
 """
@@ -116,6 +116,25 @@ def _parser() -> argparse.ArgumentParser:
         "--drop-missing", action="store_true", help="remove recordings whose files are gone or changed"
     )
 
+    build = commands.add_parser("build", help="make a verifier of a model and recordings of known speakers")
+    build.set_defaults(run=_build)
+    build.add_argument(
+        "source", metavar="MODEL", help="saved model, checkpoint of the public codes, or another verifier"
+    )
+    build.add_argument(
+        "recordings",
+        type=Path,
+        metavar="RECORDINGS",
+        help="CSV with columns file, speaker and maybe session; or a folder of SPEAKER/FILE",
+    )
+    build.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="verifier's folder")
+    build.add_argument(
+        "--settings", type=Path, metavar="FILE", help="excerpts, scorings and limits, as a settings.json"
+    )
+    build.add_argument("--corpus", default="recordings", help="name of the recordings on the model card")
+    build.add_argument("--licence", default="other", help="licence of the model on its card")
+    build.add_argument("--drop-refused", action="store_true", help="leave out recordings that are refused")
+
     for command in (enrol, identify, list_, remove, re_embed):
         command.add_argument(
             "--store", type=Path, required=True, metavar="FOLDER", help="folder of the enrolled speakers"
@@ -128,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--model", required=True, metavar="MODEL", help="verifier: a folder, or a URI of MLflow"
         )
+    for command in (verify, embed, score, enrol, identify, re_embed, build):
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda:N")
         command.add_argument(
             "--max-seconds", type=float, help="seconds of a recording that are used, from its start"
@@ -369,6 +389,30 @@ def _re_embed(options: argparse.Namespace) -> int:
     return 0
 
 
+def _build(options: argparse.Namespace) -> int:
+    from speaker_verification.common.device import resolve_device
+    from speaker_verification.deployment.building import build_verifier
+    from speaker_verification.deployment.settings import VerifierSettings
+    from speaker_verification.models.weight_files import read_json
+    from speaker_verification.scoring.summary import format_table
+
+    values = {} if options.settings is None else read_json(options.settings)
+    limits = {**values.get("limits", {}), **_given_limits(options)}
+    verifier = build_verifier(
+        options.source,
+        options.recordings,
+        options.output,
+        VerifierSettings.parse({**values, "limits": limits}, ""),
+        corpus=options.corpus,
+        licence=options.licence,
+        drop_refused=options.drop_refused,
+        device=resolve_device(options.device),
+    )
+    sys.stdout.write(format_table(verifier.metrics))
+    _print_rows([("verifier", str(options.output)), ("fingerprint", verifier.fingerprint)])
+    return 0
+
+
 def _load(options: argparse.Namespace, files: Sequence[str]) -> tuple[Verifier, RecordingLimits]:
     """Verifier, and the limits of recordings that it and the options set.
 
@@ -381,12 +425,14 @@ def _load(options: argparse.Namespace, files: Sequence[str]) -> tuple[Verifier, 
     from speaker_verification.deployment.recordings import RecordingLimits
 
     verifier: Verifier = options.load_verifier(options.model, resolve_device(options.device))
-    given = {
-        name: value
-        for name in ("max_seconds", "least_speech_seconds")
-        if (value := getattr(options, name)) is not None
-    }
-    return verifier, RecordingLimits.parse({**verifier.settings.limits.model_dump(), **given}, "")
+    limits = {**verifier.settings.limits.model_dump(), **_given_limits(options)}
+    return verifier, RecordingLimits.parse(limits, "")
+
+
+def _given_limits(options: argparse.Namespace) -> dict[str, float]:
+    """Limits of recordings that the options set."""
+    names = ("max_seconds", "least_speech_seconds")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _from_folder(folder: str, device: Any) -> Verifier:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from speaker_verification.deployment.settings import PackageSettings
 from speaker_verification.deployment.verifier import CALIBRATION_TRIALS, Verifier
+from speaker_verification.scoring.cross_validation import CROSS_VALIDATION, NUM_FOLDS
 
 LIBRARY = "speaker-verification"
 TAGS = ("speaker-verification", "speaker-recognition", "audio", "speech")
@@ -21,11 +21,16 @@ print(compared.accept, compared.llr, compared.error_rates)
 ```"""
 
 
-def write_card(verifier: Verifier, package: PackageSettings) -> str:
-    """Markdown of the card: metadata, use, corpora, error rates, calibration and limits."""
+def write_card(verifier: Verifier, licence: str) -> str:
+    """Markdown of the card: metadata, use, corpora, error rates, calibration and limits.
+
+    Args:
+        verifier: verifier to describe.
+        licence: licence of its model, by its name on the Hugging Face hub.
+    """
     import yaml
 
-    metadata = yaml.safe_dump(_metadata(verifier, package), sort_keys=False, allow_unicode=True)
+    metadata = yaml.safe_dump(_metadata(verifier, licence), sort_keys=False, allow_unicode=True)
     sections = {
         "Use": [USAGE],
         "Model": list(_model(verifier)),
@@ -39,12 +44,12 @@ def write_card(verifier: Verifier, package: PackageSettings) -> str:
     return f"---\n{metadata}---\n\n# {title}\n\n" + "\n\n".join(blocks) + "\n"
 
 
-def _metadata(verifier: Verifier, package: PackageSettings) -> dict[str, Any]:
+def _metadata(verifier: Verifier, licence: str) -> dict[str, Any]:
     """Front matter: what the hub shows, lists and searches."""
     scoring = verifier.settings.score.llr
     learnt = [corpus.name for corpus in verifier.origin.corpora if corpus.use != "trials"]
     metadata: dict[str, Any] = {
-        "license": package.licence,
+        "license": licence,
         "library_name": LIBRARY,
         "tags": list(TAGS),
         "datasets": list(dict.fromkeys(name.lower() for name in learnt)),
@@ -77,7 +82,7 @@ def _model(verifier: Verifier) -> Iterator[str]:
     yield _table(
         ("", ""),
         [
-            ("recipe", origin.recipe or "unknown: the model was named by `embed.model`"),
+            ("recipe", origin.recipe or "unknown: the model comes from elsewhere"),
             ("encoder", origin.encoder or f"{verifier.model.frontend.config.model_type} of random weights"),
             ("layer aggregation", settings.layer_aggregation.kind),
             ("speaker network", f"{settings.speaker_network.kind}, {verifier.model.embedding_size} numbers"),
@@ -115,6 +120,11 @@ def _error_rates(verifier: Verifier) -> Iterator[str]:
     ]
     header = ("trial list", "scoring", "EER %", "95 % interval", "targets", "non-targets", "speakers")
     yield _table(header, rows)
+    if CROSS_VALIDATION in verifier.metrics:
+        yield (
+            f"In {CROSS_VALIDATION} the trials of each of {NUM_FOLDS} groups of speakers are scored by "
+            "cohort, scorings and calibration of the other speakers; this verifier's are of all speakers."
+        )
     yield (
         "Intervals are resampled by speaker. The EER's threshold is found on the trials themselves; "
         "decisions take the thresholds below."
@@ -125,8 +135,8 @@ def _calibration(verifier: Verifier) -> Iterator[str]:
     calibration, llr = verifier.calibration, verifier.settings.score.llr
     yield (
         f"Log-likelihood ratios are natural, of {llr}, fitted on {calibration.num_trials:,} trials between "
-        f"the {calibration.speakers} speakers at a prior of {calibration.prior:g}. At or above the threshold "
-        "of an operating point the verifier accepts."
+        f"the {calibration.speakers} speakers, drawn with replacement, at a prior of {calibration.prior:g}. "
+        "At or above the threshold of an operating point the verifier accepts."
     )
     rows = [
         (
@@ -152,10 +162,10 @@ def _limits(verifier: Verifier) -> Iterator[str]:
     used = "all of it" if limits.max_seconds is None else f"the first {limits.max_seconds:g} s"
     yield (
         f"It takes recordings of {limits.least_seconds:g} s or more with {limits.least_speech_seconds:g} s "
-        f"of speech, and uses {used}. Error rates hold for recordings like those of the trial lists: on "
-        "other languages, channels, ages or lengths measure "
-        "them, and calibrate, on recordings of your own. They are of trials between single recordings, also "
-        "where several are enrolled. Nothing here detects synthetic, converted or replayed speech."
+        f"of speech, and uses {used}. Error rates hold for recordings like those of the trial lists: for "
+        "other languages, channels, ages or lengths measure them, and calibrate, on recordings of your own "
+        "(`speaker-verification build`). They are of trials between single recordings, also where several "
+        "are enrolled. Nothing here detects synthetic, converted or replayed speech."
     )
 
 

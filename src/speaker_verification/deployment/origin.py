@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from speaker_verification.models.settings import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,9 @@ class Origin:
         """Origin from the plain values that `asdict` gave."""
         corpora = tuple(UsedCorpus(**corpus) for corpus in values["corpora"])
         return cls(**{**values, "corpora": corpora})
+
+
+def name_encoder(settings: ModelSettings) -> str:
+    """Pre-trained encoder of a model by its name on the hub, or by the name of its folder."""
+    checkpoint = settings.frontend.checkpoint or ""
+    return Path(checkpoint).name if Path(checkpoint).is_absolute() else checkpoint

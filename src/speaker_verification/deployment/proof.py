@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,34 @@ AS_MEASURED = RecordingLimits(
 )
 SCORE_TOLERANCE = 1e-3  # of scores of the same embeddings, whose cosines are computed in float32
 COSINE_TOLERANCE = 1e-2  # of cosines of embeddings made anew, maybe on another device
+PROVEN_TRIALS, PROVEN_RECORDINGS = 10_000, 8  # from embeddings, and from recordings
+
+logger = logging.getLogger(__name__)
+
+
+def prove(
+    verifier: Verifier, scores: pd.DataFrame, store: EmbeddingStore, limits: RecordingLimits = AS_MEASURED
+) -> None:
+    """Compare a verifier's scores with those of a table, from embeddings and from recordings.
+
+    Args:
+        verifier: verifier to prove, as it was loaded.
+        scores: table of the SCORES schema.
+        store: embeddings that were scored, whose utterances name the recordings.
+        limits: limits that the recordings were read within.
+
+    Raises:
+        DataError: scores differ, or the embeddings are of another model.
+    """
+    deviation = score_deviation(verifier, scores, store, PROVEN_TRIALS)
+    logger.info("The verifier's scores are those of the table up to %.2g", deviation)
+    heard = None
+    if "cosine" in scores:
+        heard = recording_deviation(verifier, scores, store, PROVEN_RECORDINGS, limits)
+    if heard is None:
+        logger.warning("the trials' recordings are not there: the verifier is proven from embeddings alone")
+    else:
+        logger.info("From recordings, its cosines are those of the table up to %.2g", heard)
 
 
 def score_deviation(
@@ -51,7 +80,11 @@ def score_deviation(
 
 
 def recording_deviation(
-    verifier: Verifier, scores: pd.DataFrame, store: EmbeddingStore, num_trials: int
+    verifier: Verifier,
+    scores: pd.DataFrame,
+    store: EmbeddingStore,
+    num_trials: int,
+    limits: RecordingLimits = AS_MEASURED,
 ) -> float | None:
     """Largest difference between a verifier's cosines and measured ones, from the recordings.
 
@@ -60,6 +93,7 @@ def recording_deviation(
         scores: table of the SCORES schema with a column `cosine`.
         store: embeddings that were scored, whose utterances name the recordings.
         num_trials: trials that are compared, evenly spaced, at most.
+        limits: limits that the recordings were read within.
 
     Returns:
         The difference; None where recordings are gone.
@@ -76,7 +110,7 @@ def recording_deviation(
         return None
     largest = 0.0
     for enroll, test, cosine in zip(*files.values(), trials["cosine"], strict=True):
-        made = verifier.embed([read_recording(file, AS_MEASURED) for file in (enroll, test)])
+        made = verifier.embed([read_recording(file, limits) for file in (enroll, test)])
         found = verifier.score(made, [0], [1])["cosine"][0]
         largest = max(largest, abs(float(found - cosine)))
     if not largest <= COSINE_TOLERANCE:

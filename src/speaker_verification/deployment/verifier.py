@@ -33,6 +33,7 @@ from speaker_verification.scoring.evaluation import score_rows
 from speaker_verification.scoring.extraction import extract_embeddings
 from speaker_verification.scoring.metrics import DecisionErrors, OperatingPoint
 from speaker_verification.scoring.scorings import Fitted, Trials
+from speaker_verification.scoring.settings import ExtractionSettings
 from speaker_verification.scoring.summary import Metrics
 
 FORMAT = 1
@@ -140,8 +141,7 @@ class Verifier:
             DataError: the folder holds something else.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / MANIFEST_FILE).is_file() and any(folder.iterdir()):
-            raise DataError(f"'{folder}' holds other files than a verifier's: take an empty folder")
+        refuse_other_folder(folder)
         with atomic_write(folder) as part:
             part.mkdir()
             self._write(part)
@@ -210,23 +210,7 @@ class Verifier:
         return read_recording(recording, limits, None if isinstance(recording, (str, Path)) else name)
 
     def _embed(self, recordings: Sequence[Recording]) -> EmbeddingStore:
-        lengths = np.array([len(recording.waveform) for recording in recordings], dtype=np.int64)
-        utterances = pd.DataFrame(
-            {
-                "utterance_id": [recording.name for recording in recordings],
-                **dict.fromkeys(("speaker_id", "session_id", "subset", "path"), ""),
-                "num_samples": lengths,
-                "duration_seconds": lengths / SAMPLE_RATE,
-            }
-        )
-        store = extract_embeddings(
-            self.model,
-            utterances,
-            **self.settings.extraction.extraction,
-            progress=False,
-            waveforms=[recording.waveform for recording in recordings],
-        )
-        return EmbeddingStore(store.embeddings, utterances, store.crops, self.weights)
+        return embed_recordings(self.model, recordings, self.settings.extraction, self.weights)
 
     def compare(
         self,
@@ -367,6 +351,43 @@ class Verifier:
         }
         fitted = self.calibration.errors.get(point, {})
         return found | ({CALIBRATION_TRIALS: fitted[scoring]} if scoring in fitted else {})
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Refuse to write a verifier where something else is.
+
+    Raises:
+        DataError: there is a file, or a folder with other files than a verifier's.
+    """
+    if folder.is_file():
+        raise DataError(f"'{folder}' is a file: take an empty folder")
+    if folder.exists() and not (folder / MANIFEST_FILE).is_file() and any(folder.iterdir()):
+        raise DataError(f"'{folder}' holds other files than a verifier's: take an empty folder")
+
+
+def embed_recordings(
+    model: SpeakerModel, recordings: Sequence[Recording], settings: ExtractionSettings, weights: str
+) -> EmbeddingStore:
+    """Embeddings of recordings, raw, with their durations.
+
+    Args:
+        model: speaker model in evaluation mode.
+        recordings: N recordings.
+        settings: parts of a recording that are embedded.
+        weights: digest of the model's weights, which the embeddings bear.
+    """
+    lengths = np.array([len(recording.waveform) for recording in recordings], dtype=np.int64)
+    utterances = pd.DataFrame(
+        {
+            "utterance_id": [recording.name for recording in recordings],
+            **dict.fromkeys(("speaker_id", "session_id", "subset", "path"), ""),
+            "num_samples": lengths,
+            "duration_seconds": lengths / SAMPLE_RATE,
+        }
+    )
+    waveforms = [recording.waveform for recording in recordings]
+    store = extract_embeddings(model, utterances, **settings.extraction, progress=False, waveforms=waveforms)
+    return replace(store, utterances=utterances, model=weights)
 
 
 def mean_embedding(store: EmbeddingStore) -> EmbeddingStore:

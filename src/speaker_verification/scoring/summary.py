@@ -56,11 +56,18 @@ def compute_metrics(
         shared: dict[str, Any] = dict(records.get(str(trial_list), {}))
         if len(rows_against := speakers.contradictions(labels)):
             shared["num_contradicting"] = len(rows_against)
-        for point in settings.operating_points:
-            for scoring, remark in calibration.remarks(point).items():
-                measured[scoring][f"remark_{point.name}"] = remark
+        add_remarks(measured, calibration, settings.operating_points)
         metrics[str(trial_list)] = {scoring: values | shared for scoring, values in measured.items()}
     return metrics
+
+
+def add_remarks(
+    measured: dict[str, dict[str, Any]], calibration: Calibration, points: Sequence[OperatingPoint]
+) -> None:
+    """Add to a trial list's values, by scoring, what is to be said of operating points: "remark_p01" etc."""
+    for point in points:
+        for scoring, remark in calibration.remarks(point).items():
+            measured[scoring][f"remark_{point.name}"] = remark
 
 
 def _list_records(trial_lists: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +15,7 @@ from speaker_verification import SpeakerModel
 from speaker_verification.common.errors import DataError
 from speaker_verification.models import import_checkpoint, import_encoder, import_margin_head
 from tests.support import public_systems as systems
-from tests.support.public_systems import KEPT_LAP_SYSTEMS, LapSystem
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-
-
-def read_fixture(name: str) -> dict[str, Any]:
-    return json.loads((FIXTURES / f"{name}.json").read_text())
-
-
-def write_lap(folder: Path, system: LapSystem, weights: dict[str, Tensor] | None = None) -> Path:
-    architecture = dict(systems.ENCODERS[system.encoder])
-    AutoConfig.for_model(architecture.pop("model_type"), **architecture).save_pretrained(folder / "encoder")
-    if weights is None:
-        weights = systems.draw_weights(read_fixture(system.name)["shapes"]["model"], systems.SEED)
-    return systems.write_lap_folder(folder / "experiment", system.options(folder / "encoder"), weights)
+from tests.support.public_systems import KEPT_LAP_SYSTEMS, LapSystem, read_fixture, write_lap
 
 
 def write_slt22(folder: Path) -> tuple[Path, Path]:

@@ -90,6 +90,11 @@ _LAP_PARTS = {
 _SLT22_PARTS = {"key": "__S__.backend.weights_k", "value": "__S__.backend.weights_v"}
 
 
+def is_public_checkpoint(path: Path) -> bool:
+    """Whether a path looks like what `import_checkpoint` takes, rather than like a folder of this project."""
+    return path.is_file() or any((path / name).is_file() for name in (LAP_WEIGHTS, LAP_RANKING))
+
+
 def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> SpeakerModel:
     """Speaker model of a checkpoint of the public code.
 

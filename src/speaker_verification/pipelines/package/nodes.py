@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora.settings import PrepareSettings
-from speaker_verification.deployment.origin import Origin, UsedCorpus
+from speaker_verification.deployment.origin import Origin, UsedCorpus, name_encoder
 from speaker_verification.deployment.settings import PackageSettings, VerifierSettings
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.cohort import Cohort
@@ -21,11 +21,6 @@ from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.scorings import Fitted
 from speaker_verification.scoring.settings import EmbedSettings, ExtractionSettings, ScoreSettings
 from speaker_verification.scoring.summary import Metrics
-
-if TYPE_CHECKING:
-    from speaker_verification.models.speaker_model import SpeakerModel
-
-PROVEN_TRIALS, PROVEN_RECORDINGS = 10_000, 8  # from embeddings, and from recordings
 
 logger = logging.getLogger(__name__)
 
@@ -119,16 +114,12 @@ def assemble_verifier(
     from speaker_verification.training.checkpoints import evaluated_model
 
     model = SpeakerModel.from_pretrained(evaluated_model(embed, lambda: trained_checkpoint))
-    verifier = Verifier(model, *decision_parts, metrics, replace(origin, encoder=_encoder_of(model)))
+    verifier = Verifier(
+        model, *decision_parts, metrics, replace(origin, encoder=name_encoder(model.settings))
+    )
     folder = workspace / "verifier"
-    replace(verifier, card=write_card(verifier, package)).save_pretrained(folder)
+    replace(verifier, card=write_card(verifier, package.licence)).save_pretrained(folder)
     return folder
-
-
-def _encoder_of(model: SpeakerModel) -> str:
-    """Pre-trained encoder by its name on the hub, or by the name of its folder."""
-    checkpoint = model.settings.frontend.checkpoint or ""
-    return Path(checkpoint).name if Path(checkpoint).is_absolute() else checkpoint
 
 
 def prove_verifier(
@@ -136,7 +127,7 @@ def prove_verifier(
 ) -> Path:
     """Compare the verifier's scores with those of the table, from embeddings and from recordings."""
     from speaker_verification.common.device import resolve_device
-    from speaker_verification.deployment.proof import recording_deviation, score_deviation
+    from speaker_verification.deployment.proof import prove
     from speaker_verification.deployment.verifier import Verifier
 
     verifier = Verifier.from_pretrained(assembled_verifier, resolve_device(device))
@@ -149,13 +140,5 @@ def prove_verifier(
             len(embeddings.utterances),
             used,
         )
-    deviation = score_deviation(verifier, scores, embeddings, PROVEN_TRIALS)
-    logger.info("The verifier's scores are those of the table up to %.2g", deviation)
-    heard = None
-    if "cosine" in scores:
-        heard = recording_deviation(verifier, scores, embeddings, PROVEN_RECORDINGS)
-    if heard is None:
-        logger.warning("the trials' recordings are not there: the verifier is proven from embeddings alone")
-    else:
-        logger.info("From recordings, its cosines are those of the table up to %.2g", heard)
+    prove(verifier, scores, embeddings)
     return assembled_verifier
