@@ -212,12 +212,20 @@ def test_the_preview_of_a_table_has_its_paths_as_they_are_stored(tmp_path: Path)
     assert preview["data"][0][preview["columns"].index("path")] == "audio/a.wav"
 
 
-def test_text_tables_are_shown_in_columns_without_rules(tmp_path: Path) -> None:
+def test_text_tables_are_shown_in_the_columns_of_their_rules(tmp_path: Path) -> None:
     dataset = TextTableDataset(filepath=str(tmp_path / "results.txt"))
-    dataset.save("list    EER %\n------  -----\nvox1 o   8.33\n\n* a remark\n")
+    first = "list     EER %\n-------  -----\nvox1_o*   8.33\n"
+    second = "list    miss, FA %\n------  ----------\nvox1_o  9.1  0.001\n"
+    dataset.save(f"{first}EER: in percent\n\n{second}* not a published list\n")
     assert dataset.preview() == {
         "columns": ["list", "EER %"],
-        "data": [["vox1 o", "8.33"], ["* a remark"]],
+        "data": [
+            ["vox1_o*", "8.33"],
+            ["EER: in percent"],
+            ["list", "miss, FA %"],
+            ["vox1_o", "9.1  0.001"],
+            ["* not a published list"],
+        ],
     }
 
 

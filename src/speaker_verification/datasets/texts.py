@@ -1,14 +1,17 @@
-"""Text files and tables as text, with previews."""
+"""Tables in text files, with previews."""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.text import TextDataset
 
 from speaker_verification.datasets.previews import table_preview
+
+Columns = list[tuple[int, int]]
 
 
 class CsvTableDataset(CSVDataset):
@@ -20,10 +23,23 @@ class CsvTableDataset(CSVDataset):
 
 
 class TextTableDataset(TextDataset):
-    """Text file of tables whose columns are two or more blanks apart."""
+    """Text file of tables, each with a rule of hyphens below the names of its columns, and of remarks."""
 
     def preview(self) -> TablePreview:
         """All lines but rules, for Kedro-Viz; the first one names the columns."""
-        lines = [line.strip() for line in self.load().splitlines()]
-        columns, *rows = [re.split(r" {2,}", line) for line in lines if line.strip("- ")]
-        return TablePreview({"columns": columns, "data": rows})
+        lines = self.load().splitlines()
+        columns: Columns = []
+        rows: list[list[str]] = []
+        for line, following in pairwise([*lines, ""]):
+            if following.startswith("--"):
+                columns = [rule.span() for rule in re.finditer("-+", following)]
+            if line.strip("- "):
+                rows.append(_cells(line, columns))
+        return TablePreview({"columns": rows[0], "data": rows[1:]})
+
+
+def _cells(line: str, columns: Columns) -> list[str]:
+    """Cells of a line; one of a remark, which runs on between the columns."""
+    if not columns or any(line[end:start].strip() for (_, end), (start, _) in pairwise(columns)):
+        return [line.strip()]
+    return [line[start:end].strip() for start, end in columns]
