@@ -23,8 +23,8 @@ def table_preview(table: pd.DataFrame) -> TablePreview:
 
 
 def json_preview(value: Any) -> JSONPreview:
-    """Plain values as text."""
-    return JSONPreview(json.dumps(shortened(value)))
+    """Plain values as text; of none, the empty text, which Kedro-Viz does not show."""
+    return JSONPreview(json.dumps(shortened(value)) if value else "")
 
 
 def shortened(value: Any) -> Any:
