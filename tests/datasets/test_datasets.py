@@ -18,6 +18,7 @@ from speaker_verification.datasets import (
     CsvTableDataset,
     EmbeddingStoreDataset,
     FolderDataset,
+    HtmlPageDataset,
     JsonDataset,
     ScoreFilesDataset,
     TableDataset,
@@ -273,3 +274,14 @@ def test_arrays_of_objects_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises((DataError, DatasetError), match="'mine/what'"):
         dataset.save({"mine": {"what": np.array([{}], dtype=object)}})
     assert not dataset.exists()
+
+
+def test_a_page_is_previewed_by_its_summary(tmp_path: Path) -> None:
+    dataset = versioned(HtmlPageDataset, tmp_path / "report.html", "2026-01-01T00.00.00.000Z")
+    assert dataset.preview() == ""
+    summary = '<section id="summary" class="a">\n<p>8.00 % \u2013 \u00e9</p></section>'
+    page = f"<html><script>run()</script>{summary}<section>more</section></html>"
+    dataset.save(page)
+    assert dataset.load() == page
+    assert dataset.preview() == summary
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["report.html"]

@@ -27,6 +27,7 @@ from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import SCORES, SPEAKERS, TRIAL_LISTS, TRIALS, UTTERANCES
 from speaker_verification.config.phases import PHASES
+from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.models import SpeakerModel
 from speaker_verification.pipelines import embed, export, measure, report, score
 from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
@@ -81,6 +82,9 @@ class BandEnergies:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"bands": torch.tensor(12)}
+
+    def attention(self, _waveform: np.ndarray) -> dict[str, torch.Tensor]:
+        return {"layer_aggregation.frames": torch.tensor([0.25, 0.75]), "speaker_network": torch.ones(1, 2)}
 
     def embed(
         self,
@@ -185,6 +189,18 @@ def speakers() -> pd.DataFrame:
     return SPEAKERS.conform(known)
 
 
+def run_record() -> dict[str, Any]:
+    """What the hook records of a run."""
+    changed = {"parameter": "score.top_n", "published": "600", "used": "6"}
+    return {
+        "recipe": "lap_astp",
+        "environment": "demo",
+        "commit": "29fc" * 10,
+        "clean": True,
+        "differences": [changed],
+    }
+
+
 @pytest.fixture(scope="module")
 def evaluate(
     calls: list[tuple[Any, ...]],
@@ -211,7 +227,8 @@ def evaluate(
         }
         if reported:
             pipeline += report.create_pipeline()
-            given |= {"params:report": ReportSettings(min_trials=5), "speakers": speakers()}
+            given |= {"params:report": ReportSettings(min_trials=5, players=1), "speakers": speakers()}
+            given |= {"params:prepare": PrepareSettings(), "run_record": run_record()}
             given |= {f"{phase}.learning_curve": learning_curve() for phase in PHASES}
         assert pipeline.inputs() == set(given)
         catalog = DataCatalog(
@@ -274,6 +291,23 @@ def test_from_utterances_to_a_table_of_error_rates(
     assert set(left["rates_by_group"]["by"]) == {"duration", "gender"}
     assert left["worst_trials"]["trial_list"].nunique() == 2
     assert [trace.name for trace in left["learning_curves"].data[::2]] == ["pretrain", "finetune", "lmft"]
+    assert left["layer_weights"]["weight"].tolist() == [0.25, 0.75]
+    assert left["layer_weights_over_time"].empty
+    assert [trace.name for trace in left["layer_weight_bars"].data] == ["frames"]
+    verdict = left["verdict"]
+    assert (verdict["recipe"], verdict["model"], verdict["unofficial"]) == (
+        "lap_astp",
+        None,  # its folder holds a ranking alone
+        ["vox1_o_original"],
+    )
+    assert verdict["eer"]["vox1_o"]["qmf"] == left["metrics"]["vox1_o"]["qmf"]["eer"]
+    assert verdict["corpora"]["trials"] == ["voxceleb (vox1-test)"]
+    first = left["worst_trials"].groupby(["trial_list", "label"], observed=True).head(1)
+    assert set(left["players"]) == {*first["enroll_id"], *first["test_id"]}
+    page = left["report"]
+    assert page.count("data:audio/mpeg;base64,") >= len(left["players"])
+    assert "not at hand any more" in page
+    assert "score.top_n" in page
 
 
 def test_crops_of_the_trials_give_cosine_a_second_view_and_as_norm_keeps_the_first(
@@ -589,7 +623,7 @@ def test_catalog_persists_what_the_pipelines_make() -> None:
     pipeline = sum((maker.create_pipeline() for maker in makers), start=Pipeline([]))
     assert pipeline.all_outputs() | {"embed.workspace"} == set(catalog)
     in_memory = {name for name, entry in catalog.items() if entry["type"] == "MemoryDataset"}
-    assert in_memory == {"cohort"}
+    assert in_memory == {"cohort", "players"}
 
 
 @pytest.mark.project

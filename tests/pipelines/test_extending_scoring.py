@@ -17,6 +17,8 @@ from speaker_verification.pipelines.export.nodes import export_scores
 from speaker_verification.pipelines.report.nodes import (
     draw_det_curves,
     draw_score_histograms,
+    tabulate_det_points,
+    tabulate_histograms,
     tabulate_reliability,
     tabulate_results,
 )
@@ -81,8 +83,9 @@ def test_documented_scoring_appears_in_every_result(settings: ScoreSettings) -> 
     assert list(metrics["mine"]) == NAMES
     assert 0 < metrics["mine"]["euclidean"]["eer"] < 40
     assert " euclidean " in tabulate_results(metrics)
-    assert sum(" euclidean," in curve.name for curve in draw_det_curves(scores, calibration).data) == 1
-    histograms = draw_score_histograms(scores, calibration)
+    curves = draw_det_curves(tabulate_det_points(scores, calibration), metrics, calibration)
+    assert [curve.name for curve in curves.data if curve.showlegend] == NAMES
+    histograms = draw_score_histograms(tabulate_histograms(scores, calibration), metrics, calibration)
     assert "euclidean" in [note.text for note in histograms.layout.annotations]
     assert tabulate_reliability(scores, calibration)["scoring"].unique().tolist() == NAMES
     exported = export_scores(scores, calibration)

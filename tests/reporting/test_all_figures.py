@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.reporting import figures, theme
+from speaker_verification.reporting.figures import layers as layer_figures
 from speaker_verification.reporting.figures import scores as score_figures
 from speaker_verification.reporting.figures import training as training_figures
 from speaker_verification.scoring.breakdown import reliability
@@ -37,6 +38,8 @@ def drawn() -> Figures:
     groups = groups.assign(num_target=40, num_nontarget=40, fnr=1.0, fpr=1.0)
     names = ("threshold", *(f"{rate}{end}" for rate in score_figures.RATES for end in ("", "_low", "_high")))
     curve = pd.DataFrame({"epoch": [0, 1, 1], "metric": ["validation.eer"] * 2 + ["loss"], "value": 9.0})
+    states = pd.DataFrame({"sequence": "frames", "state": [0, 1], "weight": [0.2, 0.8]})
+    over_time = states.assign(utterance_id="id0/s/1.wav", seconds=0.5)
     return {
         "det_figure": lambda: score_figures.det_figure(det_points(trials, fitted), metrics, fitted),
         "histogram_figure": lambda: score_figures.histogram_figure(
@@ -46,6 +49,8 @@ def drawn() -> Figures:
         "group_figure": lambda: score_figures.group_figure(groups, "gender"),
         "open_set_figure": lambda: score_figures.open_set_figure(pd.DataFrame({key: [1.0] for key in names})),
         "learning_curve_figure": lambda: training_figures.learning_curve_figure({"pretrain": curve}),
+        "layer_weight_figure": lambda: layer_figures.layer_weight_figure(states.assign(low=0.1, high=0.9)),
+        "layer_time_figure": lambda: layer_figures.layer_time_figure(over_time, "frames", "id0/s/1.wav"),
         "schedule_figure": lambda: training_figures.schedule_figure(phase_settings(), curve),
     }
 

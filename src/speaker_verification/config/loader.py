@@ -70,6 +70,19 @@ class RecipeConfigLoader(OmegaConfigLoader):
 
         return check_parameters(self["parameters"])
 
+    @cached_property
+    def recipe_parameters(self) -> dict[str, Any]:
+        """Parameters of the chosen recipe alone, without the environment and the command line."""
+        alone = type(self)(
+            self.conf_source,
+            env=self.base_env,
+            runtime_params={"recipe": self["parameters"]["recipe"]},
+            config_patterns=self.config_patterns,
+            base_env=self.base_env,
+            default_run_env=self.base_env,
+        )
+        return alone["parameters"]
+
     @property
     def _run_env(self) -> str:
         return self.env or self.default_run_env

@@ -21,6 +21,8 @@ CHECKPOINT = "checkpoint"  # its output, and the folder of its workspace that it
 LEARNING_CURVE = "learning_curve"  # its other output
 ENCODER = "encoder"  # dataset that the first phase starts from
 MIRROR = "mirror"  # output of the first node of `prepare`
+RUN_RECORD = "run_record"  # input of the report that a hook makes
+REPORT = "report"  # pipeline and its namespace
 
 
 def checkpoint_of(phase: str) -> str:

@@ -20,12 +20,14 @@ from speaker_verification.config.phases import (
     LAST_CHECKPOINT,
     MIRROR,
     PHASES,
+    REPORT,
     phase_of,
     stage_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
 from speaker_verification.hooks.inputs import OptionalInputsHook
 from speaker_verification.hooks.resume import InterruptedPhaseHook
+from speaker_verification.hooks.run_record import RunRecordHook
 
 if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
@@ -83,6 +85,8 @@ class ParametersHook(ParameterisedHook):
 
 
 def _takes_device(node: Node) -> bool:
+    if node.namespace == REPORT:  # it does without
+        return False
     return DEVICE in node.inputs or f"{phase_of(node)}.job" in node.inputs
 
 
@@ -130,7 +134,7 @@ class StartHook(ParameterisedHook):
         refuse_absent_versions(run_params.get("load_versions") or {}, catalog)
         if self._parameters is None:
             return
-        if any("params:embed" in node.inputs for node in pipeline.nodes):
+        if any("params:embed" in node.inputs and node.namespace != REPORT for node in pipeline.nodes):
             _refuse_bad_model(self._parameters.embed.model)
         if ENCODER in pipeline.all_outputs():
             _refuse_bad_encoder(self._parameters.model.frontend)
@@ -215,6 +219,7 @@ class ChecksHook:
             StartHook(),
             InterruptedPhaseHook(),
             OptionalInputsHook(),
+            RunRecordHook(),
             InputsHook(),
         )
 
@@ -227,11 +232,12 @@ class ChecksHook:
     def before_pipeline_run(
         self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
-        parameters, models, interrupted, optional, inputs = self._checks
+        parameters, models, interrupted, optional, record, inputs = self._checks
         parameters.before_pipeline_run(pipeline, catalog)
         models.before_pipeline_run(run_params, pipeline, catalog)
         interrupted.before_pipeline_run(pipeline, catalog)
         optional.before_pipeline_run(pipeline, catalog)
+        record.before_pipeline_run(pipeline, catalog)
         inputs.before_pipeline_run(pipeline, catalog)
 
     @hook_impl

@@ -21,6 +21,7 @@ from speaker_verification.config.phases import (
     EMBEDDINGS,
     LAST_CHECKPOINT,
     PHASES,
+    REPORT,
     learning_curve_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
@@ -40,7 +41,7 @@ class OptionalInputsHook(ParameterisedHook):
     """Replaces optional inputs that are missing.
 
     With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
-    curves. A phase that was never run has no curve either.
+    curves. A phase that was never run has no curve either. The report alone does without the model.
     """
 
     @hook_impl
@@ -50,9 +51,17 @@ class OptionalInputsHook(ParameterisedHook):
         model, inputs = self._parameters.embed.model, pipeline.inputs()
         if model is not None and LAST_CHECKPOINT in inputs:
             catalog[LAST_CHECKPOINT] = MemoryDataset(Path(model))
+        elif _only_reported(pipeline) and not catalog.exists(LAST_CHECKPOINT):
+            catalog[LAST_CHECKPOINT] = MemoryDataset(Path(LAST_CHECKPOINT))
         for curve in inputs.intersection(map(learning_curve_of, PHASES)):
             if model is not None or not catalog.exists(curve):
                 catalog[curve] = MemoryDataset(LEARNING_CURVE.empty())
+
+
+def _only_reported(pipeline: Pipeline) -> bool:
+    """Whether the report alone takes the model."""
+    takers = [node for node in pipeline.nodes if LAST_CHECKPOINT in node.inputs]
+    return bool(takers) and all(node.namespace == REPORT for node in takers)
 
 
 class AnnouncementHook:

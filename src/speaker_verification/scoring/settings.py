@@ -147,6 +147,10 @@ class ReportSettings(Settings):
     """Trials of either class without which a group shows no error rate."""
     worst_trials: int = Field(20, ge=1)
     """Trials of either class that are listed for each trial list."""
+    players: int = Field(0, ge=0)
+    """Worst trials of either class of each list with sound in the report; 0: no recording is copied."""
+    layer_weight_utterances: int = Field(24, ge=0)
+    """Utterances of the trials that the weights of the encoder's states are measured on; 0: not measured."""
 
     @field_validator("duration_edges")
     @classmethod

@@ -6,24 +6,36 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import EVALUATION_TAG, PHASES, learning_curve_of
+from speaker_verification.config.phases import (
+    EVALUATION_TAG,
+    LAST_CHECKPOINT,
+    PHASES,
+    REPORT,
+    RUN_RECORD,
+    learning_curve_of,
+)
 from speaker_verification.pipelines.report.nodes import (
+    describe_evaluation,
     draw_det_curves,
+    draw_layer_weights,
     draw_learning_curves,
     draw_open_set_curves,
     draw_reliability,
     draw_score_histograms,
+    encode_players,
     list_worst_trials,
+    measure_layer_weights,
     tabulate_det_points,
     tabulate_histograms,
     tabulate_rates_by_group,
     tabulate_reliability,
     tabulate_results,
+    write_report,
 )
 
 
 def create_pipeline(**kwargs: Any) -> Pipeline:
-    """Metrics, scores and learning curves in, tables and figures out."""
+    """Metrics, scores, learning curves and the model in; tables, figures and a page with all of them out."""
     curves = [learning_curve_of(phase) for phase in PHASES]
     scores = ["scores", "calibration"]
     nodes = [
@@ -53,11 +65,58 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         ),
         Node(list_worst_trials, ["scores", "params:report"], "worst_trials", name="list_worst_trials"),
         Node(draw_learning_curves, curves, "learning_curves", name="draw_learning_curves"),
+        Node(
+            measure_layer_weights,
+            ["trained_checkpoint", "embeddings", "params:embed", "params:report", "params:device"],
+            ["layer_weights", "layer_weights_over_time"],
+            name="measure_layer_weights",
+        ),
+        Node(draw_layer_weights, "layer_weights", "layer_weight_bars", name="draw_layer_weights"),
+        Node(
+            encode_players,
+            ["worst_trials", "utterances", "params:report"],
+            "players",
+            name="encode_players",
+        ),
+        Node(
+            describe_evaluation,
+            [
+                RUN_RECORD,
+                "metrics",
+                "calibration",
+                "embeddings",
+                "trained_checkpoint",
+                "params:prepare",
+                "params:embed",
+            ],
+            "verdict",
+            name="describe_evaluation",
+        ),
+        Node(
+            write_report,
+            [
+                "verdict",
+                "metrics",
+                "calibration",
+                "det_points",
+                "histogram_bins",
+                "reliability",
+                "rates_by_group",
+                "worst_trials",
+                "open_set_rates",
+                "layer_weights",
+                "layer_weights_over_time",
+                "players",
+                *curves,
+            ],
+            "report",
+            name="write_report",
+        ),
     ]
     return Pipeline(
         nodes,
-        inputs=set(curves),
-        namespace="report",
+        inputs={"trained_checkpoint": LAST_CHECKPOINT, **{curve: curve for curve in curves}},
+        namespace=REPORT,
         tags=EVALUATION_TAG,
         prefix_datasets_with_namespace=False,
     )
