@@ -316,11 +316,11 @@ def test_the_graph_previews_every_result(finished_copy: tuple[Path, Kedro]) -> N
     for name, node in shown.items():
         if name.endswith(".workspace"):
             continue
-        assert str(folder) not in json.dumps(node["preview"]), name
-        if node["preview_type"] == "PlotlyPreview":
-            assert node["preview"]["data"], name
+        kind, preview = node["preview_type"], node["preview"]
+        assert str(folder) not in json.dumps(preview), name
+        content = preview["data"] if kind in ("PlotlyPreview", "TablePreview") else preview
+        assert content, name
+        if kind in ("PlotlyPreview", "HTMLPreview"):
             continue
-        is_table = node["preview_type"] == "TablePreview"
-        values = node["preview"]["data"] if is_table else json.loads(node["preview"])
-        assert values, name
+        values = content if kind == "TablePreview" else json.loads(content)
         assert all(number == round(number, 4) or abs(number) < 1e-3 for number in numbers_in(values)), name
