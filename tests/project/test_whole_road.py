@@ -109,13 +109,19 @@ def test_every_phase_is_a_tracked_run_under_one_experiment(finished: Finished) -
         run = runs[phase]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.data.params["epochs"] == str(epochs)
-        history = client_of(folder).get_metric_history(run.info.run_id, "validation.eer")
+        history = client_of(folder).get_metric_history(run.info.run_id, "eer/validation")
         assert [point.step for point in history] == list(range(epochs + 1))
         artifacts = {file.path for file in client_of(folder).list_artifacts(run.info.run_id)}
-        assert artifacts == {"checkpoint", "learning_curve.parquet", "schedule.json"}
+        assert artifacts == {"checkpoint", "learning_curve.parquet", "schedule.html"}
+        assert {given.dataset.name for given in run.inputs.dataset_inputs} == {"vox2-dev", "validation"}
     evaluation = runs["evaluate"]
     eer = metrics_of(folder)["vox1_o"]["qmf"]["eer"]
-    assert evaluation.data.metrics["vox1_o.qmf.eer"] == parent.data.metrics["vox1_o.qmf.eer"] == eer
+    assert evaluation.data.metrics["eer/vox1_o/qmf"] == eer
+    assert parent.data.metrics["eer/vox1_o/qmf"] == round(eer, 3)
+    assert len(parent.data.metrics) <= 12
+    lists = set(metrics_of(folder))
+    for run in (evaluation, parent):
+        assert lists | {"cohort"} <= {given.dataset.name for given in run.inputs.dataset_inputs}
     artifacts = {file.path for file in client_of(folder).list_artifacts(evaluation.info.run_id)}
     assert {"metrics.json", "results.txt", "det_curves.json"} <= artifacts
 

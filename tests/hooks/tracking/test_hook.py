@@ -12,187 +12,42 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
-import numpy as np
 import pandas as pd
 import pytest
-from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import SharedMemoryDataCatalog
 from kedro.pipeline import Node, Pipeline
-from kedro.runner import SequentialRunner, ThreadRunner
-from kedro.runner.runner import AbstractRunner
-from mlflow.entities import Run, ViewType
+from kedro.runner import ThreadRunner
+from mlflow.entities import ViewType
+from plotly.graph_objects import Figure
 from sqlalchemy import Engine
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.hooks.checks import ParametersHook
-from speaker_verification.hooks.resume import InterruptedPhaseHook
-from speaker_verification.hooks.tracked_runs import RunLog, TrackedRun
-from speaker_verification.hooks.tracking import PhaseTracker, TrackingHook, TrackingSettings, begin
+from speaker_verification.hooks.tracking import TrackingSettings, begin
+from speaker_verification.hooks.tracking.log import RunLog
+from speaker_verification.hooks.tracking.runs import TrackedRun
 from speaker_verification.pipelines.package import load_verifier
-from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.training.checkpoints import RANKING_FILE, RUN_FILE
-from speaker_verification.training.resume import resume_path
-from tests.support.hooks import context_of
+from speaker_verification.reporting.figures.training import learning_curve_figure
+from speaker_verification.training.checkpoints import RUN_FILE
 from tests.support.processes import free_port
-from tests.support.project import copy_project
+from tests.support.tracked_project import (
+    EPOCHS,
+    EXPERIMENT,
+    WEIRD,
+    Project,
+    embedding,
+    lines_in,
+    measuring,
+    road,
+    train,
+    training,
+)
 from tests.support.verifiers import Measured
 from tests.support.verifiers import measured as measured
-
-EXPERIMENT = "speaker-verification-demo"
-EPOCHS = 2
-WEIRD = "it's 100% a?b#c"
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new database, in a folder whose name holds all that addresses escape; it takes MLflow seconds."""
-    folder = tmp_path_factory.mktemp("database") / WEIRD
-    store = TrackingSettings(tracking_uri="sqlite:///runs/mlflow.db", experiment="x").store(folder)
-    TrackedRun(RunLog(store), "run", {}, {}).open()
-    return folder / "runs/mlflow.db"
-
-
-class Project:
-    """A project with real configuration, catalog, hooks and runners, and nodes that train nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def moved(self, folder: Path) -> Project:
-        shutil.move(self.folder, folder)
-        return Project(folder)
-
-    def run(
-        self,
-        *nodes: Node,
-        runner: AbstractRunner | None = None,
-        env: str | None = "tiny",
-        **parameters: Any,
-    ) -> None:
-        manager = _create_hook_manager()
-        for hook in (TrackingHook(), InterruptedPhaseHook()):
-            manager.register(hook)
-        context = context_of(self.folder, manager, env, parameters)
-        catalog = context._get_catalog(save_version=f"{time.time_ns()}")
-        pipeline = Pipeline(nodes)
-        told = {"pipeline": pipeline, "catalog": catalog, "run_params": {}}
-        manager.hook.before_pipeline_run(**told)
-        try:
-            result = (runner or SequentialRunner()).run(pipeline, catalog, manager)
-        except Exception as error:
-            manager.hook.on_pipeline_error(error=error, **told)
-            raise
-        manager.hook.after_pipeline_run(run_result=result, **told)
-
-    @property
-    def uri(self) -> str:
-        settings = TrackingSettings(tracking_uri="sqlite:///mlflow.db", experiment=EXPERIMENT)
-        return settings.in_project(self.folder).tracking_uri
-
-    @property
-    def client(self) -> mlflow.MlflowClient:
-        return mlflow.MlflowClient(self.uri, self.uri)
-
-    def runs(self, stage: str | None = None, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-        """The oldest first."""
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            return []
-        found = self.client.search_runs([experiment.experiment_id], run_view_type=view)
-        of_stage = [run for run in found if stage in (None, run.data.tags["stage"])]
-        return sorted(of_stage, key=lambda run: run.info.start_time)
-
-    def run_of(self, stage: str) -> Run:
-        (run,) = self.runs(stage)
-        return run
-
-    def artifacts(self, run: Run) -> set[str]:
-        return {file.path for file in self.client.list_artifacts(run.info.run_id)}
-
-    def epochs(self, run: Run) -> list[int]:
-        return [point.step for point in self.client.get_metric_history(run.info.run_id, "loss")]
-
-
-@pytest.fixture
-def project(tmp_path: Path, empty_database: Path) -> Project:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    copy_project(folder)
-    (folder / "conf/tiny/tracking.yml").write_text(f"experiment: {EXPERIMENT}\n")
-    shutil.copy(empty_database, folder)
-    return Project(folder)
-
-
-def train(
-    phase: str, workspace: Path, *_: Any, after_epoch: Callable[[int], None] = lambda _: None
-) -> tuple[pd.DataFrame, Path]:
-    """Stand-in of `train_phase`, without the training."""
-    folder = workspace / "checkpoint"
-    (folder / "epoch_01").mkdir(parents=True, exist_ok=True)
-    begin(phase)
-    rows = []
-    for epoch in range(EPOCHS + 1):
-        rows.append({"epoch": epoch, "metric": "loss", "value": 4.0 - epoch})
-        PhaseTracker(phase).log_epoch(epoch, {"loss": 4.0 - epoch})
-        resume_path(folder).write_text("")
-        after_epoch(epoch)
-    (folder / "epoch_01" / RUN_FILE).write_text(json.dumps({"tracking": PhaseTracker(phase).ids}))
-    (folder / RANKING_FILE).write_text(json.dumps([{"epoch": 1, "folder": "epoch_01", "eer": 1.0}]))
-    return pd.DataFrame(rows), folder
-
-
-def training(phase: str = "pretrain", start: str | None = None, function: Any = train, **how: Any) -> Node:
-    return Node(
-        partial(function, phase, **how),
-        inputs=[f"{phase}.workspace", *([start] if start else [])],
-        outputs=[f"{phase}.learning_curve", f"{phase}.checkpoint"],
-        name="train_phase",
-        namespace=phase,
-    )
-
-
-def embedding() -> Node:
-    def embed(*_: Any) -> EmbeddingStore:
-        begin("evaluate")
-        table = UTTERANCES.empty()
-        return EmbeddingStore(np.zeros((0, 2), np.float32), table)
-
-    return Node(embed, "lmft.checkpoint", "embeddings", name="embed_trial_utterances", tags="evaluation")
-
-
-def measuring(eer: float, needs: str = "embeddings") -> Node:
-    return Node(
-        lambda *_: {"vox1_o": {"cosine": {"eer": eer, "num_target": 7}}},
-        needs,
-        "metrics",
-        name="measure_error_rates",
-        tags="evaluation",
-    )
-
-
-ROAD = (("pretrain", None), ("finetune", "pretrain.checkpoint"), ("lmft", "finetune.checkpoint"))
-
-
-def road(**how: Any) -> list[Node]:
-    return [training(phase, start, **how) for phase, start in ROAD]
-
-
-def lines_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [
-        record.getMessage() for record in caplog.records if record.name.startswith("speaker_verification")
-    ]
-
-
-@pytest.fixture(autouse=True)
-def _loud(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
 
 
 class Server:
@@ -274,7 +129,7 @@ def test_an_absent_server_costs_seconds_and_the_end_says_what_it_lacks(
     warned = [line for line in lines_in(caplog) if "MLflow at" in line]
     away, lacks = warned
     assert "is unreachable" in away
-    for what in ("pretrain (start, parameters, epoch 0", "lmft (", "evaluate (", "error rates"):
+    for what in ("pretrain (start, parameters, tags, epoch 0", "lmft (", "evaluate (", "error rates"):
         assert what in lacks
     assert "pa55" not in away + lacks
     assert dict(os.environ) == before
@@ -409,7 +264,7 @@ def test_a_runner_with_threads_tracks_as_the_sequential_one(project: Project) ->
     assert sorted(run.info.run_name for run in others) == ["evaluate", "finetune", "lmft", "pretrain"]
     assert {run.data.tags["mlflow.parentRunId"] for run in others} == {experiment.info.run_id}
     assert {run.info.status for run in project.runs()} == {"FINISHED"}
-    assert experiment.data.metrics == {"vox1_o.cosine.eer": 30.0}
+    assert experiment.data.metrics == {"eer/vox1_o/cosine": 30.0}
 
 
 def test_a_runner_with_processes_is_refused() -> None:
@@ -517,12 +372,12 @@ def test_an_evaluation_joins_the_experiment_that_trained_its_model(
     project.run(embedding(), measuring(29.44), embed={"model": str(model)})
     first, second = project.runs("evaluate")
     assert second.data.tags["mlflow.parentRunId"] == own.info.run_id
-    assert (first.data.metrics["vox1_o.cosine.eer"], second.data.metrics["vox1_o.cosine.eer"]) == (
+    assert (first.data.metrics["eer/vox1_o/cosine"], second.data.metrics["eer/vox1_o/cosine"]) == (
         33.44,
         29.44,
     )
     own, newest = project.runs("experiment")
-    assert own.data.metrics == {"vox1_o.cosine.eer": 33.44}
+    assert own.data.metrics == {"eer/vox1_o/cosine": 33.44}
     assert newest.data.metrics == {}
     assert [line for line in lines_in(caplog) if "keeps its first error rates" in line and "vox1_o" in line]
 
@@ -550,7 +405,7 @@ def test_a_model_from_elsewhere_gets_an_experiment_of_its_own(
     trained, other = project.runs("experiment")
     assert trained.to_dictionary() == before.to_dictionary()
     assert "somebody's model" in other.info.run_name
-    assert other.data.metrics == {"vox1_o.cosine.eer": 29.44}
+    assert other.data.metrics == {"eer/vox1_o/cosine": 29.44}
     assert other.info.status == "FINISHED"
     assert project.runs("evaluate")[1].data.tags["mlflow.parentRunId"] == other.info.run_id
     assert len([line for line in lines_in(caplog) if "experiment run of its own" in line]) == 1
@@ -631,24 +486,20 @@ def test_a_phase_that_breaks_before_its_first_epoch_is_marked_as_failed(project:
     assert project.run_of("experiment").info.status == "FAILED"
 
 
-def test_a_run_is_named_after_its_environment_even_if_none_is_given(project: Project) -> None:
+def test_a_run_knows_its_environment_even_if_none_is_given(project: Project) -> None:
     shutil.copy(project.folder / "conf/tiny/tracking.yml", project.folder / "conf/base/tracking.yml")
     base = project.folder / "conf/base/tracking.yml"
     base.write_text(base.read_text() + "tracking_uri: sqlite:///mlflow.db\n")
     project.run(training(), env=None)
-    run = project.run_of("experiment")
-    assert run.info.run_name.startswith("local lap_astp ")
-    assert "None" not in run.info.run_name + run.data.tags["env"]
+    assert project.run_of("experiment").data.tags["env"] == "local"
 
 
 def test_a_phase_lasts_as_long_as_its_training(project: Project) -> None:
     drawn_at = []
 
-    def draw(_: Any) -> Any:
-        import plotly.graph_objects as go
-
+    def draw(learning_curve: pd.DataFrame) -> Figure:
         drawn_at.append(time.time())
-        return go.Figure()
+        return learning_curve_figure({"pretrain": learning_curve})
 
     figure = Node(
         draw, "pretrain.learning_curve", "pretrain.schedule", name="draw_schedule", namespace="pretrain"
@@ -656,7 +507,7 @@ def test_a_phase_lasts_as_long_as_its_training(project: Project) -> None:
     project.run(training(), figure)
     run = project.run_of("pretrain")
     assert run.info.end_time / 1000 <= drawn_at[0]
-    assert "schedule.json" in project.artifacts(run)
+    assert "schedule.html" in project.artifacts(run)
     before = run.to_dictionary()
     project.run(figure)  # drawn again, without the phase
     assert project.run_of("pretrain").to_dictionary() == before
@@ -717,6 +568,7 @@ def test_a_verifier_is_a_model_of_its_run_and_registered_where_that_is_asked_for
     project.run(packaging(tmp_path / "saved"))
     (run,) = project.runs("evaluate")
     (output,) = run.outputs.model_outputs
+    assert project.run_of("experiment").outputs.model_outputs[0].model_id == output.model_id
     assert project.client.get_logged_model(output.model_id).status == "READY"
     assert not project.client.search_registered_models()
     asked = {"registered_model": "speaker", "alias": "champion"}
@@ -743,7 +595,7 @@ def test_an_unknown_word_in_the_catalog_is_refused_before_anything_runs(project:
     file = project.folder / "conf/base/catalog_training.yml"
     file.write_text(file.read_text().replace("mlflow: checkpoint", "mlflow: checkpiont"))
     with pytest.raises(
-        DataError, match=r"pretrain\.checkpoint: .*'checkpiont': .*artifact, checkpoint, metrics"
+        DataError, match=r"pretrain\.checkpoint: .*'checkpiont': .*artifact, checkpoint, figure, metrics"
     ):
         project.run(training())
     assert not project.runs()

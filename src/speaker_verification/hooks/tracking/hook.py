@@ -1,10 +1,4 @@
-"""MLflow tracking: a run per training phase and per evaluation, under a parent run per experiment.
-
-An experiment begins with pre-training. A phase or an evaluation that is run later joins the experiment of the
-checkpoint that it starts from, and a phase that is resumed continues its own run. Phases log the same metrics
-and parameters under the same names, so that MLflow can compare them; the first error rates are also logged to
-the parent run, so that experiments can be compared. Nothing logged is overwritten.
-"""
+"""Hook that opens and ends runs around nodes, and logs what they save."""
 
 from __future__ import annotations
 
@@ -15,20 +9,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol, DataCatalog, DatasetError
+from kedro.io import CatalogProtocol, DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError, UserError
-from speaker_verification.common.settings_base import Settings
 from speaker_verification.common.termination import exit_on_signal, handle_termination
 from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import (
@@ -42,82 +32,46 @@ from speaker_verification.config.phases import (
     trains,
 )
 from speaker_verification.hooks.resume import resumes, workspace_of
-from speaker_verification.hooks.tracked_runs import (
-    ARTIFACTS_FOLDER,
-    Ids,
-    RunLog,
-    Store,
-    TrackedRun,
-    sqlite_uri,
+from speaker_verification.hooks.tracking.environment import machine_tags, source_tags
+from speaker_verification.hooks.tracking.ids import (
+    IDS_FILE,
+    beside,
+    best_of,
+    ids_of_model,
+    model_to_evaluate,
+    read_ids,
+    write_json,
 )
+from speaker_verification.hooks.tracking.inputs import TrackedTable, tracked_tables
+from speaker_verification.hooks.tracking.log import RunLog
+from speaker_verification.hooks.tracking.results import (
+    description,
+    epoch_metric_name,
+    first_rate,
+    headlines,
+    numbers,
+)
+from speaker_verification.hooks.tracking.runs import NOTE_TAG, Ids, TrackedRun
+from speaker_verification.hooks.tracking.settings import (
+    FIGURE,
+    KINDS,
+    METRICS,
+    REPORT,
+    VERIFIER,
+    TrackingSettings,
+)
+from speaker_verification.hooks.tracking.store import Store
+from speaker_verification.hooks.tracking.system_metrics import SystemMetricsSampler
 
 if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
-    from speaker_verification.scoring.settings import EmbedSettings
 
 logger = logging.getLogger(__name__)
 
 EVALUATION_PARAMETERS = ("recipe", "embed", "score")
 PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
-IDS_FILE = "tracking.json"  # in a phase's workspace, and beside what an evaluation saves
 STORES = (EMBEDDINGS, COHORT_EMBEDDINGS)
 MARKED = (*STORES, "calibration")  # later evaluations start from these
-ARTIFACT, METRICS, VERIFIER = "artifact", "metrics", "verifier"
-KINDS = (ARTIFACT, CHECKPOINT, METRICS, VERIFIER)  # of metadata.mlflow in the catalog
-SQLITE = "sqlite:///"
-
-
-class TrackingSettings(Settings):
-    """Contents of tracking.yml."""
-
-    enabled: bool = True
-    tracking_uri: str
-    experiment: str
-    artifact_location: str | None = None
-    log_checkpoints: bool = True
-    log_verifier: bool = True
-
-    def logs(self, kind: str | None) -> bool:
-        """Whether datasets of a kind are logged."""
-        switches = {None: False, CHECKPOINT: self.log_checkpoints, VERIFIER: self.log_verifier}
-        return switches.get(kind, True)
-
-    def database(self, folder: Path) -> Path | None:
-        """The SQLite file that the tracking URI names, if it names one."""
-        file = self.tracking_uri.removeprefix(SQLITE)
-        if file == self.tracking_uri or "?" in file or file in ("", ":memory:"):
-            return None
-        return folder / unquote(file)
-
-    def in_project(self, project_path: Path) -> TrackingSettings:
-        """With a relative SQLite file resolved, the artifacts beside it or in the folder that is named."""
-        changes: dict[str, str] = {}
-        database = self.database(project_path)
-        if self.artifact_location is not None:
-            if not urlsplit(self.artifact_location).scheme:
-                folder = project_path / Path(self.artifact_location).expanduser()
-                changes["artifact_location"] = folder.as_uri()
-        elif database is not None:
-            changes["artifact_location"] = (database.parent / ARTIFACTS_FOLDER).as_uri()
-        if database is not None:
-            changes["tracking_uri"] = sqlite_uri(database)
-        return self.model_copy(update=changes) if changes else self
-
-    def store(self, project_path: Path) -> Store:
-        """The MLflow store to log to: MLFLOW_TRACKING_URI goes before the file."""
-        named, folder = self, project_path
-        if given := os.environ.get("MLFLOW_TRACKING_URI"):
-            chosen = self.in_project(project_path).artifact_location if self.artifact_location else None
-            named = self.model_copy(update={"tracking_uri": given, "artifact_location": chosen})
-            folder = Path.cwd()  # as MLflow takes it
-        placed = named.in_project(folder)
-        return Store(
-            placed.tracking_uri,
-            placed.experiment,
-            placed.artifact_location,
-            named.database(folder),
-            chosen_artifacts=self.artifact_location is not None,
-        )
 
 
 @dataclass
@@ -132,6 +86,9 @@ class _Stage:
         unsaved: outputs of a phase's training that are not saved yet.
         trained_at: end of a phase's training in ms since 1970.
         remembered: ids that were written to the workspace.
+        tables: data sets of the run by name.
+        unlogged: those of them that are logged when the run is opened.
+        sampler: of system metrics while a phase trains.
     """
 
     run: TrackedRun
@@ -141,6 +98,9 @@ class _Stage:
     unsaved: set[str] = field(default_factory=set)
     trained_at: int | None = None
     remembered: Ids = field(default_factory=dict)
+    tables: dict[str, TrackedTable] = field(default_factory=dict)
+    unlogged: list[TrackedTable] = field(default_factory=list)
+    sampler: SystemMetricsSampler | None = None
 
 
 _current: TrackingHook | None = None  # of the pipeline that this process runs
@@ -188,8 +148,9 @@ class PhaseTracker:
 class TrackingHook:
     """Opens and ends runs around nodes, and logs datasets with `metadata: {mlflow: KIND}` in the catalog.
 
-    Kinds: `artifact` uploads the file or folder, `checkpoint` does so where tracking.yml asks for it,
-    `metrics` also logs the numbers.
+    Kinds: `artifact` uploads the file or folder, `checkpoint` and `verifier` do so where tracking.yml asks
+    for it, `figure` uploads a page that draws it, `metrics` also logs the numbers, `report` also uploads to
+    the experiment's run.
     """
 
     def __init__(self) -> None:
@@ -234,15 +195,18 @@ class TrackingHook:
         self._restore_termination = handle_termination(exit_on_signal)
 
     @hook_impl
-    def before_node_run(self, node: Node) -> None:
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
         name = stage_of(node)
         with self._lock:
-            if self._log is None or name is None or name in self._stages:
+            if self._log is None or name is None:
                 return
-            if name == EVALUATION:
-                self._stages[name] = self._planned_evaluation(self._log)
-            elif trains(node):
-                self._stages[name] = self._planned_phase(self._log, name, node)
+            if name not in self._stages:
+                if name == EVALUATION:
+                    self._stages[name] = self._planned_evaluation(self._log)
+                elif trains(node):
+                    self._stages[name] = self._planned_phase(self._log, name, node)
+            if name in self._stages:
+                self._note_tables(self._stages[name], inputs)
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -270,13 +234,20 @@ class TrackingHook:
             path, package = Path(dataset._get_load_path()), self._parameters.package
             if kind == VERIFIER:
                 stage.run.log_verifier(path, package.registered_model, package.alias)
+            elif kind == FIGURE:
+                stage.run.log_figure(data, dataset_name.split(".")[-1])
             else:
                 stage.run.log_file(path, dataset_name.split(".")[-1])
+        if kind == REPORT and stage.run.parent is not None:
+            stage.run.parent.log_file(Path(dataset._get_load_path()), once=True)
         if kind == METRICS:
-            _log_error_rates(stage.run, data)
+            self._log_error_rates(stage, data, Path(dataset._get_load_path()))
+        if dataset_name == COHORT_EMBEDDINGS:
+            self._note_tables(stage, {dataset_name: data})
+        _log_tables(stage)
         if dataset_name in MARKED:
-            _write_json(
-                _beside(self._catalog, dataset_name),
+            write_json(
+                beside(self._catalog, dataset_name),
                 stage.run.ids | {"model": stage.model and self._portable(stage.model)},
             )
         if dataset_name in stage.unsaved:
@@ -294,13 +265,20 @@ class TrackingHook:
         """Open a stage's run, as `begin` of this module."""
         if (stage := self._stages.get(name)) is not None:
             stage.run.open()
+            self._log_circumstances(stage)
+            _log_tables(stage)
             _log_curve(stage.run, curve)
             _remember(stage)
+            seconds = None if self._settings is None else self._settings.system_metrics_seconds
+            if stage.workspace is not None and seconds is not None:
+                stage.sampler = SystemMetricsSampler(stage.run, seconds)
+                stage.sampler.start()
 
     def log_epoch(self, phase: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Log an epoch's metrics, as `PhaseTracker`."""
         if (stage := self._stages.get(phase)) is not None:
-            stage.run.log_metrics(f"epoch {epoch}", {epoch: metrics})
+            named = {epoch_metric_name(name): value for name, value in metrics.items()}
+            stage.run.log_metrics(f"epoch {epoch}", {epoch: named})
             _remember(stage)
 
     def ids_of(self, phase: str) -> Ids:
@@ -310,18 +288,21 @@ class TrackingHook:
     def _planned_phase(self, log: RunLog, phase: str, node: Node) -> _Stage:
         """Run of a phase: its own where it is resumed, else a new one."""
         workspace = workspace_of(phase, self._catalog)
-        left = _read_ids(workspace / IDS_FILE)
+        left = read_ids(workspace / IDS_FILE)
         resumed = resumes(phase, self._catalog, self._parameters)
         if self._trained is None:
             known = left.get("experiment") if resumed else None
             starts = [name for name in node.inputs if name.endswith(f".{CHECKPOINT}")]
             if known is None and starts:
-                start = _best_of(self._catalog, starts[0], self._parameters.phases[phase].choose_top)
-                known = _ids_of_model(start).get("experiment")
-            self._trained = self._experiment(log, self._parameters.recipe, known)
+                start = best_of(self._catalog, starts[0], self._parameters.phases[phase].choose_top)
+                known = ids_of_model(start).get("experiment")
+            name = f"{self._parameters.recipe} seed {self._parameters.seed}"
+            self._trained = self._experiment(log, name, known)
         if not resumed:
-            for lost in {left.get("run"), left.get("experiment")} - {None, self._trained.ids["run"]}:
-                TrackedRun(log, phase, {}, {}, known=lost).mark_killed()
+            # The run first: the experiment lasts as long as it.
+            for lost in (left.get("run"), left.get("experiment")):
+                if lost not in (None, self._trained.ids["run"]):
+                    TrackedRun(log, phase, {}, {}, known=lost).mark_killed()
         logged = self._logged_parameters
         parameters = logged[phase] | {name: logged[name] for name in PHASE_PARAMETERS}
         run = TrackedRun(
@@ -362,10 +343,9 @@ class TrackingHook:
     ) -> TrackedRun:
         """Parent run of an experiment's phases and evaluations."""
         parameters = self._logged_parameters if parameters is None else parameters
-        named = (self._env, name, f"{datetime.now():%Y-%m-%d %H.%M.%S}")
         run = TrackedRun(
             log,
-            " ".join(part for part in named if part),
+            name,
             self._tags("experiment"),
             dict(_flatten(parameters)),
             file={"parameters.yml": parameters},
@@ -380,14 +360,14 @@ class TrackingHook:
         outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
         embed = self._parameters.embed
         if not outputs.isdisjoint(STORES):
-            model = _evaluated_model(self._catalog, embed)
+            model = model_to_evaluate(self._catalog, embed)
             trained_here = embed.model is None and LAST_CHECKPOINT in outputs
-            return model, _ids_of_model(model).get("experiment"), trained_here
+            return model, ids_of_model(model).get("experiment"), trained_here
         for name in MARKED:
             if name in inputs:
-                left = _read_ids(_beside(self._catalog, name))
+                left = read_ids(beside(self._catalog, name))
                 named = self._project / left["model"] if left.get("model") else None
-                return named, left.get("experiment") or _ids_of_model(named).get("experiment"), False
+                return named, left.get("experiment") or ids_of_model(named).get("experiment"), False
         return None, None, False
 
     def _portable(self, path: Path) -> str:
@@ -398,12 +378,43 @@ class TrackingHook:
     def _tags(self, stage: str) -> dict[str, str]:
         return {"stage": stage} | ({"env": self._env} if self._env else {})
 
+    def _note_tables(self, stage: _Stage, inputs: Mapping[str, Any]) -> None:
+        """Describe the data sets among the inputs of a node that the stage does not know yet."""
+        sources = {name: self._source(name) for name in inputs if name in self._catalog}
+        for table in tracked_tables(inputs, sources, known=stage.tables):
+            stage.tables[table.name] = table
+            stage.unlogged.append(table)
+
+    def _source(self, dataset_name: str) -> str:
+        """Path of a dataset's file, or the dataset's name."""
+        dataset = self._catalog[dataset_name]
+        path = getattr(dataset, "_get_load_path", None)
+        return dataset_name if path is None else self._portable(Path(path()))
+
+    def _log_circumstances(self, stage: _Stage) -> None:
+        """Tag a run, and its experiment, with the code, the versions and the machine that made it."""
+        tags = source_tags(self._project) | machine_tags(self._parameters.device)
+        stage.run.set_tags(tags)
+        if stage.run.parent is not None and stage.run.parent is self._trained:
+            stage.run.parent.set_tags(tags)
+
+    def _log_error_rates(self, stage: _Stage, metrics: Mapping[str, Any], file: Path) -> None:
+        """Log error rates to the evaluation's run, and the first of each trial list to the experiment's."""
+        places = {"model": stage.model, "error rates": file}
+        note = description(metrics, {what: self._portable(path) for what, path in places.items() if path})
+        stage.run.log_metrics("error rates", {0: dict(numbers(metrics))})
+        stage.run.set_tags({NOTE_TAG: note})
+        if stage.run.parent is not None:
+            stage.run.parent.log_headlines(headlines(metrics), first_rate(metrics), note)
+
     def _end_phase(self, stage: _Stage, saved: str) -> None:
         """End the run of a phase once its last output is saved."""
         with self._lock:
             stage.unsaved.remove(saved)
             if stage.unsaved or stage.workspace is None:
                 return
+        if stage.sampler is not None:
+            stage.sampler.stop()
         stage.run.end("FINISHED", at=stage.trained_at)
         (stage.workspace / IDS_FILE).unlink(missing_ok=True)
 
@@ -415,19 +426,32 @@ class TrackingHook:
                 return
             message = None if error is None else f"{type(error).__name__}: {error}"
             for name, stage in self._stages.items():
+                if stage.sampler is not None:
+                    stage.sampler.stop()
                 if not stage.run.opened and (error is None or _refuses(error, name, stage.resumed)):
                     stage.run.mark_killed()  # an earlier run of it, if there was one
                     continue
                 stage.run.open()
                 stage.run.end(status, message, stage.run.last_active if status == "FINISHED" else None)
             for run in self._experiments:
-                run.end(status, message)
+                ends = [stage.run.ended_at for stage in self._stages.values() if stage.run.parent is run]
+                run.end(status, message, max(ends, default=0) if status == "FINISHED" else None)
             log.close()
+            _announce(self._experiments, log.store)
             self._stages, self._experiments, self._trained = {}, [], None
             global _current
             _current = None
             atexit.unregister(self._close)
             self._restore_termination()
+
+
+def _announce(experiments: Sequence[TrackedRun], store: Store) -> None:
+    """Log the addresses of the runs of experiments, and how to serve them."""
+    for run in experiments:
+        if run.page is not None:
+            command = store.server_command()
+            serve = f"\n  server    {command}" if command else ""
+            logger.info("MLflow has '%s'\n  run       %s\n  all runs  %s%s", run.name, *run.page, serve)
 
 
 def _kind_of(dataset: Any) -> str | None:
@@ -456,91 +480,25 @@ def _log_curve(run: TrackedRun, rows: Sequence[Mapping[str, Any]]) -> None:
     """Log the points of a learning curve that the run does not have."""
     metrics: dict[int, dict[str, float]] = {}
     for row in rows:
-        metrics.setdefault(int(row["epoch"]), {})[str(row["metric"])] = float(row["value"])
+        metrics.setdefault(int(row["epoch"]), {})[epoch_metric_name(str(row["metric"]))] = float(row["value"])
     if metrics:
         run.log_metrics("learning curve", metrics)
 
 
-def _log_error_rates(run: TrackedRun, metrics: Mapping[str, Any]) -> None:
-    """Log error rates to the evaluation's run, and the first of each trial list to the experiment's."""
-    rates = {
-        trial_list: {name: value for name, value in _flatten(values) if isinstance(value, float)}
-        for trial_list, values in metrics.items()
-    }
-    run.log_metrics("error rates", {0: dict(_flatten(rates))})
-    if run.parent is not None:
-        run.parent.log_first_metrics(rates)
-
-
-def _best_of(catalog: CatalogProtocol, checkpoint: str, rank: int) -> Path | None:
-    """Folder of the rank-th best epoch of a phase; None where there is none."""
-    from speaker_verification.training.checkpoints import best_checkpoint
-
-    try:
-        return best_checkpoint(_saved_folder(catalog, checkpoint), rank)
-    except (UserError, DatasetError):
-        return None
-
-
-def _evaluated_model(catalog: CatalogProtocol, settings: EmbedSettings) -> Path | None:
-    """Folder of the model to evaluate; None where there is none."""
-    from speaker_verification.training.checkpoints import evaluated_model
-
-    try:
-        return evaluated_model(settings, lambda: _saved_folder(catalog, LAST_CHECKPOINT))
-    except (UserError, DatasetError):
-        return None
-
-
-def _saved_folder(catalog: CatalogProtocol, dataset_name: str) -> Path:
-    return Path(catalog[dataset_name]._get_load_path())
-
-
-def _ids_of_model(folder: Path | None) -> dict[str, str]:
-    """Ids of the runs that trained a model, as saved in its folder."""
-    if folder is None:
-        return {}
-    from speaker_verification.training.checkpoints import RUN_FILE
-
-    ids = _read_json(folder / RUN_FILE).get("tracking")
-    return _texts(ids) if isinstance(ids, dict) else {}
-
-
-def _beside(catalog: CatalogProtocol, dataset_name: str) -> Path:
-    """File with the run ids of a version of a dataset."""
-    return Path(catalog[dataset_name]._get_load_path()).with_name(IDS_FILE)
+def _log_tables(stage: _Stage) -> None:
+    """Log the data sets of a stage and of its experiment, once its run is open."""
+    if stage.run.opened and stage.unlogged:
+        tables, stage.unlogged = stage.unlogged, []
+        stage.run.log_inputs(tables)
+        if stage.run.parent is not None:
+            stage.run.parent.log_inputs(tables)
 
 
 def _remember(stage: _Stage) -> None:
     """Write the run ids of a phase to its workspace once they are known, for resuming."""
     if stage.workspace is not None and stage.run.ids["run"] and stage.run.ids != stage.remembered:
-        _write_json(stage.workspace / IDS_FILE, stage.run.ids)
+        write_json(stage.workspace / IDS_FILE, stage.run.ids)
         stage.remembered = dict(stage.run.ids)
-
-
-def _read_ids(file: Path) -> dict[str, str]:
-    return _texts(_read_json(file))
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if isinstance(value, str)}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write a small file; a failure is logged and does not stop the tracked run."""
-    try:
-        with atomic_write(file) as part:
-            part.write_text(json.dumps(values, indent=2), encoding="utf-8")
-    except OSError as error:
-        logger.warning("cannot write '%s': %s; later runs will not find this run in MLflow", file, error)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
