@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
@@ -32,11 +36,13 @@ class Service(NamedTuple):
         server: MLflow's server of the registered model.
         verifier: the verifier itself.
         audio: folder whose files may be named.
+        tracking: address of the store in which it is registered.
     """
 
     server: ModelServer
     verifier: Verifier
     audio: Path
+    tracking: str
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def service(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Ite
     audio.mkdir()
     variables = {"MLFLOW_TRACKING_URI": tracking, "SPEAKER_VERIFICATION_AUDIO": str(audio)}
     with ModelServer("models:/speaker@champion", "--timeout", "600", **variables) as server:
-        yield Service(server, verifier, audio)
+        yield Service(server, verifier, audio, tracking)
 
 
 def file_of(samples: np.ndarray, rate: int = 16_000) -> bytes:
@@ -195,3 +201,24 @@ def test_a_long_list_of_rows_keeps_nobody_waiting(service: Service) -> None:
         assert len(long.result()) == 60
     assert len(service.server.answers(*[REFUSED_ROW] * 500)) == 500
     assert_answers(service)
+
+
+def test_a_dockerfile_is_written_with_the_model_beside_it(service: Service, tmp_path: Path) -> None:
+    command = [
+        "models",
+        "generate-dockerfile",
+        "-m",
+        "models:/speaker@champion",
+        "-d",
+        str(tmp_path / "image"),
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", *command],
+        env=os.environ | {"MLFLOW_TRACKING_URI": service.tracking},
+        check=True,
+    )
+    dockerfile = (tmp_path / "image/Dockerfile").read_text()
+    assert "COPY model_dir /opt/ml/model" in dockerfile
+    model = mlflow.pyfunc.load_model(str(tmp_path / "image/model_dir"))
+    (answer,) = model.predict(pd.DataFrame([GOOD_ROW]))
+    assert_equal(answer, service.verifier, VOICES[0], VOICES[1])

@@ -42,20 +42,20 @@ def prove(
     Raises:
         DataError: scores differ, or the embeddings are of another model.
     """
-    deviation = score_deviation(verifier, scores, store, PROVEN_TRIALS)
-    logger.info("The verifier's scores are those of the table up to %.2g", deviation)
+    deviations = score_deviations(verifier, scores, store, PROVEN_TRIALS)
+    logger.info("The verifier's scores are those of the table up to %.2g", max(deviations.values()))
     heard = None
     if "cosine" in scores:
-        heard = recording_deviation(verifier, scores, store, PROVEN_RECORDINGS, limits)
+        heard = recording_deviations(verifier, scores, store, PROVEN_RECORDINGS, limits)
     if heard is None:
         logger.warning("the trials' recordings are not there: the verifier is proven from embeddings alone")
     else:
-        logger.info("From recordings, its cosines are those of the table up to %.2g", heard)
+        logger.info("From recordings, its cosines are those of the table up to %.2g", heard["cosine"])
 
 
-def score_deviation(
+def score_deviations(
     verifier: Verifier, scores: pd.DataFrame, store: EmbeddingStore, num_trials: int
-) -> float:
+) -> dict[str, float]:
     """Largest difference between a verifier's scores and measured ones, from the measured embeddings.
 
     Args:
@@ -64,29 +64,31 @@ def score_deviation(
         store: embeddings that were scored.
         num_trials: trials that are compared, evenly spaced, at most.
 
+    Returns:
+        The difference by scoring, and of the log-likelihood ratios as `llr`.
+
     Raises:
         DataError: the scores differ, or the embeddings are of another model.
     """
     trials = _evenly(scores, num_trials)
-    columns = verifier.score(store, store.rows_of(trials["enroll_id"]), store.rows_of(trials["test_id"]))
-    largest = {name: float(np.abs(trials[name] - values).max()) for name, values in columns.items()}
+    largest = _deviations(verifier, trials, store)
     name = max(largest, key=lambda scoring: largest[scoring])
     if not largest[name] <= SCORE_TOLERANCE:
         raise DataError(
             f"the verifier's {name} differs by up to {largest[name]:.3g} from the scores table: parameters "
             "under 'score' or files have changed since: run the score pipeline anew"
         )
-    return largest[name]
+    return largest
 
 
-def recording_deviation(
+def recording_deviations(
     verifier: Verifier,
     scores: pd.DataFrame,
     store: EmbeddingStore,
     num_trials: int,
     limits: RecordingLimits = AS_MEASURED,
-) -> float | None:
-    """Largest difference between a verifier's cosines and measured ones, from the recordings.
+) -> dict[str, float] | None:
+    """Largest difference between a verifier's scores and measured ones, from the recordings.
 
     Args:
         verifier: verifier to prove.
@@ -96,29 +98,33 @@ def recording_deviation(
         limits: limits that the recordings were read within.
 
     Returns:
-        The difference; None where recordings are gone.
+        The difference as of `score_deviations`; None where recordings are gone.
 
     Raises:
         DataError: the cosines differ.
     """
     trials = _evenly(scores, num_trials)
-    files = {
-        side: store.utterances["path"].iloc[store.rows_of(trials[side])].tolist()
-        for side in ("enroll_id", "test_id")
-    }
-    if not all(Path(file).is_file() for side in files.values() for file in side):
+    used = np.union1d(*(store.rows_of(trials[side]) for side in ("enroll_id", "test_id")))
+    utterances = store.utterances.iloc[used].reset_index(drop=True)
+    if not all(Path(file).is_file() for file in utterances["path"]):
         return None
-    largest = 0.0
-    for enroll, test, cosine in zip(*files.values(), trials["cosine"], strict=True):
-        made = verifier.embed([read_recording(file, limits) for file in (enroll, test)])
-        found = verifier.score(made, [0], [1])["cosine"][0]
-        largest = max(largest, abs(float(found - cosine)))
-    if not largest <= COSINE_TOLERANCE:
+    made = EmbeddingStore.joined(
+        [verifier.embed([read_recording(file, limits)]) for file in utterances["path"]]
+    )
+    heard = EmbeddingStore(made.embeddings, utterances, made.crops, made.model)
+    largest = _deviations(verifier, trials, heard)
+    if not largest["cosine"] <= COSINE_TOLERANCE:
         raise DataError(
-            f"the verifier's cosine of recordings differs by up to {largest:.3g} from the scores table: "
-            "parameters under 'embed' or recordings have changed since: run the evaluate pipeline anew"
+            f"the verifier's cosine of recordings differs by up to {largest['cosine']:.3g} from the scores "
+            "table: parameters under 'embed' or recordings have changed since: run the evaluate pipeline anew"
         )
     return largest
+
+
+def _deviations(verifier: Verifier, trials: pd.DataFrame, store: EmbeddingStore) -> dict[str, float]:
+    rows = (store.rows_of(trials[side]) for side in ("enroll_id", "test_id"))
+    columns = verifier.score(store, *rows)
+    return {name: float(np.abs(trials[name] - values).max()) for name, values in columns.items()}
 
 
 def _evenly(scores: pd.DataFrame, num_trials: int) -> pd.DataFrame:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from importlib.metadata import requires
+from importlib.metadata import requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -106,10 +107,17 @@ def save_mlflow_model(verifier: Path, folder: Path, model: Model) -> None:
         artifacts={ARTIFACT: str(verifier)},
         signature=_signature(json.loads((verifier / "calibration.json").read_text())),
         input_example=_example(),
-        pip_requirements=[line for line in requires("speaker-verification") or () if "extra ==" not in line],
+        pip_requirements=_requirements(),
         code_paths=[str(Path(__file__).parents[2])],
         mlflow_model=model,
     )
+
+
+def _requirements() -> list[str]:
+    """The library's requirements and, where speech is measured, the versions that measure it."""
+    library = [line for line in requires("speaker-verification") or () if "extra ==" not in line]
+    measuring = [name for name in ("onnxruntime", "silero-vad") if find_spec(name.replace("-", "_"))]
+    return [*library, *(f"{name}=={version(name)}" for name in measuring)]
 
 
 def _signature(calibration: dict[str, Any]) -> ModelSignature:
