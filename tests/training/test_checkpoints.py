@@ -42,15 +42,15 @@ def head() -> SubcentreMarginHead:
     return SubcentreMarginHead(10, 3, HEAD.chosen)
 
 
-def test_the_best_stay_and_the_earlier_of_equals_is_ahead(
+def test_the_best_stay_and_the_later_of_equals_is_ahead(
     model: SpeakerModel, head: SubcentreMarginHead, tmp_path: Path
 ) -> None:
     kept = BestCheckpoints(tmp_path / "best", keep=2)
     for epoch, eer in ((1, 8.0), (2, 5.0), (3, 9.0), (4, 5.0)):
         kept.save_if_best(epoch, eer, model, head, RUN)
-    assert [ranked.epoch for ranked in kept.ranking] == [2, 4]
-    assert best_checkpoint(tmp_path / "best").name == "epoch_02"
-    assert best_checkpoint(tmp_path / "best", rank=2).name == "epoch_04"
+    assert [ranked.epoch for ranked in kept.ranking] == [4, 2]
+    assert best_checkpoint(tmp_path / "best").name == "epoch_04"
+    assert best_checkpoint(tmp_path / "best", rank=2).name == "epoch_02"
     with pytest.raises(ParameterError, match=r"'choose_top' is 3: .* keeps 2 checkpoints"):
         best_checkpoint(tmp_path / "best", rank=3)
     kept.prune()

@@ -89,7 +89,7 @@ def test_training_lowers_the_loss_and_ranks_its_epochs(run_phase: Callable[..., 
     assert losses[-1] < 0.7 * losses[0]
     ranking = json.loads((folder / RANKING_FILE).read_text())
     eers = values_of(curve, "validation.eer")[1:]
-    best = sorted(range(1, 7), key=lambda epoch: eers[epoch - 1])[:2]
+    best = sorted(range(6, 0, -1), key=lambda epoch: eers[epoch - 1])[:2]
     assert [ranked["epoch"] for ranked in ranking] == best
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [RANKING_FILE, FINISHED_FILE, *(f"epoch_{epoch:02d}" for epoch in best)]

@@ -148,14 +148,15 @@ class BestCheckpoints:
     def save_if_best(
         self, epoch: int, eer: float, model: SpeakerModel, head: Head, run: dict[str, Any]
     ) -> None:
-        """Save an epoch if it is among the best; of equal error rates the earlier one ranks first.
+        """Save an epoch if it is among the best; of equal error rates the later one ranks first.
 
+        Where few validation speakers make many ties, the later epoch has learnt more for the same rate.
         Evicted checkpoints stay until `prune` deletes them, since a saved state may still need them.
         """
         candidate = RankedEpoch(epoch, f"epoch_{epoch:02d}", eer)
         ranking = sorted(
             [*self.ranking, candidate],
-            key=lambda ranked: -ranked.epoch if self._newest_first else ranked.eer,
+            key=lambda ranked: (0.0 if self._newest_first else ranked.eer, -ranked.epoch),
         )
         kept = ranking[: self.keep]
         if candidate in kept:
