@@ -154,7 +154,9 @@ def ways_of(
         return names[np.argsort(-(affine.slope * scores + affine.offset))[:10]].tolist()
 
     ways = {"the store": by_store, "plain NumPy, in memory": by_numpy}
-    if llr == "cosine" and find_spec("faiss") is not None:
+    if llr == "cosine" and find_spec("faiss") is None:
+        say("faiss is not installed and takes no turns: pip install faiss-cpu")
+    elif llr == "cosine":
         import faiss
 
         faiss.omp_set_num_threads(1)

@@ -74,16 +74,23 @@ def resampled_equal_error_rates(
         seed: seed of the resamples.
     """
     num_speakers = 1 + int(max(enroll_speakers.max(), test_speakers.max()))
-    rng = np.random.default_rng([seed, num_speakers])
     # Within one speaker the second factor is 1: that of a dummy speaker after the last.
-    times_drawn = np.ones((num_speakers + 1, num_resamples), dtype=np.float32)
-    for resample in range(num_resamples):
-        drawn = rng.integers(num_speakers, size=num_speakers)
-        times_drawn[:-1, resample] = np.bincount(drawn, minlength=num_speakers)
+    dummy = np.ones((1, num_resamples), dtype=np.float32)
+    times_drawn = np.concatenate([draw_speakers(num_speakers, num_resamples, seed), dummy])
     second = np.where(enroll_speakers == test_speakers, num_speakers, test_speakers)
     return _weighted_equal_error_rates(
         trials, times_drawn, enroll_speakers[trials.order], second[trials.order]
     )
+
+
+def draw_speakers(num_speakers: int, num_resamples: int, seed: int = 0) -> np.ndarray:
+    """Times that each speaker is drawn, float32 whole numbers (speakers, resamples)."""
+    rng = np.random.default_rng([seed, num_speakers])
+    times_drawn = np.empty((num_speakers, num_resamples), dtype=np.float32)
+    for resample in range(num_resamples):
+        drawn = rng.integers(num_speakers, size=num_speakers)
+        times_drawn[:, resample] = np.bincount(drawn, minlength=num_speakers)
+    return times_drawn
 
 
 def _weighted_equal_error_rates(
