@@ -9,7 +9,7 @@ import pandas as pd
 
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.embeddings import rows_of_ids
-from speaker_verification.scoring.metrics import equal_error_rate
+from speaker_verification.scoring.metrics import equal_error_rate, sort_trials
 from speaker_verification.scoring.settings import ReportSettings
 
 DIFFERENT, UNKNOWN = "different", "unknown"
@@ -49,15 +49,25 @@ def rates_by_group(
         is_target = trials["label"].to_numpy() == 1
         groups = _groups_of(trials, utterances, speakers, settings.duration_edges)
         for scoring, values in calibration.scores_by_scoring(trials).items():
-            _, threshold = equal_error_rate(values, is_target)
+            in_order = sort_trials(values, is_target)  # once: groups of sorted scores are sorted in no time
+            _, threshold = in_order.equal_error_rate()
+            rising = values[in_order.order]
             for by, (names, of_trial) in groups.items():
-                for place, group in enumerate(names):
-                    inside = of_trial == place
-                    if inside.any():
-                        rates = _rates(values[inside], is_target[inside], threshold, settings.min_trials)
-                        rows.append((trial_list, scoring, by, group, *rates))
+                members = _members(of_trial[in_order.order], len(names))
+                for group, inside in zip(names, members, strict=True):
+                    if len(inside):
+                        measured = _rates(
+                            rising[inside], in_order.is_target[inside], threshold, settings.min_trials
+                        )
+                        rows.append((trial_list, scoring, by, group, *measured))
     columns = ["trial_list", "scoring", "by", "group", "num_target", "num_nontarget", "eer", "fnr", "fpr"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _members(group_of_trial: np.ndarray, num_groups: int) -> list[np.ndarray]:
+    """Rows of each group's trials, in their order."""
+    order = np.argsort(group_of_trial, kind="stable")
+    return np.split(order, np.searchsorted(group_of_trial[order], np.arange(1, num_groups)))
 
 
 def _rates(
@@ -85,7 +95,7 @@ def _groups_of(
     names += [f"{low:g} to {high:g} s" for low, high in pairwise(edges)]
     names += [f"from {edges[-1]:g} s"]
     shorter = np.minimum(*(seconds[rows] for rows in sides))
-    groups = {"duration": (names, np.digitize(shorter, edges))}
+    groups = {"duration": (names, np.digitize(shorter, edges).astype(np.int16))}
     for by in ("gender", "nationality"):
         known = speakers.set_index("speaker_id")[by].where(lambda values: values != UNKNOWN)
         value, values = pd.factorize(utterances["speaker_id"].map(known), sort=True)  # -1: not known
@@ -93,7 +103,7 @@ def _groups_of(
             enroll, test = (value[rows] for rows in sides)
             place = np.where(enroll == test, enroll, len(values))
             place = np.where((enroll < 0) | (test < 0), len(values) + 1, place)
-            groups[by] = ([*values, DIFFERENT, UNKNOWN], place)
+            groups[by] = ([*values, DIFFERENT, UNKNOWN], place.astype(np.int16))
     return groups
 
 
