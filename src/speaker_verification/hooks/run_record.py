@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from speaker_verification.config.differences import (
 )
 from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.config.phases import RUN_RECORD
-
-GIT_SECONDS = 10
+from speaker_verification.hooks.tracking.environment import CHANGES_TAG, COMMIT_TAG, source_tags
 
 
 class RunRecordHook:
@@ -51,25 +49,11 @@ def run_record(loader: RecipeConfigLoader, project: Path) -> dict[str, Any]:
     trained_here = used["embed"]["model"] is None
     groups = (TRAINING_GROUPS if trained_here else ()) + EVALUATION_GROUPS
     differing = differing_parameters(loader.recipe_parameters, used, groups)
-    commit, clean = revision(project)
+    tags = source_tags(project)
     return {
         "recipe": used["recipe"] if trained_here else None,
         "environment": loader.env or loader.default_run_env,
-        "commit": commit,
-        "clean": clean,
+        "commit": tags.get(COMMIT_TAG),
+        "clean": tags[CHANGES_TAG] == "no" if tags else None,
         "differences": [difference._asdict() for difference in differing],
     }
-
-
-def revision(project: Path) -> tuple[str | None, bool | None]:
-    """Commit of a folder, and whether its tracked files are those of the commit; None outside of git."""
-    command = ["git", "-C", str(project), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    lines = answer.stdout.splitlines()
-    commits = [line.split()[-1] for line in lines if line.startswith("# branch.oid ")]
-    if not commits or commits[0] == "(initial)":
-        return None, None
-    return commits[0], all(line.startswith("#") for line in lines)
