@@ -17,24 +17,14 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.config.run_options import check_options
 from speaker_verification.config.tree import check_parameters
 from speaker_verification.deployment import command
+from speaker_verification.reporting.published import PUBLISHED
 from tests.support.config import CONF, parameters
 from tests.support.documentation import DOCS, PAGES, bash_lines, commands
 from tests.support.floors import SOURCE
 from tests.support.project import PROJECT
 
-SHELL = {
-    "#SBATCH",
-    "cat",
-    "export",
-    "pip",
-    "scontrol",
-    "step",
-    "tar",
-    "trap",
-    "wait",
-    ".",
-}  # and other people's programs
-PLACEHOLDERS = {"FOLDER": "tests", "NAME": "timing"}
+SHELL = {".", "export", "step", "trap", "wait"}
+OTHER_PROGRAMS = {"#SBATCH", "cat", "ls", "pip", "scontrol", "tar"}
 
 
 def name_of(page: Path) -> str:
@@ -78,7 +68,7 @@ def check_torchrun(arguments: list[str]) -> None:
 def check_python(arguments: list[str]) -> None:
     """Refuse a module that is not there."""
     if arguments[:1] == ["-m"] and arguments[1] not in ("venv", "http.server"):
-        module = PROJECT / arguments[1].replace(".", "/").replace("NAME", PLACEHOLDERS["NAME"])
+        module = PROJECT / arguments[1].replace(".", "/").replace("NAME", "timing")
         assert module.with_suffix(".py").is_file(), f"no module {arguments[1]}"
     elif arguments[:1] != ["-m"]:
         assert (PROJECT / arguments[0]).is_file(), f"no file {arguments[0]}"
@@ -121,7 +111,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
 def check(words: list[str]) -> None:
     """Refuse a command that would not run as it stands."""
     program, *arguments = words
-    if program in SHELL:
+    if program in SHELL | OTHER_PROGRAMS:
         return
     assert program in CHECKS, f"{program}: teach this test the program"
     CHECKS[program](arguments)
@@ -216,6 +206,14 @@ def test_the_pictures_are_those_that_the_code_draws(drawn: Path) -> None:
         assert NUMBER.sub("", told) == NUMBER.sub("", found), f"{name}: run python docs/pictures.py"
         numbers = [np.array(NUMBER.findall(text), dtype=float) for text in (told, found)]
         np.testing.assert_allclose(*numbers, atol=0.05, err_msg=f"{name}: run python docs/pictures.py")
+
+
+def test_the_published_figures_of_the_recipes_are_those_of_the_report() -> None:
+    rows = re.findall(r"\| (\d\.\d+) / (\d\.\d+) / (\d\.\d+)[ ,]", (DOCS / "recipes.md").read_text())
+    told = {tuple(map(float, row)) for row in rows}
+    assert {
+        tuple(system.eers[name] for name in ("vox1_o", "vox1_e", "vox1_h")) for system in PUBLISHED
+    } <= told
 
 
 def test_the_numbers_that_the_page_of_scores_quotes_are_in_its_pictures() -> None:
