@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -283,5 +284,13 @@ def test_a_page_is_previewed_by_its_summary(tmp_path: Path) -> None:
     page = f"<html><script>run()</script>{summary}<section>more</section></html>"
     dataset.save(page)
     assert dataset.load() == page
-    assert dataset.preview() == summary
+    assert dataset.preview() == summary.replace("\n", " ")
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["report.html"]
+
+
+def test_names_in_the_summary_of_a_page_are_no_markdown(tmp_path: Path) -> None:
+    dataset = HtmlPageDataset(filepath=str(tmp_path / "report.html"))
+    dataset.save('<section id="summary" class="a_b_c"><p>vox1_o_original* by as_norm</p></section>')
+    assert '<section id="summary" class="a_b_c"><p>vox1_' in dataset.preview()
+    text = re.sub(r"<[^>]*>", "", dataset.preview())
+    assert text.splitlines() == ["vox1_", "o_", "original*", " by as_", "norm"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kedro_datasets._typing import HTMLPreview
 
+from speaker_verification.datasets.previews import html_preview
 from speaker_verification.datasets.versioned import AtomicDataset
 
 
@@ -23,4 +24,4 @@ class HtmlPageDataset(AtomicDataset[str]):
         """Summary of the newest version in Kedro-Viz."""
         page = self.load() if self.exists() else ""
         found = re.search(r'<section id="summary".*?</section>', page, flags=re.DOTALL)
-        return HTMLPreview(found[0] if found else "")
+        return html_preview(found[0] if found else "")

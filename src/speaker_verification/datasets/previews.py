@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from kedro_datasets._typing import JSONPreview, TablePreview
+from kedro_datasets._typing import HTMLPreview, JSONPreview, TablePreview
 
 PREVIEW_ROWS = 50
 DECIMALS = 4
@@ -25,6 +26,16 @@ def table_preview(table: pd.DataFrame) -> TablePreview:
 def json_preview(value: Any) -> JSONPreview:
     """Plain values as text; of none, the empty text, which Kedro-Viz does not show."""
     return JSONPreview(json.dumps(shortened(value)) if value else "")
+
+
+def html_preview(html: str) -> HTMLPreview:
+    """Part of a page whose underscores and asterisks Kedro-Viz leaves as they are.
+
+    It reads text between two of them as Markdown if they are on one line: a hidden end of line follows each.
+    Other ends of lines, which it shows as line breaks, are blanks.
+    """
+    line = " ".join(html.split())
+    return HTMLPreview(re.sub(r"([_*])(?=[^<>]*<)", r"\1<span hidden>\n</span>", line))
 
 
 def shortened(value: Any) -> Any:
