@@ -42,7 +42,7 @@ def layer_weight_figure(mean: pd.DataFrame) -> go.Figure:
     figure.update_layout(
         xaxis={"title": STATE_AXIS, "dtick": 1 if len(mean) < 40 else None},
         yaxis={"title": WEIGHT, "rangemode": "tozero"},
-        bargap=0.3,
+        bargap=0.5,
     )
     summary = f"Weight of each encoder state. The heaviest, {'; '.join(heaviest) or 'none known'}."
     figure.update_layout(showlegend=mean["sequence"].nunique() > 1)
