@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from tests.support.host import Host, serving
-from tests.support.project import copy_project
+from tests.support.project import copy_project, tell_of_nodes
 
 ENV = "mini"
 BLOCK_SECONDS = 0.002  # between two blocks of the host: a download takes seconds, not a moment
@@ -35,7 +35,7 @@ def main() -> int:
     files = {path.name: path.read_bytes() for path in arguments.mirror.iterdir() if path.is_file()}
     drawn = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name, serving(Host(files, block_seconds=BLOCK_SECONDS)) as host:
-        project = copy_project(Path(name))
+        project = tell_of_nodes(copy_project(Path(name)))
         undisturbed, seconds = {}, {}
         for pipeline in PIPELINES:
             running = _start(project, pipeline, host)

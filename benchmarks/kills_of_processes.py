@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from safetensors.torch import load_file
-from tests.support.project import copy_project
+from tests.support.project import copy_project, tell_of_nodes
 from tests.support.torchrun import Torchrun
 from tests.support.tracked import client_of, runs_of
 from torch import Tensor
@@ -65,8 +65,8 @@ CHANGES: dict[str, Any] = {
 DATA, PHASE = Path("data/tiny"), Path("data/tiny/06_models/pretrain")
 TRAIN, EMBED = ("run", "--pipeline=pretrain"), ("run", "--pipeline=embed")
 STORES = ("embeddings", "cohort_embeddings")
-BEGUN = re.compile(r"epoch 0/|resuming from|Running node: embed_")  # what is killed has begun
-DOING = re.compile(r"Running node: (\w+)|(epoch \d+/\d+)|(resuming from step \d+)|(finished before)")
+BEGUN = re.compile(r" 0/\d+  EER|resuming from|Running node: embed_")  # what is killed has begun
+DOING = re.compile(r"Running node: (\w+)|(\d+/\d+)  EER|(resuming from step \d+)|(finished before)")
 
 
 @dataclass
@@ -153,7 +153,7 @@ def main() -> int:
 def _run(arguments: argparse.Namespace, folder: Path) -> int:
     prepared = folder / "prepared"
     if not prepared.exists():
-        copy_project(_made(prepared), **CHANGES)
+        tell_of_nodes(copy_project(_made(prepared), **CHANGES))
         _undisturbed(prepared, 1, "run", "--pipeline=prepare")
     trained = _copy(prepared, folder / "trained")
     training = _undisturbed(trained, 2, *TRAIN)

@@ -129,13 +129,13 @@ class Phase:
             printed = ""
             for line in process.stdout:
                 printed += line
-                if begun := re.search(r"epoch 0/\d+|resuming from step \d+", line):
+                if begun := re.search(r" 0/\d+  EER|resuming from step \d+", line):
                     began = time.perf_counter()
                     self.begun = begun[0]
                     if kill_after is not None:
                         self._kill(process, kill_after, while_saving)
                         return
-                if re.search(r"epoch [1-9]\d*/\d+:", line):
+                if re.search(r" [1-9]\d*/\d+  EER", line):
                     on_epoch(process)
                     self.training_seconds = time.perf_counter() - began
         if process.returncode:

@@ -216,7 +216,7 @@ def _kill(hosts: Sequence[Host], folder: Path, rank: int, epochs: int) -> bool:
     """Kill a worker while it trains, and start the same command again."""
     parameters = f"--params=pretrain.epochs={epochs},pretrain.save_every_steps=1"
     run = Run(hosts, folder, "--pipeline=pretrain", parameters)
-    run.kill_worker(rank, f"epoch 2/{epochs}")
+    run.kill_worker(rank, f" 2/{epochs}  EER")
     codes, seconds = run.wait()
     say(f"worker of rank {rank} killed: exit codes {codes}, {seconds:.1f} s after")
     again = Run(hosts, folder, "--pipeline=pretrain", parameters)

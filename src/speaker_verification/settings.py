@@ -10,6 +10,7 @@ from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.hooks.checks import ChecksHook
 from speaker_verification.hooks.inputs import AnnouncementHook, JobsHook, OptionalInputsHook, PiecesHook
 from speaker_verification.hooks.locks import LockHook
+from speaker_verification.hooks.run_log import RunLogHook
 from speaker_verification.hooks.tracking import TrackingHook
 
 os.environ["KEDRO_DISABLE_TELEMETRY"] = "1"
@@ -19,10 +20,10 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")  # where it is installed: one tracker is enough
 
-# In any order: the lock wraps all others, the checks go first and tracking last. Of several processes the
-# first one locks, checks and tracks for all.
+# In any order: the lock wraps all others, the checks go first and tracking last; the log tells of a node, and
+# of the run, when all others are through with it. Of several processes the first one does all of this.
 HOOKS = (
-    (LockHook(), ChecksHook(), JobsHook(), TrackingHook(), AnnouncementHook(), PiecesHook())
+    (LockHook(), ChecksHook(), JobsHook(), TrackingHook(), AnnouncementHook(), PiecesHook(), RunLogHook())
     if is_first_process()
     else (JobsHook(), OptionalInputsHook())
 )

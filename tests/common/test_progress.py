@@ -99,6 +99,10 @@ def test_a_step_of_less_than_three_seconds_logs_nothing(caplog: pytest.LogCaptur
         for _ in range(10):
             clock.seconds += 0.29
             advance()
+        clock.seconds += 10
+    with progress_bar("score", 1, clock=clock) as advance:
+        clock.seconds += 10
+        advance()  # all there is
     assert not caplog.messages
 
 

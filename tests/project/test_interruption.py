@@ -64,7 +64,7 @@ def test_a_killed_phase_resumes_in_its_own_run(finished_copy: tuple[Path, Kedro]
     assert f"taken over from lmft (process {pid} on host" in refused.stdout
     run = kedro(*LMFT)
     assert run.returncode == 0, run.stdout
-    assert "epoch 0/3" not in run.stdout
+    assert "lmft  0/3" not in run.stdout
     assert not list(folder.rglob(".*.lock"))
 
     runs = [run for run in runs_of(folder) if run.info.run_id not in before]
@@ -97,5 +97,5 @@ def test_a_moved_project_reads_its_own_files_and_resumes_its_phase(
 
     run = kedro(*LMFT)
     assert run.returncode == 0, run.stdout
-    assert "epoch 0/3" not in run.stdout
+    assert "lmft  0/3" not in run.stdout
     assert "lmft: resuming from step" in run.stdout

@@ -53,7 +53,7 @@ def test_a_phase_that_is_stopped_is_marked_as_killed_and_leaves_no_version(
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                if "epoch 1/100000" in line:
+                if " 1/100000  EER" in line:
                     break
             process.send_signal(ending)
             process.communicate(timeout=120)

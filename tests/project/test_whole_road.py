@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification import SpeakerModel, Verifier
+from speaker_verification.pipeline_registry import register_pipelines
 from speaker_verification.scoring import EmbeddingStore
 from tests.support.project import Kedro
 from tests.support.tracked import client_of, runs_of
@@ -54,6 +55,30 @@ def test_the_road_ends_in_a_table_with_every_scoring(finished: Finished) -> None
     for scoring in SCORINGS:
         assert f"{metrics['vox1_o'][scoring]['eer']:.3f}" in printed
     assert (folder / "data/tiny/08_reporting/results.txt").read_text().count("\n") >= 2 + 18
+
+
+def test_the_log_has_a_short_line_for_each_node_and_epoch_and_ends_in_where_to_look(
+    finished: Finished,
+) -> None:
+    folder, _, printed = finished
+    lines = [line for line in printed.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    told = [line.split(maxsplit=2)[2] for line in lines]
+    nodes = [node.name.split(".")[-2:] for node in register_pipelines()["__default__"].nodes]
+    for stage, name in nodes:
+        (line,) = [line for line in told if re.fullmatch(rf"{stage}: {name}  \d\S* (s|min)", line)]
+        assert len(line) < 80
+    epochs = [line for line in told if re.match(r"\w+  \d/\d  EER \d+\.\d\d %", line)]
+    assert [line.split("  EER")[0] for line in epochs] == [
+        *("pretrain  0/1", "pretrain  1/1", "finetune  0/2", "finetune  1/2", "finetune  2/2"),
+        *("lmft  0/1", "lmft  1/1"),
+    ]
+    assert all(len(line) < 100 for line in epochs)
+    assert "  loss " in epochs[1]
+    assert "Running node" not in printed
+    assert printed.count("\n\n") == 2  # between the tables and after them
+    done = told.index(next(line for line in told if line.startswith("done in ")))
+    assert told[done].endswith(f"results are in {folder}/data/tiny")
+    assert told[done + 1] == "next: kedro run --env=tiny --pipeline=export"
 
 
 def test_the_packaged_verifier_scores_every_trial_as_the_table(finished: Finished) -> None:

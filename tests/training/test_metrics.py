@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from speaker_verification.training.metrics import EpochMetrics, format_metrics
+from speaker_verification.training.metrics import EpochMetrics
 from tests.support.training import DeviceReads
 
 CPU = torch.device("cpu")
@@ -55,7 +55,3 @@ def test_metrics_stay_on_the_device_until_they_are_read_at_once() -> None:
         assert reads.count == 0
         metrics.compute()
     assert reads.count == 1
-
-
-def test_metrics_are_written_in_one_line_of_four_digits() -> None:
-    assert format_metrics({"loss": 1.23456, "validation.eer": 12.0}) == "loss 1.235, validation.eer 12"

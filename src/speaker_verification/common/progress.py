@@ -110,7 +110,7 @@ def progress_bar(
         with lock:
             done += amount
             _signs.last = time.monotonic()
-            if task is None and not pace.is_due():
+            if task is None and (done == total or not pace.is_due()):
                 return
             state = _state(done, completed, total, in_bytes, pace.seconds)
             if value is not None and value in shown:

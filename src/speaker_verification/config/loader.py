@@ -93,8 +93,22 @@ class RecipeConfigLoader(OmegaConfigLoader):
         return None if self._run_env == self.base_env else self._run_env
 
     @cached_property
+    def full_parameters(self) -> Parameters:
+        """The typed parameters tree of the whole recipe: without what `fast_dev_run` shortens."""
+        from speaker_verification.config.tree import check_parameters
+
+        return check_parameters(self._whole_parameters | {"fast_dev_run": None})
+
+    @cached_property
     def _parameters(self) -> dict[str, Any]:
         """The merged parameters, read once: Kedro and `typed_parameters` both ask for them."""
+        whole = self._whole_parameters
+        if is_count(whole.get("fast_dev_run")):
+            return _merge(whole, shortened_phases(whole), self.runtime_params)
+        return whole
+
+    @cached_property
+    def _whole_parameters(self) -> dict[str, Any]:
         if self.runtime_params:
             from speaker_verification.config.tree import Parameters
 
@@ -102,10 +116,7 @@ class RecipeConfigLoader(OmegaConfigLoader):
         patterns = self.config_patterns["parameters"]
         base = self._read_layer(self.base_env, patterns)
         own = self._read_layer(self._own_env, patterns) if self._own_env else {}
-        merged = _merge(base, self._read_recipe(_merge(base, own).get("recipe")), own)
-        if is_count(merged.get("fast_dev_run")):
-            merged = _merge(merged, shortened_phases(merged), self.runtime_params)
-        return merged
+        return _merge(base, self._read_recipe(_merge(base, own).get("recipe")), own)
 
     def _read_globals(self) -> dict[str, Any]:
         """Globals, with a data root that is a folder of this environment."""

@@ -22,6 +22,7 @@ from speaker_verification.config.phases import (
     LAST_CHECKPOINT,
     PHASES,
     REPORT,
+    RUN_RECORD,
     learning_curve_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
@@ -35,6 +36,25 @@ class JobsHook(ParameterisedHook):
         if self._parameters is not None:
             for phase in PHASES:
                 catalog[f"{phase}.job"] = MemoryDataset(self._parameters.job(phase), copy_mode="assign")
+
+
+def workplaces(pipeline: Pipeline, catalog: CatalogProtocol) -> set[str]:
+    """Working folders that the nodes of a pipeline take, by their names in the catalog."""
+    from speaker_verification.datasets import FolderDataset
+
+    datasets = {name: catalog.get(name) for name in pipeline.inputs() if not name.startswith("params:")}
+    return {name for name, one in datasets.items() if isinstance(one, FolderDataset) and one.is_workplace}
+
+
+def is_optional(name: str, model: str | None) -> bool:
+    """Whether an input may be missing.
+
+    Args:
+        name: name of the dataset.
+        model: parameter `embed.model`.
+    """
+    always = (RUN_RECORD, *map(learning_curve_of, PHASES))
+    return name in always or (model is not None and name == LAST_CHECKPOINT)
 
 
 class OptionalInputsHook(ParameterisedHook):

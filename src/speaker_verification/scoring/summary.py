@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.common.progress import shown
+from speaker_verification.common.text_table import aligned
 from speaker_verification.scoring.bootstrap import equal_error_rate_interval
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.metrics import OperatingPoint, cllr, decision_errors, sort_trials
@@ -16,6 +17,8 @@ from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.trial_speakers import TrialSpeakers, speakers_of_trials
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
+
+TEXT_COLUMNS = ("trial list", "scoring")
 
 
 def compute_metrics(
@@ -182,22 +185,8 @@ def format_table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     ]
     legend = "DCF and Cllr: the least over all thresholds, then that of the calibrated scores"
     remarks = [*_missing_intervals(metrics), *_remarks(metrics), *notes.values()]
-    blocks = [*_aligned(header, lines), legend, *_decisions(metrics), *remarks]
+    blocks = [*aligned(header, lines, TEXT_COLUMNS), legend, *_decisions(metrics), *remarks]
     return "\n".join(blocks) + "\n"
-
-
-def _aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """Header, rule and lines in straight columns; names stand on the left, numbers on the right."""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-
-    def aligned(cells: Sequence[str]) -> str:
-        columns = zip(cells, header, widths, strict=True)
-        is_text = ("trial list", "scoring")
-        return "  ".join(
-            cell.ljust(width) if name in is_text else cell.rjust(width) for cell, name, width in columns
-        ).rstrip()
-
-    return [aligned(header), "  ".join("-" * width for width in widths), *map(aligned, lines)]
 
 
 def _decisions(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
@@ -218,7 +207,7 @@ def _decisions(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[s
         for scoring, values in scorings.items()
     ]
     legend = "miss, FA: of the decisions at the calibrated threshold for this probability of a target trial"
-    return ["", *_aligned(header, lines), legend]
+    return ["", *aligned(header, lines, TEXT_COLUMNS), legend]
 
 
 def _misses_and_false_acceptances(values: Mapping[str, Any], name: str) -> str:

@@ -35,7 +35,7 @@ from speaker_verification.training.failures import (
     report_out_of_memory,
     require_finite,
 )
-from speaker_verification.training.metrics import EpochMetrics, Metrics, format_metrics
+from speaker_verification.training.metrics import EpochMetrics, Metrics
 from speaker_verification.training.optimiser import (
     choose_trained,
     keep_whole_state,
@@ -48,6 +48,7 @@ from speaker_verification.training.phase import NEWEST_FIRST, PhaseSettings
 from speaker_verification.training.phase_schedule import PhaseSchedule
 from speaker_verification.training.resume import ResumePoint, RunFingerprint
 from speaker_verification.training.seeding import seeded_step, share_time_masks
+from speaker_verification.training.timing import EpochLines, PhaseTimes, measured
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
@@ -119,6 +120,8 @@ class TrainingLoop:
         fingerprint: inputs of the phase, stored in its checkpoints and compared before it resumes.
         regularise: function from the head's loss to the loss to minimise (see regularisation.py).
         tracker: receiver of the metrics.
+        later: phases that follow in the same run, by name: the log tells how long they take at least.
+        times: receives how long the parts of the phase take.
     """
 
     phase: PhaseSettings
@@ -129,6 +132,8 @@ class TrainingLoop:
     fingerprint: RunFingerprint
     regularise: Callable[[Tensor], Tensor] = unregularised
     tracker: Tracker = field(default_factory=Untracked)
+    later: Mapping[str, PhaseSettings] = field(default_factory=dict)
+    times: PhaseTimes = field(default_factory=PhaseTimes)
 
     def run(self) -> pd.DataFrame:
         """Train from the start, or from the last save, to the end of the phase.
@@ -167,6 +172,8 @@ class TrainingLoop:
         steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
         self.steps_per_epoch = len(steps)
         self.schedule = PhaseSchedule(phase, self.steps_per_epoch)
+        self.times.examples_of_pass = len(order)
+        self.lines = EpochLines(self.fingerprint.phase, phase, self.steps_per_epoch, self.later, self.times)
         share = self.group.share(phase.batch_size, "batch_size")
         self.loader = BatchLoader(
             examples, steps, phase.batch_size, phase.num_workers, self.model.device, share
@@ -210,9 +217,12 @@ class TrainingLoop:
         if not self.progress.curve:
             self.start_phase()
         done_epochs, first_step = divmod(self.progress.step, self.steps_per_epoch)
+        self.lines.begin(self.progress.step)
         for epoch in range(done_epochs + 1, self.phase.epochs + 1):
-            metrics = self.train_epoch(epoch, first_step)
-            self.finish_epoch(epoch, metrics)
+            with measured(self.times.training):
+                metrics = self.train_epoch(epoch, first_step)
+            with measured(self.times.finishing):
+                self.finish_epoch(epoch, metrics)
             first_step = 0
         if self.phase.epochs and self.phase.average_best > 1:
             self.average_best()
@@ -223,6 +233,7 @@ class TrainingLoop:
         if not self.phase.epochs:
             self._keep(self.checkpoints.save_if_best, 0, metrics)
         self._record(0, metrics)
+        self.lines.log_epoch(0, 0, self.progress.curve)
         self.tracker.log_epoch(0, metrics)
 
     def train_epoch(self, epoch: int, first_step: int) -> Metrics:
@@ -236,13 +247,17 @@ class TrainingLoop:
         bar = progress_bar(
             name, self.steps_per_epoch, first_step, "loss", first_line_seconds=EPOCH_LINE_SECONDS
         )
+        steps: list[float] = []
+        self.times.steps.append(steps)
         with defer_termination() as terminated, bar as advance:
             for index in range(first_step, self.steps_per_epoch):
-                step = self.train_step(batches)
+                with measured(steps):
+                    step = self.train_step(batches)
                 advance(loss=step.loss)
                 # The last step is saved with the finished epoch.
                 if index + 1 < self.steps_per_epoch and (self._save_is_due() or terminated()):
-                    self.resume.save(self.progress)
+                    with measured(self.times.saving):
+                        self.resume.save(self.progress)
                     if terminated():
                         break  # the end of the block exits the process
         metrics = self.epoch_metrics.compute() | {
@@ -294,12 +309,14 @@ class TrainingLoop:
         else:
             self.average.update(self.classifier)
             with self.average.applied(self.classifier):
-                reestimate_statistics(self.model, self._waveforms_of(epoch))
+                with measured(self.times.reestimating):
+                    reestimate_statistics(self.model, self._waveforms_of(epoch))
                 self._evaluate(epoch, metrics)
         self.epoch_metrics.clear()
         # Saved before it is logged: what a tracker has was never lost. Evicted checkpoints are deleted after
         # the save, because the state before it ranks them.
-        self.resume.save(self.progress)
+        with measured(self.times.saving):
+            self.resume.save(self.progress)
         self.checkpoints.prune()
         self.tracker.log_epoch(epoch, metrics)
 
@@ -310,6 +327,7 @@ class TrainingLoop:
         reestimate_statistics(self.model, self._waveforms_of(epoch))
         metrics = self._validate()
         self._keep(self.checkpoints.save_average, epoch, metrics)
+        self.lines.log_average(metrics[self.phase.ranking_metric])
         metrics = {f"average.{name}": value for name, value in metrics.items()}
         self._record(epoch, metrics)
         self.tracker.log_epoch(epoch, metrics)
@@ -319,6 +337,7 @@ class TrainingLoop:
         metrics |= self._validate()
         self._keep(self.checkpoints.save_if_best, epoch, metrics)
         self._record(epoch, metrics)
+        self.lines.log_epoch(epoch, self.progress.step, self.progress.curve)
 
     def _validate(self) -> Metrics:
         return self.group.first(self.validate(self.model))
@@ -335,7 +354,6 @@ class TrainingLoop:
         """Add an epoch's metrics to the learning curve."""
         rows = ({"epoch": epoch, "metric": name, "value": float(value)} for name, value in metrics.items())
         self.progress.curve.extend(rows)
-        logger.info("epoch %d/%d: %s", epoch, self.phase.epochs, format_metrics(metrics))
 
     def _save_is_due(self) -> bool:
         every = self.phase.save_every_steps

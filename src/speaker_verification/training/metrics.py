@@ -77,8 +77,3 @@ class EpochMetrics:
     def _sums(self) -> tuple[Tensor, Tensor]:
         group = processes()
         return group.sum(self._loss.clone()), group.sum(self._counts.clone())
-
-
-def format_metrics(metrics: Metrics) -> str:
-    """Metrics as one line of text."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

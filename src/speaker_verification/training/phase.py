@@ -187,6 +187,19 @@ class PhaseSettings(Settings):
         return self.batch_size * self.accumulation_steps
 
     @property
+    def seconds_of_step(self) -> float:
+        """Audio of an optimiser step in s."""
+        return self.examples_per_step * self.crop_seconds
+
+    def num_steps(self, examples_of_pass: int) -> int:
+        """Optimiser steps of an epoch.
+
+        Args:
+            examples_of_pass: training examples of a pass through the corpus.
+        """
+        return self.steps_per_epoch or examples_of_pass // self.examples_per_step
+
+    @property
     def num_speed_classes(self) -> int:
         """Classes per speaker: a speaker at another speed is another class."""
         return len(speed_class_offsets(self.speed_factors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from speaker_verification.data.examples import TrainingExamples
     from speaker_verification.training.loop import Tracker
     from speaker_verification.training.resume import RunFingerprint
+    from speaker_verification.training.timing import PhaseTimes
     from speaker_verification.training.validation import TrialSet
 
 
@@ -108,6 +110,8 @@ def run_phase(
     folder: Path,
     start_name: str = "",
     tracker: Tracker | None = None,
+    later: Mapping[str, PhaseSettings] | None = None,
+    times: PhaseTimes | None = None,
 ) -> pd.DataFrame:
     """Train a phase from an encoder or from the phase before, or resume it.
 
@@ -119,6 +123,8 @@ def run_phase(
         folder: folder of the best epochs (see checkpoints.py).
         start_name: name of the start in messages and checkpoints; by default its path.
         tracker: receiver of the metrics; None for none.
+        later: phases that follow in the same run, by name: the log tells how long they take at least.
+        times: receives how long the parts of the phase take.
 
     Returns:
         LEARNING_CURVE table.
@@ -134,6 +140,7 @@ def run_phase(
     from speaker_verification.training.loop import TrainingLoop, Untracked
     from speaker_verification.training.regularisation import PretrainedDistance
     from speaker_verification.training.start import start_phase
+    from speaker_verification.training.timing import PhaseTimes
     from speaker_verification.training.validation import TrialSet, validate
 
     phase = job.phase
@@ -158,6 +165,8 @@ def run_phase(
         fingerprint=_fingerprint(job, tables, examples, held_out.joined(monitored), start_name or str(start)),
         regularise=PretrainedDistance(model.frontend, encoder, phase.pretrained_distance),
         tracker=tracker or Untracked(),
+        later=later or {},
+        times=times or PhaseTimes(),
     )
     return loop.run()
 

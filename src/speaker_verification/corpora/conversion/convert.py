@@ -324,11 +324,13 @@ def convert_archive(
     table = pd.concat([known, table]).sort_values(["file_id", "reason"], ignore_index=True)
     if group.is_first:
         converted.save_record(table)
-    num_rejected = int((table["reason"] != "").sum())
-    logger.info(
-        "%s: %d recordings, %d of them converted by an earlier run, %d rejected",
-        *(conversion.name, len(table), num_before, num_rejected),
-    )
+    counts = {
+        "recordings": len(table),
+        "of them converted by an earlier run": num_before,
+        "rejected": int((table["reason"] != "").sum()),
+    }
+    told = (f"{count:,} {what}" for what, count in counts.items() if count or what == "recordings")
+    logger.info("%s: %s", conversion.name, ", ".join(told))
     return table
 
 

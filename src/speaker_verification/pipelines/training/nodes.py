@@ -10,6 +10,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from speaker_verification.config.phases import CHECKPOINT
+from speaker_verification.hooks.run_log import later_phases, times_of
 from speaker_verification.hooks.tracking import PhaseTracker
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.training.phase import PhaseSettings
@@ -67,7 +68,17 @@ def train_phase(
     )
     folder = workspace / CHECKPOINT
     start_name = os.path.relpath(start, workspace.parent.parent)  # true also after a move
-    curve = run_phase(job, tables, start, encoder, folder, start_name, PhaseTracker(job.name))
+    curve = run_phase(
+        job,
+        tables,
+        start,
+        encoder,
+        folder,
+        start_name,
+        PhaseTracker(job.name),
+        later_phases(job.name),
+        times_of(job.name),
+    )
     return TrainedPhase(curve, folder)
 
 
