@@ -201,11 +201,11 @@ def test_the_estimate_is_a_table_with_totals() -> None:
         "finetune": StageUse(7200.0, 2_000_000_000, 0, 1_000_000_000, 9, 10, 60, 1.25),
     }
     assert format_estimate(stages).splitlines() == [
-        "stage     epochs  steps  s a step  hours  memory GB  disk GB",
-        "--------  ------  -----  --------  -----  ---------  -------",
-        "prepare                            0.100        1.2    0.005",
-        "finetune      10     60     1.250  2.000        2.0    1.000",
-        "total                              2.100        2.0    1.005",
+        "stage     epochs  steps  s a step     time  memory GB  disk GB",
+        "--------  ------  -----  --------  -------  ---------  -------",
+        "prepare                            6.0 min        1.2    0.005",
+        "finetune      10     60     1.250    2.0 h        2.0    1.000",
+        "total                                2.1 h        2.0    1.005",
     ]
 
 

@@ -14,6 +14,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from speaker_verification.common.progress import duration_text
 from speaker_verification.common.text_table import aligned
 from speaker_verification.hooks.inputs import workplaces
 
@@ -132,7 +133,7 @@ def format_estimate(stages: Mapping[str, StageUse]) -> str:
         "epochs": lambda name, use: "" if use.epochs is None else str(use.epochs),
         "steps": lambda name, use: "" if use.steps_per_epoch is None else f"{use.steps_per_epoch:,}",
         "s a step": lambda name, use: "" if use.step_seconds is None else f"{use.step_seconds:.3f}",
-        "hours": lambda name, use: f"{use.seconds / 3600:.3f}",
+        "time": lambda name, use: duration_text(use.seconds),
         "memory GB": lambda name, use: f"{use.memory_bytes / GIGABYTE:.1f}",
         "GPU GB": lambda name, use: f"{use.gpu_bytes / GIGABYTE:.1f}",
         "disk GB": lambda name, use: f"{use.disk_bytes / GIGABYTE:.3f}",
