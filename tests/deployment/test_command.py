@@ -352,6 +352,23 @@ def test_a_store_is_embedded_anew_by_another_verifier_and_refuses_it_until_then(
     assert "p_target 0.3" in capsys.readouterr().out
 
 
+def test_a_store_is_updated_for_another_calibration_without_its_recordings(
+    folder: Path, verifier: Verifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, other = tmp_path / "store", tmp_path / "other"
+    shutil.copy(folder / FILES[0], tmp_path / FILES[0])
+    run(folder, "enrol", tmp_path / FILES[0], "--speaker", "anna", "--store", store)
+    (tmp_path / FILES[0]).unlink()
+    calibration = replace(verifier.calibration, operating_points=(OperatingPoint(0.3),))
+    replace(verifier, calibration=calibration).save_pretrained(other / "model")
+    capsys.readouterr()
+    refused = error_of(capsys, run(other, "identify", folder / FILES[1], "--store", store))
+    assert "update the store" in refused
+    assert main(["store", "update", "--store", str(store), "--model", str(other / "model")]) == 0
+    assert run(other, "identify", folder / FILES[1], "--store", store) == 0
+    assert "p_target 0.3" in capsys.readouterr().out
+
+
 def test_the_documented_enrolment_runs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

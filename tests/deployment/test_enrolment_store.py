@@ -18,6 +18,8 @@ from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.locks import InUseError
 from speaker_verification.deployment import enrolment_parts
 from speaker_verification.deployment.enrolment_store import EnrolledRecording, Enrolment, EnrolmentStore
+from speaker_verification.deployment.identification import identify
+from speaker_verification.scoring.metrics import OperatingPoint
 from tests.support.enrolments import (
     FINGERPRINT,
     WIDTH,
@@ -344,6 +346,34 @@ def test_re_embedding_makes_it_the_store_of_another_verifier(tmp_path: Path) -> 
     assert again.width == WIDTH - 2
     np.testing.assert_array_equal(again.embeddings_of("boris"), embeddings_for("boris!")[:, : WIDTH - 2])
     assert again.recordings()["enrolled_at"].equals(enrolled_at)
+
+
+def test_another_calibration_or_cohort_takes_the_store_over_without_a_recording(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store", "anna")
+    store.add_all([enrolment("boris", 3), enrolment("anna", 2)])
+    before = store.recordings()
+    moved = f"{FINGERPRINT}-2"  # the same embeddings, decided in another way
+    with pytest.raises(DataError, match=rf"{moved}: .*update the store"):
+        EnrolmentStore.open(tmp_path / "store", moved, side_scorer(num_speakers=40))
+    store.update(moved, side_scorer(num_speakers=40))
+    fresh = EnrolmentStore.create(tmp_path / "fresh", moved, side_scorer(num_speakers=40))
+    fresh.add_all([enrolment("anna"), enrolment("boris", 3), enrolment("anna", 2)])
+    again = EnrolmentStore.open(tmp_path / "store", moved, side_scorer(num_speakers=40))
+    assert again.recordings().equals(before)
+    test = embeddings_for("somebody")[0]
+    for each in (store, again):
+        found, expected = (identify(test, s, OperatingPoint(0.5), seconds=3.0) for s in (each, fresh))
+        assert found == expected
+    for name in ("anna", "boris"):
+        np.testing.assert_array_equal(again.embeddings_of(name), fresh.embeddings_of(name))
+
+
+def test_a_verifier_of_other_embeddings_does_not_take_a_store_over(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store", "anna")
+    before = files_of(tmp_path / "store")
+    with pytest.raises(DataError, match=rf"{'b' * 64}.*another way.*{FINGERPRINT}.*embed the store anew"):
+        store.update("b" * 64, side_scorer(num_speakers=40))
+    assert files_of(tmp_path / "store") == before
 
 
 def test_re_embedding_loses_no_recording_unasked(tmp_path: Path) -> None:

@@ -103,13 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     identify.add_argument("--json", action="store_true", help="print JSON instead of a table")
     identify.add_argument("--exit-code", action="store_true", help="exit with 0 for a speaker, 1 for nobody")
 
-    store = commands.add_parser("store", help="list, remove or embed anew what is enrolled")
+    store = commands.add_parser("store", help="list, remove, update or embed anew what is enrolled")
     actions = store.add_subparsers(required=True, metavar="ACTION")
     list_ = actions.add_parser("list", help="print the enrolled speakers as CSV")
     list_.set_defaults(run=_list)
     remove = actions.add_parser("remove", help="remove speakers, of whom nothing is left in the store")
     remove.set_defaults(run=_remove)
     remove.add_argument("speakers", nargs="+", metavar="NAME")
+    update = actions.add_parser("update", help="take another calibration or cohort of the same model")
+    update.set_defaults(run=_update)
     re_embed = actions.add_parser("re-embed", help="embed all enrolled recordings anew by another verifier")
     re_embed.set_defaults(run=_re_embed)
     re_embed.add_argument(
@@ -135,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--licence", default="other", help="licence of the model on its card")
     build.add_argument("--drop-refused", action="store_true", help="leave out recordings that are refused")
 
-    for command in (enrol, identify, list_, remove, re_embed):
+    for command in (enrol, identify, list_, remove, update, re_embed):
         command.add_argument(
             "--store", type=Path, required=True, metavar="FOLDER", help="folder of the enrolled speakers"
         )
@@ -143,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--prior", type=float, help="probability of one speaker before the comparison, for `probability`"
         )
-    for command in (verify, embed, score, enrol, identify, re_embed):
+    for command in (verify, embed, score, enrol, identify, update, re_embed):
         command.add_argument(
             "--model", required=True, metavar="MODEL", help="verifier: a folder, or a URI of MLflow"
         )
@@ -268,12 +270,13 @@ def _embedding_once(
     """Function that embeds a file, or finds its embedding where an earlier call has kept it."""
     from speaker_verification.common.checksums import sha256_of
     from speaker_verification.deployment.embedding_cache import EmbeddingCache
+    from speaker_verification.deployment.fingerprint import embedding_part
     from speaker_verification.deployment.recordings import read_recording
 
     with EmbeddingCache.opened(cache_file, verifier.weights) as cache:
 
         def embed(file: str) -> EmbeddingStore:
-            key = f"{sha256_of(file)} {verifier.fingerprint} {limits.model_dump_json()}"
+            key = f"{sha256_of(file)} {embedding_part(verifier.fingerprint)} {limits.model_dump_json()}"
             store = cache.find(key)
             if store is None:
                 store = verifier.embed([read_recording(file, limits)])
@@ -364,6 +367,15 @@ def _remove(options: argparse.Namespace) -> int:
     from speaker_verification.deployment.enrolment_store import EnrolmentStore
 
     EnrolmentStore.open(options.store).remove(*options.speakers)
+    return 0
+
+
+def _update(options: argparse.Namespace) -> int:
+    from speaker_verification.deployment.enrolment_store import EnrolmentStore
+    from speaker_verification.deployment.identification import side_scorer
+
+    verifier = options.load_verifier(options.model, "cpu")  # whose model is not used
+    EnrolmentStore.open(options.store).update(verifier.fingerprint, side_scorer(verifier))
     return 0
 
 

@@ -27,6 +27,7 @@ from speaker_verification.deployment.enrolment_parts import (
     Snapshot,
     Writer,
 )
+from speaker_verification.deployment.fingerprint import embedding_part
 from speaker_verification.scoring.embeddings import mean_of
 from speaker_verification.scoring.sides import Lines, SideScorer
 
@@ -131,9 +132,11 @@ class EnrolmentStore:
         """
         store = cls(Path(folder), scorer)
         if fingerprint is not None and store.fingerprint != fingerprint:
+            is_same = embedding_part(fingerprint) == embedding_part(store.fingerprint)
+            remedy = "update the store, whose embeddings stay" if is_same else "embed the store anew"
             raise DataError(
-                f"{folder} holds embeddings of the verifier {store.fingerprint}, which cannot be compared "
-                f"with those of the verifier {fingerprint}: take the former, or embed the store anew"
+                f"{folder} belongs to the verifier {store.fingerprint}, not to the verifier {fingerprint}: "
+                f"take the former, or {remedy}"
             )
         return store
 
@@ -276,6 +279,32 @@ class EnrolmentStore:
         with self._changing() as writer:
             self.snapshot = writer.commit(writer.merged(writer.snapshot))
 
+    def update(self, fingerprint: str, scorer: SideScorer) -> None:
+        """Score by another verifier of the same embeddings, whose store this is from then on.
+
+        Nothing is embedded, and no recording is read.
+
+        Args:
+            fingerprint: of the other verifier, as it was calibrated anew, for example.
+            scorer: its scoring.
+
+        Raises:
+            DataError: its embeddings are others; the store stays as it was.
+            InUseError: another process writes.
+        """
+        with self._changing() as writer:
+            if embedding_part(fingerprint) != embedding_part(self.fingerprint):
+                raise DataError(
+                    f"{self.folder}: the verifier {fingerprint} embeds recordings in another way than the "
+                    f"verifier {self.fingerprint}: embed the store anew"
+                )
+            names = []
+            for part, counted in writer.snapshot:
+                kept = _kept_of([part.take(counted)])
+                names += [writer.write(content) for content in self._contents(kept, scorer)]
+            self.snapshot = writer.commit(names, fingerprint)
+            self._scorer = scorer
+
     def re_embed(
         self,
         embed: Callable[[Sequence[str]], npt.ArrayLike],
@@ -369,16 +398,8 @@ class EnrolmentStore:
 
     def _earlier(self, speakers: set[str]) -> dict[str, _Kept]:
         """Enrolled recordings and embeddings of the speakers, by name."""
-        earlier: dict[str, _Kept] = {}
-        for part, counted in self.snapshot:
-            if not (holds := counted & part.holds(speakers)).any():
-                continue
-            content = part.take(holds)
-            for row, embedding in zip(content.recordings.to_pylist(), content.embeddings, strict=True):
-                of_speaker = earlier.setdefault(row["speaker"], _Kept())
-                of_speaker.rows.append(row)
-                of_speaker.embeddings.append(embedding)
-        return earlier
+        held = ((part, counted & part.holds(speakers)) for part, counted in self.snapshot)
+        return _kept_of(part.take(holds) for part, holds in held if holds.any())
 
     def _without_repeated(
         self, new: Sequence[Enrolment], kept: dict[str, _Kept]
@@ -430,6 +451,17 @@ class EnrolmentStore:
                 waiting, num_recordings = [], 0
         if waiting:
             yield _content_of({name: kept[name] for name in waiting}, scorer or self.scorer)
+
+
+def _kept_of(contents: Iterable[Content]) -> dict[str, _Kept]:
+    """Embeddings and recordings of parts' contents, by speaker."""
+    kept: dict[str, _Kept] = {}
+    for content in contents:
+        for row, embedding in zip(content.recordings.to_pylist(), content.embeddings, strict=True):
+            of_speaker = kept.setdefault(row["speaker"], _Kept())
+            of_speaker.rows.append(row)
+            of_speaker.embeddings.append(embedding)
+    return kept
 
 
 def _content_of(kept: dict[str, _Kept], scorer: SideScorer) -> Content:

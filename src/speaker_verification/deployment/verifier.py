@@ -20,9 +20,10 @@ from speaker_verification.common.arrays import read_arrays, write_arrays
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.deployment.comparison import Comparison
+from speaker_verification.deployment.fingerprint import fingerprint_of
 from speaker_verification.deployment.origin import Origin
 from speaker_verification.deployment.recordings import Recording, Source, read_recording, read_waveform
-from speaker_verification.deployment.sealed_folder import check_sums, file_sums, sum_of_sums
+from speaker_verification.deployment.sealed_folder import check_sums, file_sums
 from speaker_verification.deployment.settings import VerifierSettings
 from speaker_verification.models.speaker_model import SpeakerModel, weights_digest
 from speaker_verification.models.weight_files import read_json
@@ -36,7 +37,7 @@ from speaker_verification.scoring.scorings import Fitted, Trials
 from speaker_verification.scoring.settings import ExtractionSettings
 from speaker_verification.scoring.summary import Metrics
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_FILE = "verifier.json"
 MODEL_FOLDER = "model"
 COHORT_FILE = "cohort.npz"
@@ -110,7 +111,7 @@ class Verifier:
             )
         sums = manifest.get("sha256", {})
         check_sums(folder, sums, MANIFEST_FILE)
-        if manifest.get("fingerprint") != _fingerprint(sums):
+        if manifest.get("fingerprint") != _fingerprint(folder, sums):
             raise DataError(
                 f"'{folder / MANIFEST_FILE}' is altered: the fingerprint is not that of its files"
             )
@@ -129,9 +130,8 @@ class Verifier:
             Origin.from_dict(read_json(folder / ORIGIN_FILE)),
             card.read_text(encoding="utf-8") if card.is_file() else "",
         )
-        for name in ("fingerprint", "weights"):  # earlier versions did not save the second
-            if name in manifest:
-                verifier.__dict__[name] = manifest[name]
+        for name in ("fingerprint", "weights"):
+            verifier.__dict__[name] = manifest[name]
         return verifier
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -161,14 +161,14 @@ class Verifier:
         ):
             _write_json(folder / name, values)
         sums = file_sums(folder)
-        fingerprint = _fingerprint(sums)
+        fingerprint = _fingerprint(folder, sums)
         manifest = {"format": FORMAT, "fingerprint": fingerprint, "weights": self.weights, "sha256": sums}
         _write_json(folder / MANIFEST_FILE, manifest)
         return fingerprint
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights, settings and all else that decides, as saved."""
+        """Digests of what embeddings depend on, and of the weights, settings and all else that decides."""
         with TemporaryDirectory() as folder:
             return self._write(Path(folder))
 
@@ -412,8 +412,9 @@ def _decision_errors(values: Mapping[str, Any], name: str) -> DecisionErrors:
     )
 
 
-def _fingerprint(sums: Mapping[str, str]) -> str:
-    return sum_of_sums({name: value for name, value in sums.items() if name not in DESCRIPTIONS})
+def _fingerprint(folder: Path, sums: Mapping[str, str]) -> str:
+    deciding = {name: value for name, value in sums.items() if name not in DESCRIPTIONS}
+    return fingerprint_of(deciding, MODEL_FOLDER, folder / SETTINGS_FILE)
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:
