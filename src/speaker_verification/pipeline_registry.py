@@ -6,6 +6,7 @@ from kedro.pipeline import Pipeline
 
 from speaker_verification.config.phases import EVALUATION, PHASES, checkpoint_of
 from speaker_verification.pipelines import (
+    compare_runs,
     download,
     embed,
     export,
@@ -39,6 +40,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         EVALUATION: road["embed"] + road["score"],
         "export": export.create_pipeline(),
         "measure": measure.create_pipeline(),
+        "compare_runs": compare_runs.create_pipeline(),
         "__default__": sum(road.values(), start=Pipeline([])),
     }
 

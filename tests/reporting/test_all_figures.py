@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.reporting import figures, theme
+from speaker_verification.reporting.figures import comparison as comparison_figures
 from speaker_verification.reporting.figures import layers as layer_figures
 from speaker_verification.reporting.figures import scores as score_figures
 from speaker_verification.reporting.figures import training as training_figures
@@ -40,8 +41,16 @@ def drawn() -> Figures:
     curve = pd.DataFrame({"epoch": [0, 1, 1], "metric": ["validation.eer"] * 2 + ["loss"], "value": 9.0})
     states = pd.DataFrame({"sequence": "frames", "state": [0, 1], "weight": [0.2, 0.8]})
     over_time = states.assign(utterance_id="id0/s/1.wav", seconds=0.5)
+    points = det_points(trials, fitted)
+    curve_of_run = comparison_figures.DetCurve(points[points["scoring"] == "qmf"], 5.0)
+    pair = pd.DataFrame({"trial_list": ["vox1_o"], "first": "lap_astp", "second": "mhfa_slt22"})
+    pair = pair.assign(difference=-1.0, low=-2.0, high=0.5, is_clear=False)
     return {
-        "det_figure": lambda: score_figures.det_figure(det_points(trials, fitted), metrics, fitted),
+        "overlaid_det_figure": lambda: comparison_figures.overlaid_det_figure(
+            {"lap_astp": [curve_of_run]}, "vox1_o"
+        ),
+        "difference_figure": lambda: comparison_figures.difference_figure(pair),
+        "det_figure": lambda: score_figures.det_figure(points, metrics, fitted),
         "histogram_figure": lambda: score_figures.histogram_figure(
             score_histograms(trials, fitted), metrics, fitted
         ),

@@ -1,4 +1,4 @@
-"""A small evaluation for the tests of its report."""
+"""Small evaluations for the tests of reports and comparisons."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.common.tables import LEARNING_CURVE
+from speaker_verification.reporting.comparison import ComparedRun
 from speaker_verification.reporting.evaluation import Evaluation
 from speaker_verification.reporting.layer_weights import LayerWeights
 from speaker_verification.reporting.verdict import EvaluatedModel, Verdict
@@ -78,3 +79,17 @@ def foreign_evaluation() -> Evaluation:
         open_set_rates=evaluation.open_set_rates.head(0),
         learning_curves={"pretrain": LEARNING_CURVE.empty()},
     )
+
+
+def compared_run(address: str, verdict: Verdict, gap: float = 3.0, noise: int = 0) -> ComparedRun:
+    """An evaluation of vox1_o and vox1_h whose targets score `gap` above the non-targets."""
+    rng = np.random.default_rng(noise)
+    label = np.tile([0, 1], 300)
+    tables = [
+        scores_of(gap * label + rng.normal(size=len(label)), label, trial_list)
+        for trial_list in ("vox1_o", "vox1_h")
+    ]
+    scores = pd.concat(tables, ignore_index=True)
+    numbered = scores.groupby("trial_list", observed=True).cumcount().astype(str)
+    scores["test_id"] = scores["test_id"].str.replace("2.wav", "") + numbered + ".wav"
+    return ComparedRun(address, verdict, scores, calibration(), utterances_of(scores))

@@ -49,6 +49,26 @@ def differing_parameters(
     return list(_differing(one, other))
 
 
+def parameter_values(used: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, str]:
+    """Values of the parameters of some groups as YAML, by dotted name.
+
+    Args:
+        used: tree of parameters.
+        groups: names at its top.
+    """
+    return dict(_values({name: used[name] for name in groups if name in used}))
+
+
+def _values(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in tree.items():
+        if name in WITHOUT_EFFECT:
+            continue
+        if isinstance(value, Mapping) and value:
+            yield from _values(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _shown(value)
+
+
 def _differing(
     published: Mapping[str, Any], used: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[DifferingParameter]:

@@ -22,6 +22,7 @@ LEARNING_CURVE = "learning_curve"  # its other output
 ENCODER = "encoder"  # dataset that the first phase starts from
 MIRROR = "mirror"  # output of the first node of `prepare`
 RUN_RECORD = "run_record"  # input of the report that a hook makes
+COMPARED = "compared_evaluations"  # input of `compare_runs` that a hook makes
 REPORT = "report"  # pipeline, its namespace, and the page that it writes
 ESTIMATE = "full_run_estimate"  # of a shortened run
 

@@ -22,6 +22,7 @@ from speaker_verification.models.encoders import adapter_class
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.settings import ModelSettings, encoder_width
 from speaker_verification.scoring.settings import (
+    CompareRunsSettings,
     EmbedSettings,
     MeasureSettings,
     ReportSettings,
@@ -60,6 +61,7 @@ class Parameters(Settings):
     package: PackageSettings
     report: ReportSettings
     measure: MeasureSettings
+    compare_runs: CompareRunsSettings
 
     @classmethod
     def _joined(cls, messages: list[str]) -> list[str]:

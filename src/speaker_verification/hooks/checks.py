@@ -25,6 +25,7 @@ from speaker_verification.config.phases import (
     stage_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
+from speaker_verification.hooks.compared import ComparedHook
 from speaker_verification.hooks.inputs import OptionalInputsHook
 from speaker_verification.hooks.resume import InterruptedPhaseHook
 from speaker_verification.hooks.run_record import RunRecordHook
@@ -220,6 +221,7 @@ class ChecksHook:
             InterruptedPhaseHook(),
             OptionalInputsHook(),
             RunRecordHook(),
+            ComparedHook(),
             InputsHook(),
         )
 
@@ -232,12 +234,13 @@ class ChecksHook:
     def before_pipeline_run(
         self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
-        parameters, models, interrupted, optional, record, inputs = self._checks
+        parameters, models, interrupted, optional, record, compared, inputs = self._checks
         parameters.before_pipeline_run(pipeline, catalog)
         models.before_pipeline_run(run_params, pipeline, catalog)
         interrupted.before_pipeline_run(pipeline, catalog)
         optional.before_pipeline_run(pipeline, catalog)
         record.before_pipeline_run(pipeline, catalog)
+        compared.before_pipeline_run(pipeline, catalog)
         inputs.before_pipeline_run(pipeline, catalog)
 
     @hook_impl

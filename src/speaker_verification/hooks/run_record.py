@@ -14,6 +14,7 @@ from speaker_verification.config.differences import (
     EVALUATION_GROUPS,
     TRAINING_GROUPS,
     differing_parameters,
+    parameter_values,
 )
 from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.config.phases import RUN_RECORD
@@ -56,4 +57,5 @@ def run_record(loader: RecipeConfigLoader, project: Path) -> dict[str, Any]:
         "commit": tags.get(COMMIT_TAG),
         "clean": tags[CHANGES_TAG] == "no" if tags else None,
         "differences": [difference._asdict() for difference in differing],
+        "parameters": parameter_values(used, groups),
     }

@@ -96,6 +96,7 @@ class Verdict:
         synthetic: whether the speech is synthetic.
         unofficial: lists that are not the published ones of their names.
         differences: parameters that differ from the recipe's.
+        parameters: values as YAML of all parameters that bear on the results, by dotted name.
     """
 
     recipe: str | None
@@ -109,6 +110,7 @@ class Verdict:
     synthetic: bool
     unofficial: Sequence[str]
     differences: Sequence[Difference] = field(default_factory=list)
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

@@ -160,6 +160,17 @@ class ReportSettings(Settings):
         return edges
 
 
+class CompareRunsSettings(Settings):
+    """Parameters under `compare_runs`."""
+
+    runs: tuple[LocalPath, ...] = ()
+    """Evaluations to compare: data roots, DATA_ROOT@VERSION for earlier scores, or ids of MLflow runs."""
+    scoring: str | None = None
+    """Scoring that is compared; null: the one that decides in each evaluation."""
+    bootstrap_resamples: int = Field(200, ge=1)
+    """Resamples of speakers and seeds for the intervals."""
+
+
 class MeasureSettings(Settings):
     """Parameters under `measure`."""
 

@@ -51,7 +51,7 @@ from speaker_verification.hooks.tracking.results import (
     headlines,
     numbers,
 )
-from speaker_verification.hooks.tracking.runs import NOTE_TAG, Ids, TrackedRun
+from speaker_verification.hooks.tracking.runs import ADDRESS_TAG, NOTE_TAG, Ids, TrackedRun
 from speaker_verification.hooks.tracking.settings import (
     FIGURE,
     KINDS,
@@ -403,7 +403,8 @@ class TrackingHook:
         places = {"model": stage.model, "error rates": file}
         note = description(metrics, {what: self._portable(path) for what, path in places.items() if path})
         stage.run.log_metrics("error rates", {0: dict(numbers(metrics))})
-        stage.run.set_tags({NOTE_TAG: note})
+        address = f"{self._portable(file.parents[3])}@{file.parent.name}"
+        stage.run.set_tags({NOTE_TAG: note, ADDRESS_TAG: address})
         if stage.run.parent is not None:
             stage.run.parent.log_headlines(headlines(metrics), first_rate(metrics), note)
 

@@ -29,6 +29,7 @@ Send = Callable[["MlflowClient", str], None]
 Ids = dict[str, str | None]
 
 PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
+ADDRESS_TAG = "evaluation"  # of an evaluation's run: DATA_ROOT@VERSION, which `compare_runs` takes
 MAX_VALUE = 6000  # characters; MLflow refuses longer parameters
 MAX_TAG = 8000  # characters, likewise of tags
 

@@ -200,6 +200,7 @@ def describe_evaluation(
         synthetic=synthetic,
         unofficial=unofficial_lists(metrics),
         differences=[Difference(**difference) for difference in run_record["differences"]],
+        parameters=run_record["parameters"],
     )
     eers = {
         trial_list: {scoring: values["eer"] for scoring, values in scorings.items()}

@@ -41,7 +41,6 @@ def det_figure(points: pd.DataFrame, metrics: Metrics, calibration: Calibration)
         calibration: calibration of the scores, for its operating points.
     """
     from plotly.subplots import make_subplots
-    from scipy.special import ndtri
 
     lists = list(metrics)
     columns = min(PANELS_IN_A_ROW, len(lists))
@@ -49,16 +48,9 @@ def det_figure(points: pd.DataFrame, metrics: Metrics, calibration: Calibration)
     titles = [theme.plain(trial_list) for trial_list in lists]
     spacing = {"horizontal_spacing": 0.24 / columns, "vertical_spacing": 0.24 / rows}
     figure = make_subplots(rows, columns, subplot_titles=titles if len(lists) > 1 else None, **spacing)
-    low, high = _span(points, metrics)
-    ticks = _spread_ticks(low, high)
-    axis = {
-        "tickvals": ndtri(np.array(ticks) / 100),
-        "ticktext": [f"{tick:g}" for tick in ticks],
-        "range": ndtri(np.array([low, high]) / 100).tolist(),
-        "constrain": "domain",
-        "zeroline": False,
-        "tickangle": 0,
-    }
+    worst = max(values["eer"] for scorings in metrics.values() for values in scorings.values())
+    low, high = det_span(points, worst)
+    axis = det_axis(low, high)
     for place, trial_list in enumerate(lists):
         row, column = place // columns + 1, place % columns + 1
         drawn = _det_panel(points, trial_list, metrics[trial_list], calibration, (low, high))
@@ -149,14 +141,33 @@ def _marks(
     return marks
 
 
-def _span(points: pd.DataFrame, metrics: Metrics) -> tuple[float, float]:
-    """Lowest and highest rate in % of the axes, both ticks."""
+def det_span(points: pd.DataFrame, worst_eer: float) -> tuple[float, float]:
+    """Lowest and highest rate in % of a DET panel's axes, both ticks.
+
+    Args:
+        points: columns fpr and fnr in %, of all its curves.
+        worst_eer: highest of their equal error rates in %.
+    """
     seen = points[["fpr", "fnr"]].to_numpy()
     least = float(seen.min()) if seen.size else LEAST_SPAN[0]
-    most = 4 * max(values["eer"] for scorings in metrics.values() for values in scorings.values())
     low = max((tick for tick in TICKS if tick <= least), default=TICKS[0])
-    high = min((tick for tick in TICKS if tick >= most), default=TICKS[-1])
+    high = min((tick for tick in TICKS if tick >= 4 * worst_eer), default=TICKS[-1])
     return min(low, LEAST_SPAN[0]), max(high, LEAST_SPAN[1])
+
+
+def det_axis(low: float, high: float) -> dict[str, Any]:
+    """Normal-deviate axis between two rates in %."""
+    from scipy.special import ndtri
+
+    ticks = _spread_ticks(low, high)
+    return {
+        "tickvals": ndtri(np.array(ticks) / 100),
+        "ticktext": [f"{tick:g}" for tick in ticks],
+        "range": ndtri(np.array([low, high]) / 100).tolist(),
+        "constrain": "domain",
+        "zeroline": False,
+        "tickangle": 0,
+    }
 
 
 def _spread_ticks(low: float, high: float) -> list[float]:
