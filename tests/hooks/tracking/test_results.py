@@ -18,7 +18,7 @@ from speaker_verification.hooks.tracking.results import (
 
 METRICS: dict[str, Any] = {
     "vox1_o": {
-        "cosine": {"eer": 8.8889, "eer_interval": [4.2, 13.25], "min_dcf_p01": 0.91, "num_target": 240},
+        "cosine": {"eer": 8.88889, "eer_interval": [4.2, 13.25], "min_dcf_p01": 0.91, "threshold_p01": 3.5},
         "qmf": {"eer": 7.0, "eer_interval": None, "min_dcf_p01": 0.8333, "cllr": 0.25, "num_target": 240},
     }
 }
@@ -28,11 +28,12 @@ def test_metrics_are_named_by_figure_list_and_scoring() -> None:
     assert dict(numbers(METRICS)) == {
         "eer/vox1_o/cosine": 8.8889,
         "min_dcf_p01/vox1_o/cosine": 0.91,
+        "vox1_o/cosine/threshold_p01": 3.5,
         "eer/vox1_o/qmf": 7.0,
         "min_dcf_p01/vox1_o/qmf": 0.8333,
         "cllr/vox1_o/qmf": 0.25,
     }
-    assert headlines(METRICS) == {"vox1_o": {"eer/vox1_o/cosine": 8.889, "eer/vox1_o/qmf": 7.0}}
+    assert headlines(METRICS) == {"vox1_o": {"eer/vox1_o/cosine": 8.8889, "eer/vox1_o/qmf": 7.0}}
     assert [headline_list(name) for name in ("eer/vox1_o/qmf", "cllr/vox1_o/qmf", "eer/validation")] == [
         "vox1_o",
         None,

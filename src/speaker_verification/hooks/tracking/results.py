@@ -11,6 +11,8 @@ from typing import Any
 
 EER = "eer"
 MAX_HEADLINES = 12  # metrics of an experiment's run
+COMPARED = (EER, "min_dcf", "cllr")
+DECIMALS = 4
 TRAINING = "training"  # group of the metrics that are of no trial list
 VIEW = "error-rates"  # key of the view in addresses
 KIND_TAG, MACHINE_LEARNING = "mlflow.experimentKind", "custom_model_development"
@@ -18,7 +20,7 @@ PRIMARY_TAG = "mlflow.experiment.primaryMetric.name"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 METRIC_WIDTH = 140  # pixels
 FIRST_STATE: dict[str, Any] = {
-    "selectedColumns": ["attributes.`Models`", "tags.`env`"],
+    "selectedColumns": ["attributes.`Dataset`", "tags.`env`"],
     "columnOrder": ["attributes.`Run Name`"],
     "columnWidths": {"attributes.`Run Name`": 280},
     "orderByKey": "attributes.start_time",
@@ -27,8 +29,12 @@ FIRST_STATE: dict[str, Any] = {
 
 
 def metric_name(figure: str, trial_list: str, scoring: str) -> str:
-    """Name of an evaluation's figure: `eer/vox1_o/cosine`."""
-    return f"{figure}/{trial_list}/{scoring}"
+    """Name of an evaluation's figure: `eer/vox1_o/cosine`, and `vox1_o/cosine/threshold_p01` of a detail.
+
+    Error rates and costs are compared between runs; details belong together, and stand last in the charts.
+    """
+    compared = figure.startswith(COMPARED)
+    return f"{figure}/{trial_list}/{scoring}" if compared else f"{trial_list}/{scoring}/{figure}"
 
 
 def epoch_metric_name(name: str) -> str:
@@ -38,23 +44,21 @@ def epoch_metric_name(name: str) -> str:
 
 
 def numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """All figures of an evaluation by the names of their metrics."""
+    """All figures of an evaluation by the names of their metrics, rounded for MLflow's columns."""
     for trial_list, scorings in metrics.items():
         for scoring, values in scorings.items():
             for figure, value in values.items():
                 if isinstance(value, float):
-                    yield metric_name(figure, trial_list, scoring), value
+                    yield metric_name(figure, trial_list, scoring), round(value, DECIMALS)
 
 
 def headlines(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Equal error rates by trial list, rounded to what an interval leaves of them."""
-    return {
-        trial_list: {
-            metric_name(EER, trial_list, scoring): round(values[EER], 3)
-            for scoring, values in scorings.items()
-        }
-        for trial_list, scorings in metrics.items()
-    }
+    """Equal error rates by trial list, by the names of their metrics."""
+    rates: dict[str, dict[str, float]] = {}
+    for name, value in numbers(metrics):
+        if (trial_list := headline_list(name)) is not None:
+            rates.setdefault(trial_list, {})[name] = value
+    return rates
 
 
 def headline_list(name: str) -> str | None:
