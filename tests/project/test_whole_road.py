@@ -149,7 +149,7 @@ def test_every_phase_is_a_tracked_run_under_one_experiment(finished: Finished) -
     for run in (evaluation, parent):
         assert lists | {"cohort"} <= {given.dataset.name for given in run.inputs.dataset_inputs}
     artifacts = {file.path for file in client_of(folder).list_artifacts(evaluation.info.run_id)}
-    assert {"metrics.json", "results.txt", "det_curves.json"} <= artifacts
+    assert {"metrics.json", "results.txt", "report.html"} <= artifacts
 
 
 def test_another_recipe_takes_the_same_road_in_the_same_environment(project: Path, kedro: Kedro) -> None:

@@ -80,9 +80,10 @@ def test_a_description_has_the_error_rates_and_where_files_are(project: Project)
     for stage in ("experiment", "evaluate"):
         note = project.run_of(stage).data.tags["mlflow.note.content"]
         assert "| vox1_o | qmf | 1.23 | 1.00 to 2.00 | 0.500 | 0.250 |" in note
-        for what, name in (("model", "epoch_01"), ("error rates", "metrics.json")):
-            (path,) = re.findall(rf"- {what}: `(data/tiny/\S+/{name})`", note)
-            assert (project.folder / path).exists()
+        places = dict(re.findall(r"^- (.*): `(data/tiny/\S+)`$", note, re.MULTILINE))
+        assert list(places) == ["model", "error rates", "tables, figures and report"]
+        assert places["error rates"].endswith("/metrics.json")
+        assert all((project.folder / path).exists() for path in places.values())
 
 
 def test_the_last_line_has_the_addresses_of_the_runs(
@@ -181,6 +182,18 @@ def test_a_figure_is_a_page_that_needs_no_other_file(project: Project) -> None:
     assert "<h1>schedule of pretrain</h1>" in page
     assert "Plotly.newPlot" in page
     assert not re.search(r"<script[^>]* src=|<link", page)
+
+
+def test_the_first_report_is_shown_with_the_experiment(project: Project) -> None:
+    def reporting(page: str) -> Node:
+        return Node(lambda _: page, "metrics", "report", name="write_report", tags="evaluation")
+
+    project.run(*road())
+    for page in ("<p>first</p>", "<p>second</p>"):
+        project.run(embedding(), measuring(33.44), reporting(page))
+    runs = [project.run_of("experiment"), *project.runs("evaluate")]
+    pages = [project.folder / "mlartifacts" / run.info.run_id / "artifacts/report.html" for run in runs]
+    assert [page.read_text() for page in pages] == ["<p>first</p>", "<p>first</p>", "<p>second</p>"]
 
 
 def test_the_load_of_the_machine_is_sampled_while_a_phase_trains(project: Project) -> None:

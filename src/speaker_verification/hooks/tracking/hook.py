@@ -241,7 +241,7 @@ class TrackingHook:
         if kind == REPORT and stage.run.parent is not None:
             stage.run.parent.log_file(Path(dataset._get_load_path()), once=True)
         if kind == METRICS:
-            self._log_error_rates(stage, data, Path(dataset._get_load_path()))
+            self._log_error_rates(stage, data, dataset)
         if dataset_name == COHORT_EMBEDDINGS:
             self._note_tables(stage, {dataset_name: data})
         _log_tables(stage)
@@ -398,9 +398,10 @@ class TrackingHook:
         if stage.run.parent is not None and stage.run.parent is self._trained:
             stage.run.parent.set_tags(tags)
 
-    def _log_error_rates(self, stage: _Stage, metrics: Mapping[str, Any], file: Path) -> None:
+    def _log_error_rates(self, stage: _Stage, metrics: Mapping[str, Any], dataset: Any) -> None:
         """Log error rates to the evaluation's run, and the first of each trial list to the experiment's."""
-        places = {"model": stage.model, "error rates": file}
+        file, folder = Path(dataset._get_load_path()), Path(dataset._filepath).parent
+        places = {"model": stage.model, "error rates": file, "tables, figures and report": folder}
         note = description(metrics, {what: self._portable(path) for what, path in places.items() if path})
         stage.run.log_metrics("error rates", {0: dict(numbers(metrics))})
         address = f"{self._portable(file.parents[3])}@{file.parent.name}"
