@@ -31,16 +31,6 @@ def test_a_model_of_mlflow_compares_as_its_folder_does(
     arguments = ["verify", recording, recording, "--json", "--device", "cpu", "--least-speech-seconds", "0"]
     printed = []
     for model in (tmp_path / "verifier", (tmp_path / "model").as_uri()):
-        arguments = [
-            "verify",
-            recording,
-            recording,
-            "--json",
-            "--device",
-            "cpu",
-            "--least-speech-seconds",
-            "0",
-        ]
         assert main([*arguments, "--model", str(model)]) == 0
         printed.append(json.loads(capsys.readouterr().out))
     assert printed[0] == printed[1]

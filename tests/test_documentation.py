@@ -24,7 +24,7 @@ from tests.support.floors import SOURCE
 from tests.support.project import PROJECT
 
 SHELL = {".", "export", "step", "trap", "wait"}
-OTHER_PROGRAMS = {"#SBATCH", "cat", "docker", "ls", "pip", "scontrol", "tar"}
+OTHER_PROGRAMS = {"#SBATCH", "cat", "cp", "ls", "pip", "scontrol", "tar"}
 
 
 def name_of(page: Path) -> str:

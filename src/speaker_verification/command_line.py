@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,3 +42,7 @@ def _load_verifier(model: str, device: Any) -> Verifier:
         raise DataError(
             f"--model {model} cannot be loaded from the store of MLFLOW_TRACKING_URI: {error.message}"
         ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

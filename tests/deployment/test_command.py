@@ -24,7 +24,6 @@ from speaker_verification.deployment.enrolment_store import EnrolmentStore
 from speaker_verification.deployment.recordings import RecordingLimits, read_recording
 from speaker_verification.deployment.verifier import Verifier
 from speaker_verification.scoring.metrics import OperatingPoint
-from tests.support.floors import PROJECT
 from tests.support.verifiers import Measured
 from tests.support.waiting import wait_until
 
@@ -292,10 +291,10 @@ def test_a_killed_re_embedding_resumes_and_keeps_nothing_beside_the_store(
 def test_help_waits_for_no_heavy_package() -> None:
     program = (
         "import sys\n"
-        "from speaker_verification.deployment.command import main\n"
+        "from speaker_verification.command_line import main\n"
         "try:\n    main(['score', '--help'])\n"
         "except SystemExit as ended:\n    assert ended.code == 0\n"
-        "print({'numpy', 'pandas', 'pydantic', 'scipy', 'torch', 'av'}.intersection(sys.modules))\n"
+        "print({'numpy', 'pandas', 'pydantic', 'scipy', 'torch', 'av', 'mlflow'}.intersection(sys.modules))\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
     assert "PAIRS.csv" in ended.stdout
@@ -367,17 +366,3 @@ def test_a_store_is_updated_for_another_calibration_without_its_recordings(
     assert main(["store", "update", "--store", str(store), "--model", str(other / "model")]) == 0
     assert run(other, "identify", folder / FILES[1], "--store", store) == 0
     assert "p_target 0.3" in capsys.readouterr().out
-
-
-def test_the_documented_enrolment_runs(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(folder / "model", "verifier")
-    for source, name in (("a1.wav", "anna1.wav"), ("a2.flac", "anna2.wav"), ("b1.wav", "call.wav")):
-        shutil.copy(folder / source, name)
-    page = (PROJECT / "docs" / "deployment.md").read_text()
-    code = page.split("## Enrolment and identification")[1].split("```python\n", 1)[1].split("```", 1)[0]
-    exec(code, {})
-    assert "Anna" in capsys.readouterr().out
-    assert EnrolmentStore.open("speakers").speakers()["num_recordings"].tolist() == [2]

@@ -26,10 +26,16 @@ _BETWEEN_COMMANDS = {"&&", "||", ";", "&", "|"}
 _ASSIGNMENT = re.compile(r"\w+=.*", re.DOTALL)
 
 
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each block of code of a page."""
+    return re.findall(r"^```(\w.*?)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
 def bash_lines(page: Path) -> Iterator[str]:
     """Lines of a page's blocks of bash, those that end in a backslash joined with the next."""
-    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
-        yield from filter(None, re.sub(r"\s*\\\n\s*", " ", block).splitlines())
+    for language, block in blocks(page):
+        if language == "bash":
+            yield from filter(None, re.sub(r"\s*\\\n\s*", " ", block).splitlines())
 
 
 def commands(line: str) -> Iterator[list[str]]:
