@@ -123,7 +123,7 @@ def test_the_commands_of_a_page_would_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for line in bash_lines(page):
-        if "$(scontrol" in line:
+        if "=$(" in line:  # a variable of the shell
             continue
         for words in commands(line):
             try:
