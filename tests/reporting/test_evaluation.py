@@ -165,10 +165,12 @@ def test_hostile_names_stay_text() -> None:
         players={HOSTILE: "data:audio/mpeg;base64,AAAA"},
     )
     page, plain = Page(render_evaluation(changed)), whole()[2]
-    assert len(page.scripts) == len(plain.scripts)
+    assert len(page.scripts) == len(plain.scripts) + 2  # the addresses of the sounds, and what takes them
     assert page.text.count("alert(1)") >= 5
     assert HOSTILE in [cells[1].strip() for _, cells in page.rows if len(cells) == 3]
-    assert {sound["aria-label"] for sound in page.all("audio")} == {HOSTILE}
+    assert {(sound["aria-label"], sound["data-sound"]) for sound in page.all("audio")} == {(HOSTILE, "0")}
+    (addresses,) = [program for attributes, program in page.scripts if attributes.get("id") == "addresses"]
+    assert json.loads(addresses) == ["data:audio/mpeg;base64,AAAA"]
     for _, program in page.scripts:
         assert "<script>alert" not in program
 

@@ -97,6 +97,16 @@ def test_every_list_has_a_det_panel_and_the_legend_names_a_scoring_once() -> Non
     assert figure.layout.yaxis3.scaleanchor == "x3"
 
 
+def test_a_panel_drawn_alone_has_the_axes_of_all() -> None:
+    scores = pd.concat(
+        [gaussian_scores(60, 1.0, "hard"), gaussian_scores(2000, 5.0, "easy")], ignore_index=True
+    )
+    tables = det_points(scores, calibration()), metrics_of(scores), calibration()
+    whole, alone = det_figure(*tables), det_figure(*tables, ["easy"])
+    assert {trace.xaxis for trace in alone.data} == {"x"}
+    assert alone.layout.xaxis.range == alone.layout.yaxis.range == whole.layout.xaxis2.range
+
+
 def test_det_curve_of_separated_classes_is_empty_but_drawn() -> None:
     scores = gaussian_scores(num_trials=20, distance=20.0)
     assert not len(det_points(scores, calibration()))

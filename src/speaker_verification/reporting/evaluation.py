@@ -114,7 +114,8 @@ def render_evaluation(evaluation: Evaluation) -> str:
         groups=list(_groups(evaluation)),
         open_set=open_set_figure(evaluation.open_set_rates) if len(evaluation.open_set_rates) else None,
         worst=_worst(evaluation.worst_trials),
-        players=evaluation.players,
+        sounds={utterance_id: place for place, utterance_id in enumerate(evaluation.players)},
+        addresses=list(evaluation.players.values()),  # each once, whatever the number of its trials
         learning=_learning(evaluation.learning_curves),
         layers=layer_weight_figure(evaluation.layer_weights) if len(evaluation.layer_weights) else None,
         layers_over_time=list(_over_time(evaluation.layer_weights_over_time)),
@@ -141,8 +142,7 @@ def _rows_of(table: pd.DataFrame, trial_list: str) -> pd.DataFrame:
 
 
 def _det_of(evaluation: Evaluation, trial_list: str) -> go.Figure:
-    metrics = {trial_list: evaluation.metrics[trial_list]}
-    return det_figure(_rows_of(evaluation.det_points, trial_list), metrics, evaluation.calibration)
+    return det_figure(evaluation.det_points, evaluation.metrics, evaluation.calibration, [trial_list])
 
 
 def _histogram_of(scoring: str) -> Callable[[Evaluation, str], go.Figure]:

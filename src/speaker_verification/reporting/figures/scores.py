@@ -27,7 +27,12 @@ RATE_NAMES = ("False alarms", "Misses", "Misidentifications")
 TARGET, NONTARGET = theme.COLOURS[0], theme.COLOURS[1]
 
 
-def det_figure(points: pd.DataFrame, metrics: Metrics, calibration: Calibration) -> go.Figure:
+def det_figure(
+    points: pd.DataFrame,
+    metrics: Metrics,
+    calibration: Calibration,
+    trial_lists: Sequence[str] | None = None,
+) -> go.Figure:
     """Detection error trade-off on normal-deviate axes: a square panel for each trial list.
 
     A line for each scoring. Circles mark the equal error rate, other symbols the decisions at the calibrated
@@ -37,12 +42,13 @@ def det_figure(points: pd.DataFrame, metrics: Metrics, calibration: Calibration)
 
     Args:
         points: table of `scoring.curves.det_points`.
-        metrics: metrics of the lists and scorings to draw.
+        metrics: metrics of the same lists and scorings.
         calibration: calibration of the scores, for its operating points.
+        trial_lists: lists to draw, on the axes that serve all; None: all.
     """
     from plotly.subplots import make_subplots
 
-    lists = list(metrics)
+    lists = list(metrics if trial_lists is None else trial_lists)
     columns = min(PANELS_IN_A_ROW, len(lists))
     rows = -(-len(lists) // columns)
     titles = [theme.plain(trial_list) for trial_list in lists]
