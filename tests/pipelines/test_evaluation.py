@@ -198,6 +198,7 @@ def run_record() -> dict[str, Any]:
         "commit": "29fc" * 10,
         "clean": True,
         "differences": [changed],
+        "parameters": {"score.top_n": "6"},
     }
 
 
