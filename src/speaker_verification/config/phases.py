@@ -23,6 +23,7 @@ ENCODER = "encoder"  # dataset that the first phase starts from
 MIRROR = "mirror"  # output of the first node of `prepare`
 RUN_RECORD = "run_record"  # input of the report that a hook makes
 COMPARED = "compared_evaluations"  # input of `compare_runs` that a hook makes
+COMPARISON = "comparison"  # the page that it writes
 REPORT = "report"  # pipeline, its namespace, and the page that it writes
 ESTIMATE = "full_run_estimate"  # of a shortened run
 

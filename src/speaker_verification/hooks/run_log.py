@@ -20,7 +20,7 @@ from kedro.pipeline.node import Node
 
 from speaker_verification.common.progress import busy, duration_text
 from speaker_verification.config.loader import RecipeConfigLoader
-from speaker_verification.config.phases import ESTIMATE, REPORT, checkpoint_of, phase_of, trains
+from speaker_verification.config.phases import COMPARISON, ESTIMATE, REPORT, checkpoint_of, phase_of, trains
 from speaker_verification.hooks.base import ParameterisedHook
 from speaker_verification.hooks.full_run import (
     StageUse,
@@ -131,8 +131,8 @@ class RunLogHook(ParameterisedHook):
         if following := next_pipelines(pipeline, catalog, model):
             others = f" (or {', '.join(following[1:])})" if following[1:] else ""
             logger.info("next: %s%s", _command(following[0], run_params), others)
-        if REPORT in pipeline.all_outputs():
-            logger.info("report: %s", path_of(REPORT, catalog))
+        for page in {COMPARISON, REPORT} & pipeline.all_outputs():
+            logger.info("%s: %s", page, path_of(page, catalog))
         self._end()
 
     def later_phases(self, phase: str) -> dict[str, PhaseSettings]:

@@ -76,8 +76,9 @@ def read_evaluation(files: EvaluationFiles) -> ComparedRun:
     if not files.utterances.is_file():
         raise DataError(f"'{files.utterances}' is missing, which names the speakers of the trials")
     verdict = {name: value for name, value in read_json(files.verdict).items() if name != "eer"}
+    root = files.root.relative_to(Path.cwd()) if files.root.is_relative_to(Path.cwd()) else files.root
     return ComparedRun(
-        f"{files.root}@{files.version}",
+        f"{root}@{files.version}",
         Verdict.from_dict(verdict),
         SCORES.conform(pd.read_parquet(files.scores)),
         Calibration.read(files.calibration),

@@ -6,7 +6,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import COMPARED
+from speaker_verification.config.phases import COMPARED, COMPARISON
 from speaker_verification.pipelines.compare_runs.nodes import (
     compare_error_rates,
     read_evaluations,
@@ -29,7 +29,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             Node(
                 write_comparison,
                 ["compared_runs", "compared_rates", "rate_differences", settings],
-                "comparison",
+                COMPARISON,
                 name="write_comparison",
             ),
         ]

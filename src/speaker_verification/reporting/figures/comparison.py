@@ -104,7 +104,7 @@ def difference_figure(differences: pd.DataFrame) -> go.Figure:
             hovertemplate="%{y}: %{x:.2f} points",
         )
     figure.add_vline(x=0, line={"color": theme.INK, "width": 1})
-    figure.update_xaxes(title="Difference of equal error rates (percentage points)")
+    figure.update_xaxes(title="Difference (percentage points)")
     figure.update_yaxes(title="Trial list (name)", autorange="reversed")
     figure.update_layout(scattermode="group")
     clear = int(differences["is_clear"].sum())
