@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from tests.support.waiting import wait_until
 
 NUM_SPEAKERS, RECORDINGS_EACH = 12, 3
 LIMITS = {"least_seconds": 0.5, "least_speech_seconds": 0}  # tones are no speech
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "score": {"calibration_trials": 400, "bootstrap_resamples": 20, "num_threads": 1},
     "limits": LIMITS,
 }
@@ -157,12 +158,18 @@ def test_an_altered_folder_is_refused(corpus: Path, built: Verifier, tmp_path: P
         Verifier.from_pretrained(tmp_path / "verifier")
 
 
-def test_target_trials_are_across_sessions_where_these_are_known(corpus: Path, tmp_path: Path) -> None:
+def test_target_trials_are_across_sessions_where_these_are_known_and_any_scoring_decides(
+    corpus: Path, tmp_path: Path
+) -> None:
     table = pd.read_csv(corpus / "recordings.csv").assign(session=["a", "a", "b"] * NUM_SPEAKERS)
     table["file"] = [str(corpus / name) for name in table["file"]]
-    verifier = build_verifier(tiny_model(), table, tmp_path / "verifier", settings_of())
+    by_plda = VerifierSettings.parse(SETTINGS | {"score": SETTINGS["score"] | {"llr": "plda"}}, "")
+    verifier = build_verifier(tiny_model(), table, tmp_path / "verifier", by_plda)
     assert verifier.settings.score.calibration_across_sessions
-    assert verifier.metrics["cross-validation"]["cosine"]["num_target"] == NUM_SPEAKERS * 2
+    assert {values["num_target"] for values in verifier.metrics["cross-validation"].values()} == {
+        NUM_SPEAKERS * 2
+    }
+    assert set(verifier.metrics["cross-validation"]) == {"cosine", "as_norm", "qmf", "plda"}
 
 
 def test_recordings_that_are_refused_are_named_or_left_out(
@@ -221,6 +228,11 @@ def test_what_cannot_be_fitted_or_written_is_refused_before_anything_is_embedded
     many = VerifierSettings.parse(SETTINGS | {"score": {"top_n": 300}}, "")
     with pytest.raises(ParameterError, match=r"score\.top_n' is 300, .* take 2 to 7"):
         build_verifier(model, corpus / "voices", tmp_path / "verifier", many)
+    validation = VerifierSettings.parse(SETTINGS | {"score": {"calibration_speakers": "validation"}}, "")
+    with pytest.raises(
+        ParameterError, match=r"score\.calibration_speakers' is 'validation', .* take 'cohort'"
+    ):
+        build_verifier(model, corpus / "voices", tmp_path / "verifier", validation)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     with pytest.raises(DataError, match="holds other files"):

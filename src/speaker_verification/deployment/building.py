@@ -14,7 +14,7 @@ import torch
 
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.checksums import sha256_of
-from speaker_verification.common.errors import DataError, listed
+from speaker_verification.common.errors import DataError, ParameterError, listed
 from speaker_verification.common.progress import shown
 from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.deployment.embedding_cache import EmbeddingCache
@@ -101,7 +101,8 @@ def build_verifier(
         recordings: see `label_recordings`.
         folder: folder of the verifier; an earlier verifier there is replaced.
         settings: excerpts, scorings and limits of recordings. Where `score.scorings` is not set, they are
-            cosine, AS-norm and QMF; where `score.top_n` is not, as many as the speakers allow, up to 600.
+            cosine, AS-norm, QMF and the one that `score.llr` names; where `score.top_n` is not, it is as
+            many as the speakers allow, up to 600.
         seed: seed of folds and trials.
         corpus: name of the recordings on the card.
         licence: licence of the model on the card, by its name on the Hugging Face hub.
@@ -116,7 +117,7 @@ def build_verifier(
             holds something else.
         ParameterError: settings do not fit the number of speakers.
     """
-    folder, settings = Path(folder), settings or VerifierSettings()
+    folder, settings = Path(folder).expanduser().absolute(), settings or VerifierSettings()
     refuse_other_folder(folder)
     labelled = label_recordings(recordings)
     _fit_to_speakers(settings.score, labelled, seed)
@@ -150,9 +151,14 @@ def _fit_to_speakers(settings: ScoreSettings, utterances: pd.DataFrame, seed: in
         DataError: the speakers do not suffice.
         ParameterError: parameters do not fit them.
     """
+    if settings.calibration_speakers != "cohort":
+        raise ParameterError(
+            f"parameter 'score.calibration_speakers' is '{settings.calibration_speakers}', but nothing is "
+            "trained here that speakers are held out from: take 'cohort'"
+        )
     chosen: dict[str, Any] = {"calibration_across_sessions": bool((utterances["session_id"] != "").all())}
     chosen |= {
-        "scorings": SCORINGS,
+        "scorings": tuple(dict.fromkeys((*SCORINGS, settings.llr))),
         "top_n": min(settings.top_n, fewest_fitted(utterances["speaker_id"]) - 2),
     }
     chosen = {name: value for name, value in chosen.items() if name not in settings.model_fields_set}
