@@ -29,7 +29,7 @@ from speaker_verification.common.tables import SCORES, SPEAKERS, TRIAL_LISTS, TR
 from speaker_verification.config.phases import PHASES
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.models import SpeakerModel
-from speaker_verification.pipelines import embed, export, measure, report, score
+from speaker_verification.pipelines import compare_runs, embed, export, measure, report, score
 from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
 from speaker_verification.pipelines.measure.nodes import measure_score_file
 from speaker_verification.pipelines.score.nodes import fit_scorings, summarise_cohort
@@ -41,6 +41,7 @@ from speaker_verification.scoring import (
     write_score_file,
 )
 from speaker_verification.scoring.settings import (
+    CompareRunsSettings,
     EmbedSettings,
     MeasureSettings,
     ReportSettings,
@@ -611,6 +612,7 @@ def test_base_parameters_are_the_published_defaults() -> None:
         "score": ScoreSettings,
         "report": ReportSettings,
         "measure": MeasureSettings,
+        "compare_runs": CompareRunsSettings,
     }
     assert set(parameters) == set(groups)
     for name, settings in groups.items():
@@ -620,11 +622,11 @@ def test_base_parameters_are_the_published_defaults() -> None:
 
 def test_catalog_persists_what_the_pipelines_make() -> None:
     catalog = yaml.safe_load((CONF / "catalog_evaluation.yml").read_text())
-    makers = (embed, score, report, export, measure)
+    makers = (embed, score, report, export, measure, compare_runs)
     pipeline = sum((maker.create_pipeline() for maker in makers), start=Pipeline([]))
     assert pipeline.all_outputs() | {"embed.workspace"} == set(catalog)
     in_memory = {name for name, entry in catalog.items() if entry["type"] == "MemoryDataset"}
-    assert in_memory == {"cohort", "players"}
+    assert in_memory == {"cohort", "players", "compared_runs"}
 
 
 @pytest.mark.project
