@@ -165,7 +165,8 @@ def _show_busy(description: str, first_line_seconds: float, ended: threading.Eve
     if ended.wait(QUIET_SECONDS):
         return
     if _terminal.is_there():
-        task = _terminal.add(description, None, 0, "", counts=False)
+        state = f"{duration_text(QUIET_SECONDS)} so far"
+        task = _terminal.add(description, None, 0, state, counts=False)
         while not ended.wait(1):
             _terminal.update(task, 0, f"{duration_text(time.monotonic() - started)} so far")
         _terminal.remove(task)
@@ -206,11 +207,13 @@ class _Terminal:
         self._tasks: dict[TaskID, bool] = {}  # whether the task counts its work
         self._handlers: list[logging.StreamHandler[Any]] = []  # that write above the block
         self._outputs = (sys.stdout, sys.stderr)  # as they are without a block
+        self._closed = False
 
     def is_there(self) -> bool:
         """Whether lines are logged to a terminal that can show bars."""
-        is_dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
-        return self._progress is not None or (sys.stderr is not None and sys.stderr.isatty() and not is_dumb)
+        if self._closed or os.environ.get("TERM", "") in ("dumb", "unknown"):
+            return False
+        return self._progress is not None or (sys.stderr is not None and sys.stderr.isatty())
 
     def add(
         self, description: str, total: int | None, completed: int, state: str, counts: bool = True
@@ -245,6 +248,11 @@ class _Terminal:
             if progress is not None:
                 progress.stop()
                 self._release_handlers()
+
+    def close(self) -> None:
+        """Remove the block for good."""
+        self._closed = True
+        self.stop()
 
     def forget(self) -> None:
         """Leave the block to the process that this one was forked from."""
@@ -287,6 +295,6 @@ class _Terminal:
 
 _signs = _Signs()
 _terminal = _Terminal()
-atexit.register(_terminal.stop)
+atexit.register(_terminal.close)  # also after Ctrl-C
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_terminal.forget)

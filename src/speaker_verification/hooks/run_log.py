@@ -156,7 +156,8 @@ class RunLogHook(ParameterisedHook):
         """Log and save what the whole recipe takes."""
         assert self._parameters is not None
         quick, estimates = self._parameters.phases, {}
-        for stage, use in self._stages.items():
+        order = [*pipelines, *self._stages]
+        for stage, use in sorted(self._stages.items(), key=lambda one: order.index(one[0])):
             use.disk_bytes = size_of(left_by(stage, pipeline, catalog))
             if stage in self.times:
                 checkpoint = path_of(checkpoint_of(stage), catalog)
