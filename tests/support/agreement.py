@@ -1,4 +1,4 @@
-"""Four ways from two recordings to a decision, and pairs of recordings to compare them by."""
+"""Ways from two recordings to a decision, and pairs of recordings to compare them by."""
 
 from __future__ import annotations
 
