@@ -123,7 +123,8 @@ def render_evaluation(evaluation: Evaluation) -> str:
     )
     if (size := len(text.encode())) > MAX_BYTES:
         raise DataError(
-            f"the report would take {size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:g}: lower report.players"
+            f"the report would take {size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:g}: lower report.players "
+            "or report.worst_trials, or evaluate fewer trial lists at a time"
         )
     return text
 
