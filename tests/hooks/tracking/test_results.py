@@ -52,14 +52,22 @@ def test_metrics_of_an_epoch_stand_beside_those_of_other_lists() -> None:
 
 
 def test_a_description_is_a_table_with_intervals_and_says_where_files_are() -> None:
-    assert description(METRICS, {"model": "data/model"}).splitlines() == [
+    written = description(METRICS, {"model": "data/model"}).replace("&emsp;", "")
+    assert written.splitlines() == [
         "| trial list | scoring | EER % | 95 % interval | min DCF 0.01 | Cllr |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| --- | --- | --- | --- | --- | --- |",
         "| vox1_o | cosine | 8.89 | 4.20 to 13.25 | 0.910 |  |",
         "| vox1_o | qmf | 7.00 |  | 0.833 | 0.250 |",
         "",
         "- model: `data/model`",
     ]
+
+
+def test_a_description_names_lists_that_are_not_the_published_ones() -> None:
+    official = {"eer": 1.0, "list_official": True}
+    metrics = {"vox1_o": {"qmf": {**official, "list_official": False}}, "vox1_e": {"qmf": official}}
+    assert "Not the published list of that name: vox1_o." in description(metrics, {})
+    assert "Not the published" not in description({"own_list": {"qmf": {"eer": 1.0}}}, {})
 
 
 def test_a_view_gains_columns_and_keeps_what_somebody_has_changed() -> None:

@@ -92,7 +92,10 @@ def description(metrics: Mapping[str, Any], places: Mapping[str, str]) -> str:
         for scoring, values in scorings.items()
     ]
     parts = ["\n".join(_table(header, rows))]
-    parts += ["\n".join(f"- {what}: `{path}`" for what, path in places.items())] if places else []
+    if unpublished := [name for name, scorings in metrics.items() if _is_unpublished(scorings)]:
+        parts.append(f"Not the published list of that name: {', '.join(unpublished)}.")
+    if places:
+        parts.append("\n".join(f"- {what}: `{path}`" for what, path in places.items()))
     return "\n\n".join(parts)
 
 
@@ -127,11 +130,19 @@ def _state(saved: str | None) -> dict[str, Any] | None:
         return None
 
 
+def _is_unpublished(scorings: Mapping[str, Any]) -> bool:
+    return any(values.get("list_official") is False for values in scorings.values())
+
+
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield f"| --- | --- |{' ---: |' * (len(header) - 2)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+    yield _row(header)
+    yield "| --- " * len(header) + "|"
+    yield from map(_row, rows)
+
+
+def _row(cells: Sequence[str]) -> str:
+    """Row with space behind its cells, since MLflow leaves none between columns."""
+    return f"| {' | '.join(f'{cell}&emsp;' for cell in cells)} |"
 
 
 def _cost_title(name: str) -> str:

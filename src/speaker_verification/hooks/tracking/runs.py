@@ -254,7 +254,7 @@ class TrackedRun:
         def send(client: MlflowClient, run_id: str) -> None:
             from speaker_verification.reporting.page import render
 
-            page = render("figure_page.html.j2", title=f"{name} of {self.name}", figure=figure)
+            page = render("figure_page.html.j2", title=f"{name.capitalize()} of {self.name}", figure=figure)
             client.log_text(run_id, page, file)
 
         self._send_open(file, send, uploads=True)
