@@ -122,10 +122,27 @@ def test_a_run_has_its_data_sets_and_so_has_its_experiment(project: Project) -> 
         assert [tag.value for tag in logged["easy"].tags] == ["test"]
 
 
+def test_a_table_of_another_form_costs_no_result(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    catalog = project.folder / "conf/base/catalog_prepare.yml"
+    text = "trials: {type: text.TextDataset, filepath: trials.txt}\n"
+    catalog.write_text(re.sub(r"(?m)^trials:\n(  .*\n)+", text, catalog.read_text()))
+    (project.folder / "trials.txt").write_text("1 a b")
+
+    def measure(_: str) -> dict[str, Any]:
+        return {"easy": {"cosine": {"eer": 33.44}}}
+
+    project.run(Node(measure, "trials", "metrics", name="measure_error_rates", tags="evaluation"))
+    run = project.run_of("evaluate")
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"eer/easy/cosine": 33.44})
+    assert [line for line in lines_in(caplog) if "lacks data sets of 'evaluate'" in line]
+
+
 def test_runs_say_on_what_they_were_made(project: Project) -> None:
-    project.run(*road())
-    for stage in ("experiment", "pretrain"):
-        tags = project.run_of(stage).data.tags
+    project.run(*road(), embedding())
+    project.run(measuring(30.0))
+    measured = project.runs("evaluate")[1]
+    for run in (project.run_of("experiment"), project.run_of("pretrain"), measured):
+        tags = run.data.tags
         assert {"version.python", "version.torch", "device"} <= set(tags)
         assert tags["processes"] == "1"
 

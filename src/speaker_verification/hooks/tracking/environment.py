@@ -55,4 +55,7 @@ def _device_name(device: str) -> str:
 
     if device == "cpu" or not torch.cuda.is_available():
         return f"CPU, {platform.machine()}, {os.cpu_count()} cores"
-    return torch.cuda.get_device_name(None if device == "auto" else device)
+    try:
+        return torch.cuda.get_device_name(None if device == "auto" else device)
+    except (RuntimeError, AssertionError, ValueError):  # of a driver, or of a device that is not there
+        return device

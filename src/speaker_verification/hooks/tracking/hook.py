@@ -88,6 +88,7 @@ class _Stage:
         remembered: ids that were written to the workspace.
         tables: data sets of the run by name.
         unlogged: those of them that are logged when the run is opened.
+        described: whether code, versions and machine are logged.
         sampler: of system metrics while a phase trains.
     """
 
@@ -100,6 +101,7 @@ class _Stage:
     remembered: Ids = field(default_factory=dict)
     tables: dict[str, TrackedTable] = field(default_factory=dict)
     unlogged: list[TrackedTable] = field(default_factory=list)
+    described: bool = False
     sampler: SystemMetricsSampler | None = None
 
 
@@ -244,7 +246,8 @@ class TrackingHook:
             self._log_error_rates(stage, data, dataset)
         if dataset_name == COHORT_EMBEDDINGS:
             self._note_tables(stage, {dataset_name: data})
-        _log_tables(stage)
+        if stage.run.opened:
+            self._describe(stage)
         if dataset_name in MARKED:
             write_json(
                 beside(self._catalog, dataset_name),
@@ -265,8 +268,7 @@ class TrackingHook:
         """Open a stage's run, as `begin` of this module."""
         if (stage := self._stages.get(name)) is not None:
             stage.run.open()
-            self._log_circumstances(stage)
-            _log_tables(stage)
+            self._describe(stage)
             _log_curve(stage.run, curve)
             _remember(stage)
             seconds = None if self._settings is None else self._settings.system_metrics_seconds
@@ -379,11 +381,16 @@ class TrackingHook:
         return {"stage": stage} | ({"env": self._env} if self._env else {})
 
     def _note_tables(self, stage: _Stage, inputs: Mapping[str, Any]) -> None:
-        """Describe the data sets among the inputs of a node that the stage does not know yet."""
-        sources = {name: self._source(name) for name in inputs if name in self._catalog}
-        for table in tracked_tables(inputs, sources, known=stage.tables):
-            stage.tables[table.name] = table
-            stage.unlogged.append(table)
+        """Note the data sets among the inputs of a node that the stage does not know yet."""
+        try:
+            sources = {name: self._source(name) for name in inputs if name in self._catalog}
+            for table in tracked_tables(inputs, sources, known=stage.tables):
+                stage.tables[table.name] = table
+                stage.unlogged.append(table)
+        except Exception as error:  # a table of another form stops the node that it is for, if any
+            logger.warning(
+                "MLflow lacks data sets of '%s': %s: %s", stage.run.name, type(error).__name__, error
+            )
 
     def _source(self, dataset_name: str) -> str:
         """Path of a dataset's file, or the dataset's name."""
@@ -391,12 +398,18 @@ class TrackingHook:
         path = getattr(dataset, "_get_load_path", None)
         return dataset_name if path is None else self._portable(Path(path()))
 
-    def _log_circumstances(self, stage: _Stage) -> None:
-        """Tag a run, and its experiment, with the code, the versions and the machine that made it."""
-        tags = source_tags(self._project) | machine_tags(self._parameters.device)
-        stage.run.set_tags(tags)
-        if stage.run.parent is not None and stage.run.parent is self._trained:
-            stage.run.parent.set_tags(tags)
+    def _describe(self, stage: _Stage) -> None:
+        """Log the code, versions, machine and data sets of an open run, and of its experiment."""
+        runs = [run for run in (stage.run, stage.run.parent) if run is not None]
+        if not stage.described:
+            stage.described = True
+            tags = source_tags(self._project) | machine_tags(self._parameters.device)
+            for run in runs:
+                if not run.joined:
+                    run.set_tags(tags)
+        tables, stage.unlogged = stage.unlogged, []
+        for run in runs:
+            run.log_inputs(tables)
 
     def _log_error_rates(self, stage: _Stage, metrics: Mapping[str, Any], dataset: Any) -> None:
         """Log error rates to the evaluation's run, and the first of each trial list to the experiment's."""
@@ -485,15 +498,6 @@ def _log_curve(run: TrackedRun, rows: Sequence[Mapping[str, Any]]) -> None:
         metrics.setdefault(int(row["epoch"]), {})[epoch_metric_name(str(row["metric"]))] = float(row["value"])
     if metrics:
         run.log_metrics("learning curve", metrics)
-
-
-def _log_tables(stage: _Stage) -> None:
-    """Log the data sets of a stage and of its experiment, once its run is open."""
-    if stage.run.opened and stage.unlogged:
-        tables, stage.unlogged = stage.unlogged, []
-        stage.run.log_inputs(tables)
-        if stage.run.parent is not None:
-            stage.run.parent.log_inputs(tables)
 
 
 def _remember(stage: _Stage) -> None:

@@ -71,7 +71,8 @@ def first_rate(metrics: Mapping[str, Any]) -> str:
     """First equal error rate as the end of a run's name: `8.89 % vox1_o`."""
     for trial_list, scorings in metrics.items():
         for values in scorings.values():
-            return f"{values[EER]:.2f} % {trial_list}"
+            if EER in values:
+                return f"{values[EER]:.2f} % {trial_list}"
     return ""
 
 

@@ -49,6 +49,7 @@ class TrackedRun:
 
     Attributes:
         ids: MLflow's ids of the run and of its experiment's run; None until they are created.
+        joined: whether the run was there, and keeps its status.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class TrackedRun:
         self._parameters = dict(parameters)
         self._file = dict(file or {})
         self._is_new = known is None
-        self._joined = joined and not self._is_new
+        self.joined = joined and not self._is_new
         self._experiment: str | None = None
         self._ready = False
         self._known_steps: dict[str, set[int]] | None = {} if self._is_new else None
@@ -273,7 +274,7 @@ class TrackedRun:
         self.ended_at = end_time = at or _now()
 
         def send(client: MlflowClient, run_id: str) -> None:
-            if self._joined:
+            if self.joined:
                 self._extend(client, run_id, end_time)
                 return
             if error is not None:
@@ -335,7 +336,7 @@ class TrackedRun:
                     run.info.run_id,
                 )
                 self._log_parameters(client, run.info.run_id)
-        elif not self._joined and not self.ended:
+        elif not self.joined and not self.ended:
             client.update_run(run.info.run_id, status="RUNNING")
             if "error" in run.data.tags:
                 client.delete_tag(run.info.run_id, "error")
@@ -352,7 +353,7 @@ class TrackedRun:
         tags = self._tags if parent_id is None else {**self._tags, PARENT_TAG: parent_id}
         within = self.parent._experiment if self.parent is not None else None
         experiment = within or self._log.experiment_id(client)
-        self._joined = False
+        self.joined = False
         self._known_steps = {}
         return client.create_run(experiment, self.started, resolve_tags(tags), self.name)
 
