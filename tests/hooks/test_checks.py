@@ -109,3 +109,11 @@ def test_a_phase_that_was_never_run_has_an_empty_curve_and_the_others_keep_their
         session.start(pipelines["report"])  # for want of scores
     assert session.catalog.load("finetune.learning_curve")["value"].tolist() == [2.5]
     assert session.catalog.load("lmft.learning_curve").empty
+
+
+def test_the_report_alone_does_without_the_model(project: Path) -> None:
+    reported, evaluated = (Session(project, OptionalInputsHook()) for _ in range(2))
+    reported.start(pipelines["report"])
+    assert not reported.catalog.load("lmft.checkpoint").exists()
+    evaluated.start(pipelines["evaluate"])
+    assert not evaluated.catalog.exists("lmft.checkpoint")
