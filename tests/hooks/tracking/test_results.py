@@ -31,10 +31,10 @@ def test_metrics_are_named_by_figure_list_and_scoring() -> None:
         "vox1_o/cosine/threshold_p01": 3.5,
         "eer/vox1_o/qmf": 7.0,
         "min_dcf_p01/vox1_o/qmf": 0.8333,
-        "cllr/vox1_o/qmf": 0.25,
+        "vox1_o/qmf/cllr": 0.25,
     }
     assert headlines(METRICS) == {"vox1_o": {"eer/vox1_o/cosine": 8.8889, "eer/vox1_o/qmf": 7.0}}
-    assert [headline_list(name) for name in ("eer/vox1_o/qmf", "cllr/vox1_o/qmf", "eer/validation")] == [
+    assert [headline_list(name) for name in ("eer/vox1_o/qmf", "vox1_o/qmf/cllr", "eer/validation")] == [
         "vox1_o",
         None,
         None,

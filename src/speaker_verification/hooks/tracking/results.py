@@ -11,7 +11,7 @@ from typing import Any
 
 EER = "eer"
 MAX_HEADLINES = 12  # metrics of an experiment's run
-COMPARED = (EER, "min_dcf", "cllr")
+COMPARED = (EER, "min_dcf")
 DECIMALS = 4
 TRAINING = "training"  # group of the metrics that are of no trial list
 VIEW = "error-rates"  # key of the view in addresses
@@ -31,7 +31,7 @@ FIRST_STATE: dict[str, Any] = {
 def metric_name(figure: str, trial_list: str, scoring: str) -> str:
     """Name of an evaluation's figure: `eer/vox1_o/cosine`, and `vox1_o/cosine/threshold_p01` of a detail.
 
-    Error rates and costs are compared between runs; details belong together, and stand last in the charts.
+    Equal error rates and detection costs are compared between runs; details stand together, after them.
     """
     compared = figure.startswith(COMPARED)
     return f"{figure}/{trial_list}/{scoring}" if compared else f"{trial_list}/{scoring}/{figure}"
