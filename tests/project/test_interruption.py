@@ -69,9 +69,9 @@ def test_a_killed_phase_resumes_in_its_own_run(finished_copy: tuple[Path, Kedro]
 
     runs = [run for run in runs_of(folder) if run.info.run_id not in before]
     assert [run.info.status for run in runs] == ["FINISHED"]
-    for metric in ("validation.eer", "loss"):
+    for metric in ("eer/validation", "training/loss"):
         history = client_of(folder).get_metric_history(runs[0].info.run_id, metric)
-        assert [point.step for point in history] == list(range(metric == "loss", 4))
+        assert [point.step for point in history] == list(range(metric == "training/loss", 4))
     assert list(folder.glob("data/tiny/06_models/lmft/workspace/*")) == []
 
 

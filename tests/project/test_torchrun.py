@@ -45,7 +45,7 @@ def test_two_processes_train_one_phase_in_one_tracked_run(by_two: tuple[Path, Pa
     runs = [run for run in runs_of(folder) if run.info.run_id not in before]
     trained = [run for run in runs if run.data.tags["stage"] == "lmft"]
     assert [run.info.status for run in trained] == ["FINISHED"]
-    history = client_of(folder).get_metric_history(trained[0].info.run_id, "loss")
+    history = client_of(folder).get_metric_history(trained[0].info.run_id, "training/loss")
     assert [point.step for point in history] == [1, 2]
     curves = sorted(folder.glob("data/tiny/06_models/lmft/learning_curve.parquet/*/*.parquet"))
     assert len(curves) == 2  # that of the finished project, and one more
