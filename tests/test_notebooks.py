@@ -1,3 +1,8 @@
+"""Notebooks: committed without outputs, valid code, and one of them run on random scores.
+
+`.ci/run` executes all of them on the demo's results.
+"""
+
 from __future__ import annotations
 
 import ast
@@ -7,53 +12,52 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pytest
 
-from speaker_verification.common.tables import LEARNING_CURVE, SPEAKERS
-from speaker_verification.reporting.figures.scores import det_figure, histogram_figure, reliability_figure
-from speaker_verification.reporting.figures.training import learning_curve_figure
-from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
-from speaker_verification.scoring.curves import det_points, score_histograms
+from speaker_verification.audio.files import write_audio
+from speaker_verification.common.tables import SPEAKERS
+from speaker_verification.scoring.breakdown import rates_by_group, worst_trials
 from speaker_verification.scoring.settings import ReportSettings, ScoreSettings
 from speaker_verification.scoring.summary import compute_metrics
 from tests.support.scores import calibration, scores_of, utterances_of
 
-NOTEBOOK = json.loads((Path(__file__).parents[1] / "notebooks" / "results.ipynb").read_text())
-CODE_CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
-def results() -> dict[str, Any]:
-    """Tables and metrics that the notebook reads, of random scores."""
+def code_of(notebook: Path) -> list[dict[str, Any]]:
+    cells: list[dict[str, Any]] = json.loads(notebook.read_text())["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebooks_are_committed_without_outputs_and_with_valid_code(notebook: Path) -> None:
+    cells = code_of(notebook)
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    for cell in cells:
+        if not (source := "".join(cell["source"])).startswith("%"):
+            ast.parse(source)
+
+
+def test_errors_are_counted_on_the_results_of_a_run(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     label = np.tile([0, 1], 60)
-    scores = scores_of(4.0 * label - 2 + rng.normal(size=120), label)
-    utterances = utterances_of(scores).assign(duration_seconds=5.0)
-    curve = pd.DataFrame({"epoch": [0, 1], "metric": "validation.eer", "value": [40.0, 9.0]})
-    fitted = calibration()
-    metrics = compute_metrics(scores, fitted, utterances, ScoreSettings())
-    return {
+    scores = scores_of(2.0 * label - 1 + rng.normal(size=120), label)
+    write_audio(tmp_path / "sound.wav", rng.normal(size=16_000).astype(np.float32) / 10)
+    utterances = utterances_of(scores).assign(duration_seconds=5.0, path=str(tmp_path / "sound.wav"))
+    fitted, settings = calibration(), ScoreSettings(bootstrap_resamples=0)
+    metrics = compute_metrics(scores, fitted, utterances, settings)
+    left = {
         "scores": scores,
         "utterances": utterances,
         "calibration": fitted.to_dict(),
         "metrics": metrics,
-        "det_curves": det_figure(det_points(scores, fitted), metrics, fitted),
-        "score_histograms": histogram_figure(score_histograms(scores, fitted), metrics, fitted),
-        "reliability_curves": reliability_figure(reliability(scores, fitted)),
         "rates_by_group": rates_by_group(scores, fitted, utterances, SPEAKERS.empty(), ReportSettings()),
         "worst_trials": worst_trials(scores, 20),
-        "learning_curves": learning_curve_figure({"pretrain": LEARNING_CURVE.conform(curve)}),
     }
-
-
-def test_notebook_is_committed_without_outputs() -> None:
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in CODE_CELLS)
-
-
-def test_notebook_runs_on_the_results_of_a_run() -> None:
-    left = results()
-    names: dict[str, Any] = {"catalog": SimpleNamespace(load=left.__getitem__)}
+    played: list[Any] = []
+    names: dict[str, Any] = {"catalog": SimpleNamespace(load=left.__getitem__), "display": played.append}
     shown = []
-    for cell in CODE_CELLS:
+    for cell in code_of(next(notebook for notebook in NOTEBOOKS if notebook.stem == "errors")):
         source = "".join(cell["source"])
         if source.startswith("%"):
             continue
@@ -63,14 +67,17 @@ def test_notebook_runs_on_the_results_of_a_run() -> None:
             shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
         else:
             exec(compile(ast.Module([last], []), "cell", "exec"), names)
-    tables = [value for value in shown if isinstance(value, pd.DataFrame)]
-    assert tables[0].index.tolist() == [("vox1_o", scoring) for scoring in ("cosine", "as_norm", "qmf")]
-    assert tables[1]["p_target"].tolist() == [0.01] * 3 + [0.05] * 3
-    assert tables[1]["reachable"].all()
-    assert tables[1]["misses"].tolist() == [40, 30, 20, 12, 6, 3]
-    assert tables[2][["num_target", "num_nontarget"]].to_numpy().tolist() == [[60, 60]]
-    scores = left["scores"]
-    assert tables[3]["llr"].iloc[0] == scores.loc[scores["label"] == 1, "llr"].min()
-    assert tables[3]["llr"].iloc[20] == scores.loc[scores["label"] == 0, "llr"].max()
-    assert tables[4]["trials"].sum() == len(scores)
-    assert len(shown) == len(tables) + 4  # figures
+    values, by_speaker, pairs, groups, costs = shown
+    accepted = scores["qmf"] >= values["threshold_eer"]
+    misses = [
+        100 * (~accepted[(scores["label"] == 1) & scores["enroll_id"].str.startswith(f"id{speaker}/")]).mean()
+        for speaker in (1, 3, 5)  # the speakers of the targets
+    ]
+    assert by_speaker["misses"].dropna().sort_index().tolist() == pytest.approx(misses, abs=0.05)
+    assert pairs["trials"].sum() == 60
+    assert pairs["accepted"].sum() == (accepted & (scores["label"] == 0)).sum()
+    assert groups[["num_target", "num_nontarget"]].to_numpy().tolist() == [[60, 60]]
+    assert costs.sum(axis=1).tolist() == pytest.approx(
+        [metrics["vox1_o"]["qmf"][f"act_dcf_{point}"] for point in ("p01", "p05")]
+    )
+    assert len(played) == 4

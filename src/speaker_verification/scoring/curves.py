@@ -33,24 +33,27 @@ def det_points(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
     for trial_list, rows in scores.groupby("trial_list", sort=False, observed=True):
         labels = rows["label"].to_numpy()
         for scoring, values in calibration.scores_by_scoring(rows).items():
-            fpr, fnr = _thinned(sort_trials(values, labels))
-            points = {"trial_list": trial_list, "scoring": scoring, "fpr": 100 * fpr, "fnr": 100 * fnr}
-            tables.append(pd.DataFrame(points, columns=columns))
+            curve = det_curve(sort_trials(values, labels))
+            tables.append(curve.assign(trial_list=trial_list, scoring=scoring)[columns])
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
-def _thinned(trials: SortedTrials) -> tuple[np.ndarray, np.ndarray]:
-    """False positive and false negative rates of `det_points`, as shares."""
+def det_curve(trials: SortedTrials) -> pd.DataFrame:
+    """Detection error trade-off of one set of scores.
+
+    Returns:
+        Columns fpr and fnr of `det_points`.
+    """
     from scipy.special import ndtri
 
     fnr, fpr = trials.rates()
     drawn = (fnr > 0) & (fnr < 1) & (fpr > 0) & (fpr < 1)
     fnr, fpr = fnr[drawn], fpr[drawn]
-    if not len(fnr):
-        return fpr, fnr
-    along = ndtri(fnr) - ndtri(fpr)  # rises with the threshold
-    points = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], _POINTS_PER_CURVE)))
-    return fpr[points], fnr[points]
+    if len(fnr):
+        along = ndtri(fnr) - ndtri(fpr)  # rises with the threshold
+        points = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], _POINTS_PER_CURVE)))
+        fpr, fnr = fpr[points], fnr[points]
+    return pd.DataFrame({"fpr": 100 * fpr, "fnr": 100 * fnr})
 
 
 def score_histograms(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
