@@ -6,6 +6,7 @@ page that includes it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,20 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """A page for every linked file."""
     for name in sorted({name for names in linked_files(app.env).values() for name in names}):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
-        language = get_lexer_for_filename(name).aliases[0]
-        code = app.builder.highlighter.highlight_block(text, language)
+        is_notebook = name.endswith(".ipynb")
+        language = "python" if is_notebook else get_lexer_for_filename(name).aliases[0]
+        code = app.builder.highlighter.highlight_block(script_of(text) if is_notebook else text, language)
         yield f"files/{name}", {"title": name, "body": f"<h1>{name}</h1>\n{code}"}, "page.html"
+
+
+def script_of(notebook: str) -> str:
+    """Cells of a notebook as one script, with its text as comments."""
+    parts = []
+    for cell in json.loads(notebook)["cells"]:
+        source = "".join(cell["source"])
+        is_text = cell["cell_type"] == "markdown"
+        parts.append("\n".join(f"# {line}" for line in source.splitlines()) if is_text else source)
+    return "\n\n".join(parts) + "\n"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
