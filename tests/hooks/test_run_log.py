@@ -124,6 +124,14 @@ def test_what_to_run_next_follows_from_the_registry_and_from_what_is_there(
     assert next_pipelines(register_pipelines()[ran], made(there, always), None) == following
 
 
+def test_what_comes_before_a_run_is_not_next(own: pytest.LogCaptureFixture) -> None:
+    ran = register_pipelines()["prepare"] + register_pipelines()["lmft"]
+    there = made(
+        PREPARED, FOLDERS, {"encoder", "pretrain.checkpoint", "finetune.checkpoint", "lmft.checkpoint"}
+    )
+    assert not {"pretrain", "finetune"} & set(next_pipelines(ran, there, None))
+
+
 def test_after_an_evaluation_its_scores_are_packaged_reported_or_exported(
     own: pytest.LogCaptureFixture,
 ) -> None:

@@ -187,12 +187,14 @@ def next_pipelines(run: Pipeline, catalog: CatalogProtocol, model: str | None) -
         model: parameter `embed.model`.
     """
     made = run.all_outputs() or workplaces(run, catalog)
-    nodes = _node_names(run)
+    nodes, road = _node_names(run), pipelines[DEFAULT]
+    earlier = _node_names(road.to_nodes(*nodes & _node_names(road)))
     ready = {
         name: _node_names(other)
         for name, other in pipelines.items()
         if name != DEFAULT
         and nodes.isdisjoint(_node_names(other))
+        and not _node_names(other) <= earlier
         and not made.isdisjoint(other.inputs())
         and all(catalog.exists(one) or is_optional(one, model) for one in _datasets_into(other))
     }
