@@ -191,7 +191,7 @@ def speakers() -> pd.DataFrame:
 
 
 def run_record() -> dict[str, Any]:
-    """What the hook records of a run."""
+    """Record of a run, as its hook makes it."""
     changed = {"parameter": "score.top_n", "published": "600", "used": "6"}
     return {
         "recipe": "lap_astp",

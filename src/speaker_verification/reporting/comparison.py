@@ -118,9 +118,7 @@ class Comparison:
             ]
             more = ", …" if len(own) > NAMED_PARAMETERS else ""
             name = ", ".join([runs[0].name, *own[:NAMED_PARAMETERS]]) + more
-            while name in named:
-                name += "'"
-            named[name] = runs
+            named[f"{name} ({len(named) + 1})" if name in named else name] = runs
         return named
 
     @cached_property
