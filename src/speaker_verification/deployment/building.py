@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,11 @@ def _embed(
     embedded: dict[int, EmbeddingStore] = {}
     same: dict[str, str] = {}
     refused, repeated = [], []
+
+    def embed(path: str, name: str) -> EmbeddingStore:
+        recording = read_recording(path, settings.limits, name)
+        return embed_recordings(model, [recording], settings.extraction, weights)
+
     with EmbeddingCache.opened(kept, weights) as cache:
         for row in shown("Embedding recordings", range(len(labelled))):
             name, path = (labelled[column].iloc[row] for column in ("utterance_id", "path"))
@@ -196,12 +202,7 @@ def _embed(
                 if (other := same.setdefault(digest, name)) != name:
                     repeated.append(f"{name} and {other}")
                     continue
-                store = cache.find(f"{digest} {how}")
-                if store is None:
-                    recording = read_recording(path, settings.limits, name)
-                    store = embed_recordings(model, [recording], settings.extraction, weights)
-                    cache.keep(f"{digest} {how}", store)
-                embedded[row] = store
+                embedded[row] = cache.find_or_keep(f"{digest} {how}", partial(embed, path, name))
             except RecordingError as error:
                 refused.append(error)
     if repeated:

@@ -277,11 +277,7 @@ def _embedding_once(
 
         def embed(file: str) -> EmbeddingStore:
             key = f"{sha256_of(file)} {embedding_part(verifier.fingerprint)} {limits.model_dump_json()}"
-            store = cache.find(key)
-            if store is None:
-                store = verifier.embed([read_recording(file, limits)])
-                cache.keep(key, store)
-            return store
+            return cache.find_or_keep(key, lambda: verifier.embed([read_recording(file, limits)]))
 
         yield embed
 

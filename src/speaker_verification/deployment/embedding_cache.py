@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -59,6 +59,14 @@ class EmbeddingCache:
             None if crops is None else _array(crops),
             self._model,
         )
+
+    def find_or_keep(self, key: str, embed: Callable[[], EmbeddingStore]) -> EmbeddingStore:
+        """Store of one embedding, which is made and kept where it was not."""
+        store = self.find(key)
+        if store is None:
+            store = embed()
+            self.keep(key, store)
+        return store
 
     def keep(self, key: str, store: EmbeddingStore) -> None:
         """Keep a store of one embedding."""

@@ -20,7 +20,8 @@ from speaker_verification.reporting.figures.comparison import DetCurve, differen
 from speaker_verification.reporting.numbers import decimals, interval, joined
 from speaker_verification.reporting.verdict import Verdict
 from speaker_verification.scoring.calibration import Calibration
-from speaker_verification.scoring.curves import det_points
+from speaker_verification.scoring.curves import det_curve
+from speaker_verification.scoring.metrics import sort_trials
 from speaker_verification.scoring.paired import SystemRates, rate_difference, system_rates
 from speaker_verification.scoring.trial_speakers import TrialSpeakers, speakers_of_trials
 
@@ -276,8 +277,9 @@ def _curves_of(comparison: Comparison, trial_list: str) -> dict[str, list[DetCur
     """DET curves of each system's runs."""
     curves: dict[str, list[DetCurve]] = {}
     for name, runs in comparison.systems.items():
-        for run, eer in zip(runs, comparison.rates[trial_list][name].rates, strict=True):
-            scoring = comparison.scoring or run.calibration.llr
-            points = det_points(run.scores[run.scores["trial_list"] == trial_list], run.calibration)
-            curves.setdefault(name, []).append(DetCurve(points[points["scoring"] == scoring], float(eer)))
+        for run in runs:
+            trials = run.scores_of(trial_list, comparison.scoring)
+            in_order = sort_trials(trials["score"].to_numpy(), trials["label"].to_numpy())
+            eer, _ = in_order.equal_error_rate()
+            curves.setdefault(name, []).append(DetCurve(det_curve(in_order), eer))
     return curves

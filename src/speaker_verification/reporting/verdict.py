@@ -147,6 +147,14 @@ class Verdict:
             yield "The encoder started from random weights; published systems start from pre-trained ones."
 
 
+def equal_error_rates(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """Equal error rates in % by trial list and scoring, by which a saved verdict tells whose it is."""
+    return {
+        trial_list: {scoring: values["eer"] for scoring, values in scorings.items()}
+        for trial_list, scorings in metrics.items()
+    }
+
+
 def unofficial_lists(metrics: Metrics) -> list[str]:
     """Trial lists whose record says that they are not the published ones."""
     records = {trial_list: next(iter(scorings.values())) for trial_list, scorings in metrics.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import SCORES
 from speaker_verification.models.weight_files import read_json
 from speaker_verification.reporting.comparison import ComparedRun
-from speaker_verification.reporting.verdict import Verdict
+from speaker_verification.reporting.verdict import Verdict, equal_error_rates
 from speaker_verification.scoring.calibration import Calibration
 
 # Below the data root, as in the catalog.
@@ -53,7 +53,7 @@ def find_evaluation(root: Path, version: str | None) -> EvaluationFiles:
             f"compare_runs: '{root}' has no scores of version '{version}': the newest are "
             f"{', '.join(versions[:3])}"
         )
-    rates = _rates(read_json(_file(root / METRICS_FILE, version)))
+    rates = equal_error_rates(read_json(_file(root / METRICS_FILE, version)))
     for found in _versions(root / VERDICT_FILE):
         verdict = _file(root / VERDICT_FILE, found)
         if read_json(verdict)["eer"] == rates:
@@ -96,11 +96,3 @@ def _versions(folder: Path) -> list[str]:
 
 def _file(folder: Path, version: str) -> Path:
     return folder / version / folder.name
-
-
-def _rates(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Equal error rates as the verdict holds them."""
-    return {
-        trial_list: {scoring: values["eer"] for scoring, values in scorings.items()}
-        for trial_list, scorings in metrics.items()
-    }

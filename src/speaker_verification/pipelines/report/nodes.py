@@ -22,7 +22,13 @@ from speaker_verification.reporting.figures.scores import (
     reliability_figure,
 )
 from speaker_verification.reporting.layer_weights import LayerWeights
-from speaker_verification.reporting.verdict import Difference, EvaluatedModel, Verdict, unofficial_lists
+from speaker_verification.reporting.verdict import (
+    Difference,
+    EvaluatedModel,
+    Verdict,
+    equal_error_rates,
+    unofficial_lists,
+)
 from speaker_verification.scoring import curves
 from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
 from speaker_verification.scoring.calibration import Calibration
@@ -202,11 +208,7 @@ def describe_evaluation(
         differences=[Difference(**difference) for difference in run_record["differences"]],
         parameters=run_record["parameters"],
     )
-    eers = {
-        trial_list: {scoring: values["eer"] for scoring, values in scorings.items()}
-        for trial_list, scorings in metrics.items()
-    }
-    return {"eer": eers, **verdict.to_dict()}
+    return {"eer": equal_error_rates(metrics), **verdict.to_dict()}
 
 
 def _corpora_of(subsets: Iterable[str], synthetic: bool) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.reporting import theme
-from speaker_verification.reporting.figures.scores import det_axis, det_span
+from speaker_verification.reporting.figures.scores import det_axis, det_line, det_span
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -18,7 +18,7 @@ ROW_PIXELS = 30
 
 
 class DetCurve(NamedTuple):
-    """DET curve of a run: rows of `scoring.curves.det_points`, and the equal error rate in %."""
+    """DET curve of a run: what `scoring.curves.det_curve` returns, and the equal error rate in %."""
 
     points: pd.DataFrame
     eer: float
@@ -42,18 +42,7 @@ def overlaid_det_figure(curves: Mapping[str, Sequence[DetCurve]], trial_list: st
     for place, (system, runs) in enumerate(curves.items()):
         shared = {"name": theme.plain(system), "legendgroup": system}
         for number, curve in enumerate(runs):
-            rates = curve.points[["fpr", "fnr"]].to_numpy()
-            x, y = ndtri(rates.T / 100)
-            figure.add_scatter(
-                x=x,
-                y=y,
-                customdata=rates,
-                hovertemplate="false acceptances %{customdata[0]:.3g} %, misses %{customdata[1]:.3g} %",
-                mode="lines",
-                showlegend=number == 0,
-                line=theme.line(place),
-                **shared,
-            )
+            figure.add_trace(det_line(curve.points, place, showlegend=number == 0, **shared))
         eers = np.array([curve.eer for curve in runs])
         at = ndtri(np.clip(eers, *span) / 100)
         figure.add_scatter(

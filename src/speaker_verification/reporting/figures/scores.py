@@ -100,19 +100,8 @@ def _det_panel(
     )
     of_list = points[points["trial_list"] == trial_list]
     for number, (scoring, values) in enumerate(scorings.items()):
-        rates = of_list.loc[of_list["scoring"] == scoring, ["fpr", "fnr"]].to_numpy()
-        x, y = ndtri(rates.T / 100)
         shared = {"legendgroup": scoring, "name": theme.plain(scoring)}
-        yield go.Scatter(
-            x=x,
-            y=y,
-            customdata=rates,
-            hovertemplate="false acceptances %{customdata[0]:.3g} %, misses %{customdata[1]:.3g} %",
-            mode="lines",
-            showlegend=True,
-            line=theme.line(number),
-            **shared,
-        )
+        yield det_line(of_list[of_list["scoring"] == scoring], number, showlegend=True, **shared)
         marks = _marks(values, calibration.operating_points)
         at = np.array([rates for _, rates in marks.values()])
         x, y = ndtri(np.clip(at, *span).T / 100)
@@ -132,6 +121,30 @@ def _det_panel(
             },
             **shared,
         )
+
+
+def det_line(points: pd.DataFrame, place: int, **options: Any) -> go.Scatter:
+    """Line of a DET curve on normal-deviate axes.
+
+    Args:
+        points: columns fpr and fnr in %.
+        place: place of its colour and style, from 0.
+        **options: further ones of the trace.
+    """
+    import plotly.graph_objects as go
+    from scipy.special import ndtri
+
+    rates = points[["fpr", "fnr"]].to_numpy()
+    x, y = ndtri(rates.T / 100)
+    return go.Scatter(
+        x=x,
+        y=y,
+        customdata=rates,
+        hovertemplate="false acceptances %{customdata[0]:.3g} %, misses %{customdata[1]:.3g} %",
+        mode="lines",
+        line=theme.line(place),
+        **options,
+    )
 
 
 def _marks(
