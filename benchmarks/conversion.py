@@ -29,7 +29,7 @@ import av
 import numpy as np
 import soundfile
 
-from speaker_verification.corpora.conversion.archives import read_members
+from speaker_verification.corpora.conversion.sources import ArchiveSource, Source
 from speaker_verification.corpora.mirror import Mirror
 from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.corpora.voxceleb import VOXCELEB
@@ -40,10 +40,10 @@ LIBRARIES = ("libavcodec", "libavformat", "libswresample")
 
 def main() -> None:
     arguments = parse()
-    parts = Mirror(arguments.mirror).archive_files(SUBSET)
+    source = Mirror(arguments.mirror).source(SUBSET)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        archive, packed = repack(parts, arguments.copies, folder)
+        archive, packed = repack(source, arguments.copies, folder)
         ours, theirs = [], []
         for repeat in range(arguments.repeats):
             ours.append(time_ours(archive, folder / f"ours{repeat}", arguments.workers))
@@ -89,11 +89,11 @@ def bundled_ffmpeg() -> str:
     return get_ffmpeg_exe()
 
 
-def repack(parts: Sequence[Path], num_copies: int, folder: Path) -> tuple[list[Path], dict[str, Path]]:
+def repack(source: Source, num_copies: int, folder: Path) -> tuple[list[Path], dict[str, Path]]:
     """An archive with so many copies of every recording, and the same m4a files unpacked, by utterance."""
     archive, packed = folder / "archive.zip", {}
     with zipfile.ZipFile(archive, "w") as writer:
-        for member in read_members(parts):
+        for member in source.members():
             parsed = VOXCELEB.layout.parse(member.name)
             for copy in range(num_copies if parsed else 0):
                 name = f"copy{copy}-{parsed.file_id}".removesuffix(".wav")
@@ -112,7 +112,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def time_ours(archive: Sequence[Path], folder: Path, num_workers: int) -> tuple[float, float]:
-    return timed(lambda: convert_subset(SUBSET, archive, folder, 0.0, 0.0, num_workers))
+    return timed(lambda: convert_subset(SUBSET, ArchiveSource(archive), folder, 0.0, 0.0, num_workers))
 
 
 def time_ffmpeg(

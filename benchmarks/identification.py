@@ -205,7 +205,7 @@ def fitted_scorer(width: int) -> SideScorer:
     rng = np.random.default_rng(4)
     numbers = np.repeat(np.arange(COHORT_SPEAKERS), UTTERANCES_EACH)
     speakers = rng.standard_normal((COHORT_SPEAKERS, width), np.float32)
-    utterances = pd.DataFrame(dict.fromkeys(UTTERANCES.columns.names, ""), index=numbers).assign(
+    utterances = pd.DataFrame(dict.fromkeys(UTTERANCES.required, ""), index=numbers).assign(
         speaker_id=[f"id{number:05}" for number in numbers],
         utterance_id=[f"utterance {row}" for row in range(len(numbers))],
         num_samples=80_000,

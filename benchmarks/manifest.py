@@ -22,6 +22,7 @@ import numpy as np
 
 from speaker_verification.audio.files import encode_audio
 from speaker_verification.corpora.conversion.convert import ConvertedFolder
+from speaker_verification.corpora.conversion.sources import ArchiveSource
 from speaker_verification.corpora.utterances import convert_subset
 
 SUBSET = "vox2-dev"
@@ -56,7 +57,8 @@ def write_corpus(folder: Path, num_files: int) -> None:
             archive.writestr(f"wav/{utterance_id}", data)
     audio = folder / SUBSET
     audio.mkdir()
-    ConvertedFolder(audio, [folder / "archive.zip"], "wav")  # from now on, files count as converted from it
+    # From now on, files count as converted from the archive.
+    ConvertedFolder(audio, ArchiveSource([folder / "archive.zip"]), "wav")
     for utterance_id in ids:
         path = audio / utterance_id
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,9 @@ def write_corpus(folder: Path, num_files: int) -> None:
 def build_manifest(folder: Path) -> tuple[int, float, float]:
     """Number of utterances, seconds and peak memory in MiB."""
     start = time.perf_counter()
-    utterances, _ = convert_subset(SUBSET, [folder / "archive.zip"], folder, 0.0, 0.0, num_workers=0)
+    utterances, _ = convert_subset(
+        SUBSET, ArchiveSource([folder / "archive.zip"]), folder, 0.0, 0.0, num_workers=0
+    )
     seconds = time.perf_counter() - start
     return len(utterances), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

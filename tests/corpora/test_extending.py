@@ -57,8 +57,7 @@ def prepare(my_corpora: Path) -> PrepareSettings:
 def converted(prepare: PrepareSettings, mirror: Mirror, folder: Path) -> dict[str, pd.DataFrame]:
     """Utterances of the subsets that the parameters name."""
     return {
-        name: convert_subset(name, mirror.archive_files(name), folder, 0.5, 0.0, 0)[0]
-        for name in prepare.subsets
+        name: convert_subset(name, mirror.source(name), folder, 0.5, 0.0, 0)[0] for name in prepare.subsets
     }
 
 
@@ -96,11 +95,11 @@ def test_a_recording_elsewhere_in_its_archive_stops_the_conversion(
     prepare: PrepareSettings, tmp_path: Path, member: str
 ) -> None:
     mirror = write_archive(tmp_path, *MEMBERS, member)
-    files = mirror.archive_files("cnceleb-dev")
+    source = mirror.source("cnceleb-dev")
     with pytest.raises(
         DataError, match=rf"cnceleb-dev .*cn-celeb_v2\.tar\.gz .*'CN-Celeb_flac/{member}\.flac'"
     ):
-        convert_subset("cnceleb-dev", files, tmp_path / "audio", 0.5, 1.0, 0)
+        convert_subset("cnceleb-dev", source, tmp_path / "audio", 0.5, 1.0, 0)
 
 
 def test_folders_of_ones_own_give_speakers_sessions_and_trials_across_them(

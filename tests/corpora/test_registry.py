@@ -11,6 +11,7 @@ from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.corpora import registry
 from speaker_verification.corpora.augmentation import check_rirs, extract_musan, extract_rirs
 from speaker_verification.corpora.conversion.convert import refuse_too_many_rejected
+from speaker_verification.corpora.conversion.sources import ArchiveSource
 from speaker_verification.corpora.corpus import Archive, Corpus, Layout, Subset
 from speaker_verification.corpora.registry import CORPORA, add_corpus, corpus_of, named_subsets
 from speaker_verification.corpora.rirs_noises import RIR_LIST
@@ -64,8 +65,8 @@ def test_an_archive_of_strangers_is_refused_with_corpus_archive_member_and_layou
     archive.write_bytes(pack({**members, "README": b"hello", RIR_LIST: b""}))
     runs: dict[str, list[Callable[[], object]]] = {
         "speech": [
-            lambda: refuse_too_many_rejected(list_subset(subset, [archive])[1], 1, 1.0),
-            lambda: convert_subset(subset, [archive], tmp_path / "audio", 0.5, 1.0, 0),
+            lambda: refuse_too_many_rejected(list_subset(subset, ArchiveSource([archive]))[1], 1, 1.0),
+            lambda: convert_subset(subset, ArchiveSource([archive]), tmp_path / "audio", 0.5, 1.0, 0),
         ],
         "noises": [lambda: extract_musan(archive, tmp_path / "audio", 1.0)],
         "rirs": [lambda: check_rirs(archive, 1.0), lambda: extract_rirs(archive, tmp_path / "audio", 1.0)],
@@ -85,7 +86,7 @@ def test_members_that_are_no_recordings_are_no_utterances(name: str, subset: str
     archive.write_bytes(zipped({**dict.fromkeys(texts, b"hello"), RIR_LIST: b""}))
     if CORPORA[name].content == "speech":
         with pytest.raises(DataError, match=rf"a\.zip: holds no recording of {subset}"):
-            list_subset(subset, [archive])
+            list_subset(subset, ArchiveSource([archive]))
     else:
         extract = {"noises": extract_musan, "rirs": extract_rirs}[CORPORA[name].content]
         with pytest.raises(DataError, match="no recordings"):
@@ -143,7 +144,7 @@ def test_a_corpus_of_another_package_is_prepared_by_its_dotted_name(my_package: 
         assert PrepareSettings.parse(values, "prepare").subsets == ("mine",)
     archive = tmp_path / "mine.zip"
     archive.write_bytes(zipped({"mine/alice/rec1.wav": wav(noise(1)), "mine/bob/rec1.wav": wav(noise(2))}))
-    utterances, _ = convert_subset("mine", [archive], tmp_path / "audio", 0.5, 0.0, 0)
+    utterances, _ = convert_subset("mine", ArchiveSource([archive]), tmp_path / "audio", 0.5, 0.0, 0)
     assert utterances["utterance_id"].tolist() == ["alice/rec1/rec1.wav", "bob/rec1/rec1.wav"]
     assert utterances["speaker_id"].tolist() == ["alice", "bob"]
 

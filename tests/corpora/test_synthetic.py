@@ -13,6 +13,7 @@ import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.corpora.augmentation import extract_musan, extract_rirs
+from speaker_verification.corpora.conversion.sources import ArchiveSource
 from speaker_verification.corpora.mirror import Digests, Mirror
 from speaker_verification.corpora.musan import MUSAN_ARCHIVE
 from speaker_verification.corpora.registry import archive_of, trial_lists
@@ -36,7 +37,7 @@ ALL_FILES = [*ARCHIVE_NAMES.values(), *LISTS.values(), MUSAN_ARCHIVE.name, RIRS_
 def utterances(synthetic_mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     audio, mirror = tmp_path_factory.mktemp("audio"), Mirror(synthetic_mirror)
     tables = [
-        convert_subset(subset, mirror.files(name), audio, 0.5, 0.0, num_workers=0)[0]
+        convert_subset(subset, ArchiveSource(mirror.files(name)), audio, 0.5, 0.0, num_workers=0)[0]
         for subset, name in ARCHIVE_NAMES.items()
     ]
     return pd.concat(tables, ignore_index=True)

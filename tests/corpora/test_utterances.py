@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import zipfile
@@ -12,16 +13,18 @@ import pandas as pd
 import pytest
 
 from speaker_verification.audio.files import audio_info, decode_audio, read_audio
+from speaker_verification.audio.utterance_audio import UtteranceAudio
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.conversion.convert import UNSAFE
+from speaker_verification.corpora.conversion.sources import ArchiveSource, ArchivesSource, FolderSource
 from speaker_verification.corpora.utterances import convert_subset
-from tests.support.corpora import m4a, noise, wav, write_parts, zipped
+from tests.support.corpora import m4a, noise, tarred, wav, write_parts, zipped
 
 
 def convert(
     archive: Path, folder: Path, subset: str = "vox1-dev", max_rejected: float = 1.0, num_workers: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return convert_subset(subset, [archive], folder, 0.5, max_rejected, num_workers)
+    return convert_subset(subset, ArchiveSource([archive]), folder, 0.5, max_rejected, num_workers)
 
 
 def test_wave_files_come_through_bit_for_bit_with_their_manifest(tmp_path: Path) -> None:
@@ -36,6 +39,11 @@ def test_wave_files_come_through_bit_for_bit_with_their_manifest(tmp_path: Path)
         "session_id": ["s", "s"],
         "subset": ["vox1-dev", "vox1-dev"],
         "path": [str(tmp_path / f"audio/vox1-dev/id{n}/s/{n}.wav") for n in (1, 2)],
+        "offset": [0, 0],
+        "num_bytes": [0, 0],
+        "deflated": [False, False],
+        "codec": ["", ""],
+        "first_sample": [0, 0],
         "num_samples": [24_000, 8_000],
         "duration_seconds": [1.5, 0.5],
     }
@@ -46,7 +54,9 @@ def test_wave_files_come_through_bit_for_bit_with_their_manifest(tmp_path: Path)
 def test_aac_in_parts_is_converted_by_any_number_of_workers(tmp_path: Path, num_workers: int) -> None:
     members = {f"dev/aac/id{s}/v/{n}.m4a": m4a(noise(10 * s + n)) for s in range(4) for n in range(4)}
     parts = write_parts(tmp_path, "p", zipped(members), 3)
-    utterances, _ = convert_subset("vox2-dev", parts, tmp_path / "audio", 0.5, 0.01, num_workers)
+    utterances, _ = convert_subset(
+        "vox2-dev", ArchiveSource(parts), tmp_path / "audio", 0.5, 0.01, num_workers
+    )
     assert len(utterances) == 16
     by_id = utterances.set_index("utterance_id")
     for member, data in members.items():
@@ -156,3 +166,76 @@ def test_another_archive_replaces_what_was_converted(tmp_path: Path) -> None:
         os.utime(archive, ns=(seed, seed))  # the same name and size
         utterances, _ = convert(archive, audio)
         assert np.array_equal(read_audio(utterances["path"][0]) * 32768, noise(seed))
+
+
+def test_a_corpus_used_as_it_is_has_the_utterances_and_samples_of_the_converted_one(tmp_path: Path) -> None:
+    members = {f"dev/aac/id{s}/v/{n}.m4a": m4a(noise(10 * s + n)) for s in range(3) for n in range(3)}
+    (tmp_path / "in").mkdir()
+    source = ArchiveSource(write_parts(tmp_path / "in", "vox2_dev_aac_part", zipped(members), 4))
+    converted, _ = convert_subset("vox2-dev", source, tmp_path / "audio", 0.5, 0.01, 0)
+    kept, rejected = convert_subset("vox2-dev", source, tmp_path / "audio", 0.5, 0.01, 0, "as_is")
+    assert rejected.empty
+    columns = ["utterance_id", "speaker_id", "session_id", "subset", "num_samples", "duration_seconds"]
+    pd.testing.assert_frame_equal(kept[columns], converted[columns])
+    ours, theirs = UtteranceAudio(kept), UtteranceAudio(converted)
+    for row in range(len(kept)):
+        np.testing.assert_array_equal(ours.read(row), theirs.read(row))
+    assert {path.name for path in (tmp_path / "audio/as_is/vox2-dev").iterdir()} == {
+        ".source",
+        ".record.parquet",
+    }
+
+
+def test_the_record_of_a_corpus_used_as_it_is_moves_with_its_archive(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = {f"wav/id{s}/v/{n}.wav": wav(noise(10 * s + n)) for s in range(2) for n in range(2)}
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here/a.tar").write_bytes(tarred(members, mode="w"))
+    source = ArchiveSource([tmp_path / "here/a.tar"])
+    convert_subset("vox1-dev", source, tmp_path / "audio", 0.5, 0.01, 0, "as_is")
+    (tmp_path / "here/a.tar").rename(tmp_path / "there/a.tar")
+    source = ArchiveSource([tmp_path / "there/a.tar"])
+    with caplog.at_level(logging.INFO, "speaker_verification"):
+        moved, _ = convert_subset("vox1-dev", source, tmp_path / "audio", 0.5, 0.01, 0, "as_is")
+    assert "nothing to convert, all 4 recordings" in caplog.text
+    assert set(moved["path"]) == {str(tmp_path / "there/a.tar")}
+    np.testing.assert_array_equal(UtteranceAudio(moved).read(0), noise(0) / np.float32(32768))
+
+
+def test_a_compressed_tar_archive_cannot_be_used_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(tarred({"wav/id1/v/1.wav": wav(noise(1))}))
+    with pytest.raises(DataError, match="in a compressed tar archive, which cannot be read from the middle"):
+        convert_subset(
+            "vox1-dev", ArchiveSource([tmp_path / "a.tar.gz"]), tmp_path / "o", 0.5, 1.0, 0, "as_is"
+        )
+
+
+def test_shards_and_folders_give_the_same_utterances_as_an_archive(tmp_path: Path) -> None:
+    members = {f"wav/id{s}/v/{n}.wav": wav(noise(10 * s + n)) for s in range(2) for n in range(2)}
+    names = list(members)
+    shards = []
+    for number, part in enumerate((names[:1], names[1:])):
+        shards.append(tmp_path / f"{number}.tar")
+        shards[-1].write_bytes(tarred({name: members[name] for name in part}, mode="w"))
+    for name, content in members.items():
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (tmp_path / "a.zip").write_bytes(zipped(members))
+    sources = {
+        "archive": ArchiveSource([tmp_path / "a.zip"]),
+        "shards": ArchivesSource(shards),
+        "folder": FolderSource(tmp_path / "folder"),
+    }
+    tables = {
+        name: convert_subset("vox1-dev", source, tmp_path / name, 0.5, 0.0, 0, "as_is")[0]
+        for name, source in sources.items()
+    }
+    for name in ("shards", "folder"):
+        columns = ["utterance_id", "session_id", "num_samples", "codec"]
+        pd.testing.assert_frame_equal(tables[name][columns], tables["archive"][columns])
+        for row in range(4):
+            expected = UtteranceAudio(tables["archive"]).read(row)
+            np.testing.assert_array_equal(UtteranceAudio(tables[name]).read(row), expected)

@@ -39,7 +39,7 @@ def utterance_table(folder: Path, waves: dict[str, npt.NDArray[np.floating]]) ->
         ]
         for name, wave in waves.items()
     ]
-    return UTTERANCES.conform(pd.DataFrame(rows, columns=UTTERANCES.columns.names))
+    return UTTERANCES.conform(pd.DataFrame(rows, columns=UTTERANCES.required))
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_examples_have_the_distribution_of_the_published_ones(waves: dict[str, W
         RIRS.conform(pd.DataFrame([room], columns=RIRS.columns.names)),
         AugmentationSettings(probability=PROBABILITY),
     )
-    table = UTTERANCES.conform(pd.DataFrame([utterance], columns=UTTERANCES.columns.names))
+    table = UTTERANCES.conform(pd.DataFrame([utterance], columns=UTTERANCES.required))
     examples = TrainingExamples(table, augmenter, CROP_SAMPLES / SAMPLE_RATE, SPEEDS, seed=5)
     random.seed(5)
     ours = [levels_of(examples[number, 0][0].numpy()) for number in range(NUM_EXAMPLES)]

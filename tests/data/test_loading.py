@@ -8,9 +8,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+from speaker_verification.audio import utterance_audio
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.common.errors import DataError
-from speaker_verification.data import examples as examples_module
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.data.loading import Batch, BatchLoader
 from speaker_verification.data.sampling import EpochBatches, SamplingSettings, UtteranceOrder
@@ -92,8 +92,8 @@ def test_an_epoch_begins_at_any_step_and_reads_nothing_of_those_before(
         read.append(path)
         return real(path, *place)
 
-    real = examples_module.read_segment
-    monkeypatch.setattr(examples_module, "read_segment", note)
+    real = utterance_audio.read_segment
+    monkeypatch.setattr(utterance_audio, "read_segment", note)
     rest = list(loader_of(num_workers).batches(1, first_step=3))
     assert_same(iter(rest), iter(whole[3 * PASSES :]), (STEPS - 3) * PASSES)
     if not num_workers:

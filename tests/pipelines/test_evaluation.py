@@ -117,7 +117,7 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
             speaker_id, session_id, _ = name.split("/")
             seconds = num_samples / SAMPLE_RATE
             rows.append((name, speaker_id, session_id, subset, str(path), num_samples, seconds))
-    return UTTERANCES.conform(pd.DataFrame(rows, columns=UTTERANCES.columns.names))
+    return UTTERANCES.conform(pd.DataFrame(rows, columns=UTTERANCES.required))
 
 
 @pytest.fixture(scope="module")
@@ -559,7 +559,7 @@ def test_trials_of_unknown_utterances_stop_before_the_model_is_needed(
 
 
 def test_top_n_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
-    columns = dict.fromkeys(UTTERANCES.columns.names, 1.0)
+    columns = dict.fromkeys(UTTERANCES.required, 1.0)
     table = pd.DataFrame({**columns, "speaker_id": np.repeat(["a", "b", "c", "d"], 2)})
     store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
     cohort = summarise_cohort(store, store, scoring())

@@ -5,20 +5,25 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile
 
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.reporting.players import MAX_SECONDS, encode_recordings, sides_of
 
 
-def write_tone(path: Path, seconds: float) -> str:
-    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    soundfile.write(path, 0.5 * np.sin(2 * np.pi * 440 * time), SAMPLE_RATE, subtype="PCM_16")
-    return str(path)
+def write_tones(folder: Path, **seconds: float) -> pd.DataFrame:
+    rows = []
+    for name, length in seconds.items():
+        path, num_samples = folder / f"{name}.wav", int(length * SAMPLE_RATE)
+        time = np.arange(num_samples) / SAMPLE_RATE
+        soundfile.write(path, 0.5 * np.sin(2 * np.pi * 440 * time), SAMPLE_RATE, subtype="PCM_16")
+        rows.append({"utterance_id": name, "path": str(path), "num_samples": num_samples})
+    return pd.DataFrame(rows)
 
 
 def test_a_recording_can_be_heard_from_its_address(tmp_path: Path) -> None:
-    (address,) = encode_recordings({"a": write_tone(tmp_path / "a.wav", 2.0)}, 10**6).values()
+    (address,) = encode_recordings(write_tones(tmp_path, a=2.0), 10**6).values()
     kind, content = address.split(",")
     assert kind == "data:audio/mpeg;base64"
     waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(content)))
@@ -29,12 +34,11 @@ def test_a_recording_can_be_heard_from_its_address(tmp_path: Path) -> None:
 
 
 def test_long_recordings_are_cut_and_those_without_room_are_left_out(tmp_path: Path) -> None:
-    long = write_tone(tmp_path / "a.wav", MAX_SECONDS + 40)
-    short = write_tone(tmp_path / "b.wav", MAX_SECONDS)
-    players = encode_recordings({"long": long, "short": short}, 10**7)
+    tones = write_tones(tmp_path, long=MAX_SECONDS + 40, short=MAX_SECONDS)
+    players = encode_recordings(tones, 10**7)
     assert abs(len(players["long"]) - len(players["short"])) < 0.02 * len(players["short"])
     room = len(players["long"]) + 10
-    assert list(encode_recordings({"long": long, "short": short}, room)) == ["long"]
+    assert list(encode_recordings(tones, room)) == ["long"]
 
 
 def test_the_sides_of_trials_are_each_encoded_once() -> None:

@@ -54,7 +54,7 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         soundfile.write(path, rng.normal(0, 0.02 * (place + 1), length), SAMPLE_RATE, subtype="PCM_16")
         name = f"id{place % 2}/s/{place:05}.wav"
         rows.append((name, f"id{place % 2}", "s", "vox1-test", str(path), length, length / SAMPLE_RATE))
-    return pd.DataFrame(rows, columns=UTTERANCES.columns.names, index=range(10, 10 + len(rows)))
+    return pd.DataFrame(rows, columns=UTTERANCES.required, index=range(10, 10 + len(rows)))
 
 
 def extract(

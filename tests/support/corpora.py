@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import av
 import numpy as np
@@ -55,9 +56,9 @@ def flac(samples: np.ndarray) -> bytes:
     return encode_audio(samples, "flac")
 
 
-def tarred(members: Mapping[str, bytes]) -> bytes:
+def tarred(members: Mapping[str, bytes], mode: Literal["w", "w:gz"] = "w:gz") -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -97,7 +98,7 @@ def manifest(counts: Mapping[str, int], subset: str = "vox2-dev") -> pd.DataFram
         for speaker, count in counts.items()
         for number in range(count)
     ]
-    return pd.DataFrame(rows, columns=UTTERANCES.columns.names)
+    return pd.DataFrame(rows, columns=UTTERANCES.required)
 
 
 def write_augmentation(folder: Path) -> None:

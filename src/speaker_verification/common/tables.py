@@ -6,7 +6,7 @@ All that comes after the embeddings works from these tables alone, without audio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,7 @@ class TableSchema:
         columns: names and types; no value may be missing.
         key: columns whose combination is unique; empty when rows may repeat.
         paths: columns of files' paths.
+        defaults: values of columns that a table may lack.
         others: type of further columns, whose names are free, and the column that they come before; None:
             there are no further columns.
     """
@@ -32,10 +33,11 @@ class TableSchema:
     columns: pa.Schema
     key: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    defaults: Mapping[str, str | int | bool] = field(default_factory=dict)
     others: tuple[pa.DataType, str] | None = None
 
     def conform(self, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
-        """Return the table with exactly these columns, in this order and of these types.
+        """The table with exactly these columns, in this order and of these types.
 
         Args:
             table: any data frame; it is not changed.
@@ -46,10 +48,13 @@ class TableSchema:
                 repeats; the column and the first offending row are named.
         """
         origin = f"table '{self.name}'" + (f" ({where})" if where else "")
-        missing = [name for name in self.columns.names if name not in table.columns]
+        absent = [name for name in self.defaults if name not in table.columns]
+        missing = [name for name in self.required if name not in table.columns]
         unknown = [] if self.others else self.other_columns(table)
         if missing or unknown:
             raise DataError(f"{origin}: missing columns {missing}, unknown columns {unknown}")
+        if absent:
+            table = table.assign(**{name: self.defaults[name] for name in absent})
         for name in table.columns:
             empty = table[name].isna().to_numpy()
             if empty.any():
@@ -65,6 +70,11 @@ class TableSchema:
                 values = ", ".join(str(conformed[name].iloc[row]) for name in self.key)
                 raise DataError(f"{origin}: duplicate key {', '.join(self.key)} = {values}, row {row}")
         return conformed
+
+    @property
+    def required(self) -> list[str]:
+        """Names of the columns that no table may lack."""
+        return [name for name in self.columns.names if name not in self.defaults]
 
     def other_columns(self, table: pd.DataFrame) -> list[str]:
         """Names of a table's columns beyond those of the schema, in order."""
@@ -146,13 +156,19 @@ UTTERANCES = TableSchema(
             "speaker_id": pa.string(),
             "session_id": pa.string(),
             "subset": pa.string(),  # vox1-dev, ..., librispeech-test-clean
-            "path": pa.string(),  # 16 kHz mono s16 file
+            "path": pa.string(),  # the recording's file, or its archive (of several parts, the first one)
+            "offset": pa.int64(),  # first byte in that file
+            "num_bytes": pa.int64(),  # bytes there; 0: the whole file
+            "deflated": pa.bool_(),  # a zip member that is to be inflated
+            "codec": REPEATED,  # ending of the encoded recording (m4a, ...); empty: a 16 kHz mono s16 file
+            "first_sample": pa.int64(),  # of the utterance in the decoded recording
             "num_samples": pa.int64(),
             "duration_seconds": pa.float64(),
         }
     ),
     key=("utterance_id",),
     paths=("path",),
+    defaults={"offset": 0, "num_bytes": 0, "deflated": False, "codec": "", "first_sample": 0},
 )
 
 TRIALS = TableSchema(

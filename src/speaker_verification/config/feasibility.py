@@ -109,7 +109,7 @@ def list_corpus(
     listed = []
     for subset in prepare.subsets:
         with problems.noted():
-            utterances, rejected = list_subset(subset, mirror.archive_files(subset))
+            utterances, rejected = list_subset(subset, mirror.source(subset))
             listed.append(utterances)
             num_files = len(utterances) + len(rejected)
             refuse_too_many_rejected(rejected, num_files, prepare.max_rejected_fraction)

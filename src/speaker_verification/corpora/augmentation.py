@@ -23,13 +23,14 @@ from speaker_verification.corpora.conversion.convert import (
     Conversion,
     ConvertedFolder,
     as_table,
-    convert_archive,
+    convert_source,
     recording_parser,
     recordings_in,
     refuse_short,
     refuse_too_many_rejected,
     rejected_files,
 )
+from speaker_verification.corpora.conversion.sources import ArchiveSource
 from speaker_verification.corpora.conversion.storing import Recording, store_as_it_is
 from speaker_verification.corpora.musan import MUSAN
 from speaker_verification.corpora.rirs_noises import RIR_LIST, RIRS_NOISES, ROOT
@@ -59,8 +60,8 @@ def extract_musan(
             ones, or the disk is full.
     """
     conversion = Conversion(MUSAN.name, recording_parser(MUSAN.layout), store_as_it_is, _GROWTH)
-    converted = ConvertedFolder(folder / MUSAN.name, [archive_file], "wav", _JUDGED)
-    recordings = convert_archive(conversion, [archive_file], converted, num_workers)
+    converted = ConvertedFolder(folder / MUSAN.name, ArchiveSource([archive_file]), "wav", _JUDGED)
+    recordings = convert_source(conversion, converted, num_workers)
     recordings = refuse_short(recordings, SHORTEST_CLIP_SECONDS)
     return _catalog(recordings, converted, MUSAN.name, NOISE_CLIPS, max_rejected_fraction)
 
@@ -84,8 +85,8 @@ def extract_rirs(
             disk is full.
     """
     conversion, absent = _rirs_in(archive_file)
-    converted = ConvertedFolder(folder / ROOT, [archive_file], "wav", _JUDGED)
-    recordings = convert_archive(conversion, [archive_file], converted, num_workers)
+    converted = ConvertedFolder(folder / ROOT, ArchiveSource([archive_file]), "wav", _JUDGED)
+    recordings = convert_source(conversion, converted, num_workers)
     recordings = pd.concat([recordings, absent], ignore_index=True)
     return _catalog(recordings, converted, RIRS_NOISES.name, RIRS, max_rejected_fraction)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from speaker_verification.corpora.conversion.sources import Source
 
 
 def part_suffix(index: int) -> str:
@@ -176,8 +179,8 @@ class DrawnList:
 
 TrialList = PublishedList | DrawnList
 
-# (folder of the mirror, files of the archive of each subset in use) -> rows of the SPEAKERS table, or None
-SpeakerReader = Callable[[Path, Mapping[str, Sequence[Path]]], "pd.DataFrame | None"]
+# (folder of the mirror, source of each subset in use) -> rows of the SPEAKERS table, or None
+SpeakerReader = Callable[[Path, Mapping[str, "Source"]], "pd.DataFrame | None"]
 
 
 @dataclass(frozen=True)

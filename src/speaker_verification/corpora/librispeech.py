@@ -5,26 +5,26 @@ https://www.openslr.org/12
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import SPEAKERS
-from speaker_verification.corpora.conversion.archives import read_members
+from speaker_verification.corpora.conversion.sources import Source
 from speaker_verification.corpora.corpus import Archive, Corpus, DrawnList, Layout, Subset
 from speaker_verification.corpora.texts import decode_text
 
 _SPEAKERS_FILE = "LibriSpeech/SPEAKERS.TXT"
 
 
-def _read_speakers(mirror: Path, archives: Mapping[str, Sequence[Path]]) -> pd.DataFrame | None:
+def _read_speakers(mirror: Path, sources: Mapping[str, Source]) -> pd.DataFrame | None:
     """Rows of SPEAKERS.TXT in the first archive that has it: each has those of all speakers."""
-    for files in archives.values():
-        found = (member for member in read_members(files) if f"/{member.name}".endswith(f"/{_SPEAKERS_FILE}"))
+    for source in sources.values():
+        found = (member for member in source.members() if f"/{member.name}".endswith(f"/{_SPEAKERS_FILE}"))
         if member := next(found, None):
-            return _parse_speakers(decode_text(member.read()), f"{files[0]}, {_SPEAKERS_FILE}")
+            return _parse_speakers(decode_text(member.read()), f"{source}, {_SPEAKERS_FILE}")
     return None
 
 

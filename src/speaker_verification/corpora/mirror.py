@@ -13,6 +13,7 @@ from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.checksums import add_file
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.progress import progress_bar
+from speaker_verification.corpora.conversion.sources import ArchiveSource, Source
 from speaker_verification.corpora.corpus import part_suffix
 from speaker_verification.corpora.registry import archive_named, archive_of
 from speaker_verification.corpora.texts import decode_text
@@ -102,9 +103,9 @@ class Mirror:
             return [whole]
         return sorted(self.folder.glob(f"{prefix}[a-z][a-z]")) or [whole]
 
-    def archive_files(self, subset: str) -> list[Path]:
-        """The files that make up the archive of a subset."""
-        return self.files(archive_of(subset).name)
+    def source(self, subset: str) -> Source:
+        """Source of a subset's recordings: its archive."""
+        return ArchiveSource(self.files(archive_of(subset).name))
 
     def check(self, names: Iterable[str], digests: Digests | None) -> None:
         """Check that all needed files are there and match their checksums.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from speaker_verification.audio.format import AudioFormat
+from speaker_verification.audio.format import CorpusFormat
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.corpora.corpus import PublishedList
@@ -110,8 +110,8 @@ class PrepareSettings(Settings):
     """Subset, or union of subsets, that training and validation speakers are taken from."""
     allow_seen_speakers: bool = False
     """Train on speakers of the trials anyway; error rates then mean little."""
-    audio_format: AudioFormat = "wav"
-    """Format of the prepared 16 kHz mono audio; FLAC takes 0.6 of the space."""
+    audio_format: CorpusFormat = "wav"
+    """Format of the prepared 16 kHz mono audio; FLAC takes 0.6 of the space, as_is writes none."""
     min_duration_seconds: float = Field(0.5, ge=0)
     """Shortest recording in seconds; shorter ones are rejected."""
     max_rejected_fraction: float = Field(0.01, ge=0, le=1)

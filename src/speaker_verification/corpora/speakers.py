@@ -28,9 +28,9 @@ def read_speakers(mirror: Mirror, subsets: Sequence[str]) -> pd.DataFrame:
     """
     tables = [SPEAKERS.empty()]
     for corpus in corpora():
-        archives = {name: mirror.archive_files(name) for name in subsets if name in corpus.subsets}
-        if archives and corpus.read_speakers is not None:
-            table = corpus.read_speakers(mirror.folder, archives)
+        sources = {name: mirror.source(name) for name in subsets if name in corpus.subsets}
+        if sources and corpus.read_speakers is not None:
+            table = corpus.read_speakers(mirror.folder, sources)
             tables += [] if table is None else [table]
     table = pd.concat(tables, ignore_index=True)
     gender = table["gender"].str.strip().str.lower()

@@ -1,29 +1,30 @@
-"""Conversion of speech archives to 16 kHz mono 16-bit files, with a manifest."""
+"""Manifests of speech archives, whose recordings are converted to 16 kHz mono 16-bit or used as they are."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
+from speaker_verification.audio.format import AS_IS, SAMPLE_RATE, CorpusFormat
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import UTTERANCES
-from speaker_verification.corpora.conversion.archives import read_members
 from speaker_verification.corpora.conversion.convert import (
     UNSAFE,
     Conversion,
     ConvertedFolder,
     as_table,
-    convert_archive,
+    convert_source,
     recording_parser,
     recordings_in,
     refuse_short,
     refuse_too_many_rejected,
     rejected_files,
 )
+from speaker_verification.corpora.conversion.sources import Source
 from speaker_verification.corpora.conversion.storing import store_speech
 from speaker_verification.corpora.registry import corpus_of
 
@@ -33,12 +34,12 @@ _FLAC_SHARE = 0.6  # bytes of FLAC for every byte of WAV
 logger = logging.getLogger(__name__)
 
 
-def list_subset(subset: str, archive_files: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """List the recordings that an archive names; none is decoded.
+def list_subset(subset: str, source: Source) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """List the recordings of a subset by their names; none is decoded.
 
     Args:
         subset: name of a corpus's subset (vox1-dev, librispeech-dev-clean, ...).
-        archive_files: the zip or tar archive, or its parts in order.
+        source: source of its recordings.
 
     Returns:
         Utterances, with columns utterance_id, speaker_id and subset, sorted; and the table of files that
@@ -49,9 +50,9 @@ def list_subset(subset: str, archive_files: Sequence[Path]) -> tuple[pd.DataFram
         DataError: the archive is not whole, or holds no recording.
     """
     conversion = _conversion(subset)
-    found = as_table(recording for recording, _ in recordings_in(conversion, read_members(archive_files), []))
+    found = as_table(recording for recording, _ in recordings_in(conversion, source.members(), []))
     if found.empty:
-        raise _no_recording(subset, archive_files)
+        raise _no_recording(subset, source)
     ids = sorted(found.loc[found["reason"] == "", "file_id"])
     speakers = [name.partition("/")[0] for name in ids]
     table = pd.DataFrame({"utterance_id": ids, "speaker_id": speakers, "subset": subset})
@@ -60,23 +61,24 @@ def list_subset(subset: str, archive_files: Sequence[Path]) -> tuple[pd.DataFram
 
 def convert_subset(
     subset: str,
-    archive_files: Sequence[Path],
+    source: Source,
     folder: Path,
     min_duration_seconds: float,
     max_rejected_fraction: float,
     num_workers: int,
-    audio_format: AudioFormat = "wav",
+    audio_format: CorpusFormat = "wav",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Convert all recordings of an archive; files that an earlier run converted from it are kept.
+    """Convert all recordings of a subset, or find their places; files of an earlier run are kept.
 
     Args:
         subset: name of a corpus's subset (vox1-dev, librispeech-dev-clean, ...).
-        archive_files: the zip or tar archive, or its parts in order.
-        folder: recordings become folder/SUBSET/SPEAKER/SESSION/UTTERANCE.wav or .flac.
+        source: source of its recordings.
+        folder: recordings become folder/SUBSET/SPEAKER/SESSION/UTTERANCE.wav or .flac; used as they are,
+            they have a record in folder/as_is/SUBSET alone.
         min_duration_seconds: least duration; shorter recordings are rejected.
         max_rejected_fraction: fraction of rejected recordings, 0 to 1, above which the archive is refused.
         num_workers: processes that convert; 0 converts in this one.
-        audio_format: format of the written files; ids end in .wav in either format.
+        audio_format: format of the written files; as_is writes none. Ids end in .wav in every format.
 
     Returns:
         The utterances table and the table of rejected files.
@@ -87,16 +89,16 @@ def convert_subset(
             many were rejected, or the disk is full.
     """
     growth = {kind: size * (_FLAC_SHARE if audio_format == "flac" else 1) for kind, size in _GROWTH.items()}
-    converted = ConvertedFolder(folder / subset, archive_files, audio_format)
-    conversion = _conversion(subset, growth)
-    recordings = convert_archive(conversion, archive_files, converted, num_workers)
+    folder = folder / AS_IS if audio_format == AS_IS else folder
+    converted = ConvertedFolder(folder / subset, source, audio_format)
+    recordings = convert_source(_conversion(subset, growth), converted, num_workers)
     recordings = refuse_short(recordings, min_duration_seconds)
     rejected = rejected_files(recordings, subset)
     refuse_too_many_rejected(rejected, len(recordings), max_rejected_fraction)
     _compare_with_published(subset, recordings.loc[recordings["reason"] != UNSAFE, "file_id"])
     stored = recordings[recordings["reason"] == ""]
     if stored.empty:
-        raise _no_recording(subset, archive_files)
+        raise _no_recording(subset, source)
     return _manifest(stored, subset, converted), rejected
 
 
@@ -104,9 +106,9 @@ def _conversion(subset: str, growth: Mapping[str, float] = _GROWTH) -> Conversio
     return Conversion(subset, recording_parser(corpus_of(subset).layout_of(subset)), store_speech, growth)
 
 
-def _no_recording(subset: str, archive_files: Sequence[Path]) -> DataError:
+def _no_recording(subset: str, source: Source) -> DataError:
     expected = corpus_of(subset).layout_of(subset).expected
-    return DataError(f"{archive_files[0]}: holds no recording of {subset}, {expected}")
+    return DataError(f"{source}: holds no recording of {subset}, {expected}")
 
 
 def _compare_with_published(subset: str, file_ids: pd.Series) -> None:
@@ -140,8 +142,14 @@ def _manifest(stored: pd.DataFrame, subset: str, converted: ConvertedFolder) -> 
             "speaker_id": speakers,
             "session_id": sessions,
             "subset": subset,
-            "path": [f"{converted.folder}/{converted.name(utterance_id)}" for utterance_id in ids],
             "num_samples": stored["num_samples"].to_numpy(),
         }
     )
+    if converted.is_in_place:
+        root = str(converted.source.root.absolute())
+        table["path"] = [os.path.join(root, path) for path in stored["path"]]
+        places = ["offset", "num_bytes", "deflated", "codec"]
+        table[places] = stored[places].to_numpy()
+    else:
+        table["path"] = [f"{converted.folder}/{converted.name(utterance_id)}" for utterance_id in ids]
     return UTTERANCES.conform(table.assign(duration_seconds=table["num_samples"] / SAMPLE_RATE))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from speaker_verification.common.errors import DataError
+from speaker_verification.corpora.conversion.sources import Source
 from speaker_verification.corpora.corpus import (
     Archive,
     Corpus,
@@ -38,10 +39,10 @@ _LAYOUT = Layout(
 )
 
 
-def _read_speakers(mirror: Path, archives: Mapping[str, Sequence[Path]]) -> pd.DataFrame | None:
+def _read_speakers(mirror: Path, sources: Mapping[str, Source]) -> pd.DataFrame | None:
     """Rows of vox1_meta.csv: tab-separated, with the columns of its header (VoxCeleb1 ID, Gender, ...)."""
     path = mirror / "vox1_meta.csv"
-    if {*_VOXCELEB1}.isdisjoint(archives) or not path.is_file():
+    if {*_VOXCELEB1}.isdisjoint(sources) or not path.is_file():
         return None
     try:
         text = io.StringIO(decode_text(path.read_bytes()))

@@ -11,16 +11,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
 from speaker_verification.audio.augmentation import Augmentation, Augmenter
 from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.crops import draw_crop_start, wrap
-from speaker_verification.audio.files import read_segment
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speed import change_speed, changed_length, source_span, speed_class_offsets
+from speaker_verification.audio.utterance_audio import UtteranceAudio
 from speaker_verification.common.errors import DataError
 from speaker_verification.data.sampling import Key
 
@@ -56,10 +55,8 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         """
         if training_utterances.empty:
             raise DataError("table 'training_utterances': no utterance to train on")
-        # Arrow keeps a million paths in one block, which forked workers share instead of copying.
-        self._paths = pa.array(training_utterances["path"], pa.string())
-        self._utterance_ids = pa.array(training_utterances["utterance_id"], pa.string())
-        self._num_samples = training_utterances["num_samples"].to_numpy()
+        self._audio = UtteranceAudio(training_utterances)
+        self._num_samples = self._audio.num_samples
         self._speaker_ids, self._speakers = np.unique(
             training_utterances["speaker_id"].to_numpy(dtype=object), return_inverse=True
         )
@@ -88,7 +85,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         if augmentation is not None:
             drawn += f"; {augmentation.kind}: {', '.join(map(str, augmentation.stretches))}"
         peak = np.abs(self._augmented(wave, augmentation)).max()
-        return f"{self._utterance_ids[key[1]].as_py()} ({drawn}; peak {peak:.3g})"
+        return f"{self._audio.utterance_id(key[1])} ({drawn}; peak {peak:.3g})"
 
     def find_not_finite(self, keys: Iterable[Key]) -> str | None:
         """First example whose waveform is not finite, with the file to blame; None if all are finite.
@@ -104,7 +101,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
             with np.errstate(all="ignore"):
                 if np.isfinite(self._augmented(crop, augmentation)).all():
                     continue
-                waves = [(self._paths[key[1]].as_py(), crop)]
+                waves = [(str(self._audio.place(key[1])), crop)]
                 for stretch in augmentation.stretches if augmentation else ():
                     waves.append((stretch.path, stretch.read(AudioCache(0, 0))))
                 to_blame = next((path for path, wave in waves if not np.isfinite(wave).all()), waves[-1][0])
@@ -182,6 +179,6 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         available = changed_length(source_length, factor)
         num_samples = min(self._crop_samples, available)
         span = source_span(start, num_samples, factor, source_length)
-        source = read_segment(self._paths[row].as_py(), span.start, span.num_samples)
+        source = self._audio.read(row, span.start, span.num_samples)
         crop = change_speed(source, factor)[span.lead : span.lead + num_samples]
         return wrap(crop, self._crop_samples)

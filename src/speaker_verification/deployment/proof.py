@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from speaker_verification.audio.utterance_audio import UtteranceAudio
 from speaker_verification.common.errors import DataError
-from speaker_verification.deployment.recordings import RecordingLimits, read_recording
+from speaker_verification.deployment.recordings import (
+    Recording,
+    RecordingLimits,
+    read_recording,
+    read_waveform,
+)
 from speaker_verification.deployment.verifier import Verifier
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
@@ -108,9 +114,9 @@ def recording_deviations(
     utterances = store.utterances.iloc[used].reset_index(drop=True)
     if not all(Path(file).is_file() for file in utterances["path"]):
         return None
-    made = EmbeddingStore.joined(
-        [verifier.embed([read_recording(file, limits)]) for file in utterances["path"]]
-    )
+    audio = UtteranceAudio(utterances)
+    recordings = (_recording(audio, row, limits) for row in range(len(audio)))
+    made = EmbeddingStore.joined([verifier.embed([recording]) for recording in recordings])
     heard = EmbeddingStore(made.embeddings, utterances, made.crops, made.model)
     largest = _deviations(verifier, trials, heard)
     if not largest["cosine"] <= COSINE_TOLERANCE:
@@ -119,6 +125,14 @@ def recording_deviations(
             "table: parameters under 'embed' or recordings have changed since: run the evaluate pipeline anew"
         )
     return largest
+
+
+def _recording(audio: UtteranceAudio, row: int, limits: RecordingLimits) -> Recording:
+    """Recording of an utterance: its file, or its samples where it is only a part of a file."""
+    place = audio.place(row)
+    if audio.is_file(row):
+        return read_recording(place.path, limits)
+    return read_waveform(audio.read(row), limits, audio.utterance_id(row))
 
 
 def _deviations(verifier: Verifier, trials: pd.DataFrame, store: EmbeddingStore) -> dict[str, float]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.audio.utterance_audio import UtteranceAudio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,15 +51,16 @@ def measure_layer_weights(model: SpeakerModel, utterances: pd.DataFrame, num_utt
         num_utterances: number of utterances, of each at most MAX_SECONDS from its beginning.
 
     Raises:
-        AudioError: a recording cannot be read.
+        DataError: a recording cannot be read.
     """
     places = np.unique(np.linspace(0, len(utterances) - 1, num_utterances).round().astype(int))
     shown = set(places[:: -(-len(places) // NUM_SHOWN) or 1])
     frames: dict[str, list[np.ndarray]] = {}
     over_time = []
     chosen = utterances.iloc[places]
-    for place, utterance_id, path in zip(places, chosen["utterance_id"], chosen["path"], strict=True):
-        waveform = read_audio(path)[: int(MAX_SECONDS * SAMPLE_RATE)]
+    audio = UtteranceAudio(chosen)
+    for row, (place, utterance_id) in enumerate(zip(places, chosen["utterance_id"], strict=True)):
+        waveform = audio.read(row)[: int(MAX_SECONDS * SAMPLE_RATE)]
         for name, weights in model.attention(waveform).items():
             if not name.startswith(AGGREGATION):
                 continue

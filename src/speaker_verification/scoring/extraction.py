@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +26,7 @@ from speaker_verification.scoring.pieces import PIECE_SECONDS, KeptPieces
 if TYPE_CHECKING:
     import torch
 
+    from speaker_verification.audio.utterance_audio import UtteranceAudio
     from speaker_verification.common.precision import Precision
 
 BatchEmbedding = Callable[[np.ndarray], np.ndarray]
@@ -131,7 +132,7 @@ def extract_embeddings(
         kept = None
         if workspace is not None:
             settings = (weights, batch_seconds, window_seconds, piece_seconds, precision)
-            files: Iterable[str] = () if waveforms is not None else utterances["path"]
+            files: Iterable[str] = () if waveforms is not None else utterances["path"].unique()
             kept = KeptPieces(workspace / name, excerpts.digest(*settings), files)
         plan = _pieces(batches, excerpts.num_samples, round(piece_seconds * SAMPLE_RATE))
         embed_batch = partial(_embed_batch, model, window_seconds, precision)
@@ -182,6 +183,8 @@ class _Excerpts:
         for part in (self.rows, self.starts, self.num_samples):
             digest.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
         digest.update("\n".join(self.utterances["utterance_id"]).encode())
+        for name in (name for name in ("offset", "first_sample") if name in self.utterances):
+            digest.update(self.utterances[name].to_numpy(np.int64).tobytes())
         return digest.hexdigest()
 
     def read(self, excerpt: int) -> np.ndarray:
@@ -196,11 +199,15 @@ class _Excerpts:
         return wrap(self._segment(row, 0, available), start + num_samples)[start:]
 
     def _segment(self, row: int, start: int, num_samples: int) -> np.ndarray:
-        from speaker_verification.audio.files import read_segment
-
         if self.waveforms is not None:
             return self.waveforms[row][start : start + num_samples]
-        return read_segment(self.utterances["path"].iloc[row], start, num_samples)
+        return self._audio.read(row, start, num_samples)
+
+    @cached_property
+    def _audio(self) -> UtteranceAudio:
+        from speaker_verification.audio.utterance_audio import UtteranceAudio
+
+        return UtteranceAudio(self.utterances)
 
 
 def _embed_batch(

@@ -20,9 +20,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO
 
+from speaker_verification.audio.places import MAX_BYTES, Place
 from speaker_verification.common.errors import DataError
 
-MAX_MEMBER_BYTES = 256 << 20  # of a member when unpacked: more than two hours of 16 kHz 16-bit audio
 AUDIO_ENDINGS = frozenset(
     ("wav", "m4a", "flac", "aac", "aif", "aiff", "mp2", "mp3", "mp4", "oga", "ogg", "opus", "sph", "wma")
 )
@@ -108,13 +108,61 @@ class Member(ABC):
             DamagedMember: its size or checksum is wrong.
         """
 
+    @abstractmethod
+    def place(self) -> Place | None:
+        """Place of its bytes; None in an archive that is compressed as a whole.
+
+        Raises:
+            DamagedMember: it does not begin where the archive says.
+        """
+
 
 @dataclass(frozen=True, slots=True)
-class _TarMember(Member):
+class FileMember(Member):
+    """A file in a folder.
+
+    Attributes:
+        path: its path.
+    """
+
+    path: Path
+
+    def read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise DamagedMember(f"cannot be read: {error.strerror}") from error
+
+    def place(self) -> Place:
+        return Place(str(self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class _CompressedTarMember(Member):
     data: bytes
 
     def read(self) -> bytes:
         return self.data
+
+    def place(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _TarMember(Member):
+    archive_files: tuple[Path, ...]
+    offset: int
+
+    def read(self) -> bytes:
+        with _open(self.archive_files) as stream:
+            stream.seek(self.offset)
+            data = stream.read(self.size)
+        if len(data) != self.size:
+            raise DamagedMember("the archive ends before it does")
+        return data
+
+    def place(self) -> Place:
+        return _place(self.archive_files, self.offset, self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +175,7 @@ class _ZipMember(Member):
 
     def read(self) -> bytes:
         with _open(self.archive_files) as stream:
-            stream.seek(self.offset)
-            header = stream.read(_LOCAL_HEADER.size)
-            if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
-                raise DamagedMember("no header where it should begin")
-            _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-            stream.seek(name_length + extra_length, io.SEEK_CUR)
+            stream.seek(self._data_offset(stream))
             data = stream.read(self.packed_size)
         if self.is_deflated:
             try:
@@ -143,6 +186,29 @@ class _ZipMember(Member):
             raise DamagedMember("its size or checksum differs from what the archive says")
         return data
 
+    def place(self) -> Place:
+        with _open(self.archive_files) as stream:
+            offset = self._data_offset(stream)
+        return _place(self.archive_files, offset, self.packed_size, self.is_deflated)
+
+    def _data_offset(self, stream: io.BufferedReader) -> int:
+        stream.seek(self.offset)
+        header = stream.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+            raise DamagedMember("no header where it should begin")
+        _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        return int(self.offset + _LOCAL_HEADER.size + name_length + extra_length)
+
+
+def _place(archive_files: Sequence[Path], offset: int, num_bytes: int, is_deflated: bool = False) -> Place:
+    """Place of bytes in an archive's files, from their offset in all of them together."""
+    for path in archive_files:
+        size = path.stat().st_size
+        if offset < size:
+            return Place(str(path), offset, num_bytes, is_deflated)
+        offset -= size
+    raise DamagedMember("the archive ends before it does")
+
 
 def read_members(archive_files: Sequence[Path]) -> Sequence[Member] | Iterator[Member]:
     """The files in a zip, tar or tar.gz archive, from front to back; folders are left out.
@@ -152,7 +218,7 @@ def read_members(archive_files: Sequence[Path]) -> Sequence[Member] | Iterator[M
 
     Returns:
         All members of a zip archive at once, unread. A tar archive has no directory: its members come one by
-        one, as it is read.
+        one, as it is gone through.
 
     Raises:
         DataError: the files do not make up a whole archive.
@@ -288,10 +354,13 @@ def _tar_members(archive_files: Sequence[Path]) -> Iterator[Member]:
             for member in archive:
                 if member.isdir():
                     continue
-                refused = _why_tar_refused(member) or _why_too_large(member.size)
+                name, size = plain_name(member.name), member.size
+                refused = _why_tar_refused(member) or _why_too_large(size)
+                if archive.fileobj is stream:
+                    yield _TarMember(name, size, refused, tuple(archive_files), member.offset_data)
+                    continue
                 file = None if refused else archive.extractfile(member)
-                data = file.read() if file else b""
-                yield _TarMember(plain_name(member.name), member.size, refused, data)
+                yield _CompressedTarMember(name, size, refused, file.read() if file else b"")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise _not_whole("zip or tar", archive_files, error) from error
 
@@ -303,7 +372,7 @@ def _why_tar_refused(member: tarfile.TarInfo) -> str:
 
 
 def _why_too_large(size: int) -> str:
-    return f"declares {size} bytes, more than any recording has" if size > MAX_MEMBER_BYTES else ""
+    return f"declares {size} bytes, more than any recording has" if size > MAX_BYTES else ""
 
 
 def _not_whole(kind: str, archive_files: Sequence[Path], error: Exception) -> DataError:

@@ -16,19 +16,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
+from speaker_verification.audio.format import AS_IS, SAMPLE_RATE, CorpusFormat
 from speaker_verification.common.atomic import atomic_write, remove
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.progress import progress_bar
 from speaker_verification.common.tables import REJECTED_FILES, TableSchema
-from speaker_verification.corpora.conversion.archives import (
-    Member,
-    contents_digest,
-    is_recording,
-    read_members,
-    safe_parts,
-)
+from speaker_verification.corpora.conversion.archives import Member, is_recording, safe_parts
+from speaker_verification.corpora.conversion.sources import Source
 from speaker_verification.corpora.conversion.storing import Job, Recording, Store, store_all
 from speaker_verification.corpora.corpus import Layout
 from speaker_verification.corpora.registry import corpus_of
@@ -43,8 +38,13 @@ RECORDINGS = TableSchema(
             "num_channels": pa.int64(),
             "num_bytes": pa.int64(),
             "reason": pa.string(),
+            "path": pa.string(),  # relative to the source's root; empty for converted recordings
+            "offset": pa.int64(),
+            "deflated": pa.bool_(),
+            "codec": pa.string(),
         }
     ),
+    defaults={"path": "", "offset": 0, "deflated": False, "codec": ""},
 )
 DUPLICATE = "duplicate of another member of the archive"
 UNSAFE = "unsafe path: absolute, with '..', or not of letters, digits, '_', '-' and '.' alone"
@@ -96,31 +96,29 @@ def recording_parser(layout: Layout) -> Callable[[str], Recording | None]:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Source of a converted folder, as its marker records it.
+class _Marker:
+    """Marker of a converted folder: the source of its recordings.
 
     Attributes:
-        files: NAME SIZE TIME of the archive's files, in order.
+        files: see `Source.state`.
         terms: format of the recordings, and the version of the checks that they passed.
-        archive_files: the same files, as far as they are at hand.
-        contents: see `contents_digest`; empty where it is not known.
+        source: the source, where it is at hand.
+        contents: see `Source.contents`.
         written: time of the marker in ns, before anything copied it; 0 where it is not known.
     """
 
     files: tuple[str, ...]
     terms: str
-    archive_files: tuple[Path, ...] = ()
+    source: Source | None = None
     contents: str = ""
     written: int = 0
 
     @classmethod
-    def of(cls, archive_files: Sequence[Path], terms: str) -> _Source:
-        stats = [(path.name, path.stat()) for path in archive_files]
-        files = tuple(f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in stats)
-        return cls(files, terms, tuple(archive_files))
+    def of(cls, source: Source, terms: str) -> _Marker:
+        return cls(source.state(), terms, source)
 
     @classmethod
-    def read(cls, marker: Path) -> _Source | None:
+    def read(cls, marker: Path) -> _Marker | None:
         if not marker.is_file():
             return None
         lines = marker.read_text(encoding="utf-8").splitlines()
@@ -129,7 +127,7 @@ class _Source:
             "".join(line.removeprefix(name) for line in lines if line.startswith(name))
             for name in (_CONTENTS, _WRITTEN)
         )
-        return cls(tuple(others[:-1]), others[-1] if others else "", (), contents, int(written or 0))
+        return cls(tuple(others[:-1]), others[-1] if others else "", None, contents, int(written or 0))
 
     def write(self, marker: Path, keep_time: bool) -> None:
         """Write the marker, with the time that it records unless a copy has lost that."""
@@ -141,22 +139,20 @@ class _Source:
             if keep_time:
                 os.utime(part, ns=(written, written))
 
-    def is_same_as(self, now: _Source) -> bool:
-        """Whether both are the same archive on the same terms; the times of its files may differ."""
-        if self.terms != now.terms:
+    def is_same_as(self, now: _Marker) -> bool:
+        """Whether both are the same source on the same terms; the times of its files may differ."""
+        if self.terms != now.terms or now.source is None:
             return False
-        names = [[file.rpartition(" ")[0] for file in source.files] for source in (self, now)]
+        names = [[file.rpartition(" ")[0] for file in marker.files] for marker in (self, now)]
         return self.files == now.files or (
-            names[0] == names[1]
-            and self.contents != ""
-            and self.contents == contents_digest(now.archive_files)
+            names[0] == names[1] and self.contents != "" and self.contents == now.source.contents()
         )
 
 
 class ConvertedFolder:
     """A folder of converted recordings, and the record of their conversion.
 
-    A marker in the folder names the archive's files with their sizes and times, the format, and how the
+    A marker in the folder names the source's files with their sizes and times, the format, and how the
     recordings were judged: what is older than the marker came from another archive, is of another format or
     was judged otherwise, and does not count. The record is written once all of the archive was gone through:
     a row for every recording, refused ones included. With it a later run opens no file; without it, headers
@@ -168,35 +164,34 @@ class ConvertedFolder:
     Of several processes the first one looks into the folder, and writes marker and record; see `agree`.
     """
 
-    def __init__(
-        self, folder: Path, archive_files: Sequence[Path], audio_format: AudioFormat, judged: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, source: Source, audio_format: CorpusFormat, judged: str = "") -> None:
         self.folder = folder
+        self.source = source
         self._audio_format = audio_format
         self._record = folder / ".record.parquet"
         self._terms = f"{audio_format} {judged}".rstrip()
         self._outdated: set[str] = set()
         self._sizes: dict[str, int] = {}
         if processes().is_first:
-            self._since = self._mark(archive_files)
+            self._since = self._mark(source)
             self._sizes = dict(self._walk(str(folder)))
 
-    def _mark(self, archive_files: Sequence[Path]) -> int:
-        """Write the marker unless it is of this very archive.
+    def _mark(self, source: Source) -> int:
+        """Write the marker unless it is of this very source.
 
         Returns:
             The time, in nanoseconds, from which on files count.
         """
         marker = self.folder / ".source"
-        before = _Source.read(marker)
-        now = _Source.of(archive_files, self._terms)
+        before = _Marker.read(marker)
+        now = _Marker.of(source, self._terms)
         has_times = before is not None and before.written in (0, marker.stat().st_mtime_ns)
         if before is not None and before.is_same_as(now) and (has_times or self._record.is_file()):
             if before.files != now.files:
                 replace(now, contents=before.contents, written=before.written).write(marker, has_times)
             return marker.stat().st_mtime_ns if has_times else 0
         self._record.unlink(missing_ok=True)
-        replace(now, contents=contents_digest(archive_files)).write(marker, keep_time=True)
+        replace(now, contents=source.contents()).write(marker, keep_time=True)
         return marker.stat().st_mtime_ns
 
     def __len__(self) -> int:
@@ -207,6 +202,11 @@ class ConvertedFolder:
     def num_bytes(self) -> int:
         """Size of all that is there."""
         return sum(self._sizes.values())
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether recordings are used as they are: the folder holds nothing but the record of them."""
+        return self._audio_format == AS_IS
 
     def name(self, file_id: str) -> str:
         """The file of a recording, below the folder."""
@@ -243,6 +243,8 @@ class ConvertedFolder:
             table = RECORDINGS.conform(pd.read_parquet(self._record))
         except (FileNotFoundError, pa.ArrowInvalid, DataError):
             return RECORDINGS.empty(), False
+        if self.is_in_place:
+            return table, True
         names = [self.name(file_id) for file_id in table["file_id"]]
         sizes = np.array([self._sizes.get(name, -1) for name in names])
         is_stored = table["reason"].to_numpy() == ""
@@ -275,18 +277,15 @@ class ConvertedFolder:
                     self._outdated.add(prefix + entry.name)
 
 
-def convert_archive(
-    conversion: Conversion, archive_files: Sequence[Path], converted: ConvertedFolder, num_workers: int
-) -> pd.DataFrame:
-    """Convert all recordings of an archive; files of an earlier run are kept.
+def convert_source(conversion: Conversion, converted: ConvertedFolder, num_workers: int) -> pd.DataFrame:
+    """Convert all recordings of a folder's source, or find their places; files of an earlier run are kept.
 
     Several processes, which must share the disk, each read the archive's listing, or all of a tar archive,
     and convert every N-th few of the recordings that are left; the results are those of one process.
 
     Args:
         conversion: conversion of the archive.
-        archive_files: the archive, or its parts in order.
-        converted: folder of the converted recordings.
+        converted: folder of the converted recordings, and their source.
         num_workers: processes that store them for this one; 0 stores in this one.
 
     Returns:
@@ -303,8 +302,9 @@ def convert_archive(
         if is_all and _names_are_judged_otherwise(conversion, known):
             known, is_all = known[known["reason"] == ""], False
         if not is_all:
-            members = read_members(archive_files)
-            _refuse_small_disk(conversion, archive_files, members, converted)
+            members = converted.source.members()
+            if not converted.is_in_place:
+                _refuse_small_disk(conversion, members, converted)
     known, is_all = converted.agree(conversion.name, known, is_all)
     if is_all:
         logger.info("%s: nothing to convert, all %d recordings are converted", conversion.name, len(known))
@@ -312,9 +312,10 @@ def convert_archive(
     num_before = len(converted)
     numbers: list[int] = []
     try:
-        with closing(_with_progress_bar(members or read_members(archive_files), conversion.name)) as shown:
+        with closing(_with_progress_bar(members or converted.source.members(), conversion.name)) as shown:
             jobs = _jobs(conversion, shown, converted, {*known["file_id"]})
-            table = as_table(store_all(_own_share(jobs, numbers), conversion.store, num_workers))
+            stored = store_all(_own_share(jobs, numbers), conversion.store, num_workers)
+            table = as_table(stored, converted.source.root)
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
@@ -383,7 +384,7 @@ def _jobs(
     passed_over: list[str] = []
     for recording, member in recordings_in(conversion, members, passed_over):
         if recording.file_id not in known or recording.reason == DUPLICATE:
-            path = converted.folder / converted.name(recording.file_id)
+            path = None if converted.is_in_place else converted.folder / converted.name(recording.file_id)
             yield Job(recording, member, path, converted.holds(recording.file_id))
     if passed_over:
         first = ", ".join(passed_over[:_NUM_NAMED]) + (" ..." if len(passed_over) > _NUM_NAMED else "")
@@ -402,10 +403,7 @@ def _names_are_judged_otherwise(conversion: Conversion, known: pd.DataFrame) -> 
 
 
 def _refuse_small_disk(
-    conversion: Conversion,
-    archive_files: Sequence[Path],
-    members: Sequence[Member] | Iterator[Member],
-    converted: ConvertedFolder,
+    conversion: Conversion, members: Sequence[Member] | Iterator[Member], converted: ConvertedFolder
 ) -> None:
     """Refuse a disk with less free space than an estimate of the bytes still to be written.
 
@@ -415,7 +413,7 @@ def _refuse_small_disk(
     if isinstance(members, Sequence):
         files = [(os.path.splitext(member.name)[1], member.size) for member in members if not member.refused]
     else:
-        files = [(".tar", sum(path.stat().st_size for path in archive_files))]
+        files = [(".tar", converted.source.num_bytes())]
     needed = sum(size * conversion.growth.get(extension, 0) for extension, size in files)
     missing = int(needed) - converted.num_bytes - shutil.disk_usage(converted.folder).free
     if missing > 0:
@@ -425,10 +423,20 @@ def _refuse_small_disk(
         )
 
 
-def as_table(recordings: Iterable[Recording]) -> pd.DataFrame:
-    """Rows of `RECORDINGS`, in the order given."""
+def as_table(recordings: Iterable[Recording], root: Path | None = None) -> pd.DataFrame:
+    """Rows of `RECORDINGS`, in the order given.
+
+    Args:
+        recordings: the recordings.
+        root: folder whose files are named relative to it; None: all paths are kept.
+    """
     columns = RECORDINGS.columns.names
-    return RECORDINGS.conform(pd.DataFrame(map(attrgetter(*columns), recordings), columns=columns))
+    of_place = {"path", "offset", "deflated"}
+    attributes = [f"place.{name}" if name in of_place else name for name in columns]
+    table = pd.DataFrame(map(attrgetter(*attributes), recordings), columns=columns)
+    if root is not None:
+        table["path"] = [path.removeprefix(f"{root}/") for path in table["path"]]
+    return RECORDINGS.conform(table)
 
 
 def refuse_short(recordings: pd.DataFrame, min_duration_seconds: float) -> pd.DataFrame:

@@ -25,6 +25,8 @@ from speaker_verification.audio.files import (
     write_audio,
 )
 from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.audio.places import Place
+from speaker_verification.audio.probing import probe_audio
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.conversion.archives import DamagedMember, Member
@@ -32,6 +34,7 @@ from speaker_verification.corpora.conversion.archives import DamagedMember, Memb
 _BATCH_MEMBERS = 32
 _BATCH_BYTES = 8 << 20  # unpacked; a few batches for every process are under way at a time
 _BATCHES_PER_WORKER = 3
+NOWHERE = Place("")
 
 # (bytes of a member, file to write) -> facts of the written file; raises AudioError for an unusable recording
 Store = Callable[[bytes, Path], AudioInfo]
@@ -46,8 +49,11 @@ class Recording:
         kind: simulated, music, ...; empty for utterances.
         num_samples: length per channel; 0 before the conversion.
         num_channels: channels of the file; 0 before the conversion.
-        num_bytes: size of the file; 0 before the conversion.
+        num_bytes: size of the file, or in the archive; 0 before the conversion, and for a file of the corpus
+            that is used as it is.
         reason: reason of a rejection, else empty; a rejected recording has no file.
+        place: its bytes where they are used as they are.
+        codec: ending of its file then, else empty.
     """
 
     file_id: str
@@ -56,6 +62,8 @@ class Recording:
     num_channels: int = 0
     num_bytes: int = 0
     reason: str = ""
+    place: Place = NOWHERE
+    codec: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,13 @@ class Job:
     Attributes:
         recording: the recording, with a reason when it is rejected already.
         member: archive member that holds it.
-        path: file to write.
+        path: file to write; None: the recording is used as it is, where it is.
         is_there: whether an earlier run wrote the file.
     """
 
     recording: Recording
     member: Member
-    path: Path
+    path: Path | None
     is_there: bool
 
 
@@ -150,26 +158,54 @@ def _store_batch(batch: Iterable[Job], store: Store) -> list[Recording]:
 
 
 def _store_one(job: Job, store: Store) -> Recording:
-    if job.recording.reason:
-        return job.recording
+    recording = job.recording
+    if recording.reason:
+        return recording
     try:
-        info = _header(job) or store(job.member.read(), job.path)
+        if job.path is None:
+            return _left_in_place(recording, job.member)
+        info = (job.is_there and _header(job.path)) or store(job.member.read(), job.path)
     except AudioError as error:
-        return replace(job.recording, reason=error.reason)
+        return replace(recording, reason=error.reason)
     except DamagedMember as error:
-        return replace(job.recording, reason=f"damaged in the archive: {error}")
+        return replace(recording, reason=f"damaged in the archive: {error}")
     return replace(
-        job.recording,
+        recording,
         num_samples=info.num_samples,
         num_channels=info.num_channels,
         num_bytes=job.path.stat().st_size,
     )
 
 
-def _header(job: Job) -> AudioInfo | None:
-    """Header of the file that an earlier run wrote; None without one, or when it was damaged since."""
+def _left_in_place(recording: Recording, member: Member) -> Recording:
+    """The recording with its length and the place of its bytes.
+
+    Raises:
+        DataError: the archive is compressed as a whole.
+        AudioError: the recording cannot be used.
+        DamagedMember: its size or checksum is wrong.
+    """
+    place = member.place()
+    if place is None:
+        raise DataError(
+            f"{member.name} is in a compressed tar archive, which cannot be read from the middle: set "
+            "prepare.audio_format to wav or flac, or decompress the archive (gunzip)"
+        )
+    info = probe_audio(member.read(), member.name)
+    return replace(
+        recording,
+        num_samples=info.num_samples,
+        num_channels=info.num_channels,
+        num_bytes=place.num_bytes,
+        place=place,
+        codec=os.path.splitext(member.name)[1].removeprefix("."),
+    )
+
+
+def _header(path: Path) -> AudioInfo | None:
+    """Header of the file that an earlier run wrote; None when it was damaged since."""
     try:
-        return audio_info(job.path) if job.is_there else None
+        return audio_info(path)
     except AudioError:
         return None
 

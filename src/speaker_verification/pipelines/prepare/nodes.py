@@ -82,7 +82,7 @@ def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool)
 def convert_utterances(
     mirror: Mirror, audio_folder: Path, prepare: PrepareSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Convert all recordings to 16 kHz mono.
+    """Convert all recordings to 16 kHz mono, or find the places of those that are used as they are.
 
     Args:
         mirror: mirror of the corpora.
@@ -95,7 +95,7 @@ def convert_utterances(
     converted = [
         convert_subset(
             subset,
-            mirror.archive_files(subset),
+            mirror.source(subset),
             audio_folder,
             prepare.min_duration_seconds,
             prepare.max_rejected_fraction,

@@ -152,9 +152,9 @@ def encode_players(
 
     first = worst_trials.groupby(["trial_list", "label"], observed=True).head(report.players)
     sides = sides_of(first[["enroll_id", "test_id"]].itertuples(index=False, name=None))
-    path_of = dict(zip(utterances["utterance_id"], utterances["path"], strict=True))
+    played = utterances.set_index("utterance_id", drop=False).loc[sides]
     try:
-        players = encode_recordings({side: path_of[side] for side in sides}, PLAYER_BYTES)
+        players = encode_recordings(played, PLAYER_BYTES)
     except UserError as error:
         logger.warning("the report has no sound: %s", error)
         return {}

@@ -1,0 +1,92 @@
+"""Samples of utterances, from prepared files and from recordings as they came, in files and in archives."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from speaker_verification.audio.files import SCALE, decode_audio, read_segment
+from speaker_verification.audio.places import Place
+from speaker_verification.common.errors import DataError
+from speaker_verification.common.tables import UTTERANCES
+
+
+class UtteranceAudio:
+    """The samples of a table's utterances, by row.
+
+    Of a prepared file only the segment is read. Any other recording is decoded whole, since a decoder that
+    starts in the middle gives other samples, and then cut: the samples are those of the converted file.
+    """
+
+    def __init__(self, utterances: pd.DataFrame) -> None:
+        """Keep what the table says of its recordings; no audio is read yet.
+
+        Args:
+            utterances: UTTERANCES table; columns that have defaults may be absent.
+        """
+
+        def column(name: str) -> pd.Series:
+            return utterances[name] if name in utterances else _default(name, utterances.index)
+
+        # Arrow keeps a million strings in one block, which forked workers share instead of copying.
+        self._utterance_ids = pa.array(utterances["utterance_id"], pa.string())
+        self._paths = pa.array(utterances["path"], pa.string()).dictionary_encode()
+        self._codecs = pa.array(column("codec"), pa.string()).dictionary_encode()
+        self._offsets, self._num_bytes, self._first_samples = (
+            column(name).to_numpy(np.int64) for name in ("offset", "num_bytes", "first_sample")
+        )
+        self._deflated = column("deflated").to_numpy(bool)
+        self.num_samples: npt.NDArray[np.int64] = utterances["num_samples"].to_numpy(np.int64)
+
+    def __len__(self) -> int:
+        """Number of utterances."""
+        return len(self.num_samples)
+
+    def utterance_id(self, row: int) -> str:
+        """Id of an utterance."""
+        return str(self._utterance_ids[row].as_py())
+
+    def place(self, row: int) -> Place:
+        """Place of an utterance's recording."""
+        return Place(
+            self._paths[row].as_py(),
+            int(self._offsets[row]),
+            int(self._num_bytes[row]),
+            bool(self._deflated[row]),
+        )
+
+    def is_file(self, row: int) -> bool:
+        """Whether an utterance is a prepared file of its own."""
+        return not self._codecs[row].as_py()
+
+    def read(self, row: int, start: int = 0, num_samples: int | None = None) -> npt.NDArray[np.float32]:
+        """Samples of an utterance in [-1, 1), shape (num_samples,).
+
+        Args:
+            row: row of the table.
+            start: first sample.
+            num_samples: number of samples; None: to the end of the utterance.
+
+        Raises:
+            DataError: the recording cannot be read, or has fewer samples than the table says; it is named.
+        """
+        if num_samples is None:
+            num_samples = int(self.num_samples[row]) - start
+        if self.is_file(row):
+            return read_segment(self._paths[row].as_py(), start, num_samples)
+        place = self.place(row)
+        name = f"{self.utterance_id(row)} ({place})"
+        samples = decode_audio(place.read(), name)
+        first = int(self._first_samples[row]) + start
+        if len(samples) < first + num_samples:
+            raise DataError(
+                f"{name}: the recording has {len(samples)} samples, and {first} to {first + num_samples} are "
+                "wanted of it: it is not the one that was prepared; run first: kedro run --pipeline=prepare"
+            )
+        return samples[first : first + num_samples] * SCALE
+
+
+def _default(name: str, index: pd.Index) -> pd.Series:
+    return pd.Series(UTTERANCES.defaults[name], index=index)
