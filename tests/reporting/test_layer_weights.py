@@ -20,8 +20,8 @@ def write_utterances(folder: Path, seconds: list[float]) -> pd.DataFrame:
     for place, length in enumerate(seconds):
         path = folder / f"{place}.wav"
         soundfile.write(path, rng.normal(0, 0.1, int(length * SAMPLE_RATE)), SAMPLE_RATE, subtype="PCM_16")
-        rows.append((f"id{place}/s/1.wav", str(path)))
-    return pd.DataFrame(rows, columns=["utterance_id", "path"])
+        rows.append((f"id{place}/s/1.wav", str(path), int(length * SAMPLE_RATE)))
+    return pd.DataFrame(rows, columns=["utterance_id", "path", "num_samples"])
 
 
 def model_of(encoder_folder: Path, aggregation: str, network: str) -> SpeakerModel:
