@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import espeakng_loader
 import numpy as np
@@ -20,8 +22,17 @@ from speaker_verification.corpora.registry import archive_of, trial_lists
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.synthetic import mirror as synthetic
-from speaker_verification.corpora.synthetic.mirror import is_synthetic_mirror, write_synthetic_mirror
-from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, draw_rir
+from speaker_verification.corpora.synthetic.mirror import (
+    is_synthetic_mirror,
+    refuse_other_mirror,
+    write_synthetic_mirror,
+)
+from speaker_verification.corpora.synthetic.sounds import (
+    chord_music,
+    coloured_noise,
+    draw_channel,
+    draw_rir,
+)
 from speaker_verification.corpora.synthetic.voices import FEMALE_VARIANTS, MALE_VARIANTS, draw_voices
 from speaker_verification.corpora.trials.trials import read_trials
 from speaker_verification.corpora.utterances import convert_subset
@@ -108,6 +119,36 @@ def test_a_mirror_knows_what_it_was_made_from(synthetic_mirror: Path, tmp_path: 
     assert json.loads((synthetic_mirror / "synthetic.json").read_text())["seed"] == 1
 
 
+@pytest.mark.project
+def test_channels_change_the_sound_of_their_corpus_and_put_its_target_trials_across_sessions(
+    synthetic_mirror: Path, tmp_path: Path
+) -> None:
+    settings = TINY.model_copy(update={"test_channels": "mixed"})
+    write_synthetic_mirror(tmp_path / "mirror", settings, seed=1, num_workers=0)
+    with_channels, without = (
+        dict(line.split()[::-1] for line in (folder / "MD5SUMS").open())
+        for folder in (tmp_path / "mirror", synthetic_mirror)
+    )
+    changed = {name for name in without if with_channels[name] != without[name]}
+    assert {name for name in changed if name.startswith("vox")} == {
+        "vox1_dev_wav_partaa",
+        "vox1_dev_wav_partab",
+        "vox1_test_wav.zip",
+    }
+    names = [
+        zipfile.ZipFile(folder / "vox1_test_wav.zip").namelist()
+        for folder in (tmp_path / "mirror", synthetic_mirror)
+    ]
+    assert names[0] == names[1]
+    for line in (tmp_path / "mirror" / LISTS["vox1_o"]).read_text().splitlines():
+        label, enroll, test = line.split()
+        assert label == "0" or enroll.rpartition("/")[0] != test.rpartition("/")[0]
+    with pytest.raises(
+        DataError, match=r"of prepare\.synthetic\.test_channels = mixed, asked for is .* not set"
+    ):
+        refuse_other_mirror(tmp_path / "mirror", TINY, 1)
+
+
 def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(DataError, match="holds something other than a synthetic mirror"):
@@ -164,6 +205,16 @@ def test_an_rir_starts_with_the_direct_sound_and_decays() -> None:
     energy = (response**2).sum(axis=1)
     assert np.abs(response[:40]).max() > 0.5
     assert energy[: len(energy) // 4].sum() > 20 * energy[len(energy) // 2 :].sum()
+
+
+@pytest.mark.parametrize(("kind", "passed", "stopped"), [("telephone", 1000, 5000), ("microphone", 5000, 20)])
+def test_a_channel_colours_its_passband_and_stops_the_rest(kind: Any, passed: int, stopped: int) -> None:
+    for seed in range(5):
+        response = np.abs(np.fft.rfft(draw_channel(kind, np.random.default_rng(seed)), 16_000))  # 1 Hz a bin
+        assert 10 ** (-9.5 / 20) < response[passed] < 10 ** (9.5 / 20)
+        assert response[stopped] < 0.05 * response[passed]
+    first, second = (draw_channel("mixed", np.random.default_rng(seed)) for seed in (0, 1))
+    assert not np.allclose(first, second)
 
 
 def test_noises_and_music_fill_their_length_without_clipping() -> None:

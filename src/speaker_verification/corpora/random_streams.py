@@ -21,3 +21,4 @@ class SyntheticStream(IntEnum):
     TRIALS = 2
     MUSAN = 3
     RIRS = 4
+    CHANNELS = 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -37,6 +37,7 @@ TrialListName = Annotated[str, AfterValidator(_known_list)]
 CorpusName = Annotated[str, AfterValidator(_known_corpus)]
 ListName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Speakers = Annotated[int, Field(ge=2, le=250)]
+ChannelKind = Literal["microphone", "telephone", "mixed"]
 
 
 class SyntheticSettings(Settings):
@@ -56,6 +57,10 @@ class SyntheticSettings(Settings):
     """Utterances of a VoxCeleb1 speaker."""
     sessions: int = Field(2, ge=2, le=50)
     """Sessions of a speaker, each in a room of its own."""
+    training_channels: ChannelKind | None = None
+    """Channel that each session of a VoxCeleb2 speaker is recorded through, one of its own; null: none."""
+    test_channels: ChannelKind | None = None
+    """Likewise of a VoxCeleb1 speaker, whose target trials are then across sessions; null: none."""
     target_trials: int = Field(300, ge=1)
     """Target trials of each list, as far as the utterances allow."""
     nontarget_trials: int = Field(900, ge=1)

@@ -29,7 +29,13 @@ from speaker_verification.corpora.musan import MUSAN_ARCHIVE
 from speaker_verification.corpora.random_streams import SyntheticStream
 from speaker_verification.corpora.rirs_noises import RIR_LIST, RIRS_NOISES_ARCHIVE, ROOT
 from speaker_verification.corpora.settings import SyntheticSettings
-from speaker_verification.corpora.synthetic.sounds import chord_music, coloured_noise, draw_rir, scaled
+from speaker_verification.corpora.synthetic.sounds import (
+    chord_music,
+    coloured_noise,
+    draw_channel,
+    draw_rir,
+    scaled,
+)
 from speaker_verification.corpora.synthetic.voices import Voice, draw_voices, speak
 from speaker_verification.corpora.trials.trials import draw_trials
 from speaker_verification.corpora.voxceleb import PUBLISHED_LISTS, VOXCELEB
@@ -80,9 +86,9 @@ def refuse_other_mirror(folder: Path, settings: SyntheticSettings, seed: int) ->
     except (ValueError, LookupError, TypeError, AttributeError):  # no such record
         made = {}
     asked = _origin(json.loads(_record(settings, seed)))
-    differing = [name for name in asked if made.get(name) != asked[name]]
+    differing = [name for name in {**asked, **made} if made.get(name) != asked.get(name)]
     before, now = (
-        ", ".join(f"{name} = {values.get(name, 'unknown')}" for name in differing) for values in (made, asked)
+        ", ".join(f"{name} = {values.get(name, 'not set')}" for name in differing) for values in (made, asked)
     )
     raise DataError(
         f"{folder}: the synthetic corpus that was prepared here is of {before}, asked for is {now}: set "
@@ -127,7 +133,7 @@ def write_synthetic_mirror(folder: Path, settings: SyntheticSettings, seed: int,
 
 
 def _record(settings: SyntheticSettings, seed: int) -> str:
-    made_from = {"recipe": _RECIPE, "seed": seed, "settings": settings.model_dump()}
+    made_from = {"recipe": _RECIPE, "seed": seed, "settings": settings.model_dump(exclude_none=True)}
     return json.dumps(made_from, indent=2, sort_keys=True) + "\n"
 
 
@@ -189,18 +195,20 @@ def _record_block(block: tuple[Sequence[Speaker], SyntheticSettings, int]) -> di
             clip = scaled(speak(speaker.voice, rng.uniform(6, 10), rng), 0.7)
             recordings[f"musan/{speaker.speaker_id}.wav"] = _wav(clip)
         else:
-            recordings |= _record_speaker(speaker, settings, rng)
+            recordings |= _record_speaker(speaker, settings, seed, rng)
     return recordings
 
 
 def _record_speaker(
-    speaker: Speaker, settings: SyntheticSettings, rng: np.random.Generator
+    speaker: Speaker, settings: SyntheticSettings, seed: int, rng: np.random.Generator
 ) -> dict[str, bytes]:
     recordings: dict[str, bytes] = {}
     if speaker.subset.startswith("vox2"):
         num_utterances = max(2, round(settings.training_utterances * rng.uniform(0.8, 1.2)))
+        channels = settings.training_channels
     else:
         num_utterances = settings.test_utterances
+        channels = settings.test_channels
     extension = _MEMBERS[speaker.subset][1]
     encode = _aac if extension == "m4a" else _wav
     for session in range(settings.sessions):
@@ -208,22 +216,27 @@ def _record_speaker(
         room = draw_rir((3.0, 7.0), rng.uniform(0.12, 0.4), 1, rng)[:, 0]
         snr_db = rng.uniform(20, 35)
         peak = rng.uniform(0.2, 0.9)
+        of_channel = np.random.default_rng([seed, SyntheticStream.CHANNELS, speaker.number, session])
+        channel = None if channels is None else draw_channel(channels, of_channel)
         folder = f"{speaker.subset}/{speaker.speaker_id}/{session_id}"
         for number in range(session, num_utterances, settings.sessions):
-            wave = _record_utterance(speaker.voice, room, snr_db, peak, rng)
+            wave = _record_utterance(speaker.voice, room, snr_db, channel, peak, rng)
             recordings[f"{folder}/{number // settings.sessions + 1:05d}.{extension}"] = encode(wave)
     return recordings
 
 
-def _record_utterance(voice: Voice, room: Wave, snr_db: float, peak: float, rng: np.random.Generator) -> Wave:
-    """Two to five seconds of speech in a room with a faint noise."""
+def _record_utterance(
+    voice: Voice, room: Wave, snr_db: float, channel: Wave | None, peak: float, rng: np.random.Generator
+) -> Wave:
+    """Two to five seconds of speech in a room with a faint noise, through a channel if there is one."""
     from scipy.signal import oaconvolve
 
     num_samples = int(rng.uniform(2.5, 5.0) * SAMPLE_RATE)
     speech = oaconvolve(speak(voice, 2.0, rng), room)[:num_samples]
     noise = coloured_noise(len(speech), rng)
     gain = np.sqrt(np.mean(speech**2) / np.mean(noise**2) / 10 ** (snr_db / 10))
-    return scaled(speech + gain * noise, peak)
+    heard = speech + gain * noise
+    return scaled(heard if channel is None else oaconvolve(heard, channel, mode="same"), peak)
 
 
 def _wav(wave: Wave) -> bytes:
@@ -333,6 +346,7 @@ def _write_trial_lists(
             settings.nontarget_trials + settings.wrong_labels,
             name,
             rng,
+            across_sessions=settings.test_channels is not None,
             genders=genders if name == "vox1_h" else None,
         )
         trials = trials.iloc[rng.permutation(len(trials))].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Synthetic noises, music and rooms."""
+"""Synthetic noises, music, rooms and channels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.corpora.settings import ChannelKind
+
+_CHANNEL_TAPS = 1025  # resolve the lowest edge of a microphone
 
 Wave = npt.NDArray[np.float64]
 
@@ -81,6 +84,31 @@ def draw_rir(
     start = min(int((np.abs(response) > 0.5 * np.abs(response).max()).argmax()) for response in responses)
     length = min(len(response) for response in responses)
     return scaled(np.stack([response[start:length] for response in responses], axis=1), 1.0)
+
+
+def draw_channel(kind: ChannelKind, rng: np.random.Generator) -> Wave:
+    """Linear-phase FIR filter of a random microphone or telephone line.
+
+    Both colour their passband by up to 9 dB either way. A microphone passes some 80 Hz to 7 kHz, a telephone
+    some 300 Hz to 3.4 kHz; what is beyond is 50 dB lower.
+
+    Args:
+        kind: "mixed" is either at random.
+        rng: source of all randomness.
+
+    Returns:
+        Filter, shape (taps,).
+    """
+    from scipy.signal import firwin2
+
+    is_telephone = kind == "telephone" or (kind == "mixed" and rng.random() < 0.5)
+    lowest, highest = ((200, 400), (2800, 3600)) if is_telephone else ((50, 150), (6000, 7500))
+    low, high = rng.uniform(*lowest), rng.uniform(*highest)  # Hz
+    within = np.geomspace(low, high, 8)
+    gains_db = rng.uniform(-9, 9, len(within))
+    frequencies = [0, 0.7 * low, *within, min(1.1 * high, 7900), SAMPLE_RATE / 2]
+    gains = 10 ** (np.array([-50, -50, *gains_db, -50, -50]) / 20)
+    return firwin2(_CHANNEL_TAPS, frequencies, gains, fs=SAMPLE_RATE)
 
 
 def scaled(wave: Wave, peak: float) -> Wave:
