@@ -165,7 +165,7 @@ def test_target_trials_are_across_sessions_where_these_are_known_and_any_scoring
     table["file"] = [str(corpus / name) for name in table["file"]]
     by_plda = VerifierSettings.parse(SETTINGS | {"score": SETTINGS["score"] | {"llr": "plda"}}, "")
     verifier = build_verifier(tiny_model(), table, tmp_path / "verifier", by_plda)
-    assert verifier.settings.score.calibration_across_sessions
+    assert verifier.settings.score.calibration_sessions == "across"
     assert {values["num_target"] for values in verifier.metrics["cross-validation"].values()} == {
         NUM_SPEAKERS * 2
     }

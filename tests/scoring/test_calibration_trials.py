@@ -58,7 +58,7 @@ def test_target_trials_across_sessions_are_never_within_one(make_store: MakeStor
     sessions = pd.Series(["s", "t", "u"] * 5)[: len(store.utterances)]
     utterances = store.utterances.assign(session_id=sessions)
     utterances.loc[utterances["speaker_id"] == "id002", "session_id"] = "s"  # of one session: no target
-    settings = ScoreSettings(calibration_trials=4000, calibration_across_sessions=True)
+    settings = ScoreSettings(calibration_trials=4000, calibration_sessions="across")
     trials = calibration_trials(utterances, utterances.iloc[:0], settings, seed=0)
     of_trials = [
         utterances.iloc[rows].reset_index(drop=True) for rows in (trials.enroll_rows, trials.test_rows)

@@ -58,9 +58,9 @@ class SyntheticSettings(Settings):
     sessions: int = Field(2, ge=2, le=50)
     """Sessions of a speaker, each in a room of its own."""
     training_channels: ChannelKind | None = None
-    """Channel that each session of a VoxCeleb2 speaker is recorded through, one of its own; null: none."""
+    """Channel of each session of a VoxCeleb2 speaker, drawn anew; null: none."""
     test_channels: ChannelKind | None = None
-    """Likewise of a VoxCeleb1 speaker, whose target trials are then across sessions; null: none."""
+    """Channel of each session of a VoxCeleb1 speaker, whose target trials are across sessions; null: none."""
     target_trials: int = Field(300, ge=1)
     """Target trials of each list, as far as the utterances allow."""
     nontarget_trials: int = Field(900, ge=1)

@@ -157,14 +157,14 @@ def _fit_to_speakers(settings: ScoreSettings, utterances: pd.DataFrame, seed: in
             f"parameter 'score.calibration_speakers' is '{settings.calibration_speakers}', but nothing is "
             "trained here that speakers are held out from: take 'cohort'"
         )
-    chosen: dict[str, Any] = {"calibration_across_sessions": bool((utterances["session_id"] != "").all())}
-    chosen |= {
+    chosen: dict[str, Any] = {
+        "calibration_sessions": "across" if (utterances["session_id"] != "").all() else "any",
         "scorings": tuple(dict.fromkeys((*SCORINGS, settings.llr))),
         "top_n": min(settings.top_n, fewest_fitted(utterances["speaker_id"]) - 2),
     }
     chosen = {name: value for name, value in chosen.items() if name not in settings.model_fields_set}
     fitted = settings.model_copy(update=chosen)
-    folds = draw_folds(utterances, seed, fitted.calibration_across_sessions)
+    folds = draw_folds(utterances, seed, fitted.calibration_sessions == "across")
     for fold in np.unique(folds):
         counts = utterances["speaker_id"][folds != fold].value_counts().to_numpy()
         for scoring in fitted.chosen.values():

@@ -36,7 +36,7 @@ def calibration_trials(
             classes can be drawn.
     """
     speaker_ids, num_trials = utterances["speaker_id"], settings.calibration_trials
-    session_ids = utterances["session_id"] if settings.calibration_across_sessions else None
+    session_ids = utterances["session_id"] if settings.calibration_sessions == "across" else None
     if settings.calibration_speakers == "cohort":
         return draw_calibration_trials(speaker_ids, num_trials, seed, session_ids)
     rows = np.flatnonzero(utterances["utterance_id"].isin(validation["utterance_id"]))

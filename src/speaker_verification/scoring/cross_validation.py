@@ -87,7 +87,7 @@ def cross_validate(
         ParameterError: as `fit_parts`.
         DataError: the speakers do not suffice.
     """
-    fold_of_row = draw_folds(store.utterances, seed, settings.calibration_across_sessions)
+    fold_of_row = draw_folds(store.utterances, seed, settings.calibration_sessions == "across")
     tables: list[pd.DataFrame] = []
     llrs: dict[str, list[np.ndarray]] = {name: [] for name in settings.chosen}
     for fold in range(NUM_FOLDS):

@@ -35,8 +35,8 @@ class SharedSettings(Settings):
     """Trials that calibrations are fitted on, half of them target trials."""
     calibration_speakers: Literal["cohort", "validation"] = "cohort"
     """Speakers of these trials: the cohort set's, or only the validation ones among them."""
-    calibration_across_sessions: bool = False
-    """Target trials among them are between two sessions of a speaker, never within one."""
+    calibration_sessions: Literal["any", "across"] = "any"
+    """Target trials among them: any, or only those across sessions, of speakers with several."""
     calibration_prior: Probability = 0.5
     """Share of target trials that calibrations are fitted for."""
 
