@@ -47,7 +47,7 @@ from speaker_verification.scoring.settings import (
     ReportSettings,
     ScoreSettings,
 )
-from speaker_verification.training.checkpoints import RANKING_FILE
+from speaker_verification.training.kept_epochs import RANKING_FILE
 
 CONF = Path(__file__).parents[2] / "conf" / "base"
 EMBED: dict[str, object] = {"batch_seconds": 5.0, "num_workers": 0}

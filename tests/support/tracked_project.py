@@ -24,7 +24,7 @@ from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.hooks.resume import InterruptedPhaseHook
 from speaker_verification.hooks.tracking import PhaseTracker, TrackingHook, TrackingSettings, begin
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.training.checkpoints import RANKING_FILE, RUN_FILE
+from speaker_verification.training.kept_epochs import RANKING_FILE, RUN_FILE
 from speaker_verification.training.resume import resume_path
 from tests.support.hooks import context_of
 

@@ -15,13 +15,8 @@ from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, Su
 from speaker_verification.models.heads.sphereface2 import SphereFace2
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training import checkpoints
-from speaker_verification.training.checkpoints import (
-    RANKING_FILE,
-    BestCheckpoints,
-    best_checkpoint,
-    load_head,
-    save_checkpoint,
-)
+from speaker_verification.training.checkpoints import BestCheckpoints, load_head, save_checkpoint
+from speaker_verification.training.kept_epochs import RANKING_FILE, best_checkpoint
 from speaker_verification.training.start import start_phase
 from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 from tests.support.training import phase_settings

@@ -21,7 +21,8 @@ from speaker_verification.common.distributed import processes
 from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.training import exchange
-from speaker_verification.training.checkpoints import best_checkpoint, load_head
+from speaker_verification.training.checkpoints import load_head
+from speaker_verification.training.kept_epochs import best_checkpoint
 from speaker_verification.training.loop import StepResult, TrainingLoop
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance

@@ -18,7 +18,8 @@ from speaker_verification.models.frontend import Frontend, load_encoder, save_en
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.settings import ModelSettings, RegularisationSettings
 from speaker_verification.models.speaker_model import SpeakerModel
-from speaker_verification.training.checkpoints import best_checkpoint, load_head
+from speaker_verification.training.checkpoints import load_head
+from speaker_verification.training.kept_epochs import best_checkpoint
 from tests.support.imports import forget_modules
 from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 from tests.support.training import HEAD, phase_settings, training_loop

@@ -21,13 +21,10 @@ from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.heads.sphereface2 import SphereFace2Settings
 from speaker_verification.models.speaker_model import SpeakerModel
-from speaker_verification.training.checkpoints import (
-    RANKING_FILE,
-    best_checkpoint,
-    load_head,
-)
+from speaker_verification.training.checkpoints import load_head
 from speaker_verification.training.classifier import SpeakerClassifier
 from speaker_verification.training.failures import TrainingError
+from speaker_verification.training.kept_epochs import RANKING_FILE, best_checkpoint
 from speaker_verification.training.loop import TrainingLoop
 from speaker_verification.training.resume import FINISHED_FILE
 from speaker_verification.training.start import start_phase

@@ -24,8 +24,8 @@ from speaker_verification.common.locks import InUseError
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training import checkpoints, resume
-from speaker_verification.training.checkpoints import RUN_FILE
 from speaker_verification.training.failures import TrainingError
+from speaker_verification.training.kept_epochs import RUN_FILE
 from speaker_verification.training.resume import (
     FINISHED_FILE,
     RunFingerprint,

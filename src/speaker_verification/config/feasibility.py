@@ -289,7 +289,7 @@ def refuse_trained_validation(model: Path, validation: pd.DataFrame) -> None:
     Raises:
         ParameterError: the model and the number of speakers are named.
     """
-    from speaker_verification.training.checkpoints import RUN_FILE
+    from speaker_verification.training.kept_epochs import RUN_FILE
 
     record = model / RUN_FILE
     if not record.is_file():

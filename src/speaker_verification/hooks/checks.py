@@ -117,7 +117,7 @@ def _refuse_other_data(
 
 def _evaluated_model(embed: EmbedSettings, pipeline: Pipeline, catalog: CatalogProtocol) -> Path | None:
     """Folder of the model whose embeddings are scored, where it is there already."""
-    from speaker_verification.training.checkpoints import evaluated_model
+    from speaker_verification.training.kept_epochs import evaluated_model
 
     there = LAST_CHECKPOINT not in pipeline.all_outputs() and catalog.exists(LAST_CHECKPOINT)
     if embed.model is None and not there:

@@ -48,7 +48,7 @@ class EvaluatedModel:
         """
         from speaker_verification.models.settings import read_saved_configuration
         from speaker_verification.models.weight_files import read_json
-        from speaker_verification.training.checkpoints import RUN_FILE
+        from speaker_verification.training.kept_epochs import RUN_FILE
 
         saved = read_saved_configuration(folder)
         run = read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}

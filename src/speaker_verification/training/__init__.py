@@ -5,8 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "checkpoints": ["best_checkpoint"],
         "failures": ["TrainingError"],
+        "kept_epochs": ["best_checkpoint"],
         "loop": ["TrainingLoop"],
         "phase": ["PhaseSettings"],
         "regularisation": ["PretrainedDistance"],

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -31,25 +30,11 @@ from speaker_verification.models.settings import WEIGHTS_FILE
 from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
 from speaker_verification.models.weight_files import read_json, read_safetensors
 from speaker_verification.training.averaging import mean_state
-from speaker_verification.training.phase import refuse_rank
+from speaker_verification.training.kept_epochs import RANKING_FILE, RUN_FILE, RankedEpoch
 
-if TYPE_CHECKING:
-    from speaker_verification.scoring.settings import EmbedSettings
-
-RANKING_FILE = "ranking.json"
 HEAD_FILE = "head.safetensors"
 HEAD_SHAPE = ("embedding_size", "num_classes")  # beside the weights, what a head is built from
-RUN_FILE = "run.json"
 AVERAGE_FOLDER = "average"
-
-
-@dataclass(frozen=True)
-class RankedEpoch:
-    """A kept epoch and the EER in % that ranks it."""
-
-    epoch: int
-    folder: str
-    eer: float
 
 
 def save_checkpoint(folder: Path, model: SpeakerModel, head: Head, run: dict[str, Any]) -> None:
@@ -190,38 +175,3 @@ class BestCheckpoints:
             with atomic_write(self.folder / RANKING_FILE) as part:
                 part.write_text(json.dumps([asdict(ranked) for ranked in ranking], indent=2))
         self.ranking = ranking
-
-
-def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
-    """Folder of the rank-th best epoch of a phase.
-
-    Args:
-        phase_folder: folder that a phase saved.
-        rank: 1 is the best.
-
-    Raises:
-        DataError: the folder holds no ranking.
-        ParameterError: fewer epochs were kept.
-    """
-    try:
-        ranking = json.loads((phase_folder / RANKING_FILE).read_text())
-        folders = [str(ranked["folder"]) for ranked in ranking]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"'{phase_folder}' holds no checkpoints of a phase: {error}") from error
-    refuse_rank(rank, len(folders), phase_folder)
-    return phase_folder / folders[rank - 1]
-
-
-def evaluated_model(settings: EmbedSettings, trained_folder: Callable[[], Path]) -> Path:
-    """Folder of the model to evaluate: `model` of the settings, or else the `choose_top`-th best of a phase.
-
-    Args:
-        settings: of embedding extraction.
-        trained_folder: gives the folder that the last phase saved; called only where no model is set.
-
-    Raises:
-        UserError: as `best_checkpoint`.
-    """
-    if settings.model is not None:
-        return Path(settings.model)
-    return best_checkpoint(trained_folder(), settings.choose_top)

@@ -11,7 +11,8 @@ from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
-from speaker_verification.training.checkpoints import RANKING_FILE, best_checkpoint, load_head
+from speaker_verification.training.checkpoints import load_head
+from speaker_verification.training.kept_epochs import RANKING_FILE, best_checkpoint
 from speaker_verification.training.phase import PhaseSettings
 
 

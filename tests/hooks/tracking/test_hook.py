@@ -32,7 +32,7 @@ from speaker_verification.hooks.tracking.log import RunLog
 from speaker_verification.hooks.tracking.runs import TrackedRun
 from speaker_verification.pipelines.package import load_verifier
 from speaker_verification.reporting.figures.training import learning_curve_figure
-from speaker_verification.training.checkpoints import RUN_FILE
+from speaker_verification.training.kept_epochs import RUN_FILE
 from tests.support.processes import free_port
 from tests.support.tracked_project import (
     EPOCHS,

@@ -24,7 +24,7 @@ IDS_FILE = "tracking.json"  # in a phase's workspace, and beside what an evaluat
 
 def best_of(catalog: CatalogProtocol, checkpoint: str, rank: int) -> Path | None:
     """Folder of the rank-th best epoch of a phase; None where there is none."""
-    from speaker_verification.training.checkpoints import best_checkpoint
+    from speaker_verification.training.kept_epochs import best_checkpoint
 
     try:
         return best_checkpoint(_saved_folder(catalog, checkpoint), rank)
@@ -34,7 +34,7 @@ def best_of(catalog: CatalogProtocol, checkpoint: str, rank: int) -> Path | None
 
 def model_to_evaluate(catalog: CatalogProtocol, settings: EmbedSettings) -> Path | None:
     """Folder of the model to evaluate; None where there is none."""
-    from speaker_verification.training.checkpoints import evaluated_model
+    from speaker_verification.training.kept_epochs import evaluated_model
 
     try:
         return evaluated_model(settings, lambda: _saved_folder(catalog, LAST_CHECKPOINT))
@@ -50,7 +50,7 @@ def ids_of_model(folder: Path | None) -> dict[str, str]:
     """Ids of the runs that trained a model, as saved in its folder."""
     if folder is None:
         return {}
-    from speaker_verification.training.checkpoints import RUN_FILE
+    from speaker_verification.training.kept_epochs import RUN_FILE
 
     ids = _read_json(folder / RUN_FILE).get("tracking")
     return _texts(ids) if isinstance(ids, dict) else {}

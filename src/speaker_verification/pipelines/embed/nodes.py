@@ -79,7 +79,7 @@ def _embed(
 def _load_model(trained_checkpoint: Path, settings: EmbedSettings, device: str) -> SpeakerModel:
     from speaker_verification.common.device import resolve_device
     from speaker_verification.models.speaker_model import SpeakerModel
-    from speaker_verification.training.checkpoints import evaluated_model
+    from speaker_verification.training.kept_epochs import evaluated_model
 
     folder = evaluated_model(settings, lambda: trained_checkpoint)
     model = SpeakerModel.from_pretrained(folder, resolve_device(device))

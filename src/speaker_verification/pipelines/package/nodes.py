@@ -111,7 +111,7 @@ def assemble_verifier(
     from speaker_verification.deployment.model_card import write_card
     from speaker_verification.deployment.verifier import Verifier
     from speaker_verification.models.speaker_model import SpeakerModel
-    from speaker_verification.training.checkpoints import evaluated_model
+    from speaker_verification.training.kept_epochs import evaluated_model
 
     model = SpeakerModel.from_pretrained(evaluated_model(embed, lambda: trained_checkpoint))
     verifier = Verifier(

@@ -122,7 +122,7 @@ def measure_layer_weights(
     from speaker_verification.common.device import resolve_device
     from speaker_verification.models.speaker_model import SpeakerModel, weights_digest
     from speaker_verification.reporting import layer_weights
-    from speaker_verification.training.checkpoints import evaluated_model
+    from speaker_verification.training.kept_epochs import evaluated_model
 
     try:
         folder = evaluated_model(embed, lambda: trained_checkpoint)
@@ -178,7 +178,7 @@ def describe_evaluation(
     """Describe recipe, code, model and corpora of the evaluation, beside its error rates."""
     from speaker_verification import __version__
     from speaker_verification.corpora.subsets import subsets_of
-    from speaker_verification.training.checkpoints import evaluated_model
+    from speaker_verification.training.kept_epochs import evaluated_model
 
     trained_here = embed.model is None
     subsets = {

@@ -1,0 +1,62 @@
+"""Epochs that a phase keeps: their ranking, and the choice of one, without torch and without weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speaker_verification.common.errors import DataError
+from speaker_verification.training.phase import refuse_rank
+
+if TYPE_CHECKING:
+    from speaker_verification.scoring.settings import EmbedSettings
+
+RANKING_FILE = "ranking.json"
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RankedEpoch:
+    """A kept epoch and the EER in % that ranks it."""
+
+    epoch: int
+    folder: str
+    eer: float
+
+
+def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
+    """Folder of the rank-th best epoch of a phase.
+
+    Args:
+        phase_folder: folder that a phase saved.
+        rank: 1 is the best.
+
+    Raises:
+        DataError: the folder holds no ranking.
+        ParameterError: fewer epochs were kept.
+    """
+    try:
+        ranking = json.loads((phase_folder / RANKING_FILE).read_text())
+        folders = [str(ranked["folder"]) for ranked in ranking]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"'{phase_folder}' holds no checkpoints of a phase: {error}") from error
+    refuse_rank(rank, len(folders), phase_folder)
+    return phase_folder / folders[rank - 1]
+
+
+def evaluated_model(settings: EmbedSettings, trained_folder: Callable[[], Path]) -> Path:
+    """Folder of the model to evaluate: `model` of the settings, or else the `choose_top`-th best of a phase.
+
+    Args:
+        settings: of embedding extraction.
+        trained_folder: gives the folder that the last phase saved; called only where no model is set.
+
+    Raises:
+        UserError: as `best_checkpoint`.
+    """
+    if settings.model is not None:
+        return Path(settings.model)
+    return best_checkpoint(trained_folder(), settings.choose_top)
