@@ -193,11 +193,11 @@ def test_recordings_that_are_refused_are_named_or_left_out(
     [
         ("file,speaker\n", "lists no recordings"),
         ("file,person\n", "no column 'speaker' among file, person"),
-        ("file,speaker\nvoices/person 00/0.wav,\n", "recording 1 has no speaker"),
+        ("file,speaker\nvoices/person 00/0.wav,\n", "line 2: no speaker"),
         ("file,speaker\nnone.wav,a\n", r"no such file: .*none\.wav"),
         (
             "file,speaker\nvoices/person 00/0.wav,a\nvoices/person 00/0.wav,b\n",
-            r"twice: voices/person 00/0\.wav",
+            r"several speakers, 'a', 'b', for one file, .*person 00/0\.wav \(lines 2, 3\)",
         ),
         (
             "file,speaker\nvoices/person 00/0.wav,a\nvoices/person 01/0.wav,b\n",

@@ -19,7 +19,7 @@ FLOORS: dict[str, set[str]] = {
     "scoring": {"audio", "models"},
     "data": {"audio"},
     "training": {"audio", "models", "scoring", "data"},
-    "deployment": {"audio", "models", "scoring"},
+    "deployment": {"audio", "corpora", "models", "scoring"},
     "reporting": {"audio", "models", "scoring", "training"},
 }
 
