@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speaker_verification.audio.format import SAMPLE_RATE, AudioFormat
+from speaker_verification.audio.places import Place
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError
 
@@ -303,12 +304,12 @@ def _read_bytes(path: str | Path) -> bytes:
 
 
 def read_segment(
-    path: str | Path, start: int = 0, num_samples: int | None = None, channel: int | None = None
+    source: str | Path | Place, start: int = 0, num_samples: int | None = None, channel: int | None = None
 ) -> npt.NDArray[np.float32]:
-    """Read a segment of one channel of a 16 kHz file; nothing outside the segment is read.
+    """Read a segment of one channel of a 16 kHz file.
 
     Args:
-        path: file that libsndfile reads.
+        source: file that libsndfile reads, of which only the segment is read; or its place in an archive.
         start: first sample of the segment.
         num_samples: length of the segment; None reads to the end.
         channel: which channel, from 0; may be left out for a mono file only.
@@ -320,36 +321,36 @@ def read_segment(
         AudioError: the file is missing, is not audio, is not 16 kHz, has several channels and none was
             chosen, or does not hold the channel or the whole segment.
     """
-    with _open(path) as file:
+    name = str(source)
+    with _open(source.read() if isinstance(source, Place) else source, name) as file:
         stop = file.frames if num_samples is None else start + num_samples
         if file.samplerate != SAMPLE_RATE:
-            raise AudioError(str(path), f"{file.samplerate} Hz instead of {SAMPLE_RATE}")
+            raise AudioError(name, f"{file.samplerate} Hz instead of {SAMPLE_RATE}")
         if channel is None and file.channels != 1:
-            raise AudioError(str(path), f"{file.channels} channels and none was chosen")
+            raise AudioError(name, f"{file.channels} channels and none was chosen")
         if channel is not None and not 0 <= channel < file.channels:
-            raise AudioError(str(path), f"no channel {channel} among {file.channels}")
+            raise AudioError(name, f"no channel {channel} among {file.channels}")
         if not 0 <= start <= stop <= file.frames:
-            raise AudioError(str(path), f"no samples {start} to {stop} in a file of {file.frames}")
+            raise AudioError(name, f"no samples {start} to {stop} in a file of {file.frames}")
         file.seek(start)
         # NumPy scales 16-bit samples faster than libsndfile, and to the same values.
         is_16_bit = file.subtype == "PCM_16"
         samples = file.read(stop - start, dtype="int16" if is_16_bit else "float32", always_2d=True)
     if len(samples) != stop - start:
-        raise AudioError(str(path), f"ends after sample {start + len(samples)}, before its header says")
+        raise AudioError(name, f"ends after sample {start + len(samples)}, before its header says")
     wave = samples[:, channel or 0]  # (num_samples, channels) -> (num_samples,)
     return wave * SCALE if is_16_bit else np.ascontiguousarray(wave)
 
 
 @contextmanager
-def _open(source: str | Path | bytes) -> Iterator[soundfile.SoundFile]:
+def _open(source: str | Path | bytes, name: str = "audio") -> Iterator[soundfile.SoundFile]:
     import soundfile
 
+    name = name if isinstance(source, bytes) else str(source)
     try:
         file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
     except soundfile.LibsndfileError as error:
-        if isinstance(source, bytes):
-            raise AudioError("audio", f"not audio: {error.error_string}") from error
-        reason = f"not audio: {error.error_string}" if os.path.isfile(source) else "no such file"
-        raise AudioError(str(source), reason) from error
+        is_there = isinstance(source, bytes) or os.path.isfile(source)
+        raise AudioError(name, f"not audio: {error.error_string}" if is_there else "no such file") from error
     with file:
         yield file

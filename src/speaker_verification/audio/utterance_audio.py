@@ -16,8 +16,9 @@ from speaker_verification.common.tables import UTTERANCES
 class UtteranceAudio:
     """The samples of a table's utterances, by row.
 
-    Of a prepared file only the segment is read. Any other recording is decoded whole, since a decoder that
-    starts in the middle gives other samples, and then cut: the samples are those of the converted file.
+    Of a prepared file only the segment is read, of one in a shard the whole file. Any other recording is
+    decoded whole, since a decoder that starts in the middle gives other samples, and then cut: the samples
+    are those of the converted file.
     """
 
     def __init__(self, utterances: pd.DataFrame) -> None:
@@ -59,7 +60,7 @@ class UtteranceAudio:
 
     def is_file(self, row: int) -> bool:
         """Whether an utterance is a prepared file of its own."""
-        return not self._codecs[row].as_py()
+        return not (self._num_bytes[row] or self._codecs[row].as_py())
 
     def read(self, row: int, start: int = 0, num_samples: int | None = None) -> npt.NDArray[np.float32]:
         """Samples of an utterance in [-1, 1), shape (num_samples,).
@@ -74,9 +75,9 @@ class UtteranceAudio:
         """
         if num_samples is None:
             num_samples = int(self.num_samples[row]) - start
-        if self.is_file(row):
-            return read_segment(self._paths[row].as_py(), start, num_samples)
         place = self.place(row)
+        if not self._codecs[row].as_py():
+            return read_segment(place if place.num_bytes else place.path, start, num_samples)
         name = f"{self.utterance_id(row)} ({place})"
         samples = decode_audio(place.read(), name)
         first = int(self._first_samples[row]) + start
