@@ -128,7 +128,8 @@ def test_statistics_without_two_speakers_equal_those_of_a_cohort_without_them(
     store = make_store(counts)
     top_n = 6 if kind == "speaker_means" else sum(counts) - 9  # all that is left without the two largest
     cohort = Cohort.of(store, kind, centre=True)
-    pairs = np.stack(np.meshgrid(range(8), range(8)), axis=-1).reshape(-1, 2)  # each speaker with itself too
+    # Each speaker with itself too, and with -1, who is not in the cohort.
+    pairs = np.stack(np.meshgrid(range(-1, 8), range(-1, 8)), axis=-1).reshape(-1, 2)
     sides, excluded = np.repeat(np.arange(21), len(pairs)), np.tile(pairs, (21, 1))
     raw = store.embeddings.astype(precision)
     statistics = statistics_without_speakers(

@@ -42,6 +42,12 @@ def number_speakers(speaker_ids: pd.Series) -> tuple[np.ndarray, int]:
     return numbers, len(names)
 
 
+def numbers_in_cohort(cohort_speakers: pd.Series, speaker_ids: pd.Series) -> np.ndarray:
+    """Number of each row's speaker (N,) in the cohort, as `number_speakers` numbers it; -1: not in it."""
+    _, names = pd.factorize(cohort_speakers, sort=True)
+    return pd.Index(np.asarray(names)).get_indexer(np.asarray(speaker_ids))
+
+
 def add_by_speaker(sums: np.ndarray, speakers: np.ndarray, values: np.ndarray) -> None:
     """Add rows (block, E) to the sums (S, E) of their speakers (block,)."""
     from scipy.sparse import csr_array
@@ -168,7 +174,7 @@ def statistics_without_speakers(
         cohort: with the centre of both.
         top_n: as in `cohort_statistics`, like `deviation` and `budget`.
         sides: (sides,) row of the embedding of each side.
-        excluded: (sides, 2) speakers that must not count; the same twice is one.
+        excluded: (sides, 2) speakers that must not count; the same twice is one, -1 is none.
 
     Returns:
         mean: float64 (sides,).
@@ -238,7 +244,7 @@ def _cosines_with_speakers(
         embeddings: (N, E) raw.
         sides: (sides,) row of the embedding of each side.
         cohort: with the centre of both.
-        speakers: (sides, 2).
+        speakers: (sides, 2), as `excluded` above.
     """
     directions = centre_and_normalise(embeddings, cohort.centre)
     rows_of_speaker = np.split(
@@ -246,11 +252,11 @@ def _cosines_with_speakers(
     )
     cosines = np.full((len(sides), 2, max(map(len, rows_of_speaker))), -np.inf)
     is_new = np.stack([np.full(len(sides), True), speakers[:, 0] != speakers[:, 1]], axis=1)
-    side, place = np.nonzero(is_new)
+    side, place = np.nonzero(is_new & (speakers >= 0))
     speaker = speakers[side, place]
     by_speaker = np.argsort(speaker, kind="stable")
     firsts = np.flatnonzero(np.diff(speaker[by_speaker], prepend=-1))
-    for group in np.split(by_speaker, firsts[1:]):
+    for group in np.split(by_speaker, firsts)[1:]:
         rows = rows_of_speaker[speaker[group[0]]]
         of_speaker = centre_and_normalise(cohort.embeddings[rows], cohort.centre)
         cosines[side[group], place[group], : len(rows)] = directions[sides[side[group]]] @ of_speaker.T

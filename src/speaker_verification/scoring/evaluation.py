@@ -12,7 +12,7 @@ from speaker_verification.common.tables import SCORES
 from speaker_verification.scoring.blocks import ComputeBudget, gather
 from speaker_verification.scoring.calibration import Calibration, fit_calibration
 from speaker_verification.scoring.calibration_trials import CalibrationTrials
-from speaker_verification.scoring.cohort import Cohort, number_speakers
+from speaker_verification.scoring.cohort import Cohort, numbers_in_cohort
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.scorings import Fitted, Trials
 from speaker_verification.scoring.settings import ScoreSettings
@@ -24,15 +24,17 @@ def fit_scorings(
     drawn: CalibrationTrials,
     settings: ScoreSettings,
     budget: ComputeBudget | None = None,
+    calibration_set: EmbeddingStore | None = None,
 ) -> tuple[Calibration, dict[str, Fitted]]:
     """Fit every scoring that the settings name, and its calibration.
 
     Args:
         cohort_set: embeddings of the cohort's utterances.
         cohort: cohort made of that set.
-        drawn: calibration trials between rows of that set.
+        drawn: calibration trials between rows of the calibration set.
         settings: parameters of the scorings.
         budget: memory, threads and device of the computation.
+        calibration_set: embeddings of its utterances; None: the cohort set.
 
     Returns:
         calibration: maps to log-likelihood ratios, thresholds and errors of all scorings.
@@ -42,7 +44,7 @@ def fit_scorings(
         ParameterError: `top_n` embeddings are not left in a trial's cohort.
         DataError: the cohort set does not suffice.
     """
-    trials = trials_between_drawn(cohort_set, cohort, drawn, settings, budget)
+    trials = trials_between_drawn(cohort_set, cohort, drawn, settings, budget, calibration_set)
     scores: dict[str, np.ndarray] = {}
     fitted: dict[str, Fitted] = {}
     for name, scoring in settings.chosen.items():
@@ -57,12 +59,18 @@ def trials_between_drawn(
     drawn: CalibrationTrials,
     settings: ScoreSettings,
     budget: ComputeBudget | None = None,
+    calibration_set: EmbeddingStore | None = None,
 ) -> Trials:
-    """Calibration trials over their own utterances; a trial's speakers are left out of its cohort."""
+    """Calibration trials over their own utterances; a trial's speakers are left out of its cohort.
+
+    Args:
+        cohort_set, cohort, drawn, settings, budget, calibration_set: see `fit_scorings`.
+    """
+    drawn_from = cohort_set if calibration_set is None else calibration_set
     rows, sides = np.unique(np.concatenate([drawn.enroll_rows, drawn.test_rows]), return_inverse=True)
-    store = EmbeddingStore(gather(cohort_set.embeddings, rows), cohort_set.utterances.iloc[rows])
-    speaker_of_row, _ = number_speakers(cohort_set.utterances["speaker_id"])
-    excluded = np.stack([speaker_of_row[drawn.enroll_rows], speaker_of_row[drawn.test_rows]], axis=1)
+    store = EmbeddingStore(gather(drawn_from.embeddings, rows), drawn_from.utterances.iloc[rows])
+    speaker_of_row = numbers_in_cohort(cohort_set.utterances["speaker_id"], store.utterances["speaker_id"])
+    excluded = speaker_of_row[sides].reshape(2, -1).T  # (trials, 2)
     enroll, test = np.split(sides, 2)
     return Trials(store, enroll, test, cohort, settings, budget or ComputeBudget(), excluded)
 

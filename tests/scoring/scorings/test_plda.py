@@ -10,20 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal
-from sklearn.covariance import oas
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.scoring import EmbeddingStore, Trials, equal_error_rate
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.calibration_trials import draw_calibration_trials
 from speaker_verification.scoring.cohort import Cohort
+from speaker_verification.scoring.covariance import shrink
 from speaker_verification.scoring.evaluation import trials_between_drawn
 from speaker_verification.scoring.scorings.plda import (
     Plda,
     diagonalise,
     estimate_covariances,
     log_likelihood_ratios,
-    shrink,
 )
 from speaker_verification.scoring.settings import ScoreSettings
 
@@ -66,13 +65,6 @@ def test_covariances_of_a_synthetic_cohort_are_recovered_whatever_the_counts() -
     found_between, found_within = estimate_covariances(sums, rows.T @ rows, counts)
     np.testing.assert_allclose(found_between, between, atol=0.05)
     np.testing.assert_allclose(found_within, within, atol=0.05)
-
-
-def test_shrinkage_is_scikit_learns() -> None:
-    samples = np.random.default_rng(0).normal(size=(6, 9)) * np.arange(1, 10)  # fewer samples than dimensions
-    expected, share = oas(samples, assume_centered=True)
-    assert 0 < share < 1
-    np.testing.assert_allclose(shrink(samples.T @ samples / 6, 6), expected, rtol=1e-12)
 
 
 def trials_of(store: EmbeddingStore, settings: ScoreSettings, num_trials: int = 200) -> tuple[Trials, Any]:

@@ -89,7 +89,7 @@ def draw_rir(
 def draw_channel(kind: ChannelKind, rng: np.random.Generator) -> Wave:
     """Linear-phase FIR filter of a random microphone or telephone line.
 
-    Both colour their passband by up to 9 dB either way. A microphone passes some 80 Hz to 7 kHz, a telephone
+    Both colour their passband by up to 5 dB either way. A microphone passes some 80 Hz to 7 kHz, a telephone
     some 300 Hz to 3.4 kHz; what is beyond is 50 dB lower.
 
     Args:
@@ -105,7 +105,7 @@ def draw_channel(kind: ChannelKind, rng: np.random.Generator) -> Wave:
     lowest, highest = ((200, 400), (2800, 3600)) if is_telephone else ((50, 150), (6000, 7500))
     low, high = rng.uniform(*lowest), rng.uniform(*highest)  # Hz
     within = np.geomspace(low, high, 8)
-    gains_db = rng.uniform(-9, 9, len(within))
+    gains_db = rng.uniform(-5, 5, len(within))
     frequencies = [0, 0.7 * low, *within, min(1.1 * high, 7900), SAMPLE_RATE / 2]
     gains = 10 ** (np.array([-50, -50, *gains_db, -50, -50]) / 20)
     return firwin2(_CHANNEL_TAPS, frequencies, gains, fs=SAMPLE_RATE)

@@ -56,7 +56,8 @@ class Trials:
         cohort: cohort that embeddings are centred on and scores are normalised against.
         settings: parameters of the scorings.
         budget: memory, threads and device of the computation.
-        excluded: (trials, 2) speakers of the cohort left out of each trial's cohort; None: nobody is.
+        excluded: (trials, 2) speakers of the cohort left out of each trial's cohort, -1 for one that is not
+            in it; None: nobody is.
         scores: (trials,) by name, the scores computed so far: a scoring that builds on another reuses them.
         cohort_directions: function that returns the cohort's directions (S, E), kept from call to call; None:
             they are computed here, within the budget.
@@ -143,7 +144,7 @@ class Scoring(ABC):
 
         Args:
             cohort_set: embeddings of the cohort's utterances.
-            trials: calibration trials between speakers of the cohort set.
+            trials: calibration trials between speakers of the cohort set, or of a calibration set.
             labels: (trials,), 1 target, 0 non-target.
 
         Raises:

@@ -14,6 +14,7 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.scoring.blocks import passing_over
 from speaker_verification.scoring.cohort import add_by_speaker, number_speakers
+from speaker_verification.scoring.covariance import shrink
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.scorings.base import Fitted, Scoring, SharedSettings, Trials
 
@@ -106,8 +107,7 @@ def estimate_covariances(sums: np.ndarray, scatter: np.ndarray, counts: np.ndarr
     a multiple of the identity (oracle approximating shrinkage), so that it can be inverted where utterances
     are few. B may have negative eigenvalues; `diagonalise` leaves them out.
 
-    Sources: S. R. Searle et al., "Variance Components", 1992, section 3.6; Y. Chen et al., "Shrinkage
-    Algorithms for MMSE Covariance Estimation", IEEE Trans. Signal Processing 58, 2010, equation 23.
+    Source: S. R. Searle et al., "Variance Components", 1992, section 3.6.
 
     Args:
         sums: (S, E) sum over the embeddings of each speaker, the mean over all utterances subtracted.
@@ -117,32 +117,22 @@ def estimate_covariances(sums: np.ndarray, scatter: np.ndarray, counts: np.ndarr
     Returns:
         between: B.
         within: W, invertible.
+
+    Raises:
+        DataError: the embeddings of each speaker are equal.
     """
     num_rows, num_speakers = int(counts.sum()), len(counts)
     between_scatter = (sums / counts[:, None]).T @ sums
     degrees = num_rows - num_speakers
-    within = shrink((scatter - between_scatter) / degrees, degrees)
-    effective_count = num_rows - (counts.astype(np.float64) ** 2).sum() / num_rows
-    return (between_scatter - (num_speakers - 1) * within) / effective_count, within
-
-
-def shrink(covariance: np.ndarray, num_samples: int) -> np.ndarray:
-    """Covariance (E, E) of so many samples, by oracle approximating shrinkage.
-
-    Raises:
-        DataError: all samples are equal.
-    """
-    width = len(covariance)
-    scale = np.trace(covariance) / width
-    if not scale > 0:
+    within = (scatter - between_scatter) / degrees
+    if not np.trace(within) > 0:
         raise DataError(
             "PLDA cannot be fitted: utterances of one speaker have equal embeddings: take other recordings, "
             "or leave plda out of score.scorings"
         )
-    mean_square = (covariance**2).mean()
-    share = (mean_square + scale**2) / ((num_samples + 1) * (mean_square - scale**2 / width))
-    share = min(share, 1.0) if share > 0 else 1.0
-    return (1 - share) * covariance + share * scale * np.eye(width)
+    within = shrink(within, degrees)
+    effective_count = num_rows - (counts.astype(np.float64) ** 2).sum() / num_rows
+    return (between_scatter - (num_speakers - 1) * within) / effective_count, within
 
 
 def diagonalise(between: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
