@@ -18,11 +18,15 @@ from speaker_verification.audio.files import (
     AudioInfo,
     audio_info,
     decode_audio,
+    encode_audio,
+    plain_samples,
     read_audio,
     read_segment,
     write_audio,
 )
 from speaker_verification.corpora.conversion.storing import store_speech
+from tests.support.recordings import FORMATS, babble
+from tests.support.recordings import encoded as encoded_babble
 
 
 def encoded(samples: np.ndarray, rate: int, format: str = "WAV") -> bytes:
@@ -44,6 +48,13 @@ def encoded_aac(samples: np.ndarray, rate: int) -> bytes:
         container.mux(track.encode(frame))
         container.mux(track.encode(None))
     return stream.getvalue()
+
+
+def libav_samples(source: bytes) -> np.ndarray:
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
+    with av.open(io.BytesIO(source)) as container:
+        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+    return np.concatenate([frame.to_ndarray()[0] for frame in [*frames, *resampler.resample(None)]])
 
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
@@ -70,6 +81,38 @@ def test_a_recording_without_end_is_not_decoded_to_it(monkeypatch: pytest.Monkey
 def test_audio_in_the_right_format_comes_through_bit_for_bit(format: str) -> None:
     samples = np.random.default_rng(0).integers(-32768, 32768, 20_011).astype(np.int16)
     assert np.array_equal(decode_audio(encoded(samples, 16_000, format), "a"), samples)
+
+
+@pytest.mark.parametrize("chunks", ["before", "after"])
+def test_a_prepared_file_with_other_chunks_has_the_samples_that_libav_reads(chunks: str) -> None:
+    samples = np.random.default_rng(1).integers(-32768, 32768, 4_001).astype(np.int16)
+    whole = encode_audio(samples, "wav")
+    more = b"LIST" + (5).to_bytes(4, "little") + b"INFO!" + b"\0"
+    source = whole[:36] + more + whole[36:] if chunks == "before" else whole + more
+    decoded = plain_samples(source)
+    assert decoded is not None
+    assert np.array_equal(decoded, libav_samples(source))
+    assert np.array_equal(decoded, samples)
+
+
+@pytest.mark.parametrize("where", [0, 8, 22, 24, 34, 36, 40, 43])
+def test_a_wav_file_with_another_header_is_left_to_libav(where: int) -> None:
+    source = bytearray(encode_audio(np.arange(4_000, dtype=np.int16), "wav"))
+    source[where] ^= 0x40
+    assert plain_samples(bytes(source)) is None
+    assert plain_samples(bytes(source[: len(source) - 100])) is None
+
+
+@pytest.mark.parametrize("format", ["flac", "m4a", "mp3", "24 bit.wav"])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_the_start_of_a_recording_has_the_samples_of_the_whole_one(format: str, rate: int) -> None:
+    source = encoded_babble(babble(3.0, rate), rate, *FORMATS[format])
+    whole = decode_audio(source, "a")
+    for least in (1, 20_000, 47_000):
+        start = decode_audio(source, "a", least)
+        assert least <= len(start) < least + 20_000
+        assert np.array_equal(start, whole[: len(start)])
+    assert np.array_equal(decode_audio(source, "a", len(whole) + 1), whole)
 
 
 def test_channels_are_averaged() -> None:
@@ -129,10 +172,7 @@ def test_aac_decodes_to_the_same_sound_without_encoder_delay() -> None:
 
 def test_aac_gives_the_very_samples_of_libavs_resampler() -> None:
     source = encoded_aac((30_000 * np.random.default_rng(3).uniform(-1, 1, 40_000)).astype(np.int16), 16_000)
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
-    with av.open(io.BytesIO(source)) as container:
-        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-    expected = np.concatenate([frame.to_ndarray()[0] for frame in [*frames, *resampler.resample(None)]])
+    expected = libav_samples(source)
     assert {expected.min(), expected.max()} == {-32768, 32767}  # clipped
     assert np.array_equal(decode_audio(source, "a"), expected)
 
