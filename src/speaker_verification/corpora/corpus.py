@@ -56,6 +56,17 @@ class Archive(HostedFile):
 
 
 @dataclass(frozen=True)
+class ArchivedFile(HostedFile):
+    """A file that comes with the recordings of a subset; its name is the end of its path there.
+
+    Attributes:
+        subset: the subset whose archive or folder holds it.
+    """
+
+    subset: str = ""
+
+
+@dataclass(frozen=True)
 class MetadataFile(HostedFile):
     """A file about the speakers of some subsets; `prepare` can do without it.
 
@@ -91,6 +102,7 @@ class Layout:
             recordings: file_id and, where there are several, kind.
         skipped: regular expression of the paths of recordings that belong to something else; None: there
             are none.
+        prefix: text in front of every speaker's name, so that no speaker of another corpus has the same.
 
     Raises:
         ValueError: the pattern lacks these groups.
@@ -99,6 +111,7 @@ class Layout:
     expected: str
     pattern: str
     skipped: str | None = None
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         groups = {*self._pattern.groupindex}
@@ -118,11 +131,26 @@ class Layout:
         if "file_id" in groups:
             return Parsed(groups["file_id"], groups.get("kind", ""))
         utterance = groups["utterance"]
-        return Parsed(f"{groups['speaker']}/{groups.get('session', utterance)}/{utterance}.wav")
+        speaker = self.prefix + groups["speaker"]
+        return Parsed(f"{speaker}/{groups.get('session', utterance)}/{utterance}.wav")
 
     def skips(self, member: str) -> bool:
         """Whether a recording belongs to something else than the subset."""
         return self.skipped is not None and re.fullmatch(self.skipped, member) is not None
+
+
+@dataclass(frozen=True)
+class Form:
+    """Another form than its archive in which a mirror may hold a subset.
+
+    Attributes:
+        path: in the mirror, a folder of files (`dev/aac`), a pattern of tar archives that hold the subset
+            together (`voxceleb2-dev-*.tar`), or a list of their paths, one a line (`vox2_dev/shard.list`).
+        members: regular expression of the paths that belong to the subset, where others are beside them.
+    """
+
+    path: str
+    members: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,12 +162,14 @@ class Subset:
         num_speakers: published number of speakers; None where it is not known.
         num_utterances: published number of utterances; None where it is not known.
         layout: layout of this archive; None: that of the corpus.
+        forms: other forms in which people keep the subset, the likelier first.
     """
 
     archive: Archive
     num_speakers: int | None = None
     num_utterances: int | None = None
     layout: Layout | None = None
+    forms: tuple[Form, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,16 +177,21 @@ class PublishedList:
     """A trial list that is handed round as a file.
 
     Attributes:
-        file: the file, with lines LABEL ENROLL_ID TEST_ID; copies with other line ends have other MD5s.
+        file: the file; copies with other line ends have other MD5s.
         subsets: subsets that its utterances come from.
         num_trials: number of trials of the published file.
-        md5: MD5 of the published file.
+        md5: MD5 of the published file; None where it is not known: its number of trials must do.
+        columns: fields of a line, in order.
+        member_of: path of a recording, which the layout of its subset parses, by its name in the file; None:
+            names are utterance ids.
     """
 
     file: HostedFile
     subsets: tuple[str, ...]
     num_trials: int
-    md5: str
+    md5: str | None
+    columns: tuple[str, ...] = ("label", "enroll_id", "test_id")
+    member_of: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +214,8 @@ class DrawnList:
 
 TrialList = PublishedList | DrawnList
 
+# folder of the mirror -> sessions that a corpus lists, with columns speaker_id and session_id, or None
+SessionReader = Callable[[Path], "pd.DataFrame | None"]
 # (folder of the mirror, source of each subset in use) -> rows of the SPEAKERS table, or None
 SpeakerReader = Callable[[Path, Mapping[str, "Source"]], "pd.DataFrame | None"]
 
@@ -196,6 +233,8 @@ class Corpus:
         trial_lists: trial lists by name.
         metadata: files about the speakers.
         read_speakers: reader of the speakers' genders and nationalities; None: nothing is known.
+        read_sessions: reader of the sessions that the corpus should have, for one whose recordings vanish
+            from where they were; None: no such list.
         content: kind of the recordings; noises and RIRs serve augmentation and have no speakers.
     """
 
@@ -207,6 +246,7 @@ class Corpus:
     trial_lists: Mapping[str, TrialList] = field(default_factory=dict)
     metadata: tuple[MetadataFile, ...] = ()
     read_speakers: SpeakerReader | None = None
+    read_sessions: SessionReader | None = None
     content: Literal["speech", "noises", "rirs"] = "speech"
 
     def layout_of(self, subset: str) -> Layout:

@@ -22,8 +22,7 @@ _SPEAKERS_FILE = "LibriSpeech/SPEAKERS.TXT"
 def _read_speakers(mirror: Path, sources: Mapping[str, Source]) -> pd.DataFrame | None:
     """Rows of SPEAKERS.TXT in the first archive that has it: each has those of all speakers."""
     for source in sources.values():
-        found = (member for member in source.members() if f"/{member.name}".endswith(f"/{_SPEAKERS_FILE}"))
-        if member := next(found, None):
+        if member := source.find(_SPEAKERS_FILE):
             return _parse_speakers(decode_text(member.read()), f"{source}, {_SPEAKERS_FILE}")
     return None
 

@@ -1,11 +1,11 @@
-"""Mirrors: folders that hold the archives and lists of corpora under their own file names."""
+"""Mirrors: folders that hold the archives and lists of corpora, or what people make of these."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,18 @@ from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.checksums import add_file
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.progress import progress_bar
-from speaker_verification.corpora.conversion.sources import ArchiveSource, Source
-from speaker_verification.corpora.corpus import part_suffix
-from speaker_verification.corpora.registry import archive_named, archive_of
+from speaker_verification.corpora.conversion.sources import (
+    ArchiveSource,
+    FolderSource,
+    SelectedSource,
+    ShardsSource,
+    Source,
+    SourceFile,
+    TextFile,
+    listed_archives,
+)
+from speaker_verification.corpora.corpus import ArchivedFile, Form, part_suffix
+from speaker_verification.corpora.registry import archive_named, corpora, corpus_of, hosted_files, subsets
 from speaker_verification.corpora.texts import decode_text
 
 CHECKSUMS = "MD5SUMS"
@@ -104,8 +113,45 @@ class Mirror:
         return sorted(self.folder.glob(f"{prefix}[a-z][a-z]")) or [whole]
 
     def source(self, subset: str) -> Source:
-        """Source of a subset's recordings: its archive."""
-        return ArchiveSource(self.files(archive_of(subset).name))
+        """Source of a subset's recordings: its archive, or else the first other form that is there."""
+        entry = corpus_of(subset).subsets[subset]
+        archive = ArchiveSource(tuple(self.files(entry.archive.name)))
+        if archive.files[0].is_file():
+            return archive
+        return next(self._other_sources(entry.forms), archive)
+
+    def _other_sources(self, forms: Iterable[Form]) -> Iterator[Source]:
+        for form in forms:
+            source: Source
+            if form.path.endswith(".list"):
+                if not (shard_list := self.folder / form.path).is_file():
+                    continue
+                source = ShardsSource(listed_archives(shard_list))
+            elif form.path.endswith(".tar"):
+                if not (files := tuple(sorted(self.folder.glob(form.path)))):
+                    continue
+                source = ShardsSource(files)
+            elif (self.folder / form.path).is_dir():
+                source = FolderSource(self.folder, form.path)
+            else:
+                continue
+            yield SelectedSource(source, form.members) if form.members else source
+
+    def list_file(self, name: str) -> TextFile:
+        """The file of a trial list by its name, which may be one in a subset's archive."""
+        file = hosted_files().get(name)
+        return (
+            SourceFile(self.source(file.subset), name)
+            if isinstance(file, ArchivedFile)
+            else self.folder / name
+        )
+
+    def describe(self, names: Sequence[str]) -> Iterator[str]:
+        """A line for each corpus of some subsets: its licence, and the form of each subset."""
+        for corpus in corpora():
+            forms = [f"{name} from {self.source(name).form}" for name in names if name in corpus.subsets]
+            if forms:
+                yield f"{corpus.name} ({corpus.licence}): {'; '.join(forms)}"
 
     def check(self, names: Iterable[str], digests: Digests | None) -> None:
         """Check that all needed files are there and match their checksums.
@@ -130,13 +176,16 @@ class Mirror:
     def _missing(self, name: str, checksums: dict[str, str]) -> list[str]:
         if (self.folder / name).is_file():
             return []
-        prefix = archive_named(name).part_prefix
+        archive, prefix = archive_named(name), archive_named(name).part_prefix
+        forms = [form for subset in subsets().values() if subset.archive == archive for form in subset.forms]
+        if any(True for _ in self._other_sources(forms)):
+            return []
         if not prefix:
-            return [name]
+            return [name if archive.hosts or not forms else f"{name} (or {', '.join(f.path for f in forms)})"]
         present = [path.name for path in self.files(name) if path.is_file()]
         if not present:
             return [f"{name} (or {prefix}aa, ...)"]
-        listed = [part for part in checksums if part.startswith(prefix)]
+        listed = [part for part in checksums if part.startswith(prefix) and part != name]
         up_to_last = [prefix + part_suffix(index) for index in range(len(present))]
         return sorted({*listed, *up_to_last} - {*present})
 
@@ -147,10 +196,10 @@ class Mirror:
     def _verify(self, names: Sequence[str], checksums: dict[str, str], digests: Digests) -> None:
         checks: list[tuple[str, list[Path]]] = []
         for name in names:
-            files = self.files(name)
+            files = [path for path in self.files(name) if path.is_file()]  # none of an unpacked archive
             if any(path.name in checksums for path in files):
                 checks += [(path.name, [path]) for path in files if path.name in checksums]
-            elif name in checksums:
+            elif files and name in checksums:
                 checks.append((name, files))
         sizes = [sum(file.stat().st_size for file in files) for _, files in checks]
         with progress_bar("verify checksums", sum(sizes), in_bytes=True) as advance:

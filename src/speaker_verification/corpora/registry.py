@@ -7,16 +7,18 @@ from collections.abc import Iterable
 
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.registry import Registry
+from speaker_verification.corpora.cnceleb import CNCELEB
 from speaker_verification.corpora.corpus import Archive, Corpus, HostedFile, Subset, TrialList
 from speaker_verification.corpora.librispeech import LIBRISPEECH
 from speaker_verification.corpora.musan import MUSAN
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES
+from speaker_verification.corpora.voxblink2 import VOXBLINK2
 from speaker_verification.corpora.voxceleb import VOXCELEB
 
 CORPORA = Registry[Corpus](
     "corpus",
     Corpus,
-    {corpus.name: corpus for corpus in (VOXCELEB, LIBRISPEECH, MUSAN, RIRS_NOISES)},
+    {corpus.name: corpus for corpus in (VOXCELEB, LIBRISPEECH, CNCELEB, VOXBLINK2, MUSAN, RIRS_NOISES)},
 )
 _added: dict[str, Corpus] = {}
 

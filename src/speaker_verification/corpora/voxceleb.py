@@ -17,6 +17,7 @@ from speaker_verification.corpora.conversion.sources import Source
 from speaker_verification.corpora.corpus import (
     Archive,
     Corpus,
+    Form,
     HostedFile,
     Layout,
     MetadataFile,
@@ -37,6 +38,11 @@ _LAYOUT = Layout(
     r"(?:(?!(?:wav|aac|id\d+)/)[^/]+/)*(?:(?:wav|aac)/|(?=id\d+/))"
     r"(?!(?:wav|aac|dev)/)(?P<speaker>[^/]+)/(?P<session>[^/]+)/(?P<utterance>[^/]+)\.(?:wav|m4a|flac)",
 )
+
+
+# VoxCeleb1 is often unpacked into one folder, in which the speakers tell the test set from the rest.
+_TEST_SPEAKER = r"(?:.*/)?id10(?:2[7-9]|30)\d/.+"
+_DEV_SPEAKER = rf"(?!{_TEST_SPEAKER})(?:.*/)?id1\d{{4}}/.+"
 
 
 def _read_speakers(mirror: Path, sources: Mapping[str, Source]) -> pd.DataFrame | None:
@@ -85,11 +91,27 @@ VOXCELEB = Corpus(
             ),
             num_speakers=1_211,
             num_utterances=148_642,
+            forms=(
+                Form("vox1_dev_wav"),
+                Form("voxceleb1/dev/wav"),
+                *(
+                    Form(path, _DEV_SPEAKER)
+                    for path in ("wav", "voxceleb1/wav", "voxceleb1", "vox1/shard.list")
+                ),
+            ),
         ),
         "vox1-test": Subset(
             Archive("vox1_test_wav.zip", _WITH_CREDENTIALS, "185fdc63c3c739954633d50379a3d102"),
             num_speakers=40,
             num_utterances=4_874,
+            forms=(
+                Form("vox1_test_wav"),
+                Form("voxceleb1/test/wav"),
+                *(
+                    Form(path, _TEST_SPEAKER)
+                    for path in ("wav", "voxceleb1/wav", "voxceleb1", "vox1/shard.list")
+                ),
+            ),
         ),
         "vox2-dev": Subset(
             Archive(
@@ -110,11 +132,26 @@ VOXCELEB = Corpus(
             ),
             num_speakers=5_994,
             num_utterances=1_092_009,
+            forms=(
+                Form("dev/aac"),
+                Form("vox2_dev_aac"),
+                Form("voxceleb2/dev/aac"),
+                Form("voxceleb2-dev-*.tar"),  # https://huggingface.co/datasets/gaunernst/voxceleb2-dev-wds
+                Form("vox2_dev/shard.list"),
+                Form("voxceleb2/wav"),
+            ),
         ),
         "vox2-test": Subset(
             Archive("vox2_test_aac.zip", _WITH_CREDENTIALS, "0d2b3ea430a821c33263b5ea37ede312"),
             num_speakers=118,
             num_utterances=36_237,
+            forms=(
+                Form("aac"),
+                Form("test/aac"),
+                Form("vox2_test_aac"),
+                Form("voxceleb2/test/aac"),
+                Form("vox2_test/shard.list"),
+            ),
         ),
     },
     unions={

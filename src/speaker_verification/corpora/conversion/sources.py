@@ -1,22 +1,29 @@
-"""Sources of recordings: an archive, several of them, or a folder."""
+"""Sources of recordings: an archive, several of them, shards of a toolkit, or a folder."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path, PurePosixPath
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.conversion.archives import (
+    AUDIO_ENDINGS,
     FileMember,
     Member,
     contents_digest,
     plain_name,
     read_members,
 )
+
+_SPEAKER_FIELDS = ("speaker_id", "speaker", "spk")  # of a JSON file beside a recording
 
 
 class Source(ABC):
@@ -47,6 +54,15 @@ class Source(ABC):
         """A digest of its contents, which does not depend on times; empty where there is none."""
         return ""
 
+    @property
+    @abstractmethod
+    def form(self) -> str:
+        """Form and name, for the log."""
+
+    def find(self, name: str) -> Member | None:
+        """The first file whose path ends in a name, which may have folders; None: there is none."""
+        return next((member for member in self.members() if f"/{member.name}".endswith(f"/{name}")), None)
+
 
 @dataclass(frozen=True)
 class ArchiveSource(Source):
@@ -64,6 +80,11 @@ class ArchiveSource(Source):
     @property
     def root(self) -> Path:
         return self.files[0].parent
+
+    @property
+    def form(self) -> str:
+        more = len(self.files) - 1
+        return self.files[0].name + (f" and {more} more part{'s' * (more > 1)}" if more else "")
 
     def members(self) -> Sequence[Member] | Iterator[Member]:
         return read_members(self.files)
@@ -87,6 +108,10 @@ class ArchivesSource(ArchiveSource):
         files: the archives in order, in one folder.
     """
 
+    @property
+    def form(self) -> str:
+        return f"{len(self.files):,} archives from {self.files[0].name} to {self.files[-1].name}"
+
     def members(self) -> Iterator[Member]:
         for file in self.files:
             yield from read_members([file])
@@ -97,17 +122,79 @@ class ArchivesSource(ArchiveSource):
 
 
 @dataclass(frozen=True)
+class ShardsSource(ArchivesSource):
+    """Tar archives as WebDataset and wespeaker write them, in which the files of a recording share a key.
+
+    KEY.spk names the speaker. KEY.cls or KEY.json does where KEY has no folder, which else is the speaker's.
+    A member's path then begins with the speaker, and an ending that the key brings of its own (`00001.wav`)
+    is taken off it.
+    """
+
+    def members(self) -> Iterator[Member]:
+        for file in self.files:
+            for key, siblings in groupby(read_members([file]), key=lambda member: _stem(member.name)):
+                yield from _recordings(key, siblings, file)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _ending(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _recordings(key: str, siblings: Iterable[Member], archive: Path) -> Iterator[Member]:
+    """The recordings of a key, by paths that name their speakers."""
+    files = {_ending(member.name): member for member in siblings}
+    stem = _stem(key) if _ending(key) in AUDIO_ENDINGS else key
+    speaker = _speaker_of(key, files, archive)
+    if speaker and f"/{speaker}/" not in f"/{stem}":
+        stem = f"{speaker}/{stem}"
+    for ending, member in files.items():
+        if ending in AUDIO_ENDINGS:
+            yield replace(member, name=f"{stem}.{ending}")
+
+
+def _speaker_of(key: str, files: Mapping[str, Member], archive: Path) -> str:
+    """The speaker that a file beside a recording names; empty where none does."""
+    if "spk" in files:
+        return _text(files["spk"])
+    if "/" in key:
+        return ""
+    if "cls" in files:
+        return _text(files["cls"])
+    if "json" not in files:
+        return ""
+    try:
+        fields = json.loads(_text(files["json"]))
+        return next((str(fields[name]) for name in _SPEAKER_FIELDS if name in fields), "")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{archive}, {key}.json: not a JSON object: {error}") from error
+
+
+def _text(member: Member) -> str:
+    return member.read().decode("utf-8", errors="replace").strip()
+
+
+@dataclass(frozen=True)
 class FolderSource(Source):
     """Files in a folder and in all folders below it.
 
     Attributes:
-        folder: the folder.
+        folder: the folder; paths of members are relative to it.
+        within: folder in it that all files are in; empty: itself.
     """
 
     folder: Path
+    within: str = ""
 
     def __str__(self) -> str:
-        return str(self.folder)
+        return str(self.folder / self.within)
+
+    @property
+    def form(self) -> str:
+        return f"folder {self.within or self.folder.name}"
 
     @property
     def root(self) -> Path:
@@ -116,20 +203,20 @@ class FolderSource(Source):
     def members(self) -> list[Member]:
         return [
             FileMember(plain_name(path.relative_to(self.folder).as_posix()), size, "", path)
-            for path, size, _ in self._walk(self.folder)
+            for path, size, _ in self._walk(self.folder / self.within)
         ]
 
     def state(self) -> tuple[str, ...]:
         digest = hashlib.blake2b(digest_size=16)
         count = 0
-        for path, size, changed in self._walk(self.folder):
+        for path, size, changed in self._walk(self.folder / self.within):
             line = f"{path.relative_to(self.folder)} {size} {changed}\n"
             digest.update(line.encode(errors="surrogateescape"))
             count += 1
-        return (f"{self.folder.name} {count} {digest.hexdigest()}",)
+        return (f"{self.within or self.folder.name} {count} {digest.hexdigest()}",)
 
     def num_bytes(self) -> int:
-        return sum(size for _, size, _ in self._walk(self.folder))
+        return sum(size for _, size, _ in self._walk(self.folder / self.within))
 
     def _walk(self, folder: Path) -> Iterator[tuple[Path, int, int]]:
         """Path, size and time of change of every file, in the order of their names."""
@@ -144,3 +231,103 @@ class FolderSource(Source):
             elif entry.is_file():
                 stat = entry.stat()
                 yield Path(entry.path), stat.st_size, stat.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class SelectedSource(Source):
+    """Some of the files of a source.
+
+    Attributes:
+        source: the source.
+        pattern: regular expression of their paths.
+    """
+
+    source: Source
+    pattern: str
+
+    def __str__(self) -> str:
+        return str(self.source)
+
+    @property
+    def root(self) -> Path:
+        return self.source.root
+
+    @property
+    def form(self) -> str:
+        return f"a part of {self.source.form}"
+
+    def members(self) -> Sequence[Member] | Iterator[Member]:
+        found = self.source.members()
+        selected = (member for member in found if re.fullmatch(self.pattern, member.name))
+        return list(selected) if isinstance(found, Sequence) else selected
+
+    def state(self) -> tuple[str, ...]:
+        return self.source.state()
+
+    def num_bytes(self) -> int:
+        return self.source.num_bytes()
+
+    def contents(self) -> str:
+        return self.source.contents()
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A text among the recordings of a source, read as a file is.
+
+    Attributes:
+        source: the source.
+        path: the end of its path there.
+    """
+
+    source: Source
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.source}, {self.path}"
+
+    @property
+    def name(self) -> str:
+        """Its name without folders."""
+        return PurePosixPath(self.path).name
+
+    def read_bytes(self) -> bytes:
+        """Its contents; of an archive, which takes minutes to search, they are kept in memory.
+
+        Raises:
+            DataError: the source holds no such file.
+        """
+        return _read(self.source, self.path, self.source.state())
+
+
+@lru_cache(maxsize=1)
+def _read(source: Source, path: str, state: tuple[str, ...]) -> bytes:
+    member = source.find(path)
+    if member is None:
+        raise DataError(f"{source}: holds no {path}")
+    return member.read()
+
+
+TextFile = Path | SourceFile
+
+
+def listed_archives(shard_list: Path) -> tuple[Path, ...]:
+    """The archives that a list names, a path on each line; moved ones are looked for beside the list.
+
+    Raises:
+        DataError: one is missing, or the list is empty.
+    """
+    found = []
+    folder = shard_list.parent
+    for number, line in enumerate(shard_list.read_text(encoding="utf-8").splitlines(), start=1):
+        if not (text := line.strip()):
+            continue
+        name = Path(text).name
+        places = (folder / text, folder / name, folder / "shards" / name)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise DataError(f"{shard_list}, line {number}: no archive {text}, nor {name} beside the list")
+        found.append(path)
+    if not found:
+        raise DataError(f"{shard_list}: lists no archive")
+    return tuple(found)

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.settings_base import Settings
-from speaker_verification.corpora.corpus import MetadataFile
+from speaker_verification.corpora.corpus import ArchivedFile, MetadataFile
 from speaker_verification.corpora.download.addresses import CREDENTIALS_FILE, Address, is_address
 from speaker_verification.corpora.musan import MUSAN_ARCHIVE
 from speaker_verification.corpora.registry import (
@@ -102,8 +102,10 @@ class Credentials(Settings):
 
 
 def needed_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
-    """The archives (by their whole names) and lists that `prepare` reads."""
-    files = [*(archive_of(subset).name for subset in prepare.subsets), *prepare.list_files.values()]
+    """The archives (by their whole names) and lists that `prepare` reads; no list that is in an archive."""
+    known = hosted_files()
+    lists = [name for name in prepare.list_files.values() if not isinstance(known.get(name), ArchivedFile)]
+    files = [*(archive_of(subset).name for subset in prepare.subsets), *lists]
     if augmentation.clip_kinds:
         files.append(MUSAN_ARCHIVE.name)
     if augmentation.takes_rooms:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from speaker_verification.common.tables import TRIAL_LISTS
+from speaker_verification.corpora.conversion.sources import TextFile
 from speaker_verification.corpora.corpus import PublishedList
 from speaker_verification.corpora.registry import trial_lists
 
@@ -19,7 +19,9 @@ DRAWN = "drawn"  # in place of the file name of a drawn list
 logger = logging.getLogger(__name__)
 
 
-def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataFrame:
+def describe_lists(
+    trials: pd.DataFrame, files: Mapping[str, TextFile], utterances: pd.DataFrame
+) -> pd.DataFrame:
     """Describe each list in a table and in the log: whether it is official, its size, its oddities.
 
     Args:
@@ -46,7 +48,12 @@ def describe_lists(trials: pd.DataFrame, files: Mapping[str, Path], utterances: 
             "md5": _md5(unix),
             "num_target": num_target,
             "num_nontarget": len(of_list) - num_target,
-            "official": published is not None and published.md5 in (_md5(text), _md5(unix)),
+            "official": published is not None
+            and (
+                published.md5 in (_md5(text), _md5(unix))
+                if published.md5
+                else published.num_trials == len(of_list)
+            ),
             **_oddities(of_list, speaker_of),
         }
         logger.info("%s", _description(row, published))
@@ -81,6 +88,7 @@ def _description(row: Mapping[str, Any], published: PublishedList | None) -> str
     text = f"{row['trial_list']}: {num_trials:,} trials, {row['num_target']:,} of them targets, {row['file']}"
     if row["official"]:
         text += ", the official list"
+        text += " by its number of trials" if published is not None and published.md5 is None else ""
     elif published is not None and published.num_trials == num_trials:
         text += ", as many as the official list, but not the same (MD5)"
     elif published is not None:

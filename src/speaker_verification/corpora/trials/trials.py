@@ -7,6 +7,7 @@ import io
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ import pyarrow as pa
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import TRIALS
 from speaker_verification.corpora.conversion.archives import plain_name
-from speaker_verification.corpora.corpus import DrawnList
+from speaker_verification.corpora.conversion.sources import TextFile
+from speaker_verification.corpora.corpus import DrawnList, PublishedList
+from speaker_verification.corpora.mirror import Mirror
 from speaker_verification.corpora.random_streams import CorpusStream
-from speaker_verification.corpora.registry import corpora
+from speaker_verification.corpora.registry import corpora, corpus_of, trial_lists
 from speaker_verification.corpora.texts import decode_text
 
 if TYPE_CHECKING:
@@ -46,7 +49,8 @@ def gather_trials(
     Raises:
         DataError: as `read_trials`, or a subset does not allow trials of both kinds.
     """
-    tables = [read_trials({name: mirror / file for name, file in prepare.list_files.items()}, utterances)]
+    files = {name: Mirror(mirror).list_file(file) for name, file in prepare.list_files.items()}
+    tables = [read_trials(files, utterances)]
     genders = dict(zip(speakers["speaker_id"], speakers["gender"], strict=True))
     size = prepare.drawn_trials
     for number, name, drawn in _drawn_lists():
@@ -78,8 +82,8 @@ def _drawn_lists() -> Iterator[tuple[int, str, DrawnList]]:
         yield from ((number, name, entry) for number, (name, entry) in enumerate(drawn.items()))
 
 
-def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
-    """Read one list in VoxCeleb's format, `LABEL ENROLL_ID TEST_ID` on each line.
+def read_trial_list(path: TextFile, trial_list: str) -> pd.DataFrame:
+    """Read one list: `LABEL ENROLL_ID TEST_ID` on each line, or a published list's own columns and names.
 
     Args:
         path: file in UTF-8 or UTF-16; blank lines are skipped, ids normalised as the names in archives are.
@@ -91,28 +95,40 @@ def read_trial_list(path: Path, trial_list: str) -> pd.DataFrame:
     Raises:
         DataError: a line is of another form (file and line are named), or there is none.
     """
-    table = _read_evenly_spaced(path)
+    known = trial_lists().get(trial_list)
+    published = known if isinstance(known, PublishedList) else None
+    columns = list(published.columns) if published else _COLUMNS
+    table = _read_evenly_spaced(path, columns)
     if table is None:
-        table = _read_line_by_line(path)
+        table = _read_line_by_line(path, columns)
     trials = TRIALS.conform(table.assign(trial_list=trial_list))
     for side in ("enroll_id", "test_id"):
         names = trials[side].cat.categories
-        if (plain := names.map(plain_name)).equals(names):
+        if (ids := names.map(partial(_utterance_id, published))).equals(names):
             continue
-        trials[side] = trials[side].astype(object).map(dict(zip(names, plain, strict=True)))
+        trials[side] = trials[side].astype(object).map(dict(zip(names, ids, strict=True)))
     return TRIALS.conform(trials)
 
 
-def _read_evenly_spaced(path: Path) -> pd.DataFrame | None:
+def _utterance_id(published: PublishedList | None, name: str) -> str:
+    """Id of the utterance that a list names; the name itself where no layout of its subsets parses it."""
+    if published is None or published.member_of is None:
+        return plain_name(name)
+    member = plain_name(published.member_of(name))
+    parsed = (corpus_of(subset).layout_of(subset).parse(member) for subset in published.subsets)
+    return next((found.file_id for found in parsed if found), name)
+
+
+def _read_evenly_spaced(path: TextFile, columns: list[str]) -> pd.DataFrame | None:
     """All lines at once, as long as each is three fields with one space between them; else None."""
     from pyarrow import csv
 
     try:
         table = csv.read_csv(
-            path,
-            csv.ReadOptions(column_names=_COLUMNS),
+            path if isinstance(path, Path) else pa.BufferReader(path.read_bytes()),
+            csv.ReadOptions(column_names=columns),
             csv.ParseOptions(delimiter=" ", quote_char=False),
-            csv.ConvertOptions(column_types={name: pa.string() for name in _COLUMNS}),
+            csv.ConvertOptions(column_types={name: pa.string() for name in columns}),
         ).to_pandas()
     except pa.ArrowInvalid:
         return None
@@ -120,25 +136,25 @@ def _read_evenly_spaced(path: Path) -> pd.DataFrame | None:
     return table.astype({"label": "int8"}) if len(table) and regular.all() else None
 
 
-def _read_line_by_line(path: Path) -> pd.DataFrame:
+def _read_line_by_line(path: TextFile, columns: list[str]) -> pd.DataFrame:
     """Slower, for unevenly spaced lines; names a malformed one."""
-    rows: list[tuple[int, str, str]] = []
+    rows: list[list[str]] = []
+    place = columns.index("label")
     lines = io.StringIO(decode_text(path.read_bytes()), newline=None)
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 3 or fields[0] not in ("0", "1"):
-            raise DataError(
-                f"{path}, line {number}: {line.strip()!r} is not 'LABEL ENROLL_ID TEST_ID', LABEL 0 or 1"
-            )
-        rows.append((int(fields[0]), fields[1], fields[2]))
+        if len(fields) != 3 or fields[place] not in ("0", "1"):
+            form = " ".join(columns).upper()
+            raise DataError(f"{path}, line {number}: {line.strip()!r} is not '{form}', LABEL 0 or 1")
+        rows.append(fields)
     if not rows:
         raise DataError(f"{path}: holds no trials")
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return pd.DataFrame(rows, columns=columns).astype({"label": "int8"})
 
 
-def read_trials(files: Mapping[str, Path], utterances: pd.DataFrame) -> pd.DataFrame:
+def read_trials(files: Mapping[str, TextFile], utterances: pd.DataFrame) -> pd.DataFrame:
     """Read several lists and check that the manifest has all their utterances.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 
+logger = logging.getLogger(__name__)
 ANOTHER_MIRROR = "copy it again, or set the parameter prepare.mirror"
 
 
@@ -48,6 +50,8 @@ def provide_mirror(
     mirror = _find_mirror(prepare, mirror_folder, is_in_use=any(audio_folder.iterdir()))
     needed = needed_files(prepare, augmentation)
     mirror.check(needed, Digests(mirror_folder) if prepare.verify_checksums else None)
+    for line in mirror.describe(prepare.subsets):
+        logger.info("%s", line)
     return mirror
 
 
@@ -136,7 +140,7 @@ def list_trials(
         The trials table and the trial_lists table.
     """
     trials = gather_trials(prepare, mirror.folder, utterances, speakers)
-    files = {name: mirror.folder / file for name, file in prepare.list_files.items()}
+    files = {name: mirror.list_file(file) for name, file in prepare.list_files.items()}
     return trials, describe_lists(trials, files, utterances)
 
 
