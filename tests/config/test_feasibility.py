@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,22 @@ def test_archives_are_listed_without_being_read(corpus: tuple[pd.DataFrame, pd.D
     }  # fmt: skip
     assert utterances["utterance_id"].iloc[-1] == "id40001/s/2.wav"
     assert len(trials) == 2
+
+
+def test_two_corpora_with_a_speaker_of_one_name_are_refused(mirror: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mirror"
+    shutil.copytree(mirror, folder)
+    for archive, member in (
+        ("vox2_test_aac.zip", "aac/84/s/1.m4a"),
+        ("dev-clean.tar.gz", "LibriSpeech/dev-clean/84/121/84-121-0000.flac"),
+    ):
+        with zipfile.ZipFile(folder / archive, "w") as file:
+            file.writestr(member, b"")
+    prepare = {"subsets": ["vox1-test", "vox2-dev", "vox2-test", "librispeech-dev-clean"]}
+    with pytest.raises(
+        DataError, match="voxceleb and librispeech have 1 speakers of the same name: 84; take one of them"
+    ):
+        refuse_impossible_mirror(possible(prepare=prepare), Mirror(folder), [])
 
 
 def test_what_the_corpus_serves_passes(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:

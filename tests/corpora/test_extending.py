@@ -15,7 +15,7 @@ from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.speakers import read_speakers
 from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import convert_subset
-from tests.support.corpora import flac, noise, tarred
+from tests.support.corpora import flac, noise, tarred, zipped
 
 
 def blocks(page: str) -> tuple[str, str]:
@@ -28,15 +28,14 @@ def blocks(page: str) -> tuple[str, str]:
 EXAMPLE, PARAMETERS = blocks("extending/corpus.md")
 OWN_EXAMPLE, OWN_PARAMETERS = blocks("own_corpus.md")
 MEMBERS = (
-    "data/id00001/song-01-001",
-    "data/id00001/interview-02-001",
-    "data/id00799/drama-01-001",
-    "data/id00800/song-01-001",
-    "data/id00800/song-01-002",
-    "data/id00800/speech-03-001",
-    "data/id00999/vlog-01-001",
-    "eval/enroll/id00800-enroll",
-    "eval/test/id00800-song-01-001",
+    "p225/p225_001_mic1",
+    "p225/p225_001_mic2",
+    "p299/p299_002_mic1",
+    "s5/s5_003_mic1",
+    "p300/p300_001_mic1",
+    "p300/p300_002_mic1",
+    "p300/p300_002_mic2",
+    "p376/p376_001_mic1",
 )
 
 
@@ -62,9 +61,9 @@ def converted(prepare: PrepareSettings, mirror: Mirror, folder: Path) -> dict[st
 
 
 def write_archive(folder: Path, *members: str) -> Mirror:
-    recordings = {f"CN-Celeb_flac/{name}.flac": flac(noise(n)) for n, name in enumerate(members)}
-    texts = {"CN-Celeb_flac/README.TXT": b"hello", "CN-Celeb_flac/eval/lists/trials.lst": b""}
-    (folder / "cn-celeb_v2.tar.gz").write_bytes(tarred({**texts, **recordings}))
+    recordings = {f"wav48_silence_trimmed/{name}.flac": flac(noise(n)) for n, name in enumerate(members)}
+    texts = {"speaker-info.txt": b"ID  AGE  GENDER", "txt/p225/p225_001.txt": b"Please call Stella."}
+    (folder / "VCTK-Corpus-0.92.zip").write_bytes(zipped({**texts, **recordings}))
     return Mirror(folder)
 
 
@@ -72,34 +71,31 @@ def test_the_example_is_short() -> None:
     assert len(EXAMPLE.splitlines()) < 40
 
 
-def test_the_example_gives_speakers_genres_and_trials(prepare: PrepareSettings, tmp_path: Path) -> None:
+def test_the_example_gives_speakers_and_trials(prepare: PrepareSettings, tmp_path: Path) -> None:
     mirror = write_archive(tmp_path, *MEMBERS)
     tables = converted(prepare, mirror, tmp_path / "audio")
-    assert tables["cnceleb-dev"]["utterance_id"].tolist() == [
-        "id00001/interview/interview-02-001.wav",
-        "id00001/song/song-01-001.wav",
-        "id00799/drama/drama-01-001.wav",
+    assert tables["vctk-train"]["utterance_id"].tolist() == [
+        "vctk-p225/p225_001_mic1/p225_001_mic1.wav",
+        "vctk-p299/p299_002_mic1/p299_002_mic1.wav",
+        "vctk-s5/s5_003_mic1/s5_003_mic1.wav",
     ]
-    tested = tables["cnceleb-eval"]
-    assert tested["speaker_id"].tolist() == ["id00800", "id00800", "id00800", "id00999"]
-    assert tested["session_id"].tolist() == ["song", "song", "speech", "vlog"]
+    tested = tables["vctk-test"]
+    assert tested["speaker_id"].tolist() == ["vctk-p300", "vctk-p300", "vctk-p376"]
     trials = gather_trials(prepare, mirror.folder, tested, read_speakers(mirror, prepare.subsets))
     pairs = {frozenset(pair) for pair in trials.query("label == 1")[["enroll_id", "test_id"]].to_numpy()}
-    other_genre = "id00800/speech/speech-03-001.wav"
-    assert pairs == {frozenset((f"id00800/song/song-01-00{n}.wav", other_genre)) for n in (1, 2)}
-    assert (trials["label"] == 0).sum() == 3
+    assert pairs == {frozenset(f"vctk-p300/p300_00{n}_mic1/p300_00{n}_mic1.wav" for n in (1, 2))}
+    assert (trials["label"] == 0).sum() == 2
 
 
-@pytest.mark.parametrize("member", ["data/id01000/song-01-001", "data/id00001/song", "song-01-001"])
+@pytest.mark.parametrize("member", ["p400/p400_001_mic1", "p225/p226_001_mic1", "p225_001_mic1"])
 def test_a_recording_elsewhere_in_its_archive_stops_the_conversion(
     prepare: PrepareSettings, tmp_path: Path, member: str
 ) -> None:
-    mirror = write_archive(tmp_path, *MEMBERS, member)
-    source = mirror.source("cnceleb-dev")
+    source = write_archive(tmp_path, *MEMBERS, member).source("vctk-train")
     with pytest.raises(
-        DataError, match=rf"cnceleb-dev .*cn-celeb_v2\.tar\.gz .*'CN-Celeb_flac/{member}\.flac'"
+        DataError, match=rf"vctk-train .*VCTK-Corpus-0\.92\.zip .*'wav48_silence_trimmed/{member}\.flac'"
     ):
-        convert_subset("cnceleb-dev", source, tmp_path / "audio", 0.5, 1.0, 0)
+        convert_subset("vctk-train", source, tmp_path / "audio", 0.5, 1.0, 0)
 
 
 def test_folders_of_ones_own_give_speakers_sessions_and_trials_across_them(

@@ -134,8 +134,8 @@ def test_an_archive_goes_before_other_forms_and_the_log_names_what_was_taken(
     write_files(mirror_folder / "aac", {"id09001/a/00001.m4a": b""})
     (line,) = Mirror(mirror_folder).describe(["vox1-test", "vox2-dev", "vox2-test"])
     assert line == (
-        "voxceleb (CC BY 4.0): vox1-test from vox1_test_wav.zip; vox2-dev from vox2_dev_aac_partaa and 2 more "
-        "parts; vox2-test from folder aac"
+        "voxceleb (CC BY 4.0): vox1-test from vox1_test_wav.zip; vox2-dev from vox2_dev_aac_partaa and "
+        "2 more parts; vox2-test from folder aac"
     )
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
+from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset, subsets_of
 from speaker_verification.corpora.trials.trials import draw_trials
 from tests.support.corpora import manifest
 
@@ -32,6 +32,15 @@ def test_a_named_subset_holds_its_archives_utterances() -> None:
     both = select_subset(UTTERANCES, "voxceleb12-dev")
     assert list(both["speaker_id"]) == ["id1"] * 2 + ["id2"] * 2 + ["id4"] * 3
     assert list(both.index) == list(range(7))
+
+
+def test_sets_joined_by_a_plus_hold_the_subsets_of_all_of_them_once() -> None:
+    assert subsets_of("voxceleb2-dev+cnceleb12-dev") == ("vox2-dev", "cnceleb1-dev", "cnceleb2-dev")
+    assert subsets_of("voxceleb12-dev+vox2-dev") == ("vox1-dev", "vox2-dev")
+    joined = select_subset(UTTERANCES, "vox2-dev+vox1-test")
+    assert list(joined["speaker_id"]) == ["id3"] * 2 + ["id4"] * 3
+    with pytest.raises(ParameterError, match="unknown subset 'vox3-dev': did you mean 'vox"):
+        subsets_of("vox2-dev+vox3-dev")
 
 
 def test_a_limited_subset_is_spread_over_the_utterances_of_each_speaker() -> None:

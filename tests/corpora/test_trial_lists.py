@@ -95,6 +95,24 @@ def test_an_official_list_is_known_by_its_trials_however_its_lines_end(
     assert "as many as the official list, but not the same (MD5)" in caplog.messages[2]
 
 
+def test_a_list_without_a_known_md5_is_official_by_its_number_of_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(
+        PUBLISHED_LISTS, "vox1_o", PublishedList(HostedFile("veri_test2.txt"), ("vox1-test",), 2, md5=None)
+    )
+    path = tmp_path / "veri_test2.txt"
+    lines = ["1 a/s/1.wav a/s/2.wav\n", "0 a/s/1.wav b/s/1.wav\n"]
+    with caplog.at_level(logging.INFO):
+        for num_trials, official in ((2, True), (1, False)):
+            path.write_text("".join(lines[:num_trials]))
+            trials = read_trial_list(path, "vox1_o")
+            table = describe_lists(trials, {"vox1_o": path}, speech_of(trials))
+            assert table["official"].tolist() == [official]
+    assert caplog.messages[0].endswith("veri_test2.txt, the official list by its number of trials")
+    assert caplog.messages[1].endswith("veri_test2.txt, not the official list of 2")
+
+
 def test_speakers_are_those_of_the_manifest_whatever_the_ids_begin_with(tmp_path: Path) -> None:
     path = tmp_path / "own.txt"
     path.write_text("1 mine/a/1.wav mine/a/2.wav\n0 mine/a/1.wav mine/b/1.wav\n1 mine/a/1.wav mine/b/1.wav\n")

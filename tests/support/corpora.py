@@ -195,6 +195,76 @@ def write_librispeech_mirror(folder: Path) -> Path:
     return folder
 
 
+CNCELEB_1 = (
+    *(
+        f"data/{speaker}/{name}"
+        for speaker in ("id00012", "id00799")
+        for name in ("drama-01-001", "vlog-02-001")
+    ),
+    *(f"data/{speaker}/singing-01-{n:03d}" for speaker in ("id00800", "id00999") for n in (1, 2)),
+    *(f"eval/enroll/{speaker}-enroll" for speaker in ("id00800", "id00999")),
+    *(f"eval/test/{speaker}-live_broadcast-03-001" for speaker in ("id00800", "id00999")),
+)
+CNCELEB_2 = tuple(
+    f"data/id1000{speaker}/{name}"
+    for speaker in (0, 1, 2)
+    for name in ("play-01-001", "play-01-002", "movie-01-001")
+)
+CNCELEB_TRIALS = """\
+id00800-enroll test/id00800-live_broadcast-03-001.wav 1
+id00800-enroll test/id00999-live_broadcast-03-001.wav 0
+id00999-enroll test/id00800-live_broadcast-03-001.wav 0
+id00999-enroll test/id00999-live_broadcast-03-001.wav 1
+"""
+
+
+def cnceleb_files(part: int) -> dict[str, bytes]:
+    """Files of CN-Celeb 1 or 2 as in OpenSLR 82."""
+    if part == 2:
+        return {f"CN-Celeb2_flac/{name}.flac": flac(noise(n)) for n, name in enumerate(CNCELEB_2)}
+    texts = {
+        "README.TXT": "hello",
+        "dev/dev.lst": "id00012\nid00799\n",
+        "eval/lists/enroll.lst": "id00800-enroll enroll/id00800-enroll.wav\n",
+        "eval/lists/enroll.map": "id00800-enroll id00800/singing-01-001.wav id00800/singing-01-002.wav\n",
+        "eval/lists/trials.lst": CNCELEB_TRIALS,
+    }
+    recordings = {f"CN-Celeb_flac/{name}.flac": flac(noise(100 + n)) for n, name in enumerate(CNCELEB_1)}
+    return {f"CN-Celeb_flac/{name}": text.encode() for name, text in texts.items()} | recordings
+
+
+def write_cnceleb_mirror(folder: Path, unpacked: bool = False) -> Path:
+    """CN-Celeb 1 and 2 of a few noises, as archives (the second one in parts) or unpacked."""
+    folder.mkdir(exist_ok=True)
+    if unpacked:
+        for name, data in (cnceleb_files(1) | cnceleb_files(2)).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+    else:
+        (folder / "cn-celeb_v2.tar.gz").write_bytes(tarred(cnceleb_files(1)))
+        write_parts(folder, "cn-celeb2_v2.tar.gz", tarred(cnceleb_files(2)), 3)
+    return folder
+
+
+def write_voxblink2_mirror(folder: Path) -> Path:
+    """VoxBlink2 as its scripts crop it: of four listed speakers one is gone, and one video of another."""
+    listed = {
+        "id000000": ("dQw4w9WgXcQ", "-a_b"),
+        "id000012": ("x", "y", "z"),
+        "id000020": ("k", "l"),
+        "id123456": ("gone", "too"),
+    }
+    folder.mkdir(exist_ok=True)
+    lines = (" ".join((speaker, *videos)) + "\n" for speaker, videos in listed.items())
+    (folder / "spk2videos").write_text("".join(lines))
+    for number, speaker in enumerate([*listed][:3]):
+        for video in listed[speaker][: 2 if speaker == "id000012" else None]:
+            path = folder / "voxblink2" / speaker / video / "00000.wav"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(wav(noise(200 + number)))
+    return folder
+
+
 TINY = SyntheticSettings(
     vox1_dev_speakers=2,
     vox1_test_speakers=3,

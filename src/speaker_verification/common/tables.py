@@ -213,6 +213,18 @@ SPEAKERS = TableSchema(
     key=("speaker_id",),
 )
 
+MISSING_SESSIONS = TableSchema(
+    "missing_sessions",
+    pa.schema(
+        {
+            "speaker_id": pa.string(),
+            "num_listed": pa.int64(),  # sessions of the speaker that its corpus lists
+            "num_missing": pa.int64(),  # of them without an utterance here; never 0
+        }
+    ),
+    key=("speaker_id",),
+)
+
 SCORES = TableSchema(
     "scores",
     pa.schema(
@@ -287,6 +299,7 @@ SCHEMAS = {
         TRIALS,
         TRIAL_LISTS,
         SPEAKERS,
+        MISSING_SESSIONS,
         SCORES,
         NOISE_CLIPS,
         RIRS,

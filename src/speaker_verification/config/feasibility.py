@@ -20,6 +20,7 @@ from speaker_verification.config.tree import Parameters
 from speaker_verification.corpora.augmentation import check_rirs
 from speaker_verification.corpora.conversion.convert import refuse_too_many_rejected
 from speaker_verification.corpora.mirror import Mirror
+from speaker_verification.corpora.registry import corpus_of
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.speakers import read_speakers
@@ -122,6 +123,7 @@ def list_corpus(
     corpus = pd.concat(listed, ignore_index=True)
     with problems.noted():
         _refuse_repeated(corpus)
+        _refuse_shared_speakers(corpus)
     trials = TRIALS.empty()
     with problems.noted():
         trials = gather_trials(prepare, mirror.folder, corpus, read_speakers(mirror, prepare.subsets))
@@ -136,6 +138,20 @@ def _refuse_repeated(utterances: pd.DataFrame) -> None:
             f"{len(ids)} utterances are in several archives ({', '.join(repeated['subset'].unique())}): "
             f"{', '.join(ids[:NUM_NAMED])}{' ...' if len(ids) > NUM_NAMED else ''}; take one of these out of "
             "prepare.subsets, or pack them under other names"
+        )
+
+
+def _refuse_shared_speakers(utterances: pd.DataFrame) -> None:
+    """Refuse two corpora with speakers of one name, who would be taken for the same."""
+    corpora = {subset: corpus_of(subset).name for subset in utterances["subset"].unique()}
+    pairs = pd.DataFrame({"speaker": utterances["speaker_id"], "corpus": utterances["subset"].map(corpora)})
+    shared = pairs.drop_duplicates().groupby("speaker", sort=True).filter(lambda rows: len(rows) > 1)
+    if len(shared):
+        names = shared["speaker"].unique()
+        raise DataError(
+            f"{' and '.join(shared['corpus'].unique())} have {len(names)} speakers of the same name: "
+            f"{', '.join(names[:NUM_NAMED])}{' ...' if len(names) > NUM_NAMED else ''}; take one of them out "
+            "of prepare.subsets, or give the Layout of one a prefix"
         )
 
 

@@ -112,7 +112,7 @@ class PrepareSettings(Settings):
     drawn_trials: DrawnTrials = DrawnTrials()
     """Size of each drawn trial list, as far as its utterances allow."""
     training_set: str = "voxceleb2-dev"
-    """Subset, or union of subsets, that training and validation speakers are taken from."""
+    """Subset, union of subsets, or several joined by +, to train and validate on."""
     allow_seen_speakers: bool = False
     """Train on speakers of the trials anyway; error rates then mean little."""
     audio_format: CorpusFormat = "wav"

@@ -11,15 +11,18 @@ from speaker_verification.corpora.registry import named_subsets, trial_lists, un
 
 
 def subsets_of(name: str) -> tuple[str, ...]:
-    """The subsets that a named set is made of.
+    """The subsets that a named set is made of; several sets are joined by `+`.
 
     Raises:
-        ParameterError: the name is unknown; the nearest known one is named.
+        ParameterError: a name is unknown; the nearest known one is named.
     """
     known = named_subsets()
-    if name not in known:
-        raise ParameterError(unknown_name("subset", name, known))
-    return known[name]
+    parts: list[str] = []
+    for part in name.split("+"):
+        if part not in known:
+            raise ParameterError(unknown_name("subset", part, known))
+        parts += known[part]
+    return tuple(dict.fromkeys(parts))
 
 
 def select_subset(utterances: pd.DataFrame, name: str, per_speaker: int | None = None) -> pd.DataFrame:

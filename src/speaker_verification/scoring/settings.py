@@ -46,7 +46,7 @@ class EmbedSettings(ExtractionSettings):
     choose_top: int = Field(1, ge=1)
     """Rank of the large-margin phase's checkpoint; 1: the best."""
     cohort_set: str = "voxceleb2-dev"
-    """Subset, or union of subsets, whose speakers serve centring, AS-norm and calibration."""
+    """Subset, union of subsets, or several joined by +, for centring, AS-norm and calibration."""
     cohort_utterances_per_speaker: int | None = Field(None, ge=1)
     """Utterances of a cohort speaker, spread over its sessions; null: all, as published."""
     allow_seen_speakers: bool = False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -18,7 +20,13 @@ from speaker_verification.corpora.synthetic import mirror as synthetic
 from speaker_verification.corpora.voxceleb import PUBLISHED_LISTS
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
-from tests.support.corpora import TINY, write_librispeech_mirror, write_mirror
+from tests.support.corpora import (
+    TINY,
+    write_cnceleb_mirror,
+    write_librispeech_mirror,
+    write_mirror,
+    write_voxblink2_mirror,
+)
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
 SMALL = {"num_workers": 0, "validation_speakers": 2, "validation_trials": 4}
@@ -227,3 +235,95 @@ def test_the_seed_of_the_data_alone_draws_the_corpus_and_its_lists(tmp_path: Pat
         pd.testing.assert_frame_equal(one[name], same[name])
     pd.testing.assert_frame_equal(one["utterances"], other["utterances"])
     assert not any(one[name].equals(other[name]) for name in drawn)
+
+
+CNCELEB = {
+    "subsets": ["cnceleb1-dev", "cnceleb1-eval", "cnceleb2-dev"],
+    "trial_lists": ["cnceleb_e"],
+    "training_set": "cnceleb12-dev",
+}
+NO_AUGMENTATION = {"probability": 0}
+
+
+@pytest.mark.parametrize("unpacked", [False, True], ids=["archives", "folders"])
+def test_cnceleb_becomes_manifests_and_its_official_trials(tmp_path: Path, unpacked: bool) -> None:
+    mirror = write_cnceleb_mirror(tmp_path / "mirror", unpacked)
+    tables = run(tmp_path, {"mirror": str(mirror), **CNCELEB, **SMALL}, NO_AUGMENTATION)
+    utterances = tables["utterances"].set_index("utterance_id")
+    assert utterances["subset"].value_counts().to_dict() == {
+        "cnceleb1-dev": 4,
+        "cnceleb1-eval": 4,
+        "cnceleb2-dev": 9,
+    }
+    row = utterances.loc["cnceleb-id00012/vlog-02/vlog-02-001.wav"]
+    assert (row["speaker_id"], row["session_id"]) == ("cnceleb-id00012", "vlog-02")
+    first, second = (f"cnceleb-{speaker}" for speaker in ("id00800", "id00999"))
+    test = "live_broadcast-03/live_broadcast-03-001.wav"
+    assert tables["trials"][["label", "enroll_id", "test_id"]].to_numpy().tolist() == [
+        [1, f"{first}/enroll/enroll.wav", f"{first}/{test}"],
+        [0, f"{first}/enroll/enroll.wav", f"{second}/{test}"],
+        [0, f"{second}/enroll/enroll.wav", f"{first}/{test}"],
+        [1, f"{second}/enroll/enroll.wav", f"{second}/{test}"],
+    ]
+    (described,) = tables["trial_lists"].to_dict("records")
+    assert described["file"] == "trials.lst"
+    assert (described["official"], described["num_mislabelled"]) == (False, 0)  # 4 trials of 3,484,292
+    trained = pd.concat([tables["training_utterances"], tables["validation_utterances"]])
+    assert trained["speaker_id"].nunique() == 5
+
+
+def test_voxblink2_is_what_is_still_there_and_the_rest_is_counted_by_speaker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = write_voxblink2_mirror(write_cnceleb_mirror(tmp_path / "mirror"))
+    prepare = {"subsets": [*CNCELEB["subsets"], "voxblink2"], "training_set": "cnceleb12-dev+voxblink2"}
+    with caplog.at_level(logging.INFO):
+        tables = run(tmp_path, {"mirror": str(mirror), **CNCELEB, **prepare, **SMALL}, NO_AUGMENTATION)
+    speech = tables["utterances"].query("subset == 'voxblink2'")
+    assert speech["utterance_id"].tolist() == [
+        f"voxblink2-{name}/00000.wav"
+        for name in (
+            "id000000/-a_b",
+            "id000000/dQw4w9WgXcQ",
+            "id000012/x",
+            "id000012/y",
+            "id000020/k",
+            "id000020/l",
+        )
+    ]
+    assert tables["missing_sessions"].to_dict("list") == {
+        "speaker_id": ["voxblink2-id000012", "voxblink2-id123456"],
+        "num_listed": [3, 2],
+        "num_missing": [1, 2],
+    }
+    for message in (
+        "cnceleb (CC BY-SA 4.0): cnceleb1-dev from cn-celeb_v2.tar.gz; cnceleb1-eval from "
+        "cn-celeb_v2.tar.gz; cnceleb2-dev from cn-celeb2_v2.tar.gzaa and 2 more parts",
+        "voxblink2 (CC BY-NC-SA 4.0 (lists; the videos are their makers')): voxblink2 from folder voxblink2",
+        "voxblink2: 3 of 9 sessions that its list has are missing here, and all of 1 of 4 speakers",
+    ):
+        assert message in caplog.messages
+
+
+def test_one_name_in_three_corpora_is_three_speakers_who_never_make_a_wrong_trial(tmp_path: Path) -> None:
+    mirror = write_voxblink2_mirror(write_cnceleb_mirror(write_mirror(tmp_path / "mirror")))
+    (mirror / "MD5SUMS").unlink()
+    prepare = {
+        "subsets": [*CNCELEB["subsets"], "vox2-dev", "voxblink2"],
+        "training_set": "voxceleb2-dev+cnceleb12-dev+voxblink2",
+        "validation_trials": 1_000,
+    }
+    prepare = {**CNCELEB, **SMALL, "mirror": str(mirror), "validation_speakers": 10} | prepare
+    tables = run(tmp_path, prepare, NO_AUGMENTATION)
+    held_out, trained = (
+        tables[name].set_index("utterance_id")["speaker_id"]
+        for name in ("validation_utterances", "training_utterances")
+    )
+    speakers = {*held_out, *trained}
+    assert {"id00012", "cnceleb-id00012", "voxblink2-id000012"} <= speakers
+    assert len(speakers) == 4 + 5 + 3
+    assert {"cnceleb", "voxblink2"} < {name.partition("-")[0] for name in {*held_out}}
+    trials = tables["validation_trials"]
+    of_one = trials["enroll_id"].map(held_out).to_numpy() == trials["test_id"].map(held_out).to_numpy()
+    assert np.array_equal(of_one, trials["label"] == 1)
+    assert (trials["label"] == 0).sum() > 100

@@ -16,6 +16,7 @@ from speaker_verification.corpora.download.sources import needed_files
 from speaker_verification.corpora.mirror import Digests, Mirror
 from speaker_verification.corpora.musan import MUSAN_ARCHIVE
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
+from speaker_verification.corpora.sessions import count_missing_sessions
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.speakers import read_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
@@ -123,6 +124,20 @@ def list_speakers(mirror: Mirror, prepare: PrepareSettings) -> pd.DataFrame:
         The speakers table.
     """
     return read_speakers(mirror, prepare.subsets)
+
+
+def list_missing_sessions(mirror: Mirror, utterances: pd.DataFrame, prepare: PrepareSettings) -> pd.DataFrame:
+    """Count by speaker what is missing of a corpus that vanishes from where it was.
+
+    Args:
+        mirror: mirror of the corpora.
+        utterances: the manifest.
+        prepare: settings of data preparation.
+
+    Returns:
+        The missing_sessions table.
+    """
+    return count_missing_sessions(mirror, utterances, prepare.subsets)
 
 
 def list_trials(

@@ -11,6 +11,7 @@ from speaker_verification.pipelines.prepare.nodes import (
     convert_utterances,
     extract_augmentation,
     hold_out_validation,
+    list_missing_sessions,
     list_speakers,
     list_trials,
     provide_mirror,
@@ -39,6 +40,12 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
                 inputs=["mirror", "params:prepare"],
                 outputs="speakers",
                 name="list_speakers",
+            ),
+            Node(
+                list_missing_sessions,
+                inputs=["mirror", "utterances", "params:prepare"],
+                outputs="missing_sessions",
+                name="list_missing_sessions",
             ),
             Node(
                 list_trials,
