@@ -20,7 +20,7 @@ from speaker_verification.corpora.conversion.sources import ShardsSource
 from speaker_verification.corpora.mirror import Digests, Mirror
 from speaker_verification.corpora.registry import corpus_of
 from speaker_verification.corpora.utterances import convert_subset, list_subset
-from tests.support.corpora import noise, tarred, wav, write_checksums
+from tests.support.corpora import cnceleb_files, noise, tarred, wav, write_checksums, write_cnceleb_mirror
 
 
 def unzipped(mirror: Path, subset: str) -> dict[str, bytes]:
@@ -150,6 +150,27 @@ def test_a_shard_that_a_list_names_and_that_is_nowhere_is_named_with_its_line(tm
     write_files(tmp_path / "vox2_dev", {"shard.list": b"/old/a.tar\n/old/b.tar\n", "a.tar": wespeaker({})})
     with pytest.raises(DataError, match=r"shard\.list, line 2: no archive /old/b\.tar"):
         Mirror(tmp_path).source("vox2-dev")
+
+
+def test_wespeakers_shards_of_cnceleb_hold_both_training_sets_and_the_test(tmp_path: Path) -> None:
+    packed, shards = write_cnceleb_mirror(tmp_path / "packed"), tmp_path / "shards"
+    files = {
+        name: data for part in (1, 2) for name, data in cnceleb_files(part).items() if name.endswith(".flac")
+    }
+    training = {"/".join(name.split("/")[-2:]): data for name, data in files.items() if "/data/" in name}
+    keys = {"/".join(name.split("/")[-2:]): data for name, data in files.items() if "/eval/" in name}
+    tested = {
+        f"{name}{ending}": content
+        for name, data in keys.items()
+        for ending, content in ((".spk", name.split("/")[1][:7].encode()), (".flac", data))
+    }
+    write_files(shards / "cnceleb_train", {"shard.list": b"a.tar", "a.tar": wespeaker(training)})
+    write_files(shards / "eval", {"shard.list": b"a.tar", "a.tar": tarred(tested, "w")})
+    for subset in ("cnceleb1-dev", "cnceleb1-eval", "cnceleb2-dev"):
+        same(
+            read(packed, subset, tmp_path / "a", "wav"),
+            read(shards, subset, tmp_path / "b", "wav"),
+        )
 
 
 def named(tmp_path: Path, files: Mapping[str, bytes]) -> list[str]:

@@ -42,6 +42,18 @@ def test_all_missing_files_are_named_at_once(mirror_folder: Path) -> None:
     )
 
 
+def test_a_part_is_missed_although_another_form_is_there(mirror_folder: Path) -> None:
+    (mirror_folder / "dev/aac").mkdir(parents=True)
+    (mirror_folder / "vox2_dev_aac_partab").unlink()
+    with pytest.raises(DataError, match=r"lacks vox2_dev_aac_partab;"):
+        Mirror(mirror_folder).check(NEEDED, digests=None)
+
+
+def test_of_a_corpus_that_has_no_archive_the_other_forms_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"lacks voxblink2\.tar \(or voxblink2, voxblink2-\*\.tar, voxblink2"):
+        Mirror(tmp_path).check(["voxblink2.tar"], digests=None)
+
+
 def test_a_missing_last_part_is_known_from_the_checksums(mirror_folder: Path) -> None:
     (mirror_folder / "vox2_dev_aac_partac").unlink()
     with pytest.raises(DataError, match=r"lacks vox2_dev_aac_partac;"):

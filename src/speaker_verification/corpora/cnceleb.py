@@ -46,6 +46,7 @@ _ARCHIVE_2 = Archive(
     ),
 )
 _UNPACKED_1 = (Form("CN-Celeb_flac"), Form("CN-Celeb_wav"), Form("CN-Celeb"))
+_TRAINING_SHARDS = "cnceleb_train/shard.list"  # of both training sets, as wespeaker makes it
 CNCELEB = Corpus(
     "cnceleb",
     licence="CC BY-SA 4.0",
@@ -59,7 +60,7 @@ CNCELEB = Corpus(
                 rf"(?P<speaker>{_DEV})/{_RECORDING}",
                 skipped=rf"eval/.+|data/{_EVAL}/[^/]+",
             ),
-            forms=_UNPACKED_1,
+            forms=(*_UNPACKED_1, Form(_TRAINING_SHARDS, rf"(?:.*/)?{_DEV}/[^/]+")),
         ),
         # Each recording of eval/enroll joins those of a speaker that eval/lists/enroll.map names.
         "cnceleb1-eval": Subset(
@@ -72,12 +73,17 @@ CNCELEB = Corpus(
                 r"(?P<utterance>(?P<session>enroll(?=\.)|[a-z_]+-\d+(?=-))(?:-\d+)?)\.(?:flac|wav|m4a)",
                 skipped=r"data/id00\d{3}/[^/]+",
             ),
-            forms=_UNPACKED_1,
+            forms=(*_UNPACKED_1, Form("eval/shard.list", r"(?:.*/)?(?:enroll|test)/[^/]+")),
         ),
         "cnceleb2-dev": Subset(
             _ARCHIVE_2,
             num_speakers=1_996,
-            forms=(Form("CN-Celeb2_flac"), Form("CN-Celeb2_wav"), Form("CN-Celeb2")),
+            forms=(
+                Form("CN-Celeb2_flac"),
+                Form("CN-Celeb2_wav"),
+                Form("CN-Celeb2"),
+                Form(_TRAINING_SHARDS, r"(?:.*/)?id1\d{4}/[^/]+"),
+            ),
         ),
     },
     unions={"cnceleb12-dev": ("cnceleb1-dev", "cnceleb2-dev")},

@@ -139,12 +139,10 @@ class Mirror:
 
     def list_file(self, name: str) -> TextFile:
         """The file of a trial list by its name, which may be one in a subset's archive."""
-        file = hosted_files().get(name)
-        return (
-            SourceFile(self.source(file.subset), name)
-            if isinstance(file, ArchivedFile)
-            else self.folder / name
-        )
+        path, file = self.folder / name, hosted_files().get(name)
+        if isinstance(file, ArchivedFile) and not path.is_file():
+            return SourceFile(self.source(file.subset), name)
+        return path
 
     def describe(self, names: Sequence[str]) -> Iterator[str]:
         """A line for each corpus of some subsets: its licence, and the form of each subset."""
@@ -177,14 +175,14 @@ class Mirror:
         if (self.folder / name).is_file():
             return []
         archive, prefix = archive_named(name), archive_named(name).part_prefix
-        forms = [form for subset in subsets().values() if subset.archive == archive for form in subset.forms]
-        if any(True for _ in self._other_sources(forms)):
-            return []
-        if not prefix:
-            return [name if archive.hosts or not forms else f"{name} (or {', '.join(f.path for f in forms)})"]
         present = [path.name for path in self.files(name) if path.is_file()]
         if not present:
-            return [f"{name} (or {prefix}aa, ...)"]
+            forms = [form for entry in subsets().values() if entry.archive == archive for form in entry.forms]
+            if next(self._other_sources(forms), None):
+                return []
+            others = [form.path for form in forms if not archive.hosts]
+            others += [f"{prefix}aa, ..."] if prefix else []
+            return [f"{name} (or {', '.join(others)})" if others else name]
         listed = [part for part in checksums if part.startswith(prefix) and part != name]
         up_to_last = [prefix + part_suffix(index) for index in range(len(present))]
         return sorted({*listed, *up_to_last} - {*present})

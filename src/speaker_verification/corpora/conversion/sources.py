@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from speaker_verification.common.errors import DataError
 from speaker_verification.corpora.conversion.archives import (
     AUDIO_ENDINGS,
+    DamagedMember,
     FileMember,
     Member,
     contents_digest,
@@ -125,9 +126,9 @@ class ArchivesSource(ArchiveSource):
 class ShardsSource(ArchivesSource):
     """Tar archives as WebDataset and wespeaker write them, in which the files of a recording share a key.
 
-    KEY.spk names the speaker. KEY.cls or KEY.json does where KEY has no folder, which else is the speaker's.
-    A member's path then begins with the speaker, and an ending that the key brings of its own (`00001.wav`)
-    is taken off it.
+    KEY.spk names the speaker; KEY.cls or KEY.json does where KEY has no folders, which else tell him. Members
+    have the path KEY.ENDING, behind the speaker unless he is in it, and without an ending within the key
+    (`00001.wav.wav`).
     """
 
     def members(self) -> Iterator[Member]:
@@ -159,22 +160,25 @@ def _recordings(key: str, siblings: Iterable[Member], archive: Path) -> Iterator
 def _speaker_of(key: str, files: Mapping[str, Member], archive: Path) -> str:
     """The speaker that a file beside a recording names; empty where none does."""
     if "spk" in files:
-        return _text(files["spk"])
+        return _text(files["spk"], archive)
     if "/" in key:
         return ""
     if "cls" in files:
-        return _text(files["cls"])
+        return _text(files["cls"], archive)
     if "json" not in files:
         return ""
     try:
-        fields = json.loads(_text(files["json"]))
+        fields = json.loads(_text(files["json"], archive))
         return next((str(fields[name]) for name in _SPEAKER_FIELDS if name in fields), "")
     except (ValueError, TypeError) as error:
         raise DataError(f"{archive}, {key}.json: not a JSON object: {error}") from error
 
 
-def _text(member: Member) -> str:
-    return member.read().decode("utf-8", errors="replace").strip()
+def _text(member: Member, archive: Path) -> str:
+    try:
+        return member.read().decode("utf-8", errors="replace").strip()
+    except DamagedMember as error:
+        raise DataError(f"{archive}, {member.name}: {error}; copy the archive again") from error
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,10 @@ def _read(source: Source, path: str, state: tuple[str, ...]) -> bytes:
     member = source.find(path)
     if member is None:
         raise DataError(f"{source}: holds no {path}")
-    return member.read()
+    try:
+        return member.read()
+    except DamagedMember as error:
+        raise DataError(f"{source}, {path}: {error}; copy it again") from error
 
 
 TextFile = Path | SourceFile
