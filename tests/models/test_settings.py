@@ -30,8 +30,8 @@ def test_changing_the_kind_leaves_the_groups_of_the_others_in_place() -> None:
     changed = BASE["model"]["layer_aggregation"] | {"kind": "weighted_sum"}
     settings = ModelSettings.parse(BASE["model"] | {"layer_aggregation": changed}, "model")
     assert settings.layer_aggregation.lap.num_heads == 16
-    assert settings.layer_aggregation.frame_width(768) == 768
-    assert ModelSettings().layer_aggregation.frame_width(768) == 512
+    assert settings.layer_aggregation.frame_width(13, 768) == 768
+    assert ModelSettings().layer_aggregation.frame_width(13, 768) == 512
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ class SpeakerModel(nn.Module):
         )
         aggregation = settings.layer_aggregation
         self.speaker_network = build_speaker_network(
-            settings.speaker_network, aggregation.frame_width(self.frontend.width)
+            settings.speaker_network,
+            aggregation.frame_width(self.frontend.num_states, self.frontend.width),
         )
         self.layer_aggregation = nn.ModuleDict(
             {

@@ -11,9 +11,17 @@ from torch import Tensor
 
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.initialisation import xavier_initialise
-from speaker_verification.models.layer_aggregation import LayerAttentivePooling, WeightedSum, layer_pooling
+from speaker_verification.models.layer_aggregation import (
+    AdapterMfa,
+    LayerAttentivePooling,
+    WeightedSum,
+    layer_pooling,
+)
+from speaker_verification.models.layer_aggregation.adapter_mfa import AdapterMfaSettings
 from speaker_verification.models.layer_aggregation.base import AggregationSettings
 from speaker_verification.models.layer_aggregation.lap import LapSettings
+from speaker_verification.models.speaker_networks import PlainAttentiveStatisticsPooling
+from speaker_verification.models.speaker_networks.asp import AspSettings
 from tests.support.direct_way import DirectLap
 
 
@@ -197,3 +205,32 @@ def test_lap_keeps_little_beside_the_states_for_its_gradient() -> None:
     assert output.requires_grad
     beyond = sum(size for address, size in kept.items() if address not in given)
     assert 0 < beyond < 0.6 * sum(state.nbytes for state in states)
+
+
+def test_adapter_mfa_follows_its_formulas() -> None:
+    torch.manual_seed(3)
+    settings = AdapterMfaSettings(adapter_width=3)
+    module = AdapterMfa(2, 5, settings).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    states = [torch.randn(2, 4, 5, dtype=torch.float64) for _ in range(2)]
+    with torch.no_grad():
+        out = module(states).numpy()
+    assert out.shape == (2, settings.frame_width(2, 5), 4)
+    for number, state in enumerate(states):
+        w = {name: tensor.numpy() for name, tensor in module.adapters[number].state_dict().items()}
+        hidden = state.numpy() @ w["0.weight"].T + w["0.bias"]
+        normed = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(hidden.var(-1, keepdims=True) + 1e-5)
+        rectified = np.maximum(normed * w["1.weight"] + w["1.bias"], 0)
+        expected = rectified @ w["3.weight"].T + w["3.bias"]  # (B, T, A)
+        np.testing.assert_allclose(
+            out[:, 3 * number : 3 * number + 3], expected.transpose(0, 2, 1), rtol=1e-9
+        )
+
+
+def test_the_w2v_bert_system_has_as_many_parameters_behind_its_encoder_as_published() -> None:
+    aggregation = AdapterMfa(25, 1024, AdapterMfaSettings())
+    network = PlainAttentiveStatisticsPooling(aggregation_width := 25 * 128, AspSettings())
+    assert AdapterMfaSettings().frame_width(25, 1024) == aggregation_width
+    parameters = [*aggregation.parameters(), *network.parameters()]
+    assert sum(parameter.numel() for parameter in parameters) == 6_160_640

@@ -10,9 +10,11 @@ from speaker_verification.models.speaker_networks import (
     AttentiveStatisticsPooling,
     EcapaTdnn,
     MultiHeadFactorisedAttentivePooling,
+    PlainAttentiveStatisticsPooling,
     SpeakerNetwork,
     XVector,
 )
+from speaker_verification.models.speaker_networks.asp import AspSettings
 from speaker_verification.models.speaker_networks.astp import AstpSettings
 from speaker_verification.models.speaker_networks.ecapa_tdnn import EcapaTdnnSettings
 from speaker_verification.models.speaker_networks.mhfa import MhfaSettings
@@ -84,6 +86,12 @@ def astp_by_hand(x: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
     return normed(linear(pooled, w, "projection"), w, "embedding_norm"), attention
 
 
+def asp_by_hand(x: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+    hidden = normed(np.maximum(convolved(x, w, "attention.0"), 0), w, "attention.2")
+    attention = softmax(convolved(hidden, w, "attention.3"), axis=1)
+    return linear(weighted(x, attention, 1e-5), w, "projection"), attention
+
+
 def x_vector_by_hand(x: np.ndarray, w: Weights) -> np.ndarray:
     for index, (dilation, padding) in enumerate([(1, 2), (2, 1), (3, 1), (1, 0), (1, 0)]):
         x = tdnn(x, w, f"layers.{index}", dilation, padding)
@@ -115,7 +123,14 @@ def ecapa_by_hand(x: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
 def mhfa_by_hand(key: np.ndarray, value: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
     keys = np.stack([linear(frame, w, "key_projection") for frame in key.T])
     values = np.stack([linear(frame, w, "value_projection") for frame in value.T])
-    attention = softmax(np.stack([linear(frame, w, "head_logits") for frame in keys]), axis=0).T  # (h, T)
+    queries = w["head_logits.weight"]  # (h, c), or (h, c, R+1) with context
+    if queries.ndim == 2:
+        logits = np.stack([linear(frame, w, "head_logits") for frame in keys])  # (T, h)
+    else:
+        padded = np.pad(keys, ((queries.shape[2] // 2,) * 2, (0, 0)))
+        around = [padded[place : place + queries.shape[2]] for place in range(len(keys))]
+        logits = np.array([[(query * frames.T).sum() for query in queries] for frames in around])
+    attention = softmax(logits, axis=0).T  # (h, T)
     pooled = [sum(weight * frame for weight, frame in zip(head, values, strict=True)) for head in attention]
     return linear(np.concatenate(pooled), w, "projection"), attention
 
@@ -129,6 +144,7 @@ def frames() -> torch.Tensor:
     ("module", "by_hand"),
     [
         (AttentiveStatisticsPooling(6, AstpSettings(embedding_size=4, dropout=0.3)), astp_by_hand),
+        (PlainAttentiveStatisticsPooling(6, AspSettings(embedding_size=4, attention_width=5)), asp_by_hand),
         (
             EcapaTdnn(
                 6, EcapaTdnnSettings(embedding_size=4, channels=16, pooled_channels=7, bottleneck_channels=3)
@@ -136,7 +152,7 @@ def frames() -> torch.Tensor:
             ecapa_by_hand,
         ),
     ],
-    ids=["astp", "ecapa_tdnn"],
+    ids=["astp", "asp", "ecapa_tdnn"],
 )
 def test_attentive_statistics_follow_their_formulas(module, by_hand, frames: torch.Tensor) -> None:
     module, weights = randomised(module)
@@ -162,12 +178,10 @@ def test_x_vector_follows_its_formulas(frames: torch.Tensor) -> None:
     assert module.attention_weights(frames) is None
 
 
-def test_mhfa_follows_its_formulas(frames: torch.Tensor) -> None:
-    module, weights = randomised(
-        MultiHeadFactorisedAttentivePooling(
-            6, MhfaSettings(embedding_size=4, num_heads=3, compressed_width=5)
-        )
-    )
+@pytest.mark.parametrize("context", [0, 4])
+def test_mhfa_follows_its_formulas(frames: torch.Tensor, context: int) -> None:
+    settings = MhfaSettings(embedding_size=4, num_heads=3, compressed_width=5, context=context)
+    module, weights = randomised(MultiHeadFactorisedAttentivePooling(6, settings))
     other = frames.flip(2) * 0.7
     with torch.no_grad():
         embeddings, attention = module(frames, other).numpy(), module.attention_weights(frames, other).numpy()
@@ -189,8 +203,13 @@ def test_mhfa_follows_its_formulas(frames: torch.Tensor) -> None:
             MultiHeadFactorisedAttentivePooling,
             MhfaSettings(embedding_size=3, num_heads=2, compressed_width=5),
         ),
+        (
+            MultiHeadFactorisedAttentivePooling,
+            MhfaSettings(embedding_size=3, num_heads=2, compressed_width=5, context=4),
+        ),
+        (PlainAttentiveStatisticsPooling, AspSettings(embedding_size=3, attention_width=5)),
     ],
-    ids=["astp", "x_vector", "ecapa_tdnn", "mhfa"],
+    ids=["astp", "x_vector", "ecapa_tdnn", "mhfa", "ca_mhfa", "asp"],
 )
 def network(request: pytest.FixtureRequest) -> SpeakerNetwork:
     """A network over frames of width 4."""

@@ -15,8 +15,8 @@ from speaker_verification.models.faults import Fault
 class AggregationSettings(Settings):
     """Parameters of a layer aggregation; none, unless a subclass has some."""
 
-    def frame_width(self, width: int) -> int:
-        """D', channels of a frame after the aggregation of states of width D."""
+    def frame_width(self, _num_states: int, width: int) -> int:
+        """D', channels of a frame after the aggregation of L+1 states of width D."""
         return width
 
     def faults(self, width: int) -> Iterator[Fault]:

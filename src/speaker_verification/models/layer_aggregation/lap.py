@@ -30,7 +30,7 @@ class LapSettings(AggregationSettings):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate of a head's weights."""
 
-    def frame_width(self, width: int) -> int:
+    def frame_width(self, _num_states: int, _width: int) -> int:
         return self.output_width
 
     def faults(self, width: int) -> Iterator[Fault]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from speaker_verification.common.registry import ClassRegistry, KindSettings
+from speaker_verification.models.speaker_networks.asp import PlainAttentiveStatisticsPooling
 from speaker_verification.models.speaker_networks.astp import AttentiveStatisticsPooling
 from speaker_verification.models.speaker_networks.base import SpeakerNetwork
 from speaker_verification.models.speaker_networks.ecapa_tdnn import EcapaTdnn
@@ -16,6 +17,7 @@ SPEAKER_NETWORKS: ClassRegistry[type[SpeakerNetwork]] = ClassRegistry(
         "astp": AttentiveStatisticsPooling,
         "x_vector": XVector,
         "ecapa_tdnn": EcapaTdnn,
+        "asp": PlainAttentiveStatisticsPooling,
         "mhfa": MultiHeadFactorisedAttentivePooling,
     },
 )
