@@ -95,6 +95,10 @@ def test_a_whole_phase_is_estimated_from_the_times_of_a_shortened_one() -> None:
     averaging = {"last_epochs": 3}
     full = phase_settings(epochs=4, steps_per_epoch=50, save_every_steps=None, averaging=averaging)
     assert times.full_seconds(40.0, full) == pytest.approx(13 + 5 + 3 * 2 + 4 * (50 + 4) + 3 * 50 * 0.4)
+    # 3 of the 13 s around the epochs are such a pass for the average of the best; the whole one takes 30 s.
+    times.averaging_best = [3.0]
+    whole = 10 + 30 + 5 + 3 * 2 + 4 * (50 + 4) + 3 * 50 * 0.4
+    assert times.full_seconds(40.0, full) == pytest.approx(whole)
 
 
 def test_the_steps_of_a_whole_pass_come_from_the_corpus() -> None:

@@ -324,7 +324,8 @@ class TrainingLoop:
         """Average the weights of the best epochs, and rank the average first."""
         epoch = self.phase.epochs
         self.checkpoints.load_average(self.model, self.head, self.phase.average_best)
-        reestimate_statistics(self.model, self._waveforms_of(epoch))
+        with measured(self.times.averaging_best):
+            reestimate_statistics(self.model, self._waveforms_of(epoch))
         metrics = self._validate()
         self._keep(self.checkpoints.save_average, epoch, metrics)
         self.lines.log_average(metrics[self.phase.ranking_metric])

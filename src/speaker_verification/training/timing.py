@@ -28,6 +28,7 @@ class PhaseTimes:
         steps: optimiser steps of each epoch, the wait for their batches included.
         finishing: validation and saving after each epoch, and the averaging before them.
         reestimating: passes through an epoch's data for averaged weights, a part of `finishing`.
+        averaging_best: the same pass for the average of the best epochs, after the last epoch.
         saving: saves of the resume file.
         examples_of_pass: training examples of a pass through the corpus.
     """
@@ -36,6 +37,7 @@ class PhaseTimes:
     steps: list[list[float]] = field(default_factory=list)
     finishing: list[float] = field(default_factory=list)
     reestimating: list[float] = field(default_factory=list)
+    averaging_best: list[float] = field(default_factory=list)
     saving: list[float] = field(default_factory=list)
     examples_of_pass: int = 0
 
@@ -55,7 +57,7 @@ class PhaseTimes:
         """Time of a phase with all its epochs and steps, from that of a shortened one.
 
         Every epoch adds what it needs beside its steps: the first one the start of workers, all of them
-        validation and saving.
+        validation and saving. Passes through an epoch's data grow with its steps.
 
         Args:
             whole_seconds: time of the shortened phase, from its start to its saved outputs.
@@ -73,8 +75,9 @@ class PhaseTimes:
         seconds = whole_seconds - self.epochs_seconds + beside[0] + (full.epochs - 1) * later
         seconds += full.epochs * (steps * step + finishing)
         if self.reestimating:
-            of_step = sum(self.reestimating) / len(self.reestimating) / len(self.steps[-1])
+            of_step = statistics.fmean(self.reestimating) / len(self.steps[-1])
             seconds += full.averaging.last_epochs * steps * of_step
+        seconds += sum(self.averaging_best) * (steps / len(self.steps[-1]) - 1)
         if self.saving and full.save_every_steps is not None:
             seconds += full.epochs * ((steps - 1) // full.save_every_steps) * statistics.fmean(self.saving)
         return seconds
