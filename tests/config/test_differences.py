@@ -33,7 +33,7 @@ def test_differences_are_named_in_order_and_those_without_effect_left_out() -> N
 def test_the_recipe_alone_knows_neither_the_environment_nor_the_command_line() -> None:
     given = {"recipe": "mhfa_wespeaker", "score": {"top_n": 7}}
     loader = RecipeConfigLoader(str(CONF), env="demo", runtime_params=given, **CONFIG_LOADER_ARGS)
-    alone, used = loader.recipe_parameters, loader["parameters"]
+    alone, used = loader.parameters_of_recipe("mhfa_wespeaker"), loader["parameters"]
     assert (alone["recipe"], alone["score"]["top_n"], used["score"]["top_n"]) == ("mhfa_wespeaker", 300, 7)
     assert alone["model"]["frontend"]["checkpoint"] == "microsoft/wavlm-base-plus"
     assert used["model"]["frontend"]["checkpoint"] is None

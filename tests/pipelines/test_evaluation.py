@@ -198,6 +198,7 @@ def run_record() -> dict[str, Any]:
         "environment": "demo",
         "commit": "29fc" * 10,
         "clean": True,
+        "reported_by": None,
         "differences": [changed],
         "parameters": {"score.top_n": "6"},
     }

@@ -183,6 +183,13 @@ def test_what_does_not_compare_is_told() -> None:
     assert "with uncommitted changes" in page.text
 
 
+def test_the_commit_of_the_report_stands_beside_another_one_of_the_training() -> None:
+    reported_by = {"commit": "abcdef" * 6, "clean": False}
+    page = Page(render_evaluation(small_evaluation(verdict=replace(VERDICT, reported_by=reported_by))))
+    told = "commit 0123456789ab; report by commit abcdefabcdef with uncommitted changes"
+    assert told in " ".join(page.text.split())
+
+
 def test_a_model_from_elsewhere_has_a_report_without_what_is_unknown() -> None:
     page = Page(render_evaluation(foreign_evaluation()))
     assert "Evaluation of a model from elsewhere" in page.text

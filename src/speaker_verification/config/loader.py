@@ -70,13 +70,12 @@ class RecipeConfigLoader(OmegaConfigLoader):
 
         return check_parameters(self["parameters"])
 
-    @cached_property
-    def recipe_parameters(self) -> dict[str, Any]:
-        """Parameters of the chosen recipe alone, without the environment and the command line."""
+    def parameters_of_recipe(self, recipe: str) -> dict[str, Any]:
+        """Parameters of a recipe alone, without the environment and the command line."""
         alone = type(self)(
             self.conf_source,
             env=self.base_env,
-            runtime_params={"recipe": self["parameters"]["recipe"]},
+            runtime_params={"recipe": recipe},
             config_patterns=self.config_patterns,
             base_env=self.base_env,
             default_run_env=self.base_env,

@@ -87,7 +87,7 @@ class Verdict:
     Attributes:
         recipe: recipe that trained the model; None for a model from elsewhere.
         environment: configuration environment of the run; None where it is not known.
-        commit: commit of the code; None outside of git.
+        commit: commit of the code that trained; None outside of git.
         clean: whether the code was that of the commit; None outside of git.
         version: version of this package.
         llr: scoring that decides.
@@ -97,6 +97,7 @@ class Verdict:
         unofficial: lists that are not the published ones of their names.
         differences: parameters that differ from the recipe's.
         parameters: values as YAML of all parameters that bear on the results, by dotted name.
+        reported_by: `commit` and `clean` of the code that wrote the report, where they are others.
     """
 
     recipe: str | None
@@ -111,6 +112,7 @@ class Verdict:
     unofficial: Sequence[str]
     differences: Sequence[Difference] = field(default_factory=list)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    reported_by: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:

@@ -5,7 +5,8 @@ epoch_07/config.json        the speaker model (SpeakerModel.from_pretrained)
 epoch_07/model.safetensors
 epoch_07/head.safetensors   weights of the head
 epoch_07/run.json           speakers in class order, settings (of the head its kind, too), embedding size and
-                            number of classes of the head, metrics, ids of the tracked runs
+                            number of classes of the head, metrics, ids of the tracked runs, record of the run
+                            that trained
 average/                    likewise, of the best epochs' average, where the phase makes one
 phase.json                  fingerprint and learning curve of the finished phase (see resume.py)
 """

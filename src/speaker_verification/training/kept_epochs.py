@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RANKING_FILE = "ranking.json"
 RUN_FILE = "run.json"
+TRAINED_BY = "trained_by"  # record of a run in it
 
 
 @dataclass(frozen=True)

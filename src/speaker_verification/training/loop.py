@@ -35,6 +35,7 @@ from speaker_verification.training.failures import (
     report_out_of_memory,
     require_finite,
 )
+from speaker_verification.training.kept_epochs import TRAINED_BY
 from speaker_verification.training.metrics import EpochMetrics, Metrics
 from speaker_verification.training.optimiser import (
     choose_trained,
@@ -122,6 +123,7 @@ class TrainingLoop:
         tracker: receiver of the metrics.
         later: phases that follow in the same run, by name: the log tells how long they take at least.
         times: receives how long the parts of the phase take.
+        trained_by: plain values on the run that trains, stored in every checkpoint.
     """
 
     phase: PhaseSettings
@@ -134,6 +136,7 @@ class TrainingLoop:
     tracker: Tracker = field(default_factory=Untracked)
     later: Mapping[str, PhaseSettings] = field(default_factory=dict)
     times: PhaseTimes = field(default_factory=PhaseTimes)
+    trained_by: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> pd.DataFrame:
         """Train from the start, or from the last save, to the end of the phase.
@@ -346,7 +349,7 @@ class TrainingLoop:
     def _keep(self, save: Callable[..., None], epoch: int, metrics: Metrics) -> None:
         """Hand the present weights to a saving method of the checkpoints."""
         run = self.fingerprint.record() | {"tracking": dict(self.tracker.ids)}
-        run |= {"epoch": epoch, "metrics": metrics}
+        run |= {TRAINED_BY: dict(self.trained_by), "epoch": epoch, "metrics": metrics}
         with report_failed_writes(self.folder, self.resume.last_good):
             save(epoch, metrics[self.phase.ranking_metric], self.model, self.head, run)
         self.group.wait()

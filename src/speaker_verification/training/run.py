@@ -112,6 +112,7 @@ def run_phase(
     tracker: Tracker | None = None,
     later: Mapping[str, PhaseSettings] | None = None,
     times: PhaseTimes | None = None,
+    trained_by: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Train a phase from an encoder or from the phase before, or resume it.
 
@@ -125,6 +126,7 @@ def run_phase(
         tracker: receiver of the metrics; None for none.
         later: phases that follow in the same run, by name: the log tells how long they take at least.
         times: receives how long the parts of the phase take.
+        trained_by: plain values on the run that trains, for its checkpoints.
 
     Returns:
         LEARNING_CURVE table.
@@ -167,6 +169,7 @@ def run_phase(
         tracker=tracker or Untracked(),
         later=later or {},
         times=times or PhaseTimes(),
+        trained_by=trained_by or {},
     )
     return loop.run()
 

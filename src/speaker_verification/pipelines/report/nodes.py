@@ -199,6 +199,7 @@ def describe_evaluation(
         environment=run_record["environment"],
         commit=run_record["commit"],
         clean=run_record["clean"],
+        reported_by=run_record["reported_by"],
         version=__version__,
         llr=calibration["llr"],
         model=model,

@@ -11,6 +11,7 @@ from plotly.graph_objects import Figure
 
 from speaker_verification.config.phases import CHECKPOINT
 from speaker_verification.hooks.run_log import later_phases, times_of
+from speaker_verification.hooks.run_record import training_record
 from speaker_verification.hooks.tracking import PhaseTracker
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.training.phase import PhaseSettings
@@ -78,6 +79,7 @@ def train_phase(
         PhaseTracker(job.name),
         later_phases(job.name),
         times_of(job.name),
+        training_record(),
     )
     return TrainedPhase(curve, folder)
 
