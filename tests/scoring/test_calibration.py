@@ -178,6 +178,8 @@ def test_operating_point_that_no_cosine_reaches_is_named(point: OperatingPoint, 
     assert len(described["remarks"]) == 3
     beyond = r"beyond anything seen in calibration: .* between -9\.50 and 9\.50"
     assert all(re.search(beyond, fitted.unseen(point)[scoring]) for scoring in ("as_norm", "qmf"))
+    short = "out of reach of cosine and beyond the calibration trials of as_norm, qmf"
+    assert fitted.shortcomings(point) == short
 
 
 def with_affine(**maps: AffineCalibration) -> Calibration:
@@ -190,6 +192,7 @@ def test_calibration_that_falls_with_the_score_decides_nothing() -> None:
     falling = with_affine(cosine=AffineCalibration(-0.5, 0.1), as_norm=AffineCalibration(-1.0, 0.0))
     even_odds = OperatingPoint(0.5)
     assert set(falling.unreachable(even_odds)) == {"cosine", "as_norm"}
+    assert falling.shortcomings(even_odds) == "out of reach of cosine, as_norm"
     with pytest.raises(ParameterError, match=r"cosine cannot reach .*p_target 0\.5.* falls .*slope -0\.5"):
         falling.decide([[3.5, 3.0]], [[3.5, 3.0]], even_odds)
 
@@ -197,6 +200,7 @@ def test_calibration_that_falls_with_the_score_decides_nothing() -> None:
 def test_operating_point_beyond_all_calibration_trials_is_decided_with_a_warning() -> None:
     point = OperatingPoint(1 / (1 + math.exp(9.55)))
     assert calibration().unreachable(point) == {}
+    assert calibration().shortcomings(OperatingPoint(0.5)) == ""
     with pytest.warns(UserWarning, match=r"cosine at .* beyond anything seen in calibration"):
         decided = calibration().decide([[3.5, 3.0], [3.5, 3.0]], [[4.5, 2.0], [-3.5, 2.0]], point)
     assert decided.tolist() == [True, False]

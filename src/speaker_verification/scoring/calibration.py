@@ -248,6 +248,14 @@ class Calibration:
         """Messages of `unreachable` and `unseen` on an operating point, by scoring."""
         return {**self.unreachable(point), **self.unseen(point)}
 
+    def shortcomings(self, point: OperatingPoint) -> str:
+        """The scorings of `remarks` in a few words for a log; empty where all serve the operating point."""
+        parts = {
+            "out of reach of": self.unreachable(point),
+            "beyond the calibration trials of": self.unseen(point),
+        }
+        return " and ".join(f"{relation} {', '.join(names)}" for relation, names in parts.items() if names)
+
     def thresholds(self, point: OperatingPoint) -> dict[str, float]:
         """Lowest score at which a trial is accepted, by scoring.
 

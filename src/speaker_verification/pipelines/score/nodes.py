@@ -51,8 +51,8 @@ def fit_scorings(
         cohort_embeddings, cohort, drawn, score, score.budget(device)
     )
     for point in calibration.operating_points:
-        for remark in calibration.remarks(point).values():
-            logger.warning("%s", remark)
+        if short := calibration.shortcomings(point):
+            logger.warning("operating point %s is %s: see the remarks in the results", point, short)
     return calibration.to_dict(), fitted
 
 
