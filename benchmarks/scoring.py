@@ -161,7 +161,15 @@ def measure_chain(
     with peak_memory() as peak:
         start = time.perf_counter()
         calibration, fitted = timed(
-            "scorings fitted", fit_scorings, cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device
+            "scorings fitted",
+            fit_scorings,
+            cohort_store,
+            cohort_store,
+            cohort,
+            NO_VALIDATION,
+            PUBLISHED,
+            0,
+            device,
         )
         scores = timed("scores", score_trials, trials, store, cohort, calibration, fitted, PUBLISHED, device)
         rates = timed("metrics", measure_rates, scores, calibration, store.utterances)
@@ -252,7 +260,9 @@ def measure_large(folder: Path, width: int, device: str) -> None:
         folder / "cohort", spread(LARGE_COHORT_UTTERANCES, VOX2_SPEAKERS), width, seed=2
     )
     cohort = summarise_cohort(cohort_store, cohort_store, PUBLISHED)
-    calibration, fitted = fit_scorings(cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device)
+    calibration, fitted = fit_scorings(
+        cohort_store, cohort_store, cohort, NO_VALIDATION, PUBLISHED, 0, device
+    )
     for num_utterances, num_trials in LARGE:
         say(f"\nwidth {width}: {num_trials:,} trials of {num_utterances:,} utterances")
         make_store(folder / "store", spread(num_utterances, num_utterances // 100), width, seed=1)

@@ -100,6 +100,17 @@ from tests.support.config import CONF, parameters
         ),
         (
             "local",
+            {"embed": {"calibration_set": "voxceleb1-dev", "adaptation_set": "voxceleb"}},
+            "parameter 'embed': calibration_set 'voxceleb1-dev' holds the speakers of vox1_e, .*; "
+            "parameter 'embed.adaptation_set' is 'voxceleb': .* did you mean",
+        ),
+        (
+            "local",
+            {"score": {"adaptation": "coral"}},
+            "parameter 'score.adaptation' is 'coral': embed.adaptation_set must name",
+        ),
+        (
+            "local",
             {"prepare": {"training_set": "voxceleb12-dev"}},
             "parameter 'prepare': training_set 'voxceleb12-dev' holds the speakers of vox1_e, vox1_h",
         ),

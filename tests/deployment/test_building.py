@@ -228,6 +228,9 @@ def test_what_cannot_be_fitted_or_written_is_refused_before_anything_is_embedded
     many = VerifierSettings.parse(SETTINGS | {"score": {"top_n": 300}}, "")
     with pytest.raises(ParameterError, match=r"score\.top_n' is 300, .* take 2 to 7"):
         build_verifier(model, corpus / "voices", tmp_path / "verifier", many)
+    adapted = VerifierSettings.parse(SETTINGS | {"score": {"adaptation": "coral"}}, "")
+    with pytest.raises(ParameterError, match=r"score\.adaptation' is 'coral', .* leave it out"):
+        build_verifier(model, corpus / "voices", tmp_path / "verifier", adapted)
     validation = VerifierSettings.parse(SETTINGS | {"score": {"calibration_speakers": "validation"}}, "")
     with pytest.raises(
         ParameterError, match=r"score\.calibration_speakers' is 'validation', .* take 'cohort'"

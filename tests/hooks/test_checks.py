@@ -16,6 +16,7 @@ from speaker_verification.hooks.checks import InputsHook, ParametersHook, StartH
 from speaker_verification.hooks.inputs import OptionalInputsHook
 from tests.support.corpora import manifest
 from tests.support.hooks import Session
+from tests.support.stores import make_store
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,6 +110,18 @@ def test_a_phase_that_was_never_run_has_an_empty_curve_and_the_others_keep_their
         session.start(pipelines["report"])  # for want of scores
     assert session.catalog.load("finetune.learning_curve")["value"].tolist() == [2.5]
     assert session.catalog.load("lmft.learning_curve").empty
+
+
+def test_a_set_that_no_parameter_names_has_no_embeddings_whatever_an_earlier_run_left(project: Path) -> None:
+    named, unnamed = (
+        Session(project, OptionalInputsHook(), embed=embed)
+        for embed in ({"calibration_set": "vox2-test"}, {})
+    )
+    named.catalog.save("calibration_embeddings", make_store([2, 1]))
+    for session, num_utterances in ((named, 3), (unnamed, 0)):
+        session.start(pipelines["score"])
+        assert len(session.catalog.load("calibration_embeddings").utterances) == num_utterances
+        assert not len(session.catalog.load("adaptation_embeddings").utterances)
 
 
 def test_the_report_alone_does_without_the_model(project: Path) -> None:

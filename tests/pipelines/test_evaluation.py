@@ -30,7 +30,12 @@ from speaker_verification.config.phases import PHASES
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.models import SpeakerModel
 from speaker_verification.pipelines import compare_runs, embed, export, measure, report, score
-from speaker_verification.pipelines.embed.nodes import embed_cohort, embed_trial_utterances
+from speaker_verification.pipelines.embed.nodes import (
+    embed_adaptation_set,
+    embed_calibration_set,
+    embed_cohort,
+    embed_trial_utterances,
+)
 from speaker_verification.pipelines.measure.nodes import measure_score_file
 from speaker_verification.pipelines.score.nodes import fit_scorings, summarise_cohort
 from speaker_verification.scoring import (
@@ -551,6 +556,50 @@ def test_cohort_with_speakers_of_the_trials_needs_leave(
     assert set(store.utterances["subset"]) == {"vox2-dev"}
 
 
+def test_sets_beside_the_cohort_are_embedded_as_far_as_they_are_not_yet(
+    trained_checkpoint: Path,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+    loaded: list[tuple[Any, ...]],
+    tmp_path: Path,
+) -> None:
+    def embed_sets(utterances: pd.DataFrame, **sets: str) -> list[EmbeddingStore]:
+        inputs = (utterances, trials, embedding(**sets), "cpu", tmp_path)
+        cohort = embed_cohort(trained_checkpoint, *inputs)
+        calibration = embed_calibration_set(trained_checkpoint, cohort, *inputs)
+        return [
+            cohort,
+            calibration,
+            embed_adaptation_set(trained_checkpoint, cohort, calibration, *inputs),
+        ]
+
+    cohort, calibration, adaptation = embed_sets(utterances)
+    assert (len(calibration.utterances), len(adaptation.utterances), len(loaded)) == (0, 0, 1)
+    cohort, same, _ = embed_sets(utterances, calibration_set="voxceleb2-dev")
+    assert len(loaded) == 2
+    np.testing.assert_array_equal(same.embeddings, cohort.embeddings)
+
+    apart = utterances["speaker_id"].isin(VALIDATION_SPEAKERS)
+    split = utterances.assign(subset=utterances["subset"].mask(apart, "vox2-test"))
+    named = {"calibration_set": "vox2-test", "adaptation_set": "vox2-test"}
+    _, calibration, adaptation = embed_sets(split, **named)
+    assert len(loaded) == 4  # for the cohort and for the calibration set
+    assert calibration.utterances["utterance_id"].tolist() == split["utterance_id"][apart].tolist()
+    assert calibration.model == cohort.model
+    rows = cohort.rows_of(calibration.utterances["utterance_id"])
+    for store in (calibration, adaptation):
+        np.testing.assert_allclose(store.embeddings, cohort.embeddings[rows], rtol=1e-6)
+
+    of_cohort = trials.assign(enroll_id=utterances["utterance_id"].iloc[-1])
+    seen = "holds 1 speakers of the trials vox1_o"
+    inputs = (utterances, of_cohort, embedding(calibration_set="voxceleb2-dev"), "cpu", tmp_path)
+    with pytest.raises(ParameterError, match=rf"embed\.calibration_set = 'voxceleb2-dev' {seen}"):
+        embed_calibration_set(trained_checkpoint, cohort, *inputs)
+    inputs = (utterances, of_cohort, embedding(adaptation_set="voxceleb2-dev"), "cpu", tmp_path)
+    with pytest.raises(ParameterError, match=rf"embed\.adaptation_set = 'voxceleb2-dev' {seen}"):
+        embed_adaptation_set(trained_checkpoint, cohort, EmbeddingStore.empty(), *inputs)
+
+
 @pytest.mark.usefixtures("loaded")
 def test_trials_of_unknown_utterances_stop_before_the_model_is_needed(
     utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
@@ -567,7 +616,7 @@ def test_top_n_above_the_speakers_of_a_calibration_trial_is_refused() -> None:
     store = EmbeddingStore(np.eye(8, dtype=np.float32), table)
     cohort = summarise_cohort(store, store, scoring())
     with pytest.raises(ParameterError, match=r"'score\.top_n' is 6, .* take 2 to 2"):
-        fit_scorings(store, cohort, table, scoring(), 0, "cpu")
+        fit_scorings(store, store, cohort, table, scoring(), 0, "cpu")
     with pytest.raises(ParameterError, match=r"'score\.calibration_trials'"):
         scoring(calibration_trials=401)
 
@@ -590,6 +639,7 @@ def test_embeddings_of_two_models_are_not_scored_together(
 def test_scoring_is_one_namespace_over_shared_datasets() -> None:
     names = {node.name for node in score.create_pipeline().nodes}
     assert names == {
+        "score.adapt_sets",
         "score.summarise_cohort",
         "score.fit_scorings",
         "score.score_trials",
@@ -601,7 +651,10 @@ def test_scoring_is_one_namespace_over_shared_datasets() -> None:
         "trial_lists",
         "embeddings",
         "cohort_embeddings",
+        "calibration_embeddings",
+        "adaptation_embeddings",
         "validation_utterances",
+        "params:embed",
         "params:score",
         "params:seed",
         "params:device",
@@ -629,7 +682,7 @@ def test_catalog_persists_what_the_pipelines_make() -> None:
     pipeline = sum((maker.create_pipeline() for maker in makers), start=Pipeline([]))
     assert pipeline.all_outputs() | {"embed.workspace"} == set(catalog)
     in_memory = {name for name, entry in catalog.items() if entry["type"] == "MemoryDataset"}
-    assert in_memory == {"cohort", "players", "compared_runs"}
+    assert in_memory == {"cohort_set", "calibration_set", "cohort", "players", "compared_runs"}
 
 
 @pytest.mark.project

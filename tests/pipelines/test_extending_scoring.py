@@ -73,7 +73,9 @@ def test_documented_scoring_appears_in_every_result(settings: ScoreSettings) -> 
     cohort_set, store = store_of(12, "c", seed=1), store_of(5, "t", seed=2)
     trials = trials_of(store)
     cohort = summarise_cohort(cohort_set, store, settings)
-    calibration, fitted = fit_scorings(cohort_set, cohort, cohort_set.utterances.iloc[:0], settings, 0, "cpu")
+    calibration, fitted = fit_scorings(
+        cohort_set, cohort_set, cohort, cohort_set.utterances.iloc[:0], settings, 0, "cpu"
+    )
     scores = score_trials(trials, store, cohort, calibration, fitted, settings, "cpu")
     rows = [store.rows_of(trials[side]) for side in ("enroll_id", "test_id")]
     apart = store.embeddings[rows[0]].astype(float) - store.embeddings[rows[1]]

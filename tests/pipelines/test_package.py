@@ -16,6 +16,8 @@ from huggingface_hub import ModelCard
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
+from scipy.linalg import sqrtm
+from sklearn.covariance import oas
 
 from speaker_verification import Verifier
 from speaker_verification.audio.augmentation import AugmentationSettings
@@ -31,6 +33,7 @@ from speaker_verification.pipelines.package.nodes import (
     describe_origin,
     prove_verifier,
 )
+from speaker_verification.pipelines.score.nodes import adapt_sets
 from speaker_verification.scoring.settings import EmbedSettings, ScoreSettings
 from tests.support.config import CONF
 from tests.support.verifiers import NUM_SPEAKERS, TEST_SPEAKERS, all_trials, tiny_model, utterances_of
@@ -45,12 +48,18 @@ SCORE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+SPEAKERS = {
+    "vox1-test": TEST_SPEAKERS,
+    "vox2-dev": range(NUM_SPEAKERS),
+    "vox2-test": range(20, 28),
+    "vox1-dev": range(30, 36),
+}
+
+
+def run_all(folder: Path, embed_changes: dict[str, Any], score_changes: dict[str, Any]) -> dict[str, Any]:
     """All that the three pipelines take and leave, by catalog name."""
-    folder = tmp_path_factory.mktemp("package")
     tables = []
-    for speakers, subset in ((TEST_SPEAKERS, "vox1-test"), (range(NUM_SPEAKERS), "vox2-dev")):
+    for subset, speakers in SPEAKERS.items():
         table, waveforms = utterances_of(speakers)
         table = table.assign(
             subset=subset, path=[str(folder / name.replace("/", "-")) for name in table["utterance_id"]]
@@ -68,8 +77,10 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "trial_lists": TRIAL_LISTS.conform(pd.DataFrame([record])),
         "training_utterances": tables[1],
         "validation_utterances": tables[1].iloc[:0],
-        "params:embed": EmbedSettings.parse({"model": str(folder / "model"), "num_workers": 0}, "embed"),
-        "params:score": ScoreSettings.parse(SCORE, "score"),
+        "params:embed": EmbedSettings.parse(
+            {"model": str(folder / "model"), "num_workers": 0} | embed_changes, "embed"
+        ),
+        "params:score": ScoreSettings.parse(SCORE | score_changes, "score"),
         "params:package": PackageSettings.parse({"licence": "cc-by-4.0", "limits": LIMITS}, "package"),
         "params:prepare": PrepareSettings(mirror=str(folder)),
         "params:augmentation": AugmentationSettings(),
@@ -85,6 +96,11 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     catalog = DataCatalog({**{name: MemoryDataset(value) for name, value in given.items()}, **made})
     SequentialRunner().run(pipeline, catalog)
     return given | {name: catalog.load(name) for name in made}
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_all(tmp_path_factory.mktemp("package"), {}, {})
 
 
 class KeptDataset(MemoryDataset):
@@ -106,6 +122,44 @@ def test_every_trial_scores_as_in_the_table(left: dict[str, Any]) -> None:
         expected = {name: getattr(trial, name) for name in ("cosine", "as_norm", "qmf", "plda", "llr")}
         assert found == pytest.approx(expected, rel=0, abs=1e-5)
     assert verifier.settings.limits.max_seconds == 60.0
+
+
+def test_a_verifier_of_a_calibration_set_and_adapted_by_coral_scores_as_in_the_table(tmp_path: Path) -> None:
+    sets = {"calibration_set": "vox2-test", "adaptation_set": "vox1-dev"}
+    left = run_all(tmp_path, sets, {"adaptation": "coral"})
+    verifier, scores, store = Verifier.from_pretrained(left["verifier"]), left["scores"], left["embeddings"]
+    rows = store.rows_of(scores["enroll_id"]), store.rows_of(scores["test_id"])
+    for name, values in verifier.score(store, *rows).items():
+        np.testing.assert_allclose(values, scores[name], rtol=0, atol=1e-9)
+
+    source, domain = (
+        left[f"{name}_embeddings"].embeddings.astype(np.float64) for name in ("cohort", "adaptation")
+    )
+    scales = [len(raw) / (len(raw) - 1) for raw in (source, domain)]
+    covariances = [scale * oas(raw)[0] for scale, raw in zip(scales, (source, domain), strict=True)]
+    transform = np.linalg.inv(sqrtm(covariances[0])) @ sqrtm(covariances[1])
+    adapted = (source - source.mean(axis=0)) @ transform + domain.mean(axis=0)
+    speakers = left["cohort_embeddings"].utterances["speaker_id"].to_numpy()
+    means = [adapted[speakers == name].mean(axis=0) for name in np.unique(speakers)]
+    np.testing.assert_allclose(verifier.cohort.embeddings, means, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(verifier.cohort.centre, domain.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+    uses = {corpus.use: corpus.subsets for corpus in verifier.origin.corpora}
+    assert uses == {
+        "cohort": ("vox2-dev",),
+        "calibration": ("vox2-test",),
+        "adaptation": ("vox1-dev",),
+        "trials": ("vox1-test",),
+    }
+    card = (left["verifier"] / "README.md").read_text()
+    assert "between the calibration set's speakers" in card
+    assert "the centre and covariance (CORAL) of the recordings for adaptation" in card
+    with pytest.raises(DataError, match=r"'embed\.calibration_set' is 'vox1-dev', but .* is vox2-test: run"):
+        adapt_sets(
+            *(left[f"{name}_embeddings"] for name in ("cohort", "calibration", "adaptation")),
+            left["params:embed"].model_copy(update={"calibration_set": "vox1-dev"}),
+            left["params:score"],
+        )
 
 
 def test_trials_longer_than_what_the_verifier_uses_are_counted_in_a_warning(
@@ -140,8 +194,9 @@ def test_the_card_is_read_by_the_hub_and_names_licences_and_error_rates(left: di
 
 def origin_of(left: dict[str, Any], **changes: object) -> Any:
     prepare = PrepareSettings.parse({"mirror": "/disks/voxceleb", **changes}, "prepare")
-    tables = left["training_utterances"], left["cohort_embeddings"], left["embeddings"]
-    return describe_origin(*tables, prepare, AugmentationSettings(), EmbedSettings(), "mhfa_slt22")
+    tables = left["training_utterances"], left["embeddings"]
+    parameters = AugmentationSettings(), EmbedSettings(), ScoreSettings()
+    return describe_origin(*tables, prepare, *parameters, "mhfa_slt22")
 
 
 def test_corpora_are_named_by_their_use_and_synthetic_ones_as_such(left: dict[str, Any]) -> None:
@@ -160,7 +215,8 @@ def test_corpora_are_named_by_their_use_and_synthetic_ones_as_such(left: dict[st
 
 
 def test_parameters_that_changed_since_the_scores_are_noticed(left: dict[str, Any], tmp_path: Path) -> None:
-    fitted = [left[name] for name in ("cohort_embeddings", "calibration", "fitted_scorings")]
+    names = ("cohort_embeddings", "adaptation_embeddings", "calibration", "fitted_scorings")
+    fitted = [left[name] for name in names]
 
     def packaged(embed: EmbedSettings, score: ScoreSettings) -> Path:
         package = PackageSettings()

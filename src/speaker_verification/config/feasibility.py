@@ -205,7 +205,7 @@ def _note_impossible(
                 _refuse_phase(name, phase, parameters.head.chosen_class, num_classes, speakers)
     if "evaluate" in stages:
         with problems.noted():
-            _refuse_cohort(parameters, utterances, trials)
+            _refuse_sets(parameters, utterances, trials)
 
 
 def _refuse_phase(
@@ -227,10 +227,11 @@ def _refuse_phase(
         EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
 
 
-def _refuse_cohort(parameters: Parameters, utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
+def _refuse_sets(parameters: Parameters, utterances: pd.DataFrame, trials: pd.DataFrame) -> None:
     embed = parameters.embed
+    for role, name in embed.named_sets.items():
+        refuse_seen_speakers(trials, utterances, name, f"embed.{role}", embed.allow_seen_speakers)
     cohort = select_subset(utterances, embed.cohort_set, embed.cohort_utterances_per_speaker)
-    refuse_seen_speakers(trials, utterances, embed.cohort_set, "embed.cohort_set", embed.allow_seen_speakers)
     counts = cohort["speaker_id"].value_counts().to_numpy()
     for scoring in parameters.score.chosen.values():
         scoring.check_cohort(parameters.score, counts)

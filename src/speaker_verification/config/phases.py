@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 PHASES = ("pretrain", "finetune", "lmft")  # namespaces within `training`, groups of their parameters
 PHASE_DEFAULTS = "phase_defaults"  # group of parameters that goes under every phase of its layer
 EMBEDDINGS, COHORT_EMBEDDINGS = "embeddings", "cohort_embeddings"  # datasets, and folders of a workspace
+CALIBRATION_EMBEDDINGS, ADAPTATION_EMBEDDINGS = "calibration_embeddings", "adaptation_embeddings"  # likewise
+SETS = (COHORT_EMBEDDINGS, CALIBRATION_EMBEDDINGS, ADAPTATION_EMBEDDINGS)  # embedded beside the trials'
 EMBED_WORKSPACE = "embed.workspace"
 PACKAGE_WORKSPACE = "package.workspace"
 EVALUATION = "evaluate"  # pipeline that embeds and scores, and the stage that is tracked

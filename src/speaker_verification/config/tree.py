@@ -84,7 +84,7 @@ class Parameters(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Parameters:
-        contradictions = [*self._in_model(), *self._in_phases(), *self._in_cohort()]
+        contradictions = [*self._in_model(), *self._in_phases(), *self._in_sets()]
         if contradictions:
             raise ValueError("; ".join(contradictions))
         return self
@@ -122,22 +122,27 @@ class Parameters(Settings):
         for (before, phase), (name, rank) in zip(self.phases.items(), takers.items(), strict=False):
             yield from _refused(name, refuse_rank, rank, phase.num_kept, before)
 
-    def _in_cohort(self) -> Iterator[str]:
-        where = f"parameter 'embed.cohort_set' is '{self.embed.cohort_set}'"
-        try:
-            cohort = subsets_of(self.embed.cohort_set)
-        except ParameterError as error:
-            yield f"{where}: {error}"
-            return
-        absent = [subset for subset in cohort if subset not in self.prepare.subsets]
-        if absent:
-            yield f"{where}: prepare.subsets must hold {', '.join(absent)}"
-        try:
-            refuse_tested_subsets(
-                "cohort_set", self.embed.cohort_set, self.prepare.trial_lists, self.embed.allow_seen_speakers
+    def _in_sets(self) -> Iterator[str]:
+        for role, name in self.embed.named_sets.items():
+            where = f"parameter 'embed.{role}' is '{name}'"
+            try:
+                subsets = subsets_of(name)
+            except ParameterError as error:
+                yield f"{where}: {error}"
+                continue
+            absent = [subset for subset in subsets if subset not in self.prepare.subsets]
+            if absent:
+                yield f"{where}: prepare.subsets must hold {', '.join(absent)}"
+            allowed = self.embed.allow_seen_speakers
+            try:
+                refuse_tested_subsets(role, name, self.prepare.trial_lists, allowed)
+            except ParameterError as error:
+                yield f"parameter 'embed': {error}"
+        if self.score.adaptation is not None and self.embed.adaptation_set is None:
+            yield (
+                f"parameter 'score.adaptation' is '{self.score.adaptation}': embed.adaptation_set must name "
+                "recordings of the domain"
             )
-        except ParameterError as error:
-            yield f"parameter 'embed': {error}"
 
 
 def _refused(group: str, check: Callable[..., None], *arguments: Any) -> Iterator[str]:

@@ -157,6 +157,11 @@ def _fit_to_speakers(settings: ScoreSettings, utterances: pd.DataFrame, seed: in
             f"parameter 'score.calibration_speakers' is '{settings.calibration_speakers}', but nothing is "
             "trained here that speakers are held out from: take 'cohort'"
         )
+    if settings.adaptation is not None:
+        raise ParameterError(
+            f"parameter 'score.adaptation' is '{settings.adaptation}', but cohort and calibration are of "
+            "recordings of the domain here: leave it out"
+        )
     chosen: dict[str, Any] = {
         "calibration_sessions": "across" if (utterances["session_id"] != "").all() else "any",
         "scorings": tuple(dict.fromkeys((*SCORINGS, settings.llr))),

@@ -133,11 +133,17 @@ def _error_rates(verifier: Verifier) -> Iterator[str]:
 
 def _calibration(verifier: Verifier) -> Iterator[str]:
     calibration, llr = verifier.calibration, verifier.settings.score.llr
+    speakers = calibration.speakers
+    if speakers == "cohort" and any(corpus.use == "calibration" for corpus in verifier.origin.corpora):
+        speakers = "calibration set's"
     yield (
         f"Log-likelihood ratios are natural, of {llr}, fitted on {calibration.num_trials:,} trials between "
-        f"the {calibration.speakers} speakers, drawn with replacement, at a prior of {calibration.prior:g}. "
+        f"the {speakers} speakers, drawn with replacement, at a prior of {calibration.prior:g}. "
         "At or above the threshold of an operating point the verifier accepts."
     )
+    if (adaptation := verifier.settings.score.adaptation) is not None:
+        what = {"centre": "centre", "coral": "centre and covariance (CORAL)"}[adaptation]
+        yield f"Cohort and calibration trials have the {what} of the recordings for adaptation."
     rows = [
         (
             str(point),

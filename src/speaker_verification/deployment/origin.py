@@ -16,7 +16,8 @@ class UsedCorpus:
     """Recordings of a corpus, and their part in a verifier.
 
     Attributes:
-        use: "training", "augmentation", "cohort and calibration" or "trials".
+        use: "training", "augmentation", "cohort", "calibration", "cohort and calibration", "adaptation" or
+            "trials".
         name: name of the corpus.
         licence: licence of its recordings.
         subsets: subsets that were used.

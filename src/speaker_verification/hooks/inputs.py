@@ -15,7 +15,8 @@ from speaker_verification.common.atomic import remove
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.tables import LEARNING_CURVE
 from speaker_verification.config.phases import (
-    COHORT_EMBEDDINGS,
+    ADAPTATION_EMBEDDINGS,
+    CALIBRATION_EMBEDDINGS,
     DISTRIBUTED_TAG,
     EMBED_WORKSPACE,
     EMBEDDINGS,
@@ -23,9 +24,11 @@ from speaker_verification.config.phases import (
     PHASES,
     REPORT,
     RUN_RECORD,
+    SETS,
     learning_curve_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
+from speaker_verification.scoring.embeddings import EmbeddingStore
 
 
 class JobsHook(ParameterisedHook):
@@ -53,7 +56,7 @@ def is_optional(name: str, model: str | None) -> bool:
         name: name of the dataset.
         model: parameter `embed.model`.
     """
-    always = (RUN_RECORD, *map(learning_curve_of, PHASES))
+    always = (RUN_RECORD, CALIBRATION_EMBEDDINGS, ADAPTATION_EMBEDDINGS, *map(learning_curve_of, PHASES))
     return name in always or (model is not None and name == LAST_CHECKPOINT)
 
 
@@ -61,7 +64,8 @@ class OptionalInputsHook(ParameterisedHook):
     """Replaces optional inputs that are missing.
 
     With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
-    curves. A phase that was never run has no curve either. The report alone does without the model.
+    curves. A phase that was never run has no curve either. The report alone does without the model. A
+    calibration or adaptation set that no parameter names has no embeddings.
     """
 
     @hook_impl
@@ -76,6 +80,10 @@ class OptionalInputsHook(ParameterisedHook):
         for curve in inputs.intersection(map(learning_curve_of, PHASES)):
             if model is not None or not catalog.exists(curve):
                 catalog[curve] = MemoryDataset(LEARNING_CURVE.empty())
+        unnamed = set() if self._parameters.embed.calibration_set else {CALIBRATION_EMBEDDINGS}
+        unnamed |= set() if self._parameters.embed.adaptation_set else {ADAPTATION_EMBEDDINGS}
+        for store in inputs & unnamed:
+            catalog[store] = MemoryDataset(EmbeddingStore.empty())
 
 
 def _only_reported(pipeline: Pipeline) -> bool:
@@ -123,5 +131,5 @@ class PiecesHook:
     @hook_impl
     def after_pipeline_run(self) -> None:
         if self._workspace is not None:
-            for name in (EMBEDDINGS, COHORT_EMBEDDINGS):
+            for name in (EMBEDDINGS, *SETS):
                 remove(self._workspace / name)

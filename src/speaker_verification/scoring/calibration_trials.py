@@ -1,4 +1,4 @@
-"""Calibration trials, drawn between the utterances of a cohort set."""
+"""Calibration trials, drawn between the utterances of a cohort or calibration set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from speaker_verification.scoring.settings import ScoreSettings
 
 @dataclass(frozen=True)
 class CalibrationTrials:
-    """Trials between rows of the cohort set; arrays (trials,)."""
+    """Trials between rows of the calibration set; arrays (trials,)."""
 
     enroll_rows: np.ndarray
     test_rows: np.ndarray
@@ -23,17 +23,17 @@ class CalibrationTrials:
 def calibration_trials(
     utterances: pd.DataFrame, validation: pd.DataFrame, settings: ScoreSettings, seed: int
 ) -> CalibrationTrials:
-    """Draw the trials that calibrations are fitted on, among all speakers of the cohort set or some.
+    """Draw the trials that calibrations are fitted on, among all speakers of the calibration set or some.
 
     Args:
-        utterances: the cohort set, UTTERANCES schema.
+        utterances: the calibration set, UTTERANCES schema; often the cohort set.
         validation: utterances of the held-out training speakers, likewise.
         settings: of the calibration.
         seed: the same seed draws the same trials.
 
     Raises:
-        DataError: the validation speakers are asked for and are not in the cohort set, or no trials of both
-            classes can be drawn.
+        DataError: the validation speakers are asked for and are not in the set, or no trials of both classes
+            can be drawn.
     """
     speaker_ids, num_trials = utterances["speaker_id"], settings.calibration_trials
     session_ids = utterances["session_id"] if settings.calibration_sessions == "across" else None
@@ -42,8 +42,9 @@ def calibration_trials(
     rows = np.flatnonzero(utterances["utterance_id"].isin(validation["utterance_id"]))
     if not len(rows):
         raise DataError(
-            "parameter 'score.calibration_speakers' is 'validation', but the cohort set holds none of these "
-            "speakers: take prepare.training_set as embed.cohort_set, or 'cohort'"
+            "parameter 'score.calibration_speakers' is 'validation', but the calibration set holds none of "
+            "these speakers: name prepare.training_set by embed.calibration_set or, where that is null, by "
+            "embed.cohort_set, or take 'cohort'"
         )
     sessions = None if session_ids is None else session_ids.iloc[rows]
     drawn = draw_calibration_trials(speaker_ids.iloc[rows], num_trials, seed, sessions)
@@ -53,7 +54,7 @@ def calibration_trials(
 def draw_calibration_trials(
     speaker_ids: pd.Series, num_trials: int, seed: int, session_ids: pd.Series | None = None
 ) -> CalibrationTrials:
-    """Draw trials between the utterances of a cohort set, the first half target, the others non-target.
+    """Draw trials between the utterances of a set, the first half target, the others non-target.
 
     A target trial takes a speaker evenly among those with two utterances or more, and two different
     utterances of it; a non-target trial takes two different speakers and one utterance of each.
@@ -83,7 +84,7 @@ def draw_calibration_trials(
     if len(speakers) < 2 or not len(repeated):
         what = "utterances" if session_ids is None else "sessions"
         raise DataError(
-            f"the cohort set has {len(speakers)} speakers, {len(repeated)} of them with two {what}: "
+            f"the calibration set has {len(speakers)} speakers, {len(repeated)} of them with two {what}: "
             f"calibration needs two speakers and one with two {what}"
         )
 

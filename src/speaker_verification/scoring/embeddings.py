@@ -57,6 +57,11 @@ class EmbeddingStore:
                 )
             self._check_finite(self.crops)
 
+    @classmethod
+    def empty(cls) -> EmbeddingStore:
+        """Store of no utterance."""
+        return cls(np.empty((0, 0), np.float32), UTTERANCES.empty())
+
     def _check_finite(self, embeddings: np.ndarray) -> None:
         for rows, block in passing_over(embeddings, _ROWS_PER_CHECK):
             finite = np.isfinite(block).all(axis=tuple(range(1, block.ndim)))

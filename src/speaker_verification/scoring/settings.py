@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from speaker_verification.audio.crops import LEAST_WINDOW_SECONDS, WINDOW_SECONDS
 from speaker_verification.common.precision import Precision
 from speaker_verification.common.settings_base import LocalPath, Settings
+from speaker_verification.scoring.adaptation import Adaptation
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.metrics import OperatingPoint
 from speaker_verification.scoring.pieces import PIECE_SECONDS
@@ -46,15 +47,25 @@ class EmbedSettings(ExtractionSettings):
     choose_top: int = Field(1, ge=1)
     """Rank of the large-margin phase's checkpoint; 1: the best."""
     cohort_set: str = "voxceleb2-dev"
-    """Subset, union of subsets, or several joined by +, for centring, AS-norm and calibration."""
+    """Subset, union of subsets, or several joined by +, for centring, AS-norm and PLDA."""
     cohort_utterances_per_speaker: int | None = Field(None, ge=1)
     """Utterances of a cohort speaker, spread over its sessions; null: all, as published."""
+    calibration_set: str | None = None
+    """Subset, union of subsets, or several joined by +, for calibration; null: the cohort set."""
+    adaptation_set: str | None = None
+    """Subset, union of subsets, or several joined by +, for score.adaptation; null: none."""
     allow_seen_speakers: bool = False
-    """Allow speakers of the trials in the cohort."""
+    """Allow speakers of the trials in these sets."""
     save_every_seconds: float = Field(PIECE_SECONDS, gt=0)
     """Audio in seconds after which a process saves what it has embedded."""
     num_workers: int = Field(4, ge=0)
     """Threads that read audio ahead."""
+
+    @property
+    def named_sets(self) -> dict[str, str]:
+        """Named sets that are embedded beside the trials' utterances, by their parameter."""
+        names = {name: getattr(self, name) for name in ("cohort_set", "calibration_set", "adaptation_set")}
+        return {name: value for name, value in names.items() if value is not None}
 
 
 class ScoringGroups(SharedSettings):
@@ -105,6 +116,8 @@ class ScoringGroups(SharedSettings):
 class ScoreSettings(ScoringGroups):
     """Parameters under `score`."""
 
+    adaptation: Adaptation | None = None
+    """Adaptation to embed.adaptation_set: of the centre, or by CORAL of the covariance too; null: none."""
     llr: str = "qmf"
     """Scoring whose log-likelihood ratios the column llr holds."""
     p_targets: tuple[Probability, ...] = Field((0.01, 0.05), min_length=1)
@@ -136,6 +149,17 @@ class ScoreSettings(ScoringGroups):
     def budget(self, device: str = "cpu") -> ComputeBudget:
         """Memory, threads and device of the scoring."""
         return ComputeBudget(self.memory_gigabytes, self.num_threads, device)
+
+
+def sets_by_use(embed: EmbedSettings, score: ScoreSettings) -> dict[str, str]:
+    """Named sets that scores depend on, beside the trials' own, by their use."""
+    if embed.calibration_set is None:
+        uses = {"cohort and calibration": embed.cohort_set}
+    else:
+        uses = {"cohort": embed.cohort_set, "calibration": embed.calibration_set}
+    if score.adaptation is not None and embed.adaptation_set is not None:
+        uses["adaptation"] = embed.adaptation_set
+    return uses
 
 
 class ReportSettings(Settings):

@@ -49,19 +49,21 @@ def test_a_phase_has_its_training_set_and_validation_trials() -> None:
     assert validation.counts == {"num_rows": 2, "num_target": 1, "num_speakers": 2}
 
 
-def test_an_evaluation_has_each_trial_list_and_the_cohort_once() -> None:
+def test_an_evaluation_has_each_trial_list_and_each_set_that_was_embedded_once() -> None:
     store = EmbeddingStore(np.zeros((4, 2), np.float32), UTTERANCES)
     inputs = {"trials": TRIALS, "embeddings": store, "cohort_embeddings": store}
+    inputs |= {"calibration_embeddings": store, "adaptation_embeddings": EmbeddingStore.empty()}
     sources = {name: name for name in inputs}
-    easy, hard, cohort = tracked_tables(inputs, sources)
-    assert [(table.name, table.context) for table in (easy, hard, cohort)] == [
+    easy, hard, *sets = tracked_tables(inputs, sources)
+    assert [(table.name, table.context) for table in (easy, hard, *sets)] == [
         ("easy", "test"),
         ("hard", "test"),
         ("cohort", "cohort"),
+        ("calibration", "calibration"),
     ]
     assert easy.counts == {"num_rows": 2, "num_target": 1, "num_speakers": 2}
     assert hard.counts == {"num_rows": 1, "num_target": 0, "num_speakers": 2}
-    assert not list(tracked_tables(inputs, sources, known={"easy", "hard", "cohort"}))
+    assert not list(tracked_tables(inputs, sources, known={"easy", "hard", "cohort", "calibration"}))
 
 
 def test_a_digest_is_of_the_content_and_not_of_where_the_files_are() -> None:

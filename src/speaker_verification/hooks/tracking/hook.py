@@ -27,6 +27,7 @@ from speaker_verification.config.phases import (
     EMBEDDINGS,
     EVALUATION,
     LAST_CHECKPOINT,
+    SETS,
     learning_curve_of,
     stage_of,
     trains,
@@ -70,8 +71,7 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_PARAMETERS = ("recipe", "embed", "score")
 PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
-STORES = (EMBEDDINGS, COHORT_EMBEDDINGS)
-MARKED = (*STORES, "calibration")  # later evaluations start from these
+MARKED = (EMBEDDINGS, COHORT_EMBEDDINGS, "calibration")  # later evaluations start from these
 
 
 @dataclass
@@ -244,7 +244,7 @@ class TrackingHook:
             stage.run.parent.log_file(Path(dataset._get_load_path()), once=True)
         if kind == METRICS:
             self._log_error_rates(stage, data, dataset)
-        if dataset_name == COHORT_EMBEDDINGS:
+        if dataset_name in SETS:
             self._note_tables(stage, {dataset_name: data})
         if stage.run.opened:
             self._describe(stage)
@@ -361,7 +361,7 @@ class TrackingHook:
         """Folder of the evaluated model, run of its experiment, and whether this pipeline trains it."""
         outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
         embed = self._parameters.embed
-        if not outputs.isdisjoint(STORES):
+        if not outputs.isdisjoint((EMBEDDINGS, *SETS)):
             model = model_to_evaluate(self._catalog, embed)
             trained_here = embed.model is None and LAST_CHECKPOINT in outputs
             return model, ids_of_model(model).get("experiment"), trained_here

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from speaker_verification.config.phases import COHORT_EMBEDDINGS, EMBEDDINGS
+from speaker_verification.config.phases import EMBEDDINGS, SETS
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-TRAINING, VALIDATION, TEST, COHORT = "training", "validation", "test", "cohort"  # contexts
+TRAINING, VALIDATION, TEST = "training", "validation", "test"  # contexts
 CONTEXT_TAG = "mlflow.data.context"
 PLACE = "path"  # column that says where a file is, which is no content
 DIGEST_BYTES = 8
@@ -27,7 +27,7 @@ class TrackedTable:
 
     Attributes:
         name: name of the data set.
-        context: TRAINING, VALIDATION, TEST or COHORT.
+        context: TRAINING, VALIDATION, TEST, "cohort", "calibration" or "adaptation".
         digest: hexadecimal digest of the content, wherever its files are.
         counts: number of rows, speakers and so on.
         columns: types by column.
@@ -66,7 +66,7 @@ def digest_of(table: pd.DataFrame) -> str:
 def tracked_tables(
     inputs: Mapping[str, Any], sources: Mapping[str, str], known: Container[str] = ()
 ) -> Iterator[TrackedTable]:
-    """Training set, validation trials, trial lists and cohort among the inputs of a node.
+    """Training set, validation trials, trial lists and embedded sets among the inputs of a node.
 
     Args:
         inputs: data by the names of the catalog.
@@ -86,9 +86,10 @@ def tracked_tables(
         for trial_list, rows in trials.groupby("trial_list", sort=False, observed=True):
             if trial_list not in known:
                 yield _of_trials(rows, utterances, str(trial_list), TEST, sources["trials"])
-    cohort = inputs.get(COHORT_EMBEDDINGS)
-    if cohort is not None and COHORT not in known:
-        yield _of_utterances(cohort.utterances, COHORT, COHORT, sources[COHORT_EMBEDDINGS])
+    for store_name in SETS:
+        name, store = store_name.removesuffix("_embeddings"), inputs.get(store_name)
+        if store is not None and len(store.utterances) and name not in known:
+            yield _of_utterances(store.utterances, name, name, sources[store_name])
 
 
 def _of_utterances(utterances: pd.DataFrame, name: str, context: str, source: str) -> TrackedTable:

@@ -1,4 +1,4 @@
-"""Embeddings of the trials' and of the cohort's utterances."""
+"""Embeddings of the utterances of trials, cohort, calibration and adaptation."""
 
 from speaker_verification.pipelines.embed.pipeline import create_pipeline
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,17 @@ from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.deployment.origin import Origin, UsedCorpus, name_encoder
 from speaker_verification.deployment.settings import PackageSettings, VerifierSettings
+from speaker_verification.scoring.adaptation import adapt
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.cohort import Cohort
 from speaker_verification.scoring.embeddings import EmbeddingStore
 from speaker_verification.scoring.scorings import Fitted
-from speaker_verification.scoring.settings import EmbedSettings, ExtractionSettings, ScoreSettings
+from speaker_verification.scoring.settings import (
+    EmbedSettings,
+    ExtractionSettings,
+    ScoreSettings,
+    sets_by_use,
+)
 from speaker_verification.scoring.summary import Metrics
 
 logger = logging.getLogger(__name__)
@@ -27,22 +33,24 @@ logger = logging.getLogger(__name__)
 
 def describe_origin(
     training_utterances: pd.DataFrame,
-    cohort_embeddings: EmbeddingStore,
     embeddings: EmbeddingStore,
     prepare: PrepareSettings,
     augmentation: AugmentationSettings,
     embed: EmbedSettings,
+    score: ScoreSettings,
     recipe: str,
 ) -> Origin:
     """Name the recipe, and the corpora by their use; of a model from elsewhere, not those that trained it."""
     from speaker_verification import __version__
     from speaker_verification.corpora.registry import corpora
+    from speaker_verification.corpora.subsets import subsets_of
 
-    tables = {"cohort and calibration": cohort_embeddings.utterances, "trials": embeddings.utterances}
+    sets = {use: subsets_of(name) for use, name in sets_by_use(embed, score).items()}
+    sets["trials"] = tuple(embeddings.utterances["subset"].unique())
     augments = embed.model is None and augmentation.probability > 0
     if embed.model is None:
-        tables = {"training": training_utterances, **tables}
-    used = [corpus for use, table in tables.items() for corpus in _speech(use, table)]
+        sets = {"training": tuple(training_utterances["subset"].unique()), **sets}
+    used = [corpus for use, subsets in sets.items() for corpus in _speech(use, subsets)]
     used += [
         UsedCorpus("augmentation", corpus.name, corpus.licence, tuple(corpus.subsets))
         for corpus in corpora()
@@ -53,13 +61,13 @@ def describe_origin(
     return Origin("" if embed.model else recipe, "", tuple(used), __version__)
 
 
-def _speech(use: str, utterances: pd.DataFrame) -> Iterator[UsedCorpus]:
+def _speech(use: str, subsets: Iterable[str]) -> Iterator[UsedCorpus]:
     from speaker_verification.corpora.registry import corpus_of
 
-    subsets: dict[str, list[str]] = {}
-    for subset in utterances["subset"].unique():
-        subsets.setdefault(corpus_of(subset).name, []).append(subset)
-    for parts in subsets.values():
+    by_corpus: dict[str, list[str]] = {}
+    for subset in subsets:
+        by_corpus.setdefault(corpus_of(subset).name, []).append(subset)
+    for parts in by_corpus.values():
         corpus = corpus_of(parts[0])
         yield UsedCorpus(use, corpus.name, corpus.licence, tuple(parts))
 
@@ -82,6 +90,7 @@ class DecisionParts(NamedTuple):
 
 def collect_decision_parts(
     cohort_embeddings: EmbeddingStore,
+    adaptation_embeddings: EmbeddingStore,
     calibration: Mapping[str, Any],
     fitted_scorings: Mapping[str, Fitted],
     embed: EmbedSettings,
@@ -94,7 +103,10 @@ def collect_decision_parts(
         score=score.model_copy(update={"scorings": score.scorings or tuple(score.chosen)}),
         limits=package.limits,
     )
-    cohort = Cohort.of(cohort_embeddings, score.cohort, score.centre)
+    cohort_set = cohort_embeddings
+    if score.adaptation is not None:
+        cohort_set = adapt(cohort_set, adaptation_embeddings, score.adaptation)
+    cohort = Cohort.of(cohort_set, score.cohort, score.centre)
     return DecisionParts(cohort, Calibration.from_dict(calibration), fitted_scorings, settings)
 
 

@@ -6,7 +6,13 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import EVALUATION_TAG, LAST_CHECKPOINT, PACKAGE_WORKSPACE
+from speaker_verification.config.phases import (
+    ADAPTATION_EMBEDDINGS,
+    COHORT_EMBEDDINGS,
+    EVALUATION_TAG,
+    LAST_CHECKPOINT,
+    PACKAGE_WORKSPACE,
+)
 from speaker_verification.pipelines.package.nodes import (
     assemble_verifier,
     collect_decision_parts,
@@ -22,11 +28,11 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             describe_origin,
             [
                 "training_utterances",
-                "cohort_embeddings",
                 "embeddings",
                 "params:prepare",
                 "params:augmentation",
                 "params:embed",
+                "params:score",
                 "params:recipe",
             ],
             "origin",
@@ -35,7 +41,8 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         Node(
             collect_decision_parts,
             [
-                "cohort_embeddings",
+                COHORT_EMBEDDINGS,
+                ADAPTATION_EMBEDDINGS,
                 "calibration",
                 "fitted_scorings",
                 "params:embed",

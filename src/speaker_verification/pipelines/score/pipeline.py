@@ -6,8 +6,14 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import EVALUATION_TAG
+from speaker_verification.config.phases import (
+    ADAPTATION_EMBEDDINGS,
+    CALIBRATION_EMBEDDINGS,
+    COHORT_EMBEDDINGS,
+    EVALUATION_TAG,
+)
 from speaker_verification.pipelines.score.nodes import (
+    adapt_sets,
     fit_scorings,
     measure_error_rates,
     measure_identification,
@@ -22,15 +28,28 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
     fitted = ["calibration", "fitted_scorings"]
     nodes = [
         Node(
+            adapt_sets,
+            [
+                COHORT_EMBEDDINGS,
+                CALIBRATION_EMBEDDINGS,
+                ADAPTATION_EMBEDDINGS,
+                "params:embed",
+                "params:score",
+            ],
+            ["cohort_set", "calibration_set"],
+            name="adapt_sets",
+        ),
+        Node(
             summarise_cohort,
-            ["cohort_embeddings", "embeddings", "params:score"],
+            ["cohort_set", "embeddings", "params:score"],
             "cohort",
             name="summarise_cohort",
         ),
         Node(
             fit_scorings,
             [
-                "cohort_embeddings",
+                "cohort_set",
+                "calibration_set",
                 "cohort",
                 "validation_utterances",
                 "params:score",

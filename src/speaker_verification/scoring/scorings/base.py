@@ -34,7 +34,7 @@ class SharedSettings(Settings):
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
     """Trials that calibrations are fitted on, half of them target trials."""
     calibration_speakers: Literal["cohort", "validation"] = "cohort"
-    """Speakers of these trials: the cohort set's, or only the validation ones among them."""
+    """Speakers of these trials: all of their set, or only the validation ones among them."""
     calibration_sessions: Literal["any", "across"] = "any"
     """Target trials among them: any, or only those across sessions, of speakers with several."""
     calibration_prior: Probability = 0.5
