@@ -51,7 +51,10 @@ def refused(result: Result, project: Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--env=typo"], "no environment 'typo' in .*, which holds demo, librispeech, local, mini, tiny"),
+        (
+            ["--env=typo"],
+            "no environment 'typo' in .*, which holds cnceleb, demo, librispeech, local, mini, tiny",
+        ),
         (["--pipeline=finetun"], r"--pipelines: no pipeline 'finetun': did you mean 'finetune'\?"),
         (["--pipelines=prepare,finetun"], r"--pipelines: no pipeline 'finetun': did you mean 'finetune'\?"),
         (["--pipeline=prepare", "--pipelines=embed"], "Options '--pipeline' and '--pipelines' cannot"),

@@ -143,7 +143,7 @@ def test_fast_dev_run_shortens_every_phase_but_not_what_the_command_line_says(co
     assert quick["lmft"] == {"epochs": 1, "steps_per_epoch": 5}
 
 
-@pytest.mark.parametrize("env", ["local", "demo", "mini", "librispeech"])
+@pytest.mark.parametrize("env", ["local", "demo", "mini", "librispeech", "cnceleb"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_possible_in_every_environment(recipe: str, env: str) -> None:
     whole = parameters(CONF, env, recipe=recipe)

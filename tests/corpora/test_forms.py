@@ -173,6 +173,20 @@ def test_wespeakers_shards_of_cnceleb_hold_both_training_sets_and_the_test(tmp_p
         )
 
 
+def test_a_list_that_should_come_with_the_recordings_is_read_from_the_mirror_or_missed(
+    tmp_path: Path,
+) -> None:
+    write_cnceleb_mirror(tmp_path, unpacked=True)
+    packed = tmp_path / "CN-Celeb_flac/eval/lists/trials.lst"
+    found = Mirror(tmp_path).list_file("eval/lists/trials.lst")
+    assert (found.name, found.read_bytes()) == ("trials.lst", packed.read_bytes())
+    packed.rename(tmp_path / "trials.lst")
+    with pytest.raises(DataError, match=r"CN-Celeb_flac: holds no eval/lists/trials\.lst, which comes with"):
+        Mirror(tmp_path).list_file("eval/lists/trials.lst").read_bytes()
+    write_files(tmp_path, {"eval/lists/trials.lst": b"1"})
+    assert Mirror(tmp_path).list_file("eval/lists/trials.lst").read_bytes() == b"1"
+
+
 def named(tmp_path: Path, files: Mapping[str, bytes]) -> list[str]:
     archive = tmp_path / "a.tar"
     archive.write_bytes(tarred(files, "w"))

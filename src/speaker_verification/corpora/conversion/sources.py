@@ -308,7 +308,7 @@ class SourceFile:
 def _read(source: Source, path: str, state: tuple[str, ...]) -> bytes:
     member = source.find(path)
     if member is None:
-        raise DataError(f"{source}: holds no {path}")
+        raise DataError(f"{source}: holds no {path}, which comes with these recordings")
     try:
         return member.read()
     except DamagedMember as error:

@@ -87,8 +87,9 @@ def refuse_other_mirror(folder: Path, settings: SyntheticSettings, seed: int) ->
         made = {}
     asked = _origin(json.loads(_record(settings, seed)))
     differing = [name for name in {**asked, **made} if made.get(name) != asked.get(name)]
+    absent = "not set" if made else "unknown"
     before, now = (
-        ", ".join(f"{name} = {values.get(name, 'not set')}" for name in differing) for values in (made, asked)
+        ", ".join(f"{name} = {values.get(name, absent)}" for name in differing) for values in (made, asked)
     )
     raise DataError(
         f"{folder}: the synthetic corpus that was prepared here is of {before}, asked for is {now}: set "
