@@ -15,6 +15,7 @@ from speaker_verification.pipelines import (
     prepare,
     report,
     score,
+    shards,
     training,
 )
 
@@ -37,6 +38,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     return {
         "download": download.create_pipeline(),
         **road,
+        "shards": shards.create_pipeline(),
         EVALUATION: road["embed"] + road["score"],
         "export": export.create_pipeline(),
         "measure": measure.create_pipeline(),

@@ -244,10 +244,20 @@ def test_a_folder_of_shards_can_be_moved(tmp_path: Path, corpus: pd.DataFrame) -
     folder, moved = tmp_path / "shards", tmp_path / "elsewhere"
     UTTERANCES.write(write_shards(corpus, folder, megabytes=1), folder / INDEX, folder)
     folder.rename(moved)
-    same_samples(corpus, read_shards(moved, ["vox2-dev"]))
+    utterances, rejected = read_shards(moved, ["vox2-dev"])
+    same_samples(corpus, utterances)
+    assert rejected.empty
     (moved / "vox2-dev" / "000001.tar").unlink()
     with pytest.raises(DataError, match=r"index\.parquet.*missing.*000001\.tar"):
         read_shards(moved, ["vox2-dev"])
+
+
+def test_utterances_of_shards_may_be_too_short_too(tmp_path: Path, corpus: pd.DataFrame) -> None:
+    UTTERANCES.write(write_shards(corpus, tmp_path / "shards", megabytes=1), tmp_path / "shards" / INDEX)
+    utterances, rejected = read_shards(tmp_path / "shards", ["vox2-dev"], min_duration_seconds=0.53)
+    assert utterances["utterance_id"].tolist() == corpus["utterance_id"].tolist()[2:]  # 0.5, 0.525, 0.55 s
+    assert rejected["file_id"].tolist() == corpus["utterance_id"].tolist()[:2]
+    assert rejected["reason"][1] == "8400 samples, shorter than 0.53 s"
 
 
 def test_a_subset_that_shards_lack_is_named(tmp_path: Path, corpus: pd.DataFrame) -> None:

@@ -23,6 +23,7 @@ from speaker_verification.corpora.mirror import Mirror
 from speaker_verification.corpora.registry import corpus_of
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.shards import read_shards
 from speaker_verification.corpora.speakers import read_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 from speaker_verification.corpora.trials.trials import gather_trials
@@ -106,21 +107,13 @@ def list_corpus(
         Utterances (utterance_id, speaker_id, subset), None when an archive cannot be listed; and the trials
         table, without rows when trials are not as they must be.
     """
-    logger.info("listing the archives of %s before any is converted", ", ".join(prepare.subsets))
-    listed = []
-    for subset in prepare.subsets:
-        with problems.noted():
-            utterances, rejected = list_subset(subset, mirror.source(subset))
-            listed.append(utterances)
-            num_files = len(utterances) + len(rejected)
-            refuse_too_many_rejected(rejected, num_files, prepare.max_rejected_fraction)
+    corpus = _list_utterances(mirror, prepare, problems)
     rirs = mirror.folder / RIRS_NOISES_ARCHIVE.name
     if augmentation.takes_rooms and rirs.is_file():
         with problems.noted():
             check_rirs(rirs, prepare.max_rejected_fraction)
-    if len(listed) < len(prepare.subsets):
+    if corpus is None:
         return None, TRIALS.empty()
-    corpus = pd.concat(listed, ignore_index=True)
     with problems.noted():
         _refuse_repeated(corpus)
         _refuse_shared_speakers(corpus)
@@ -128,6 +121,22 @@ def list_corpus(
     with problems.noted():
         trials = gather_trials(prepare, mirror.folder, corpus, read_speakers(mirror, prepare.subsets))
     return corpus, trials
+
+
+def _list_utterances(mirror: Mirror, prepare: PrepareSettings, problems: Problems) -> pd.DataFrame | None:
+    listed = []
+    if prepare.shards is not None:
+        with problems.noted():
+            listed.append(read_shards(Path(prepare.shards), prepare.subsets, prepare.min_duration_seconds)[0])
+        return listed[0] if listed else None
+    logger.info("listing the archives of %s before any is converted", ", ".join(prepare.subsets))
+    for subset in prepare.subsets:
+        with problems.noted():
+            utterances, rejected = list_subset(subset, mirror.source(subset))
+            listed.append(utterances)
+            num_files = len(utterances) + len(rejected)
+            refuse_too_many_rejected(rejected, num_files, prepare.max_rejected_fraction)
+    return pd.concat(listed, ignore_index=True) if len(listed) == len(prepare.subsets) else None
 
 
 def _refuse_repeated(utterances: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
 from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.registry import trial_lists
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.shards import ShardSettings
 from speaker_verification.corpora.subsets import refuse_tested_subsets, subsets_of
 from speaker_verification.deployment.settings import PackageSettings
 from speaker_verification.models.encoders import adapter_class
@@ -47,6 +48,7 @@ class Parameters(Settings):
     """Device: auto (a GPU if there is one), cpu or cuda:N."""
     download: DownloadSettings
     prepare: PrepareSettings
+    shards: ShardSettings
     model: ModelSettings
     head: HeadSettings
     augmentation: AugmentationSettings

@@ -95,6 +95,8 @@ class PrepareSettings(Settings):
     """Dotted names of corpora defined outside the package."""
     mirror: FolderOrAddress | None = None
     """Folder, or base URL for `download`, with the corpora's own file names; see docs/corpora.md."""
+    shards: LocalPath | None = None
+    """Folder that the pipeline `shards` wrote, read instead of the archives of the subsets."""
     synthetic: SyntheticSettings | None = None
     """Size of a synthetic mirror, used where no mirror is set; see conf/demo."""
     seed: int = Field(42, ge=0)
@@ -146,6 +148,11 @@ class PrepareSettings(Settings):
     def list_names(self) -> tuple[str, ...]:
         """Names of all lists that are evaluated."""
         return (*self.trial_lists, *self.other_trial_lists)
+
+    @property
+    def mirrored_subsets(self) -> tuple[SubsetName, ...]:
+        """The subsets that are read from the mirror, not from shards."""
+        return self.subsets if self.shards is None else ()
 
     @property
     def list_files(self) -> dict[str, str]:

@@ -34,7 +34,8 @@ from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError, listed
 from speaker_verification.common.progress import progress_bar
 from speaker_verification.common.settings_base import Settings
-from speaker_verification.common.tables import UTTERANCES
+from speaker_verification.common.tables import REJECTED_FILES, UTTERANCES
+from speaker_verification.corpora.conversion.convert import refuse_short
 
 INDEX = "index.parquet"
 _LIST, _SPEAKERS = "shard.list", "utt2spk"  # files that wespeaker takes
@@ -163,23 +164,28 @@ def write_shards(utterances: pd.DataFrame, folder: Path, megabytes: int) -> pd.D
     everyone = group.gather((places, len(own) - len(left)))
     if group.is_first:
         _write_lists(utterances, shards)
+    num_kept = sum(kept for _, kept in everyone)
     logger.info(
-        "%d shards of %d utterances in %s, %d of them from an earlier run",
-        *(len(shards), len(utterances), folder, sum(num_kept for _, num_kept in everyone)),
+        "%s: %d utterances in %d shards%s",
+        *(folder, len(utterances), len(shards)),
+        f", {num_kept} of them written by an earlier run" if num_kept else "",
     )
     stored = pd.concat([place for places, _ in everyone for place in places]).sort_index()
     return UTTERANCES.conform(utterances.assign(**stored.set_axis(utterances.index)))
 
 
-def read_shards(folder: Path, subsets: Sequence[str]) -> pd.DataFrame:
+def read_shards(
+    folder: Path, subsets: Sequence[str], min_duration_seconds: float = 0.0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the utterances of subsets from the index of shards.
 
     Args:
         folder: folder that `write_shards` wrote, wherever it is now.
         subsets: names of subsets.
+        min_duration_seconds: least duration; shorter recordings are rejected.
 
     Returns:
-        UTTERANCES table, one subset after the other.
+        The utterances table, one subset after the other, and the table of rejected files.
 
     Raises:
         DataError: there is no index, it lacks a subset, or a shard is missing.
@@ -194,7 +200,10 @@ def read_shards(folder: Path, subsets: Sequence[str]) -> pd.DataFrame:
     table = pd.concat([index[index["subset"] == name] for name in subsets], ignore_index=True)
     if missing := [path for path in table["path"].unique() if not Path(path).is_file()]:
         raise DataError(f"{file}: these shards are missing: {listed(missing)}; copy them again")
-    return table
+    judged = refuse_short(table.assign(file_id=table["utterance_id"], reason=""), min_duration_seconds)
+    is_short = judged["reason"] != ""
+    rejected = REJECTED_FILES.conform(judged.loc[is_short, REJECTED_FILES.columns.names])
+    return table[~is_short].reset_index(drop=True), rejected
 
 
 class _Writer:

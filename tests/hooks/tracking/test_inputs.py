@@ -72,9 +72,10 @@ def test_a_digest_is_of_the_content_and_not_of_where_the_files_are() -> None:
         return table.digest
 
     moved = UTTERANCES.assign(path=[f"/elsewhere/{row}" for row in range(4)])
+    packed = UTTERANCES.assign(path="/disk/0.tar", offset=[1, 2, 3, 4], num_bytes=5, codec="m4a")
     indexed = UTTERANCES.set_axis([7, 8, 9, 10])
     compact = UTTERANCES.astype({"speaker_id": "category"})
-    assert digest(moved) == digest(indexed) == digest(compact) == digest(UTTERANCES)
+    assert digest(moved) == digest(packed) == digest(indexed) == digest(compact) == digest(UTTERANCES)
     assert digest(UTTERANCES.assign(num_samples=[16_000, 32_000, 24_000, 8_001])) != digest(UTTERANCES)
     assert digest_of(UTTERANCES[::-1]) != digest_of(UTTERANCES)
 

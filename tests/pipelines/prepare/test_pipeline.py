@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.common.tables import SCHEMAS
+from speaker_verification.common.tables import SCHEMAS, UTTERANCES
 from speaker_verification.config.feasibility import refuse_missing_augmentation
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.shards import INDEX, ShardSettings
 from speaker_verification.corpora.synthetic import mirror as synthetic
 from speaker_verification.corpora.voxceleb import PUBLISHED_LISTS
+from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
+from speaker_verification.pipelines.shards.nodes import write_corpus_shards
 from tests.support.corpora import (
     TINY,
     write_cnceleb_mirror,
@@ -29,6 +34,7 @@ from tests.support.corpora import (
 )
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
+PLACE = ["path", "offset", "num_bytes", "deflated", "codec", "first_sample"]
 SMALL = {"num_workers": 0, "validation_speakers": 2, "validation_trials": 4}
 
 
@@ -327,3 +333,32 @@ def test_one_name_in_three_corpora_is_three_speakers_who_never_make_a_wrong_tria
     of_one = trials["enroll_id"].map(held_out).to_numpy() == trials["test_id"].map(held_out).to_numpy()
     assert np.array_equal(of_one, trials["label"] == 1)
     assert (trials["label"] == 0).sum() > 100
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac", "as_is"])
+def test_shards_alone_give_the_tables_and_examples_of_the_recordings(
+    tmp_path: Path, audio_format: str
+) -> None:
+    mirror, shards = write_mirror(tmp_path / "mirror"), tmp_path / "shards"
+    prepare = {"mirror": str(mirror), "audio_format": audio_format, **SMALL}
+    before = run(tmp_path, prepare)
+    index = write_corpus_shards(before["utterances"], shards, ShardSettings(megabytes=1))
+    UTTERANCES.write(index, shards / INDEX, shards)
+    examples = drawn(before["training_utterances"])
+    shutil.rmtree(tmp_path / "audio_folder")
+    for archive in mirror.glob("vox[12]_*"):
+        archive.unlink()
+    after = run(tmp_path, prepare | {"shards": str(shards)})
+    for name in ("utterances", "training_utterances", "validation_utterances"):
+        assert after[name]["path"].str.startswith(f"{shards}/").all()
+        pd.testing.assert_frame_equal(before[name].drop(columns=PLACE), after[name].drop(columns=PLACE))
+    for name in ("trials", "trial_lists", "validation_trials"):
+        pd.testing.assert_frame_equal(before[name], after[name])
+    for one, other in zip(examples, drawn(after["training_utterances"]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def drawn(training_utterances: pd.DataFrame) -> list[torch.Tensor]:
+    """Waveforms of the training examples of one pass."""
+    examples = TrainingExamples(training_utterances, None, 0.3, (1.0, 0.9), seed=1)
+    return [examples[0, row][0] for row in range(len(examples))]

@@ -104,8 +104,10 @@ class Credentials(Settings):
 def needed_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
     """The archives (by their whole names) and lists that `prepare` reads; no list that is in an archive."""
     known = hosted_files()
-    lists = [name for name in prepare.list_files.values() if not isinstance(known.get(name), ArchivedFile)]
-    files = [*(archive_of(subset).name for subset in prepare.subsets), *lists]
+    lists = {name: known.get(name) for name in prepare.list_files.values()}
+    in_archives = [file.subset for file in lists.values() if isinstance(file, ArchivedFile)]
+    archives = [archive_of(subset).name for subset in (*prepare.mirrored_subsets, *in_archives)]
+    files = [*archives, *(name for name, file in lists.items() if not isinstance(file, ArchivedFile))]
     if augmentation.clip_kinds:
         files.append(MUSAN_ARCHIVE.name)
     if augmentation.takes_rooms:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from speaker_verification.common.tables import UTTERANCES
 from speaker_verification.config.phases import EMBEDDINGS, SETS
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 TRAINING, VALIDATION, TEST = "training", "validation", "test"  # contexts
 CONTEXT_TAG = "mlflow.data.context"
-PLACE = "path"  # column that says where a file is, which is no content
+PLACE = ("path", *UTTERANCES.defaults)  # columns that say where a recording is, which is no content
 DIGEST_BYTES = 8
 
 
@@ -93,7 +94,7 @@ def tracked_tables(
 
 
 def _of_utterances(utterances: pd.DataFrame, name: str, context: str, source: str) -> TrackedTable:
-    content = utterances.drop(columns=PLACE)
+    content = utterances.drop(columns=[*PLACE], errors="ignore")
     counts = {
         "num_rows": len(content),
         "num_speakers": content["speaker_id"].nunique(),

@@ -18,6 +18,7 @@ from speaker_verification.corpora.musan import MUSAN_ARCHIVE
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.sessions import count_missing_sessions
 from speaker_verification.corpora.settings import PrepareSettings
+from speaker_verification.corpora.shards import read_shards
 from speaker_verification.corpora.speakers import read_speakers
 from speaker_verification.corpora.subsets import refuse_seen_speakers, select_subset
 from speaker_verification.corpora.trials.trial_lists import describe_lists
@@ -51,7 +52,7 @@ def provide_mirror(
     mirror = _find_mirror(prepare, mirror_folder, is_in_use=any(audio_folder.iterdir()))
     needed = needed_files(prepare, augmentation)
     mirror.check(needed, Digests(mirror_folder) if prepare.verify_checksums else None)
-    for line in mirror.describe(prepare.subsets):
+    for line in mirror.describe(prepare.mirrored_subsets):
         logger.info("%s", line)
     return mirror
 
@@ -87,7 +88,7 @@ def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool)
 def convert_utterances(
     mirror: Mirror, audio_folder: Path, prepare: PrepareSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Convert all recordings to 16 kHz mono, or find the places of those that are used as they are.
+    """Convert all recordings to 16 kHz mono, or find the places of those that are used where they are.
 
     Args:
         mirror: mirror of the corpora.
@@ -97,6 +98,8 @@ def convert_utterances(
     Returns:
         The utterances table and the table of rejected files.
     """
+    if prepare.shards is not None:
+        return read_shards(Path(prepare.shards), prepare.subsets, prepare.min_duration_seconds)
     converted = [
         convert_subset(
             subset,
