@@ -43,6 +43,7 @@ def test_wave_files_come_through_bit_for_bit_with_their_manifest(tmp_path: Path)
         "num_bytes": [0, 0],
         "deflated": [False, False],
         "codec": ["", ""],
+        "crc32": [0, 0],
         "first_sample": [0, 0],
         "num_samples": [24_000, 8_000],
         "duration_seconds": [1.5, 0.5],

@@ -44,9 +44,9 @@ def m4a(samples: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def zipped(members: Mapping[str, bytes]) -> bytes:
+def zipped(members: Mapping[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w", packing) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return stream.getvalue()

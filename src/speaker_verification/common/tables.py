@@ -161,6 +161,7 @@ UTTERANCES = TableSchema(
             "num_bytes": pa.int64(),  # bytes there; 0: the whole file
             "deflated": pa.bool_(),  # a zip member that is to be inflated
             "codec": REPEATED,  # ending of the encoded recording (m4a, ...); empty: a 16 kHz mono s16 file
+            "crc32": pa.int64(),  # of the encoded recording, inflated; 0: none is known
             "first_sample": pa.int64(),  # of the utterance in the decoded recording
             "num_samples": pa.int64(),
             "duration_seconds": pa.float64(),
@@ -168,7 +169,7 @@ UTTERANCES = TableSchema(
     ),
     key=("utterance_id",),
     paths=("path",),
-    defaults={"offset": 0, "num_bytes": 0, "deflated": False, "codec": "", "first_sample": 0},
+    defaults={"offset": 0, "num_bytes": 0, "deflated": False, "codec": "", "crc32": 0, "first_sample": 0},
 )
 
 TRIALS = TableSchema(

@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -237,7 +238,8 @@ class _Writer:
             for row, (ending, codec, data) in zip(shard.rows, self._recordings(shard.rows), strict=True):
                 key = utterance_key(self._audio.utterance_id(row))
                 _add(file, f"{key}.spk", self._speakers[row].encode())
-                recordings.append((_add(file, f"{key}.{ending}", data), len(data), codec))
+                offset = _add(file, f"{key}.{ending}", data)
+                recordings.append((offset, len(data), codec, zlib.crc32(data) if codec else 0))
             file.write(_END)
             num_bytes = file.tell()
         record = {"rows": self._digest(shard), "num_bytes": num_bytes, "recordings": recordings}
@@ -272,7 +274,7 @@ class _Writer:
 
 
 def _places(shard: Shard, recordings: Sequence[Sequence[int | str]]) -> pd.DataFrame:
-    table = pd.DataFrame(recordings, columns=["offset", "num_bytes", "codec"], index=shard.rows)
+    table = pd.DataFrame(recordings, columns=["offset", "num_bytes", "codec", "crc32"], index=shard.rows)
     return table.assign(path=str(shard.path), deflated=False, first_sample=0)
 
 

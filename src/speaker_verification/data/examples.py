@@ -39,6 +39,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         crop_seconds: float,
         speed_factors: Sequence[float],
         seed: int,
+        cache_megabytes: int = 0,
     ) -> None:
         """Read the manifest; no audio is read yet.
 
@@ -48,6 +49,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
             crop_seconds: length of a crop.
             speed_factors: one is drawn for each example; each distinct one makes classes of its own.
             seed: seed of all draws.
+            cache_megabytes: see `UtteranceAudio`.
 
         Raises:
             DataError: there are no utterances.
@@ -55,7 +57,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         """
         if training_utterances.empty:
             raise DataError("table 'training_utterances': no utterance to train on")
-        self._audio = UtteranceAudio(training_utterances)
+        self._audio = UtteranceAudio(training_utterances, cache_megabytes)
         self._num_samples = self._audio.num_samples
         self._speaker_ids, self._speakers = np.unique(
             training_utterances["speaker_id"].to_numpy(dtype=object), return_inverse=True

@@ -150,6 +150,8 @@ class PhaseSettings(Settings):
     """Trial lists measured after every epoch."""
     num_workers: int = Field(4, ge=0)
     """Processes that load examples; 0: the training process."""
+    cache_megabytes: int = Field(0, ge=0)
+    """Memory of each of these in MB for decoded recordings of a corpus used as it is; 0: none."""
     save_every_steps: int | None = Field(1000, ge=1)
     """Steps between saves of the resume file; null: once an epoch."""
     resume: bool = True

@@ -44,6 +44,7 @@ HARMLESS = {
     "head.classes_per_chunk",
     "head.sharded",
     "phase.allow_changed_augmentation",
+    "phase.cache_megabytes",
     "phase.keep_checkpoints",
     "phase.num_workers",
     "phase.resume",

@@ -149,7 +149,12 @@ def run_phase(
     augmenter = tables.augmenter(job.augmentation)
     tables.require_files(augmented=augmenter is not None)
     examples = TrainingExamples(
-        tables.training_utterances, augmenter, phase.crop_seconds, phase.speed_factors, job.phase_seed
+        tables.training_utterances,
+        augmenter,
+        phase.crop_seconds,
+        phase.speed_factors,
+        job.phase_seed,
+        phase.cache_megabytes,
     )
     held_out = TrialSet.of(tables.validation_trials, tables.validation_utterances)
     is_monitored = tables.trials["trial_list"].isin(phase.monitor)

@@ -42,9 +42,10 @@ RECORDINGS = TableSchema(
             "offset": pa.int64(),
             "deflated": pa.bool_(),
             "codec": pa.string(),
+            "crc32": pa.int64(),
         }
     ),
-    defaults={"path": "", "offset": 0, "deflated": False, "codec": ""},
+    defaults={"path": "", "offset": 0, "deflated": False, "codec": "", "crc32": 0},
 )
 DUPLICATE = "duplicate of another member of the archive"
 UNSAFE = "unsafe path: absolute, with '..', or not of letters, digits, '_', '-' and '.' alone"
@@ -431,7 +432,7 @@ def as_table(recordings: Iterable[Recording], root: Path | None = None) -> pd.Da
         root: folder whose files are named relative to it; None: all paths are kept.
     """
     columns = RECORDINGS.columns.names
-    of_place = {"path", "offset", "deflated"}
+    of_place = {"path", "offset", "deflated", "crc32"}
     attributes = [f"place.{name}" if name in of_place else name for name in columns]
     table = pd.DataFrame(map(attrgetter(*attributes), recordings), columns=columns)
     if root is not None:

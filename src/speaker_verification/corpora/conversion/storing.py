@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -191,13 +192,14 @@ def _left_in_place(recording: Recording, member: Member) -> Recording:
             f"{member.name} is in a compressed tar archive, which cannot be read from the middle: set "
             "prepare.audio_format to wav or flac, or decompress the archive (gunzip)"
         )
-    info = probe_audio(member.read(), member.name)
+    encoded = member.read()
+    info = probe_audio(encoded, member.name)
     return replace(
         recording,
         num_samples=info.num_samples,
         num_channels=info.num_channels,
         num_bytes=place.num_bytes,
-        place=place,
+        place=replace(place, crc32=zlib.crc32(encoded)),
         codec=os.path.splitext(member.name)[1].removeprefix("."),
     )
 
