@@ -25,7 +25,11 @@ def tiny_settings(
     return ModelSettings.parse(
         {
             "frontend": {"checkpoint": None, "architecture": architecture, **frontend},
-            "layer_aggregation": {"kind": aggregation, "lap": {"num_heads": 4, "output_width": 12}},
+            "layer_aggregation": {
+                "kind": aggregation,
+                "lap": {"num_heads": 4, "output_width": 12},
+                "adapter_mfa": {"adapter_width": 4},
+            },
             "speaker_network": {
                 "kind": network,
                 "astp": {"embedding_size": 10},
@@ -36,6 +40,7 @@ def tiny_settings(
                     "pooled_channels": 12,
                     "bottleneck_channels": 6,
                 },
+                "asp": {"embedding_size": 10, "attention_width": 6},
                 "mhfa": {"embedding_size": 10, "num_heads": 5, "compressed_width": 6},
             },
         },

@@ -35,7 +35,7 @@ class FrontendSettings(Settings):
     """Encoder to start from: a checkpoint, or a random one of a given architecture."""
 
     checkpoint: LocalPath | None = "microsoft/wavlm-large"
-    """Encoder, WavLM, HuBERT or wav2vec 2.0: hub name or folder; null with an architecture."""
+    """Encoder, WavLM, HuBERT, wav2vec 2.0 or W2V-BERT 2.0: hub name or folder; null with an architecture."""
     architecture: dict[str, Any] | None = None
     """transformers configuration with its model_type, initialised at random; null with a checkpoint."""
     adapter: str | None = None

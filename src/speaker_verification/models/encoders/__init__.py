@@ -7,12 +7,18 @@ from typing import Any
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.registry import TypeRegistry
 from speaker_verification.models.encoders.base import EncoderAdapter
+from speaker_verification.models.encoders.w2v_bert import W2vBertAdapter
 from speaker_verification.models.encoders.wav2vec2_family import Wav2Vec2Adapter, WavLMAdapter
 
 ENCODERS: TypeRegistry[type[EncoderAdapter]] = TypeRegistry(
     "encoder adapter",
     EncoderAdapter,
-    {"wavlm": WavLMAdapter, "hubert": Wav2Vec2Adapter, "wav2vec2": Wav2Vec2Adapter},
+    {
+        "wavlm": WavLMAdapter,
+        "hubert": Wav2Vec2Adapter,
+        "wav2vec2": Wav2Vec2Adapter,
+        "wav2vec2-bert": W2vBertAdapter,
+    },
 )
 
 AdapterChoice = str | type[EncoderAdapter] | None

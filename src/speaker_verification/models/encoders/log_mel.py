@@ -1,0 +1,87 @@
+"""Log-mel features as Kaldi computes them, batched and on the device of the waveforms."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+FRAME_SAMPLES = 400
+HOP_SAMPLES = 160
+NUM_MELS = 80
+_FFT_SIZE = 512
+_PRE_EMPHASIS = 0.97
+_SCALE = 2.0**15  # of 16-bit samples
+_POWER_FLOOR = 1.192092955078125e-07
+_VARIANCE_FLOOR = 1e-7
+_LOWEST_HZ, _HIGHEST_HZ, _RATE_HZ = 20.0, 8000.0, 16_000.0
+
+
+def stacked_log_mel(waveforms: Tensor) -> Tensor:
+    """Normalised log-mel features, two frames side by side.
+
+    Frames of 400 samples every 160, without padding: mean removed, pre-emphasised, Povey window, power
+    spectrum of 512 points, 80 mel bands from 20 to 8,000 Hz, natural logarithm. Every band of an utterance
+    has zero mean and unit variance over time; an odd last frame counts there and is then left out. They are
+    those of transformers' SeamlessM4TFeatureExtractor, which computes them in NumPy, utterance by utterance.
+
+    Args:
+        waveforms: (B, samples) at 16 kHz, with at least two frames.
+
+    Returns:
+        (B, T, 160), float32, T half the number of frames.
+    """
+    with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+        if waveforms.device.type == "cpu":  # one at a time stays in the cache: 2.5 times as fast
+            return torch.cat([_stacked(waveform) for waveform in waveforms.split(1)])
+        return _stacked(waveforms)
+
+
+def _stacked(waveforms: Tensor) -> Tensor:
+    features = log_mel(waveforms)  # (B, frames, 80)
+    mean = features.mean(dim=1, keepdim=True)
+    features = (features - mean) / (features.var(dim=1, keepdim=True) + _VARIANCE_FLOOR).sqrt()
+    num_pairs = features.shape[1] // 2
+    return features[:, : 2 * num_pairs].reshape(len(features), num_pairs, 2 * NUM_MELS)
+
+
+def log_mel(waveforms: Tensor) -> Tensor:
+    """Log-mel features (B, frames, 80), float32, of waveforms (B, samples).
+
+    Up to the power spectrum all is in float64: the quiet bands of a frame are far below the rounding of its
+    loud ones. The window begins with 0, so that pre-emphasis may run over the whole waveform.
+    """
+    samples = waveforms.double() * _SCALE
+    emphasised = functional.pad(samples[:, 1:] - _PRE_EMPHASIS * samples[:, :-1], (1, 0))
+    means = samples.unfold(1, FRAME_SAMPLES, HOP_SAMPLES).mean(dim=2, keepdim=True)  # (B, frames, 1)
+    window = _window(waveforms.device)
+    windowed = torch.addcmul(
+        (_PRE_EMPHASIS - 1) * means * window, emphasised.unfold(1, FRAME_SAMPLES, HOP_SAMPLES), window
+    )
+    padded = functional.pad(windowed, (0, _FFT_SIZE - FRAME_SAMPLES))  # faster than rfft's own padding
+    spectrum = torch.fft.rfft(padded).to(torch.complex64)  # (B, frames, 257)
+    power = spectrum.real.square() + spectrum.imag.square()
+    return (power @ _mel_filters(waveforms.device)).clamp(min=_POWER_FLOOR).log()
+
+
+@lru_cache(maxsize=8)
+def _window(device: torch.device) -> Tensor:
+    """Povey window (400,)."""
+    return torch.from_numpy(np.hanning(FRAME_SAMPLES) ** 0.85).to(device)
+
+
+@lru_cache(maxsize=8)
+def _mel_filters(device: torch.device) -> Tensor:
+    """Triangular filters on Kaldi's mel scale, (257, 80)."""
+    bins = _mel(np.arange(_FFT_SIZE // 2 + 1) * _RATE_HZ / _FFT_SIZE)[:, None]
+    edges = np.linspace(_mel(np.array(_LOWEST_HZ)), _mel(np.array(_HIGHEST_HZ)), NUM_MELS + 2)
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.from_numpy(np.maximum(0, np.minimum(rising, falling))).float().to(device)
+
+
+def _mel(hertz: np.ndarray) -> np.ndarray:
+    return 1127.0 * np.log(1.0 + hertz / 700.0)
