@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from speaker_verification.config.phases import EVALUATION, PHASES, checkpoint_of
+from speaker_verification.config.phases import EVALUATION, IMPORT, PHASES, checkpoint_of
 from speaker_verification.pipelines import (
     compare_runs,
     download,
     embed,
     export,
+    import_embeddings,
     measure,
     package,
     prepare,
@@ -36,6 +37,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "report": report.create_pipeline(),
     }
     return {
+        IMPORT: import_embeddings.create_pipeline(),
         "download": download.create_pipeline(),
         **road,
         "shards": shards.create_pipeline(),

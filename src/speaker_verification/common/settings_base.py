@@ -9,7 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from speaker_verification.common.errors import ParameterError
 
@@ -40,6 +47,7 @@ def expanded(path: str) -> str:
 
 
 LocalPath = Annotated[str, AfterValidator(expanded)]
+ListName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]  # of trials
 
 
 class Settings(BaseModel):

@@ -164,7 +164,7 @@ UTTERANCES = TableSchema(
             "crc32": pa.int64(),  # of the encoded recording, inflated; 0: none is known
             "first_sample": pa.int64(),  # of the utterance in the decoded recording
             "num_samples": pa.int64(),
-            "duration_seconds": pa.float64(),
+            "duration_seconds": pa.float64(),  # 0: not known, of embeddings from elsewhere
         }
     ),
     key=("utterance_id",),
@@ -308,6 +308,11 @@ SCHEMAS = {
         LEARNING_CURVE,
     )
 }
+
+
+def durations_known(utterances: pd.DataFrame) -> bool:
+    """Whether a table tells the duration of every utterance."""
+    return bool((utterances["duration_seconds"] > 0).all())
 
 
 def require_files(tables: Mapping[str, pd.DataFrame]) -> None:

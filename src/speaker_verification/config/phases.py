@@ -15,6 +15,9 @@ SETS = (COHORT_EMBEDDINGS, CALIBRATION_EMBEDDINGS, ADAPTATION_EMBEDDINGS)  # emb
 EMBED_WORKSPACE = "embed.workspace"
 PACKAGE_WORKSPACE = "package.workspace"
 EVALUATION = "evaluate"  # pipeline that embeds and scores, and the stage that is tracked
+IMPORT = (
+    "import_embeddings"  # pipeline that takes another toolkit's embeddings in place of `prepare` and `embed`
+)
 DISTRIBUTED_TAG = "distributed"  # of nodes that all processes of torchrun run together
 EVALUATION_TAG = "evaluation"  # of its nodes and those of the report
 

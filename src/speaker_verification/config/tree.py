@@ -25,6 +25,7 @@ from speaker_verification.models.settings import ModelSettings, encoder_width
 from speaker_verification.scoring.settings import (
     CompareRunsSettings,
     EmbedSettings,
+    ImportSettings,
     MeasureSettings,
     ReportSettings,
     ScoreSettings,
@@ -62,6 +63,7 @@ class Parameters(Settings):
     score: ScoreSettings
     package: PackageSettings
     report: ReportSettings
+    import_embeddings: ImportSettings
     measure: MeasureSettings
     compare_runs: CompareRunsSettings
 

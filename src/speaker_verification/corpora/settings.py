@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from speaker_verification.audio.format import CorpusFormat
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.common.settings_base import LocalPath, Settings
+from speaker_verification.common.settings_base import ListName, LocalPath, Settings
 from speaker_verification.corpora.corpus import PublishedList
 from speaker_verification.corpora.download.addresses import FolderOrAddress
 from speaker_verification.corpora.registry import add_corpus, subsets, trial_lists, unknown_name
@@ -35,7 +35,6 @@ def _known_corpus(name: str) -> str:
 SubsetName = Annotated[str, AfterValidator(_known_subset)]
 TrialListName = Annotated[str, AfterValidator(_known_list)]
 CorpusName = Annotated[str, AfterValidator(_known_corpus)]
-ListName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Speakers = Annotated[int, Field(ge=2, le=250)]
 ChannelKind = Literal["microphone", "telephone", "mixed"]
 

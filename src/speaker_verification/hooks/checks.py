@@ -17,6 +17,7 @@ from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.config.phases import (
     ENCODER,
     EVALUATION,
+    IMPORT,
     LAST_CHECKPOINT,
     MIRROR,
     PHASES,
@@ -66,6 +67,7 @@ class ParametersHook(ParameterisedHook):
         self._converts = "utterances" in pipeline.all_outputs()
         if "validation_trials" in pipeline.all_outputs():
             self._stages.add("prepare")
+        _refuse_replacing(pipeline, catalog)
         if corpus := _prepared(pipeline, catalog, "utterances", "trials"):
             self._refuse_impossible(*corpus)
         if self._parameters is not None:
@@ -83,6 +85,16 @@ class ParametersHook(ParameterisedHook):
 
         if self._parameters is not None:
             refuse_impossible(self._parameters, utterances, trials, self._stages)
+
+
+def _refuse_replacing(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    """Refuse to import trials over those of a prepared corpus."""
+    made = pipeline.all_outputs()
+    if "trials" in made and "training_utterances" not in made and catalog.exists("training_utterances"):
+        raise ParameterError(
+            "the data root holds a prepared corpus, whose trials those of imported embeddings would replace: "
+            "add --env=imported, or take an environment of your own"
+        )
 
 
 def _takes_device(node: Node) -> bool:
@@ -195,7 +207,7 @@ class InputsHook(ParameterisedHook):
         makers = [
             name
             for name, other in pipelines.items()
-            if name not in COMPOSED and not other.all_outputs().isdisjoint(missing)
+            if name not in (*COMPOSED, IMPORT) and not other.all_outputs().isdisjoint(missing)
         ]
         commands = ", then ".join(f"kedro run --pipeline={name}" for name in makers)
         if LAST_CHECKPOINT in missing:

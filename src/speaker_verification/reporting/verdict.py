@@ -85,7 +85,7 @@ class Verdict:
     """Circumstances of an evaluation.
 
     Attributes:
-        recipe: recipe that trained the model; None for a model from elsewhere.
+        recipe: recipe that trained the model; None for a model or embeddings from elsewhere.
         environment: configuration environment of the run; None where it is not known.
         commit: commit of the code that trained; None outside of git.
         clean: whether the code was that of the commit; None outside of git.
@@ -98,6 +98,7 @@ class Verdict:
         differences: parameters that differ from the recipe's.
         parameters: values as YAML of all parameters that bear on the results, by dotted name.
         reported_by: `commit` and `clean` of the code that wrote the report, where they are others.
+        system: another toolkit's system whose embeddings were evaluated; None for a model of this project.
     """
 
     recipe: str | None
@@ -113,12 +114,15 @@ class Verdict:
     differences: Sequence[Difference] = field(default_factory=list)
     parameters: Mapping[str, str] = field(default_factory=dict)
     reported_by: Mapping[str, Any] | None = None
+    system: str | None = None
 
     @property
     def title(self) -> str:
         """Title of a report."""
         if self.recipe is not None:
             return f"Evaluation of {self.recipe}"
+        if self.system is not None:
+            return f"Evaluation of {self.system}"
         return f"Evaluation of {self.model.name}" if self.model else "Evaluation of a model from elsewhere"
 
     def to_dict(self) -> dict[str, Any]:

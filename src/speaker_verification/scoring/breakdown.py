@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from speaker_verification.common.tables import durations_known
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.embeddings import rows_of_ids
 from speaker_verification.scoring.metrics import equal_error_rate, sort_trials
@@ -26,9 +27,9 @@ def rates_by_group(
 ) -> pd.DataFrame:
     """Error rates by group of trials.
 
-    Trials are grouped by the duration of the shorter side and, as far as the speakers are known, by gender
-    and by nationality: one group for each value that both sides share, one for trials whose sides differ,
-    and one for trials with an unknown side. Empty groups are left out.
+    Trials are grouped by the duration of the shorter side, where durations are known, and, as far as the
+    speakers are known, by gender and by nationality: one group for each value that both sides share, one for
+    trials whose sides differ, and one for trials with an unknown side. Empty groups are left out.
 
     Args:
         scores: table of the SCORES schema.
@@ -90,12 +91,14 @@ def _groups_of(
     both = pd.concat([trials["enroll_id"], trials["test_id"]], ignore_index=True)
     what = "of the trials are not in the table of utterances: prepare them first"
     sides = np.split(rows_of_ids(both, utterances, what), 2)
-    seconds = utterances["duration_seconds"].to_numpy()
-    names = [f"under {edges[0]:g} s"]
-    names += [f"{low:g} to {high:g} s" for low, high in pairwise(edges)]
-    names += [f"from {edges[-1]:g} s"]
-    shorter = np.minimum(*(seconds[rows] for rows in sides))
-    groups = {"duration": (names, np.digitize(shorter, edges).astype(np.int16))}
+    groups: dict[str, tuple[list[str], np.ndarray]] = {}
+    if durations_known(utterances):
+        seconds = utterances["duration_seconds"].to_numpy()
+        names = [f"under {edges[0]:g} s"]
+        names += [f"{low:g} to {high:g} s" for low, high in pairwise(edges)]
+        names += [f"from {edges[-1]:g} s"]
+        shorter = np.minimum(*(seconds[rows] for rows in sides))
+        groups["duration"] = names, np.digitize(shorter, edges).astype(np.int16)
     for by in ("gender", "nationality"):
         known = speakers.set_index("speaker_id")[by].where(lambda values: values != UNKNOWN)
         value, values = pd.factorize(utterances["speaker_id"].map(known), sort=True)  # -1: not known

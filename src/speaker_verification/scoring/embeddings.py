@@ -17,6 +17,7 @@ EMBEDDINGS_FILE = "embeddings.npy"
 CROPS_FILE = "crop_embeddings.npy"
 UTTERANCES_FILE = "utterances.parquet"
 MODEL_FILE = "model.txt"
+IMPORTED = "imported: "
 
 _ROWS_PER_CHECK = 65_536
 
@@ -29,7 +30,8 @@ class EmbeddingStore:
         embeddings: float32 (N, E), N utterances of embedding width E; may be a memory map.
         utterances: N rows of the UTTERANCES schema.
         crops: float32 (N, V, E), embeddings of V crops of each utterance, or None.
-        model: digest of the weights that made them; empty where it is not known.
+        model: digest of the weights that made them, or `imported: ` and the name of another toolkit's system;
+            empty where it is not known.
 
     Raises:
         DataError: the embeddings are not a matrix, not one row for each utterance, or not finite (the
@@ -71,6 +73,11 @@ class EmbeddingStore:
                     f"embedding of utterance {self.utterances['utterance_id'].iloc[row]} is not finite"
                 )
 
+    @property
+    def system(self) -> str | None:
+        """Name of another toolkit's system that made the embeddings; None: this project made them."""
+        return self.model.removeprefix(IMPORTED) if self.model.startswith(IMPORTED) else None
+
     def rows_of(self, utterance_ids: Sequence[str] | pd.Series) -> np.ndarray:
         """Rows of the given utterances, as `rows_of_ids`."""
         return rows_of_ids(utterance_ids, self.utterances, "have no embedding: embed them first")
@@ -102,8 +109,11 @@ class EmbeddingStore:
         """Refuse to compare these embeddings with another model's.
 
         Raises:
-            DataError: both models are known, and they differ.
+            DataError: both models are known, and they differ, or the widths do.
         """
+        widths = self.embeddings.shape[1], other.embeddings.shape[1]
+        if widths[0] != widths[1]:
+            raise DataError(f"embeddings of {widths[0]} and of {widths[1]} numbers cannot be compared")
         if self.model and other.model and self.model != other.model:
             raise DataError(
                 f"embeddings of {len(self.utterances)} and of {len(other.utterances)} utterances are of two "

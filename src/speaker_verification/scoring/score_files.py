@@ -6,12 +6,13 @@ Scores are `ENROLL_ID TEST_ID SCORE [target|nontarget]` on each line, speakers `
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import csv
+from pyarrow import csv, parquet
 
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.errors import DataError
@@ -121,15 +122,16 @@ def _as_trials(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def read_speaker_file(path: Path) -> pd.DataFrame:
+def read_speaker_file(path: Path, optional: Sequence[str] = ()) -> pd.DataFrame:
     """Read the speakers of utterances.
 
     Args:
         path: text file with `UTTERANCE_ID SPEAKER_ID` on each line (Kaldi's utt2spk), or table of
             utterances as .parquet or .csv.
+        optional: names of further columns that are read where a table has them.
 
     Returns:
-        Columns utterance_id and speaker_id.
+        Columns utterance_id and speaker_id, and the further ones, of a CSV file as text.
 
     Raises:
         DataError: the file is missing, holds no speakers, a line is of another form, or an utterance
@@ -139,7 +141,7 @@ def read_speaker_file(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such speaker file")
     is_table = path.suffix in (".parquet", ".csv")
-    table = _read_speaker_table(path) if is_table else _read_speaker_lines(path)
+    table = _read_speaker_table(path, optional) if is_table else _read_speaker_lines(path)
     if table.empty:
         raise DataError(f"{path}: holds no speakers")
     repeated = table["utterance_id"].duplicated().to_numpy()
@@ -147,23 +149,26 @@ def read_speaker_file(path: Path) -> pd.DataFrame:
         row = int(repeated.argmax())
         name = table["utterance_id"].iloc[row]
         raise DataError(f"{path}, {_place(path, table, row)}: duplicate utterance {name}")
-    return table[SPEAKER_COLUMNS]
+    return table[[*SPEAKER_COLUMNS, *(name for name in optional if name in table)]]
 
 
-def _read_speaker_table(path: Path) -> pd.DataFrame:
+def _read_speaker_table(path: Path, optional: Sequence[str]) -> pd.DataFrame:
     try:
         if path.suffix == ".csv":
-            table = pd.read_csv(path, usecols=SPEAKER_COLUMNS, dtype=str, encoding="utf-8-sig")
+            there = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
+            columns = [*SPEAKER_COLUMNS, *there.intersection(list(optional))]
+            table = pd.read_csv(path, usecols=columns, dtype=str, encoding="utf-8-sig")
         else:
-            table = pd.read_parquet(path, columns=SPEAKER_COLUMNS)
+            there = pd.Index(parquet.read_schema(path).names)
+            table = pd.read_parquet(path, columns=[*SPEAKER_COLUMNS, *there.intersection(list(optional))])
     except (ValueError, OSError) as error:  # a column that is missing, or a file of another kind
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not a table with {' and '.join(SPEAKER_COLUMNS)}: {reason}") from error
-    empty = table.isna().any(axis=1).to_numpy()
+    empty = table[SPEAKER_COLUMNS].isna().any(axis=1).to_numpy()
     if empty.any():
         where = _place(path, table, int(empty.argmax()))
         raise DataError(f"{path}, {where}: no {' or no '.join(SPEAKER_COLUMNS)}")
-    return table.astype(str)
+    return table.astype(dict.fromkeys(SPEAKER_COLUMNS, str))
 
 
 def _read_speaker_lines(path: Path) -> pd.DataFrame:

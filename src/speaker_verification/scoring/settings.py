@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from speaker_verification.audio.crops import LEAST_WINDOW_SECONDS, WINDOW_SECONDS
 from speaker_verification.common.precision import Precision
-from speaker_verification.common.settings_base import LocalPath, Settings
+from speaker_verification.common.settings_base import ListName, LocalPath, Settings
 from speaker_verification.scoring.adaptation import Adaptation
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.metrics import OperatingPoint
@@ -66,6 +66,21 @@ class EmbedSettings(ExtractionSettings):
         """Named sets that are embedded beside the trials' utterances, by their parameter."""
         names = {name: getattr(self, name) for name in ("cohort_set", "calibration_set", "adaptation_set")}
         return {name: value for name, value in names.items() if value is not None}
+
+
+class ImportSettings(Settings):
+    """Parameters under `import_embeddings`."""
+
+    system: str | None = None
+    """Name of the system that made the embeddings, for the report; null: the name of the trials' file."""
+    trials: LocalPath | None = None
+    """Embeddings of the trials' utterances: an npz, ark, scp or Parquet file, or a folder of `embeddings`."""
+    cohort: LocalPath | None = None
+    """Embeddings of other speakers likewise, for centring, AS-norm and calibration."""
+    utterances: tuple[LocalPath, ...] = ()
+    """Speakers of all these utterances: utt2spk files, folders of Kaldi, CSV or Parquet tables."""
+    trial_lists: dict[ListName, LocalPath] = Field(default_factory=dict)
+    """Trial lists in VoxCeleb's or Kaldi's format: names and files."""
 
 
 class ScoringGroups(SharedSettings):

@@ -86,12 +86,13 @@ def draw_open_set_curves(open_set_rates: pd.DataFrame) -> Figure:
 def tabulate_rates_by_group(
     scores: pd.DataFrame,
     calibration: Mapping[str, Any],
-    utterances: pd.DataFrame,
+    embeddings: EmbeddingStore,
     speakers: pd.DataFrame,
     report: ReportSettings,
 ) -> pd.DataFrame:
-    """Lay the error rates out by duration and, where they are known, by gender and nationality."""
-    return rates_by_group(scores, Calibration.from_dict(calibration), utterances, speakers, report)
+    """Lay the error rates out by duration, gender and nationality, where they are known."""
+    fitted = Calibration.from_dict(calibration)
+    return rates_by_group(scores, fitted, embeddings.utterances, speakers, report)
 
 
 def list_worst_trials(scores: pd.DataFrame, report: ReportSettings) -> pd.DataFrame:
@@ -143,7 +144,7 @@ def draw_layer_weights(layer_weights: pd.DataFrame) -> Figure:
 
 
 def encode_players(
-    worst_trials: pd.DataFrame, utterances: pd.DataFrame, report: ReportSettings
+    worst_trials: pd.DataFrame, embeddings: EmbeddingStore, report: ReportSettings
 ) -> dict[str, str]:
     """Encode the recordings of the worst trials that the report is to play, as far as it has room."""
     if not report.players:
@@ -152,7 +153,7 @@ def encode_players(
 
     first = worst_trials.groupby(["trial_list", "label"], observed=True).head(report.players)
     sides = sides_of(first[["enroll_id", "test_id"]].itertuples(index=False, name=None))
-    played = utterances.set_index("utterance_id", drop=False).loc[sides]
+    played = embeddings.utterances.set_index("utterance_id", drop=False).loc[sides]
     try:
         players = encode_recordings(played, PLAYER_BYTES)
     except UserError as error:

@@ -59,7 +59,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         Node(draw_open_set_curves, "open_set_rates", "open_set_curves", name="draw_open_set_curves"),
         Node(
             tabulate_rates_by_group,
-            [*scores, "utterances", "speakers", "params:report"],
+            [*scores, "embeddings", "speakers", "params:report"],
             "rates_by_group",
             name="tabulate_rates_by_group",
         ),
@@ -74,7 +74,7 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         Node(draw_layer_weights, "layer_weights", "layer_weight_bars", name="draw_layer_weights"),
         Node(
             encode_players,
-            ["worst_trials", "utterances", "params:report"],
+            ["worst_trials", "embeddings", "params:report"],
             "players",
             name="encode_players",
         ),

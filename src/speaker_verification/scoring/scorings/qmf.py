@@ -74,11 +74,12 @@ def quality_features(
 
     Args:
         embeddings: (N, E), not centred; may be a memory map.
-        duration_seconds: (N,).
+        duration_seconds: (N,); 0 where they are not known, which counts as a log duration of 0.
         budget: threads of the computation.
     """
     quality = np.empty((len(embeddings), 4))
-    quality[:, 0] = np.log(np.asarray(duration_seconds, dtype=np.float64))
+    seconds = np.asarray(duration_seconds, dtype=np.float64)
+    quality[:, 0] = np.log(seconds, where=seconds > 0, out=np.zeros(len(seconds)))
 
     def measure(rows: slice) -> None:
         raw = embeddings[rows].astype(np.float64)
