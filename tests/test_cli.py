@@ -53,7 +53,7 @@ def refused(result: Result, project: Path) -> str:
     [
         (
             ["--env=typo"],
-            "no environment 'typo' in .*, which holds cnceleb, demo, librispeech, local, mini, tiny",
+            "no environment 'typo' .*, which holds cnceleb, demo, imported, librispeech, local, mini, tiny",
         ),
         (["--pipeline=finetun"], r"--pipelines: no pipeline 'finetun': did you mean 'finetune'\?"),
         (["--pipelines=prepare,finetun"], r"--pipelines: no pipeline 'finetun': did you mean 'finetune'\?"),

@@ -48,6 +48,16 @@ def test_spaces_and_line_ends_may_be_those_of_any_editor(tmp_path: Path) -> None
     assert read_trial_list(even, "x")["test_id"].tolist() == ["a/s/2.wav", "b/s/1.wav"]
 
 
+@pytest.mark.parametrize("separator", [" ", "\t"])
+def test_a_list_of_kaldi_has_its_labels_at_the_end_as_words(tmp_path: Path, separator: str) -> None:
+    lines = ("a/1.wav", "a/2.wav", "target"), ("a/1.wav", "b/1.wav", "nontarget")
+    (tmp_path / "trials").write_text("\n".join(separator.join(line) for line in lines))
+    trials = read_trial_list(tmp_path / "trials", "vox1_o")
+    assert trials["label"].tolist() == [1, 0]
+    assert trials["enroll_id"].tolist() == ["a/1.wav", "a/1.wav"]
+    assert trials["test_id"].tolist() == ["a/2.wav", "b/1.wav"]
+
+
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(DataError, match=r"empty\.txt: holds no trials"):

@@ -58,6 +58,15 @@ def test_parameters_that_the_prepared_corpus_makes_impossible_are_refused(projec
     session.start(pipelines["export"])  # takes no cohort
 
 
+def test_imported_embeddings_never_replace_the_trials_of_a_prepared_corpus(project: Path) -> None:
+    session = Session(project, ParametersHook())
+    session.start(pipelines["import_embeddings"])
+    utterances = manifest({"id00012": 2, "id00013": 2}, "vox2-dev")
+    session.catalog.save("training_utterances", utterances)
+    with pytest.raises(ParameterError, match="--env=imported"):
+        session.start(pipelines["import_embeddings"])
+
+
 @pytest.mark.parametrize("pipeline", ["embed", "evaluate"])
 def test_a_folder_without_a_model_is_refused_where_a_node_embeds(pipeline: str, project: Path) -> None:
     session = Session(project, StartHook(), embed={"model": str(project / "conf")})

@@ -48,6 +48,7 @@ from speaker_verification.scoring import (
 from speaker_verification.scoring.settings import (
     CompareRunsSettings,
     EmbedSettings,
+    ImportSettings,
     MeasureSettings,
     ReportSettings,
     ScoreSettings,
@@ -667,6 +668,7 @@ def test_base_parameters_are_the_published_defaults() -> None:
         "embed": EmbedSettings,
         "score": ScoreSettings,
         "report": ReportSettings,
+        "import_embeddings": ImportSettings,
         "measure": MeasureSettings,
         "compare_runs": CompareRunsSettings,
     }

@@ -95,7 +95,7 @@ def _durations(table: pd.DataFrame, path: Path) -> pd.Series:
 
 def _speakers(utterances: pd.DataFrame) -> pd.DataFrame:
     """The speakers table; what no table tells is unknown."""
-    facts = utterances.reindex(columns=SPEAKERS.columns.names)
+    facts = utterances.reindex(columns=SPEAKERS.columns.names).astype(object)
     return SPEAKERS.conform(facts.groupby("speaker_id", as_index=False).first().fillna(UNKNOWN))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -81,6 +82,11 @@ class ImportSettings(Settings):
     """Speakers of all these utterances: utt2spk files, folders of Kaldi, CSV or Parquet tables."""
     trial_lists: dict[ListName, LocalPath] = Field(default_factory=dict)
     """Trial lists in VoxCeleb's or Kaldi's format: names and files."""
+
+    @property
+    def name(self) -> str:
+        """Name of the system."""
+        return self.system or Path(self.trials or "").name
 
 
 class ScoringGroups(SharedSettings):

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from speaker_verification.corpora.settings import PrepareSettings
 
 _COLUMNS = ["label", "enroll_id", "test_id"]
+_KALDI_COLUMNS = ["enroll_id", "test_id", "label"]
+_LABELS = {"0": 0, "1": 1}
+_KALDI_LABELS = {"nontarget": 0, "target": 1}
 _NUM_COMPARED = 500  # ids that a name is compared with to find the nearest one
 
 
@@ -85,6 +88,8 @@ def _drawn_lists() -> Iterator[tuple[int, str, DrawnList]]:
 def read_trial_list(path: TextFile, trial_list: str) -> pd.DataFrame:
     """Read one list: `LABEL ENROLL_ID TEST_ID` on each line, or a published list's own columns and names.
 
+    A list in Kaldi's format, `ENROLL_ID TEST_ID LABEL` with the labels target and nontarget, is read too.
+
     Args:
         path: file in UTF-8 or UTF-16; blank lines are skipped, ids normalised as the names in archives are.
         trial_list: name of the list in the table (vox1_o, ...).
@@ -99,6 +104,8 @@ def read_trial_list(path: TextFile, trial_list: str) -> pd.DataFrame:
     published = known if isinstance(known, PublishedList) else None
     columns = list(published.columns) if published else _COLUMNS
     table = _read_evenly_spaced(path, columns)
+    if table is None:
+        table = _read_evenly_spaced(path, _KALDI_COLUMNS)
     if table is None:
         table = _read_line_by_line(path, columns)
     trials = TRIALS.conform(table.assign(trial_list=trial_list))
@@ -132,26 +139,34 @@ def _read_evenly_spaced(path: TextFile, columns: list[str]) -> pd.DataFrame | No
         ).to_pandas()
     except pa.ArrowInvalid:
         return None
-    regular = table["label"].isin(["0", "1"]) & (table["enroll_id"] != "") & (table["test_id"] != "")
+    table["label"] = table["label"].map(_labels_in(columns))
+    regular = table["label"].notna() & (table["enroll_id"] != "") & (table["test_id"] != "")
     return table.astype({"label": "int8"}) if len(table) and regular.all() else None
+
+
+def _labels_in(columns: list[str]) -> dict[str, int]:
+    """Spellings of labels; words stand last."""
+    return {**_LABELS, **_KALDI_LABELS} if columns[-1] == "label" else _LABELS
 
 
 def _read_line_by_line(path: TextFile, columns: list[str]) -> pd.DataFrame:
     """Slower, for unevenly spaced lines; names a malformed one."""
     rows: list[list[str]] = []
-    place = columns.index("label")
     lines = io.StringIO(decode_text(path.read_bytes()), newline=None)
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 3 or fields[place] not in ("0", "1"):
+        if not rows and fields[-1] in _KALDI_LABELS:
+            columns = _KALDI_COLUMNS
+        if len(fields) != 3 or fields[columns.index("label")] not in _labels_in(columns):
             form = " ".join(columns).upper()
             raise DataError(f"{path}, line {number}: {line.strip()!r} is not '{form}', LABEL 0 or 1")
         rows.append(fields)
     if not rows:
         raise DataError(f"{path}: holds no trials")
-    return pd.DataFrame(rows, columns=columns).astype({"label": "int8"})
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(label=table["label"].map(_labels_in(columns)))
 
 
 def read_trials(files: Mapping[str, TextFile], utterances: pd.DataFrame) -> pd.DataFrame:

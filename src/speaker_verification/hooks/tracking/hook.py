@@ -27,6 +27,7 @@ from speaker_verification.config.phases import (
     EMBED_WORKSPACE,
     EMBEDDINGS,
     EVALUATION,
+    IMPORT,
     LAST_CHECKPOINT,
     SETS,
     learning_curve_of,
@@ -325,9 +326,11 @@ class TrackingHook:
         if self._trained is not None and (trained_here or known == self._trained.ids["run"] is not None):
             experiment = self._trained
         else:
-            name = model.name if model else EVALUATION
+            imports = f"params:{IMPORT}" in self._pipeline.inputs()
+            name = self._parameters.import_embeddings.name if imports else EVALUATION
+            name = model.name if model else name
             experiment = self._experiment(log, name, known, parameters, joined=True)
-            if known is None:
+            if known is None and not imports:
                 logger.info(
                     "no tracked training of %s: its evaluation gets an experiment run of its own",
                     model or "the model, whose name was not saved",

@@ -63,7 +63,7 @@ def import_trial_embeddings(
     path = Path(
         _given("trials", import_embeddings.trials, "the file of embeddings of the trials' utterances")
     )
-    return imported.import_trial_embeddings(path, utterances, trials, import_embeddings.system or path.name)
+    return imported.import_trial_embeddings(path, utterances, trials, import_embeddings.name)
 
 
 def import_cohort_embeddings(
@@ -80,7 +80,7 @@ def import_cohort_embeddings(
     """
     path = Path(_given("cohort", import_embeddings.cohort, "the file of embeddings of other speakers"))
     cohort = imported.import_cohort_embeddings(
-        path, utterances, embeddings.utterances, embeddings.system or "", embed.allow_seen_speakers
+        path, utterances, embeddings.utterances, import_embeddings.name, embed.allow_seen_speakers
     )
     embeddings.refuse_other_model(cohort)
     return cohort

@@ -116,9 +116,9 @@ def measure_layer_weights(
 ) -> LayerWeights:
     """Measure what the evaluated model's layer aggregations pass on of each state of the encoder.
 
-    Where the model or the recordings are not there any more, the tables are empty.
+    Where the model or the recordings are not there, the tables are empty.
     """
-    if not report.layer_weight_utterances:
+    if not report.layer_weight_utterances or embeddings.system is not None:
         return LayerWeights.unknown()
     from speaker_verification.common.device import resolve_device
     from speaker_verification.models.speaker_model import SpeakerModel, weights_digest
@@ -183,19 +183,24 @@ def describe_evaluation(
     from speaker_verification.training.kept_epochs import evaluated_model
 
     trained_here = embed.model is None
-    subsets = {
-        "trained on": subsets_of(prepare.training_set) if trained_here else [],
-        **{use: subsets_of(name) for use, name in sets_by_use(embed, score).items()},
-        "trials": list(embeddings.utterances["subset"].unique()),
-    }
+    tested = list(embeddings.utterances["subset"].unique())
     synthetic = prepare.mirror is None and prepare.synthetic is not None
-    width = embeddings.embeddings.shape[1]
-    try:
-        folder = evaluated_model(embed, lambda: trained_checkpoint)
-        model = EvaluatedModel.of(folder, width, trained_here)
-    except UserError as error:
-        logger.warning("the report does not know the model: %s", error)
-        model = None
+    model = None
+    if embeddings.system is not None:  # neither model nor corpora are of this project
+        synthetic, corpora = False, {"trials": tested}
+        run_record = _of_scoring_alone(run_record)
+    else:
+        subsets = {
+            "trained on": subsets_of(prepare.training_set) if trained_here else [],
+            **{use: subsets_of(name) for use, name in sets_by_use(embed, score).items()},
+            "trials": tested,
+        }
+        corpora = {use: _corpora_of(names, synthetic) for use, names in subsets.items()}
+        try:
+            folder = evaluated_model(embed, lambda: trained_checkpoint)
+            model = EvaluatedModel.of(folder, embeddings.embeddings.shape[1], trained_here)
+        except UserError as error:
+            logger.warning("the report does not know the model: %s", error)
     verdict = Verdict(
         recipe=run_record["recipe"],
         environment=run_record["environment"],
@@ -205,13 +210,23 @@ def describe_evaluation(
         version=__version__,
         llr=calibration["llr"],
         model=model,
-        corpora={use: _corpora_of(names, synthetic) for use, names in subsets.items()},
+        corpora=corpora,
         synthetic=synthetic,
         unofficial=unofficial_lists(metrics),
         differences=[Difference(**difference) for difference in run_record["differences"]],
         parameters=run_record["parameters"],
+        system=embeddings.system,
     )
     return {"eer": equal_error_rates(metrics), **verdict.to_dict()}
+
+
+def _of_scoring_alone(run_record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that scored imported embeddings: no recipe, and the parameters of `score`."""
+    differences = [one for one in run_record["differences"] if one["parameter"].startswith("score.")]
+    parameters = {
+        name: value for name, value in run_record["parameters"].items() if name.startswith("score.")
+    }
+    return {**run_record, "recipe": None, "differences": differences, "parameters": parameters}
 
 
 def _corpora_of(subsets: Iterable[str], synthetic: bool) -> list[str]:
