@@ -161,6 +161,24 @@ def test_the_next_command_has_the_environment_and_the_parameters_of_the_run(
     assert own.messages[-1] == f"next: kedro run --env=tiny --pipeline=export '--params={parameters}'"
 
 
+def test_after_a_verifier_is_packaged_it_is_what_to_try_next(
+    tmp_path: Path, own: pytest.LogCaptureFixture
+) -> None:
+    project = copy_project(tmp_path)
+    hook = RunLogHook()
+    session = Session(project, hook)
+    session.catalog["verifier"] = TextDataset(filepath=str(tmp_path / "verifier"))
+    session.catalog["scores"] = MemoryDataset("scores")
+    pipeline = Pipeline([node(lambda: ("a", "b"), None, ["verifier", "calibration"], "package")])
+    session.start(pipeline)
+    SequentialRunner().run(pipeline, session.catalog, session.manager)
+    session.manager.hook.after_pipeline_run(
+        run_params={}, run_result={}, pipeline=pipeline, catalog=session.catalog
+    )
+    command = f"speaker-verification verify --model={tmp_path}/verifier ENROL.wav TEST.wav"
+    assert own.messages[-1] == f"next: {command} (or export)"
+
+
 def test_a_run_knows_the_phases_that_follow_one(tmp_path: Path) -> None:
     hook = RunLogHook()
     session = Session(copy_project(tmp_path), hook, lmft={"skip": True})

@@ -29,6 +29,7 @@ MIRROR = "mirror"  # output of the first node of `prepare`
 RUN_RECORD = "run_record"  # input of the report that a hook makes
 COMPARED = "compared_evaluations"  # input of `compare_runs` that a hook makes
 COMPARISON = "comparison"  # the page that it writes
+VERIFIER = "verifier"  # what `package` makes
 REPORT = "report"  # pipeline, its namespace, and the page that it writes
 ESTIMATE = "full_run_estimate"  # of a shortened run
 

@@ -20,7 +20,15 @@ from kedro.pipeline.node import Node
 
 from speaker_verification.common.progress import busy, duration_text
 from speaker_verification.config.loader import RecipeConfigLoader
-from speaker_verification.config.phases import COMPARISON, ESTIMATE, REPORT, checkpoint_of, phase_of, trains
+from speaker_verification.config.phases import (
+    COMPARISON,
+    ESTIMATE,
+    REPORT,
+    VERIFIER,
+    checkpoint_of,
+    phase_of,
+    trains,
+)
 from speaker_verification.hooks.base import ParameterisedHook
 from speaker_verification.hooks.full_run import (
     StageUse,
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT = "__default__"  # the pipeline that is run without a name
+VERIFY = "speaker-verification verify"  # command that a packaged model serves
 
 _current: RunLogHook | None = None
 
@@ -128,9 +137,14 @@ class RunLogHook(ParameterisedHook):
         took = duration_text(time.monotonic() - self._began)
         logger.info("done in %s: results are in %s", took, self._data_root)
         model = None if self._parameters is None else self._parameters.embed.model
-        if following := next_pipelines(pipeline, catalog, model):
-            others = f" (or {', '.join(following[1:])})" if following[1:] else ""
-            logger.info("next: %s%s", _command(following[0], run_params), others)
+        following = next_pipelines(pipeline, catalog, model)
+        if VERIFIER in pipeline.all_outputs():
+            _log_next(
+                f"{VERIFY} --model={shlex.quote(str(path_of(VERIFIER, catalog)))} ENROL.wav TEST.wav",
+                following,
+            )
+        elif following:
+            _log_next(_command(following[0], run_params), following[1:])
         for page in {COMPARISON, REPORT} & pipeline.all_outputs():
             logger.info("%s: %s", page, path_of(page, catalog))
         self._end()
@@ -208,6 +222,10 @@ def _node_names(pipeline: Pipeline) -> set[str]:
 
 def _datasets_into(pipeline: Pipeline) -> Iterator[str]:
     return (name for name in pipeline.inputs() if not name.startswith("params:") and name != "parameters")
+
+
+def _log_next(command: str, others: list[str]) -> None:
+    logger.info("next: %s%s", command, f" (or {', '.join(others)})" if others else "")
 
 
 def _command(pipeline: str, run_params: Mapping[str, Any]) -> str:
