@@ -364,6 +364,15 @@ def test_missing_rirs_are_named_at_once(clips: pd.DataFrame) -> None:
         Augmenter(clips, RIRS.empty(), AugmentationSettings())
 
 
+def test_kinds_without_clips_or_rirs_are_left_out_where_that_is_asked_for() -> None:
+    settings = AugmentationSettings.parse({"where_missing": "leave_out"}, "")
+    assert settings.available({"noise", "music"}, has_rooms=False).drawn_kinds == ("noise", "music")
+    assert settings.available({"speech"}, has_rooms=True).drawn_kinds == ("reverb", "babble")
+    assert settings.available({"noise", "music", "speech"}, has_rooms=True) == settings
+    assert settings.available((), has_rooms=False).drawn_kinds == ()
+    assert AugmentationSettings().available((), has_rooms=False) == AugmentationSettings()
+
+
 def test_the_defaults_are_the_published_recipe() -> None:
     assert AugmentationSettings().model_dump() == {
         "probability": 0.6,

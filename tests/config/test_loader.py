@@ -80,6 +80,57 @@ def test_an_environment_may_choose_its_recipe_and_the_command_line_another(conf:
     assert parameters(conf, "base", recipe="mhfa")["model"]["heads"] == 32
 
 
+OWN = {"prepare": {"subsets": [], "sessions": 1}, "phase_defaults": {"steps_per_epoch": 5}}
+
+
+@pytest.fixture
+def conf_with_own(conf: Path) -> Path:
+    """Configuration with a layer for own corpora, over which `tiny` has parameters of its own."""
+    (conf / "own_corpora.yml").write_text(yaml.safe_dump(OWN))
+    (conf / "base/parameters_prepare.yml").write_text(
+        yaml.safe_dump({"prepare": {"corpora": {}, "subsets": ["a", "b"], "sessions": 0, "seed": 1}})
+    )
+    (conf / "tiny/parameters_prepare.yml").write_text(yaml.safe_dump({"prepare": {"sessions": 2, "seed": 2}}))
+    return conf
+
+
+def test_own_corpora_of_the_command_line_bring_their_layer_over_the_environment(conf_with_own: Path) -> None:
+    given = {"corpora": {"mine": "FOLDER"}}
+    expected = {"subsets": [], "sessions": 1, "seed": 2, **given}
+    merged = parameters(conf_with_own, "tiny", prepare=given)
+    assert merged["prepare"] == expected
+    assert [merged[phase]["steps_per_epoch"] for phase in PHASES] == [5, 5, 5]
+    assert parameters(conf_with_own, "tiny", prepare=given | {"sessions": 3})["prepare"]["sessions"] == 3
+
+
+def test_own_corpora_of_an_environment_bring_their_layer_under_it(conf_with_own: Path) -> None:
+    path = conf_with_own / "tiny/parameters_prepare.yml"
+    values = yaml.safe_load(path.read_text())["prepare"]
+    path.write_text(yaml.safe_dump({"prepare": values | {"corpora": {"mine": "FOLDER"}}}))
+    expected = {"corpora": {"mine": "FOLDER"}, "subsets": [], "sessions": 2, "seed": 2}
+    assert parameters(conf_with_own, "tiny")["prepare"] == expected
+    more = parameters(conf_with_own, "tiny", prepare={"corpora": {"more": "OTHER"}})["prepare"]
+    assert more == {**expected, "corpora": {"mine": "FOLDER", "more": "OTHER"}}
+
+
+@pytest.mark.parametrize("corpora", [{}, {"mine": {"path": "FOLDER", "test_speakers": "all"}}])
+def test_without_own_corpora_to_train_on_there_is_no_layer_for_them(
+    conf_with_own: Path, corpora: dict[str, Any]
+) -> None:
+    merged = parameters(conf_with_own, "tiny", prepare={"corpora": corpora})["prepare"]
+    assert merged == {"corpora": corpora, "subsets": ["a", "b"], "sessions": 2, "seed": 2}
+
+
+@pytest.mark.parametrize("env", [None, "demo", "mini", "librispeech"])
+def test_own_corpora_suffice_in_every_environment(env: str | None) -> None:
+    tree = check_parameters(parameters(CONF, env, prepare={"corpora": {"mine": "FOLDER"}}))
+    assert tree.prepare.all_subsets == ("mine-train", "mine-test")
+    assert tree.prepare.list_names == ("mine",)
+    assert tree.prepare.synthetic is None
+    assert tree.embed.cohort_set == tree.prepare.training_set == "own"
+    assert {phase.monitor for phase in tree.phases.values()} == {()}
+
+
 def test_phase_defaults_go_to_every_phase_under_the_phases_of_their_own_layer(conf: Path) -> None:
     layers = {
         "base": {

@@ -32,6 +32,13 @@ def test_the_split_depends_on_the_seed_alone() -> None:
     assert set(hold_out_speakers(many[::-1], 5, 0)[1]["speaker_id"]) == held_out[0]
 
 
+def test_a_share_of_the_speakers_is_held_out_two_at_least() -> None:
+    assert hold_out_speakers(TRAINING, 0.5, seed=0)[1]["speaker_id"].nunique() == 3
+    assert hold_out_speakers(TRAINING, 0.1, seed=0)[1]["speaker_id"].nunique() == 2
+    with pytest.raises(ParameterError, match=r"validation_speakers' is 0\.9, but only 4 of the 6"):
+        hold_out_speakers(TRAINING, 0.9, seed=0)
+
+
 def test_more_speakers_than_can_be_held_out_are_refused() -> None:
     with pytest.raises(
         ParameterError, match="validation_speakers' is 5, but only 4 of the 6 training speakers"

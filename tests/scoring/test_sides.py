@@ -8,6 +8,8 @@ import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.scoring.evaluation import score_trials
+from speaker_verification.scoring.scorings.as_norm import AsNorm
+from speaker_verification.scoring.scorings.base import Trials
 from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.sides import Lines, Sides, SideScorer, find_highest
 from tests.support.stores import make_store, side_scorer
@@ -29,6 +31,24 @@ def test_scores_from_what_is_kept_of_each_side_are_those_of_the_scores_table(llr
     one = scorer.describe(store.embeddings[[4]], seconds[[4]])
     with_one = scorer.log_likelihood_ratios(sides.directions @ one.directions[0], sides, one)
     np.testing.assert_allclose(with_one[:4], table["llr"][(test == 4)], rtol=1e-6, atol=1e-6)
+
+
+def test_a_share_of_the_cohort_counts_as_its_number() -> None:
+    scorer, store = side_scorer("as_norm"), make_store([5, 5, 5], seed=3)
+    enroll, test = np.triu_indices(15, k=1)
+    cohort, seconds = scorer.cohort, store.utterances["duration_seconds"]
+    number = round(0.3 * len(cohort.embeddings))
+    of_trials, of_sides = [], []
+    for top_n in (0.3, number):
+        settings = ScoreSettings(top_n=top_n)
+        of_trials.append(AsNorm().score(Trials(store, enroll, test, cohort, settings), {}))
+        described = replace(scorer, settings=settings).describe(store.embeddings, seconds)
+        of_sides.append(described.statistics)
+    np.testing.assert_array_equal(*of_trials)
+    np.testing.assert_array_equal(*of_sides)
+    AsNorm.check_cohort(ScoreSettings(top_n=0.5), np.full(6, 2))
+    with pytest.raises(ParameterError, match=r"'score\.top_n' is 5, .* take 2 to 4"):
+        AsNorm.check_cohort(ScoreSettings(top_n=0.8), np.full(6, 2))
 
 
 def test_a_scoring_that_compares_whole_embeddings_is_refused() -> None:

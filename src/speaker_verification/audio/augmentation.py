@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +98,8 @@ class AugmentationSettings(Settings):
     """Scale augmented crops to a peak of 1."""
     on_training_device: bool = False
     """Mix whole batches on the training device instead of single crops in the workers."""
+    where_missing: Literal["refuse", "leave_out"] = "refuse"
+    """Kinds whose archives the mirror lacks: refuse the run, or leave them out."""
     cache_megabytes: int = Field(default=256, ge=0)
     """Memory of each worker in MB for RIRs and clips of up to a minute; 0: none."""
 
@@ -115,6 +118,24 @@ class AugmentationSettings(Settings):
     def takes_rooms(self) -> bool:
         """Whether RIRs are in use."""
         return "reverb" in self.drawn_kinds
+
+    def available(self, clip_kinds: Collection[str], has_rooms: bool) -> AugmentationSettings:
+        """The settings without the kinds that cannot be drawn, where these are to be left out.
+
+        Args:
+            clip_kinds: kinds of clips that are there.
+            has_rooms: whether RIRs are there.
+        """
+        if self.where_missing == "refuse":
+            return self
+        left_out = [
+            kind
+            for kind in self.drawn_kinds
+            if not (has_rooms if kind == "reverb" else {*CLIPS_OF[kind]} <= {*clip_kinds})
+        ]
+        if len(left_out) == len(self.drawn_kinds):
+            return self.model_copy(update={"probability": 0.0})
+        return self.model_copy(update={"kinds": self.kinds.model_copy(update=dict.fromkeys(left_out, 0.0))})
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    PlainValidator,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -48,6 +49,26 @@ def expanded(path: str) -> str:
 
 LocalPath = Annotated[str, AfterValidator(expanded)]
 ListName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]  # of trials
+
+
+def number_or_share(value: Any) -> int | float:
+    """The value, if it is a number of things or a share of them.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and (0 < value < 1 or (isinstance(value, int) and value >= 2)):
+        return value
+    raise ValueError(f"{value!r} is neither a whole number from 2 nor a share below 1")
+
+
+NumberOrShare = Annotated[int | float, PlainValidator(number_or_share)]
+
+
+def number_of(asked: int | float, total: int) -> int:
+    """The number that a `NumberOrShare` asks for, a share of a total rounded and never below 2."""
+    return asked if isinstance(asked, int) else max(2, round(asked * total))
 
 
 class Settings(BaseModel):

@@ -20,6 +20,7 @@ from speaker_verification.config.tree import Parameters
 from speaker_verification.corpora.augmentation import check_rirs
 from speaker_verification.corpora.conversion.convert import refuse_too_many_rejected
 from speaker_verification.corpora.mirror import Mirror
+from speaker_verification.corpora.own_corpora import own_names
 from speaker_verification.corpora.registry import corpus_of
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.settings import PrepareSettings
@@ -119,7 +120,8 @@ def list_corpus(
         _refuse_shared_speakers(corpus)
     trials = TRIALS.empty()
     with problems.noted():
-        trials = gather_trials(prepare, mirror.folder, corpus, read_speakers(mirror, prepare.subsets))
+        speakers = read_speakers(mirror, prepare.all_subsets)
+        trials = gather_trials(prepare, mirror.folder, corpus, speakers, own_names(mirror.own))
     return corpus, trials
 
 
@@ -127,16 +129,18 @@ def _list_utterances(mirror: Mirror, prepare: PrepareSettings, problems: Problem
     listed = []
     if prepare.shards is not None:
         with problems.noted():
-            listed.append(read_shards(Path(prepare.shards), prepare.subsets, prepare.min_duration_seconds)[0])
+            listed.append(
+                read_shards(Path(prepare.shards), prepare.all_subsets, prepare.min_duration_seconds)[0]
+            )
         return listed[0] if listed else None
-    logger.info("listing the archives of %s before any is converted", ", ".join(prepare.subsets))
-    for subset in prepare.subsets:
+    logger.info("listing the recordings of %s before any is converted", ", ".join(prepare.all_subsets))
+    for subset in prepare.all_subsets:
         with problems.noted():
             utterances, rejected = list_subset(subset, mirror.source(subset))
             listed.append(utterances)
             num_files = len(utterances) + len(rejected)
             refuse_too_many_rejected(rejected, num_files, prepare.max_rejected_fraction)
-    return pd.concat(listed, ignore_index=True) if len(listed) == len(prepare.subsets) else None
+    return pd.concat(listed, ignore_index=True) if len(listed) == len(prepare.all_subsets) else None
 
 
 def _refuse_repeated(utterances: pd.DataFrame) -> None:
@@ -273,6 +277,7 @@ def refuse_missing_augmentation(
     Raises:
         DataError: the table and the parameters are named.
     """
+    settings = settings.available({*noise_clips["kind"]}, has_rooms=not rirs.empty)
     if not settings.probability:
         return
     try:

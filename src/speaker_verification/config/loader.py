@@ -2,6 +2,7 @@
 
 Four layers, of which the later one wins: `conf/base`, the recipe (`conf/recipes`), the environment,
 `--params`. In each of them `phase_defaults` holds what all phases share, under the phases of that layer.
+The layer that gives training corpora of the user's own has `conf/own_corpora.yml` under it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from speaker_verification.config.tree import Parameters
 
 RECIPES = "recipes"  # their folder, beside the environments
+OWN_CORPORA = "own_corpora.yml"  # beside them too
 DEV_EPOCHS = 2  # two, so that the transition between epochs is run as well
 
 
@@ -115,7 +117,13 @@ class RecipeConfigLoader(OmegaConfigLoader):
         patterns = self.config_patterns["parameters"]
         base = self._read_layer(self.base_env, patterns)
         own = self._read_layer(self._own_env, patterns) if self._own_env else {}
-        return _merge(base, self._read_recipe(_merge(base, own).get("recipe")), own)
+        recipe = self._read_recipe(_merge(base, own).get("recipe"))
+        layers = [base, recipe, own]
+        if _has_own_corpora(self._read_layer(self._own_env, patterns, alone=True) if self._own_env else {}):
+            layers.insert(2, self._read_layer("", [OWN_CORPORA]))
+        elif _has_own_corpora(self.runtime_params or {}):
+            layers.append(self._read_layer("", [OWN_CORPORA]))
+        return _merge(*layers)
 
     def _read_globals(self) -> dict[str, Any]:
         """Globals, with a data root that is a folder of this environment."""
@@ -139,11 +147,11 @@ class RecipeConfigLoader(OmegaConfigLoader):
         except ValueError as error:
             raise ParameterError(f"{file}: data_root {error}") from None
 
-    def _read_layer(self, folder: str, patterns: list[str]) -> dict[str, Any]:
-        """Parameters of a folder by phase, under those of the command line."""
+    def _read_layer(self, folder: str, patterns: list[str], alone: bool = False) -> dict[str, Any]:
+        """Parameters of a folder by phase, under those of the command line unless they are to be alone."""
         path = self._get_conf_env_path(folder)
-        layer = self.load_and_merge_dir_config(path, patterns, "parameters", processed_files=set())
-        return in_phases(layer)
+        key = "own parameters" if alone else "parameters"  # Kedro merges the command line into the latter
+        return in_phases(self.load_and_merge_dir_config(path, patterns, key, processed_files=set()))
 
     def _read_credentials(self) -> dict[str, Any]:
         """Credentials by group, with a group `download`, which the catalog names, even if it is empty."""
@@ -290,6 +298,14 @@ def shortened_phases(parameters: Mapping[str, Any]) -> dict[str, Any]:
             shortened = {"epochs": min(DEV_EPOCHS, epochs)} if is_count(epochs) else {}
             changes[phase] = {"steps_per_epoch": steps, **shortened}
     return changes
+
+
+def _has_own_corpora(layer: Mapping[str, Any]) -> bool:
+    """Whether a layer gives corpora of the user's own to train on."""
+    prepare = layer.get("prepare")
+    corpora = prepare.get("corpora") if isinstance(prepare, Mapping) else None
+    groups = corpora.values() if isinstance(corpora, Mapping) else ()
+    return any(not isinstance(group, Mapping) or group.get("test_speakers") != "all" for group in groups)
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Parameter:
 def list_parameters(settings: type[Settings] = Parameters, within: str = "") -> Iterator[Parameter]:
     """All parameters and groups of a settings class in order; those of the phases once, as PHASE.
 
+    Groups whose names are free are listed as NAME.
+
     Args:
         settings: class whose fields are listed.
         within: dotted name of the group that the class describes.
@@ -56,8 +58,9 @@ def list_parameters(settings: type[Settings] = Parameters, within: str = "") -> 
         yield Parameter(full, _shown(field, bool(groups)), _values(field), description, bool(groups))
         if full in PHASES[1:]:
             continue
+        inside = f"{full}.NAME" if get_origin(field.annotation) is dict else full
         for group in groups:
-            yield from list_parameters(group, PHASE if full in PHASES else full)
+            yield from list_parameters(group, PHASE if full in PHASES else inside)
 
 
 def _shown(field: FieldInfo, is_group: bool) -> str:

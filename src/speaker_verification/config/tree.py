@@ -134,12 +134,12 @@ class Parameters(Settings):
             except ParameterError as error:
                 yield f"{where}: {error}"
                 continue
-            absent = [subset for subset in subsets if subset not in self.prepare.subsets]
+            absent = [subset for subset in subsets if subset not in self.prepare.all_subsets]
             if absent:
                 yield f"{where}: prepare.subsets must hold {', '.join(absent)}"
             allowed = self.embed.allow_seen_speakers
             try:
-                refuse_tested_subsets(role, name, self.prepare.trial_lists, allowed)
+                refuse_tested_subsets(role, name, self.prepare.list_names, allowed)
             except ParameterError as error:
                 yield f"parameter 'embed': {error}"
         if self.score.adaptation is not None and self.embed.adaptation_set is None:

@@ -208,11 +208,29 @@ class DrawnList:
 
     @property
     def subsets(self) -> tuple[str, ...]:
-        """The same, for lists of both kinds."""
+        """The same, for lists of all kinds."""
         return (self.subset,)
 
 
-TrialList = PublishedList | DrawnList
+@dataclass(frozen=True)
+class OwnList:
+    """A trial list of the user's own over an own corpus, whose names of utterances it may use.
+
+    Attributes:
+        subset: subset that its utterances come from.
+        path: absolute path of the file.
+    """
+
+    subset: str
+    path: str
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """The same, for lists of all kinds."""
+        return (self.subset,)
+
+
+TrialList = PublishedList | DrawnList | OwnList
 
 # folder of the mirror -> sessions that a corpus lists, with columns speaker_id and session_id, or None
 SessionReader = Callable[[Path], "pd.DataFrame | None"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from speaker_verification.common.atomic import atomic_write
@@ -24,6 +24,7 @@ from speaker_verification.corpora.conversion.sources import (
     listed_archives,
 )
 from speaker_verification.corpora.corpus import ArchivedFile, Form, part_suffix
+from speaker_verification.corpora.own_corpora import ManifestSource
 from speaker_verification.corpora.registry import archive_named, corpora, corpus_of, hosted_files, subsets
 from speaker_verification.corpora.texts import decode_text
 
@@ -100,10 +101,12 @@ class Mirror:
     Attributes:
         folder: folder of the files.
         remedy: advice for a mirror with missing or altered files.
+        own: sources of the subsets of the user's own corpora, whose recordings are elsewhere.
     """
 
     folder: Path
     remedy: str = "copy it again"
+    own: Mapping[str, ManifestSource] = field(default_factory=dict)
 
     def files(self, name: str) -> list[Path]:
         """The files that make up an archive or a list, in order: itself, or else its parts."""
@@ -113,7 +116,12 @@ class Mirror:
         return sorted(self.folder.glob(f"{prefix}[a-z][a-z]")) or [whole]
 
     def source(self, subset: str) -> Source:
-        """Source of a subset's recordings: its archive, or else the first other form that is there."""
+        """Source of a subset's recordings: its archive, or else the first other form that is there.
+
+        That of an own corpus is its manifest.
+        """
+        if subset in self.own:
+            return self.own[subset]
         entry = corpus_of(subset).subsets[subset]
         archive = ArchiveSource(tuple(self.files(entry.archive.name)))
         if archive.files[0].is_file():

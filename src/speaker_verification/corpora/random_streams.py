@@ -11,6 +11,7 @@ class CorpusStream(IntEnum):
     VALIDATION_SPEAKERS = 0
     VALIDATION_TRIALS = 1
     TRIAL_LISTS = 2
+    TEST_SPEAKERS = 3
 
 
 class SyntheticStream(IntEnum):

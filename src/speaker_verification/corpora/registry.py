@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.registry import Registry
@@ -21,11 +21,28 @@ CORPORA = Registry[Corpus](
     {corpus.name: corpus for corpus in (VOXCELEB, LIBRISPEECH, CNCELEB, VOXBLINK2, MUSAN, RIRS_NOISES)},
 )
 _added: dict[str, Corpus] = {}
+_own: list[Corpus] = []
 
 
 def corpora() -> tuple[Corpus, ...]:
-    """All known corpora: the registered ones, then the added ones."""
-    return (*CORPORA.values(), *_added.values())
+    """All known corpora: the registered ones, then the added ones and those of `prepare.corpora`."""
+    return (*CORPORA.values(), *_added.values(), *_own)
+
+
+def use_own_corpora(own: Sequence[Corpus]) -> None:
+    """Make corpora of the user's own known to this process, in place of those that were before.
+
+    Raises:
+        ParameterError: another corpus has one of their names.
+    """
+    before, _own[:] = list(_own), []
+    try:
+        for corpus in own:
+            _refuse_shared_names(corpus, f"own corpus '{corpus.name}'")
+            _own.append(corpus)
+    except ParameterError:
+        _own[:] = before
+        raise
 
 
 def add_corpus(name: str) -> Corpus:
@@ -38,8 +55,13 @@ def add_corpus(name: str) -> Corpus:
         ParameterError: it cannot be imported or is no corpus, or another corpus has one of its names.
     """
     corpus = CORPORA.find(name)
-    if corpus in corpora():
-        return corpus
+    if corpus not in corpora():
+        _refuse_shared_names(corpus, f"corpus '{name}'")
+        _added[corpus.name] = corpus
+    return corpus
+
+
+def _refuse_shared_names(corpus: Corpus, told: str) -> None:
     for what, own, taken in (
         ("name", {corpus.name}, {known.name for known in corpora()}),
         ("subset", {*corpus.subsets, *corpus.unions}, {*named_subsets(), *subsets()}),
@@ -47,11 +69,7 @@ def add_corpus(name: str) -> Corpus:
         ("file", {file.name for file in corpus.files()}, {*hosted_files()}),
     ):
         if shared := sorted(own & taken):
-            raise ParameterError(
-                f"corpus '{name}': another corpus has the {what} {', '.join(shared)}: rename it"
-            )
-    _added[corpus.name] = corpus
-    return corpus
+            raise ParameterError(f"{told}: another corpus has the {what} {', '.join(shared)}: rename it")
 
 
 def subsets() -> dict[str, Subset]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from speaker_verification.audio.format import CorpusFormat
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.common.settings_base import ListName, LocalPath, Settings
-from speaker_verification.corpora.corpus import PublishedList
+from speaker_verification.common.settings_base import ListName, LocalPath, NumberOrShare, Settings
+from speaker_verification.corpora.corpus import OwnList, PublishedList
 from speaker_verification.corpora.download.addresses import FolderOrAddress
-from speaker_verification.corpora.registry import add_corpus, subsets, trial_lists, unknown_name
+from speaker_verification.corpora.own_corpora import OwnCorpus, OwnCorpusSettings, describe_own_corpora
+from speaker_verification.corpora.registry import (
+    add_corpus,
+    subsets,
+    trial_lists,
+    unknown_name,
+    use_own_corpora,
+)
 from speaker_verification.corpora.subsets import refuse_tested_subsets, subsets_of
 
 
@@ -35,6 +43,8 @@ def _known_corpus(name: str) -> str:
 SubsetName = Annotated[str, AfterValidator(_known_subset)]
 TrialListName = Annotated[str, AfterValidator(_known_list)]
 CorpusName = Annotated[str, AfterValidator(_known_corpus)]
+TAKEN_LIST_NAMES = ("validation", "last")  # values of `rank_by`
+OWN_NAME = r"[A-Za-z][A-Za-z0-9_]*"
 Speakers = Annotated[int, Field(ge=2, le=250)]
 ChannelKind = Literal["microphone", "telephone", "mixed"]
 
@@ -92,6 +102,8 @@ class PrepareSettings(Settings):
 
     other_corpora: tuple[CorpusName, ...] = ()  # before the names of its subsets and lists are validated
     """Dotted names of corpora defined outside the package."""
+    corpora: dict[str, OwnCorpus] = Field({}, validate_default=True)  # likewise
+    """Corpora of your own by name: folder, manifest, or a group with `path`; see docs/own_corpus.md."""
     mirror: FolderOrAddress | None = None
     """Folder, or base URL for `download`, with the corpora's own file names; see docs/corpora.md."""
     shards: LocalPath | None = None
@@ -124,10 +136,21 @@ class PrepareSettings(Settings):
     """Fraction of rejected files in a subset above which the run stops."""
     num_workers: int = Field(8, ge=0)
     """Processes that convert recordings; 0: the main process."""
-    validation_speakers: int = Field(100, ge=2)
-    """Training speakers held out to rank checkpoints."""
+    validation_speakers: NumberOrShare = 100
+    """Training speakers held out to rank checkpoints: a number from 2, or a share below 1."""
     validation_trials: int = Field(20_000, ge=2)
     """Trials among the validation speakers, half of them target trials."""
+
+    @field_validator("corpora")
+    @classmethod
+    def _registered(cls, own: dict[str, OwnCorpusSettings]) -> dict[str, OwnCorpusSettings]:
+        for name in own:
+            if not re.fullmatch(OWN_NAME, name) or name in TAKEN_LIST_NAMES:
+                raise ValueError(
+                    f"'{name}' is no name for a corpus: give letters, digits and _, a letter first"
+                )
+        use_own_corpora(describe_own_corpora(own))  # those of settings that were parsed before are forgotten
+        return own
 
     @field_validator("training_set")
     @classmethod
@@ -138,44 +161,58 @@ class PrepareSettings(Settings):
     @field_validator("other_trial_lists")
     @classmethod
     def _unlike_the_known(cls, files: dict[str, str]) -> dict[str, str]:
-        taken = [name for name in files if name in trial_lists() or name in ("validation", "last")]
+        taken = [name for name in files if name in trial_lists() or name in TAKEN_LIST_NAMES]
         if taken:
             raise ValueError(f"{', '.join(taken)} has a meaning of its own: give the list another name")
         return files
 
     @property
+    def own_subsets(self) -> tuple[str, ...]:
+        """Names of the subsets of `corpora`."""
+        return tuple(subset for name, corpus in self.corpora.items() for subset in corpus.subsets(name))
+
+    @property
+    def all_subsets(self) -> tuple[str, ...]:
+        """Names of all subsets that are read: those of `subsets`, then those of `corpora`."""
+        return tuple(dict.fromkeys((*self.subsets, *self.own_subsets)))
+
+    @property
     def list_names(self) -> tuple[str, ...]:
-        """Names of all lists that are evaluated."""
-        return (*self.trial_lists, *self.other_trial_lists)
+        """Names of all lists that are evaluated: those of `trial_lists`, of `corpora`, and the others."""
+        own = [name for name, corpus in self.corpora.items() if corpus.tests]
+        return tuple(dict.fromkeys((*self.trial_lists, *own, *self.other_trial_lists)))
 
     @property
     def mirrored_subsets(self) -> tuple[SubsetName, ...]:
-        """The subsets that are read from the mirror, not from shards."""
-        return self.subsets if self.shards is None else ()
+        """The subsets that are read from the mirror, not from shards and not by manifests."""
+        own = self.own_subsets
+        return tuple(name for name in self.subsets if name not in own) if self.shards is None else ()
 
     @property
     def list_files(self) -> dict[str, str]:
         """The files of the lists that are read, by the list's name; a relative one is the mirror's."""
-        entries = trial_lists()
-        published = {
-            name: entry.file.name
-            for name in self.trial_lists
-            if isinstance(entry := entries[name], PublishedList)
-        }
-        return {**published, **self.other_trial_lists}
+        files = {}
+        for name in self.list_names:
+            entry = trial_lists().get(name)
+            if isinstance(entry, PublishedList):
+                files[name] = entry.file.name
+            elif isinstance(entry, OwnList):
+                files[name] = entry.path
+        return {**files, **self.other_trial_lists}
 
     @model_validator(mode="after")
     def _possible(self) -> PrepareSettings:
         if not self.list_names:
             raise ValueError("trial_lists and other_trial_lists are both empty: name a list to measure")
-        for name in self.trial_lists:
-            self._need(trial_lists()[name].subsets, f"the trial list {name}")
+        for name in self.list_names:
+            if name not in self.other_trial_lists:
+                self._need(trial_lists()[name].subsets, f"the trial list {name}")
         training = subsets_of(self.training_set)
         self._need(training, f"training_set '{self.training_set}'")
-        refuse_tested_subsets("training_set", self.training_set, self.trial_lists, self.allow_seen_speakers)
+        refuse_tested_subsets("training_set", self.training_set, self.list_names, self.allow_seen_speakers)
         return self
 
     def _need(self, subsets: tuple[str, ...], reason: str) -> None:
-        absent = [subset for subset in subsets if subset not in self.subsets]
+        absent = [subset for subset in subsets if subset not in self.all_subsets]
         if absent:
             raise ValueError(f"{reason} needs {', '.join(absent)}: add it to subsets")

@@ -148,7 +148,7 @@ def _manifest(stored: pd.DataFrame, subset: str, converted: ConvertedFolder) -> 
     if converted.is_in_place:
         root = str(converted.source.root.absolute())
         table["path"] = [os.path.join(root, path) for path in stored["path"]]
-        places = ["offset", "num_bytes", "deflated", "codec", "crc32"]
+        places = ["offset", "num_bytes", "deflated", "codec", "crc32", "first_sample"]
         table[places] = stored[places].to_numpy()
     else:
         table["path"] = [f"{converted.folder}/{converted.name(utterance_id)}" for utterance_id in ids]

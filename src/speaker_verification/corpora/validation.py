@@ -6,18 +6,19 @@ import numpy as np
 import pandas as pd
 
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.settings_base import number_of
 from speaker_verification.corpora.random_streams import CorpusStream
 from speaker_verification.corpora.trials.trials import draw_trials
 
 
 def hold_out_speakers(
-    utterances: pd.DataFrame, validation_speakers: int, seed: int
+    utterances: pd.DataFrame, validation_speakers: int | float, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split off speakers for validation, drawn among those with two utterances or more.
 
     Args:
         utterances: the training set.
-        validation_speakers: number of held-out speakers.
+        validation_speakers: number of held-out speakers, or their share of all.
         seed: seed of the data.
 
     Returns:
@@ -29,18 +30,19 @@ def hold_out_speakers(
     counts = utterances["speaker_id"].value_counts()
     eligible = np.array(sorted(counts.index[counts >= 2]))
     asked = f"parameter 'validation_speakers' is {validation_speakers}"
-    if validation_speakers > len(eligible):
+    number = number_of(validation_speakers, len(counts))
+    if number > len(eligible):
         raise ParameterError(
             f"{asked}, but only {len(eligible)} of the {len(counts)} training speakers have two utterances "
             "or more"
         )
-    if len(counts) - validation_speakers < 2:
+    if len(counts) - number < 2:
         raise ParameterError(
-            f"{asked}, which leaves {len(counts) - validation_speakers} of {len(counts)} speakers to train "
+            f"{asked}, which leaves {len(counts) - number} of {len(counts)} speakers to train "
             "on: at least 2 are needed"
         )
     chosen = np.random.default_rng([seed, CorpusStream.VALIDATION_SPEAKERS]).choice(
-        eligible, validation_speakers, replace=False
+        eligible, number, replace=False
     )
     held_out = utterances["speaker_id"].isin(chosen)
     return utterances[~held_out].reset_index(drop=True), utterances[held_out].reset_index(drop=True)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.settings_base import number_of
 from speaker_verification.scoring.blocks import ComputeBudget, row_blocks
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.centring import centre_and_normalise, check_width
@@ -123,7 +124,7 @@ class SideScorer:
             statistics = cohort_statistics(
                 embeddings,
                 self._cohort_directions,
-                self.settings.top_n,
+                number_of(self.settings.top_n, len(self._cohort_directions)),
                 centre=self.cohort.centre,
                 deviation=self.settings.deviation,
                 budget=budget,

@@ -85,7 +85,8 @@ class PhaseTables:
     rirs: pd.DataFrame
 
     def augmenter(self, settings: AugmentationSettings) -> Augmenter | None:
-        """Augmentation of the training crops; None for none."""
+        """Augmentation of the training crops, as far as there is any to draw from; None for none."""
+        settings = settings.available({*self.noise_clips["kind"]}, has_rooms=not self.rirs.empty)
         return Augmenter(self.noise_clips, self.rirs, settings) if settings.probability else None
 
     def require_files(self, augmented: bool) -> None:

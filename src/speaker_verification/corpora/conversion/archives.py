@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import stat
 import struct
@@ -107,6 +108,16 @@ class Member(ABC):
         Raises:
             DamagedMember: its size or checksum is wrong.
         """
+
+    @property
+    def codec(self) -> str:
+        """Ending of the encoded recording."""
+        return os.path.splitext(self.name)[1].removeprefix(".")
+
+    @property
+    def first_sample(self) -> int:
+        """First sample at 16 kHz of the recording in what its place holds."""
+        return 0
 
     @abstractmethod
     def place(self) -> Place | None:

@@ -43,9 +43,10 @@ RECORDINGS = TableSchema(
             "deflated": pa.bool_(),
             "codec": pa.string(),
             "crc32": pa.int64(),
+            "first_sample": pa.int64(),
         }
     ),
-    defaults={"path": "", "offset": 0, "deflated": False, "codec": "", "crc32": 0},
+    defaults={"path": "", "offset": 0, "deflated": False, "codec": "", "crc32": 0, "first_sample": 0},
 )
 DUPLICATE = "duplicate of another member of the archive"
 UNSAFE = "unsafe path: absolute, with '..', or not of letters, digits, '_', '-' and '.' alone"

@@ -55,6 +55,7 @@ class Recording:
         reason: reason of a rejection, else empty; a rejected recording has no file.
         place: its bytes where they are used as they are.
         codec: ending of its file then, else empty.
+        first_sample: first sample of it there.
     """
 
     file_id: str
@@ -65,6 +66,7 @@ class Recording:
     reason: str = ""
     place: Place = NOWHERE
     codec: str = ""
+    first_sample: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,9 @@ def _left_in_place(recording: Recording, member: Member) -> Recording:
         num_samples=info.num_samples,
         num_channels=info.num_channels,
         num_bytes=place.num_bytes,
-        place=replace(place, crc32=zlib.crc32(encoded)),
-        codec=os.path.splitext(member.name)[1].removeprefix("."),
+        place=replace(place, crc32=place.crc32 or zlib.crc32(encoded)),
+        codec=member.codec,
+        first_sample=member.first_sample,
     )
 
 

@@ -102,25 +102,30 @@ class Credentials(Settings):
 
 
 def needed_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
-    """The archives (by their whole names) and lists that `prepare` reads; no list that is in an archive."""
+    """The archives (by their whole names) and lists, but none in an archive, that `prepare` must have."""
     known = hosted_files()
     lists = {name: known.get(name) for name in prepare.list_files.values()}
     in_archives = [file.subset for file in lists.values() if isinstance(file, ArchivedFile)]
     archives = [archive_of(subset).name for subset in (*prepare.mirrored_subsets, *in_archives)]
     files = [*archives, *(name for name, file in lists.items() if not isinstance(file, ArchivedFile))]
-    if augmentation.clip_kinds:
-        files.append(MUSAN_ARCHIVE.name)
-    if augmentation.takes_rooms:
-        files.append(RIRS_NOISES_ARCHIVE.name)
+    if augmentation.where_missing == "refuse":
+        files += augmentation_files(augmentation)
     return list(dict.fromkeys(files))  # subsets may share an archive
+
+
+def augmentation_files(augmentation: AugmentationSettings) -> list[str]:
+    """The archives that augmentation takes clips and RIRs from."""
+    clips = [MUSAN_ARCHIVE.name] if augmentation.clip_kinds else []
+    return clips + ([RIRS_NOISES_ARCHIVE.name] if augmentation.takes_rooms else [])
 
 
 def wanted_files(prepare: PrepareSettings, augmentation: AugmentationSettings) -> list[str]:
     """The files that `prepare` reads, optional ones included; of the user's own lists those of a base URL."""
-    by_address = is_address(prepare.mirror)
-    lists = prepare.other_trial_lists.values()
-    at_hand = {file for file in lists if Path(file).is_absolute() or not by_address}
-    wanted = [name for name in needed_files(prepare, augmentation) if name not in at_hand]
+    at_hand = {file for file in prepare.list_files.values() if Path(file).is_absolute()}
+    if not is_address(prepare.mirror):
+        at_hand |= {*prepare.other_trial_lists.values()}
+    files = dict.fromkeys([*needed_files(prepare, augmentation), *augmentation_files(augmentation)])
+    wanted = [name for name in files if name not in at_hand]
     return [*wanted, *(name for name, file in _metadata().items() if {*file.subsets} & {*prepare.subsets})]
 
 

@@ -36,7 +36,11 @@ _NUM_COMPARED = 500  # ids that a name is compared with to find the nearest one
 
 
 def gather_trials(
-    prepare: PrepareSettings, mirror: Path, utterances: pd.DataFrame, speakers: pd.DataFrame
+    prepare: PrepareSettings,
+    mirror: Path,
+    utterances: pd.DataFrame,
+    speakers: pd.DataFrame,
+    own_names: Mapping[str, Mapping[str, str]] | None = None,
 ) -> pd.DataFrame:
     """Read the published lists and the user's own, and draw the others.
 
@@ -45,6 +49,7 @@ def gather_trials(
         mirror: folder of the mirror.
         utterances: columns utterance_id, speaker_id and subset at least.
         speakers: the speakers table; same-sex lists need the genders in it.
+        own_names: for lists of own corpora, utterance ids by the names that the list may call them.
 
     Returns:
         The trials table: the published lists, the user's own, the drawn ones.
@@ -53,11 +58,11 @@ def gather_trials(
         DataError: as `read_trials`, or a subset does not allow trials of both kinds.
     """
     files = {name: Mirror(mirror).list_file(file) for name, file in prepare.list_files.items()}
-    tables = [read_trials(files, utterances)]
+    tables = [read_trials(files, utterances, own_names)]
     genders = dict(zip(speakers["speaker_id"], speakers["gender"], strict=True))
     size = prepare.drawn_trials
     for number, name, drawn in _drawn_lists():
-        if name not in prepare.trial_lists:
+        if name not in prepare.list_names:
             continue
         trials = draw_trials(
             utterances[utterances["subset"] == drawn.subset],
@@ -169,12 +174,17 @@ def _read_line_by_line(path: TextFile, columns: list[str]) -> pd.DataFrame:
     return table.assign(label=table["label"].map(_labels_in(columns)))
 
 
-def read_trials(files: Mapping[str, TextFile], utterances: pd.DataFrame) -> pd.DataFrame:
+def read_trials(
+    files: Mapping[str, TextFile],
+    utterances: pd.DataFrame,
+    own_names: Mapping[str, Mapping[str, str]] | None = None,
+) -> pd.DataFrame:
     """Read several lists and check that the manifest has all their utterances.
 
     Args:
         files: the file of each trial list, by the list's name.
         utterances: the manifest.
+        own_names: for some lists, utterance ids by other names that the list may call them.
 
     Returns:
         The trials table, list after list, each in its file's order.
@@ -186,7 +196,8 @@ def read_trials(files: Mapping[str, TextFile], utterances: pd.DataFrame) -> pd.D
     tables, malformed = [], []
     for name, path in files.items():
         try:
-            tables.append(read_trial_list(path, name))
+            trials = read_trial_list(path, name)
+            tables.append(_with_ids(trials, (own_names or {}).get(name, {})))
         except DataError as error:
             malformed.append(str(error))
     if malformed:
@@ -202,6 +213,16 @@ def read_trials(files: Mapping[str, TextFile], utterances: pd.DataFrame) -> pd.D
             f"{_describe_ids(str(ids[0]), utterances['utterance_id'])}"
         )
     return TRIALS.conform(trials)
+
+
+def _with_ids(trials: pd.DataFrame, ids: Mapping[str, str]) -> pd.DataFrame:
+    """The trials table with utterance ids in place of the names that are among `ids`."""
+    if not ids:
+        return trials
+    sides = {
+        side: [ids.get(name, name) for name in trials[side].astype(str)] for side in ("enroll_id", "test_id")
+    }
+    return TRIALS.conform(trials.assign(**sides))
 
 
 def _describe_ids(name: str, ids: pd.Series) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,10 @@ from speaker_verification.common.errors import ParameterError, in_group
 from speaker_verification.common.tables import NOISE_CLIPS, REJECTED_FILES, RIRS
 from speaker_verification.corpora.augmentation import extract_musan, extract_rirs
 from speaker_verification.corpora.download.addresses import is_address
-from speaker_verification.corpora.download.sources import needed_files
+from speaker_verification.corpora.download.sources import augmentation_files, needed_files
 from speaker_verification.corpora.mirror import Digests, Mirror
 from speaker_verification.corpora.musan import MUSAN_ARCHIVE
+from speaker_verification.corpora.own_corpora import own_names, own_sources
 from speaker_verification.corpora.rirs_noises import RIRS_NOISES_ARCHIVE
 from speaker_verification.corpora.sessions import count_missing_sessions
 from speaker_verification.corpora.settings import PrepareSettings
@@ -42,22 +44,25 @@ def provide_mirror(
         audio_folder: folder of the converted recordings.
 
     Returns:
-        The mirror.
+        The mirror, with the recordings that manifests list.
 
     Raises:
         ParameterError: there is neither a mirror nor settings for a synthetic one.
         DataError: the mirror is missing, lacks files, or holds altered ones; or the recordings are of another
-            synthetic mirror.
+            synthetic mirror; or a manifest is wrong.
     """
-    mirror = _find_mirror(prepare, mirror_folder, is_in_use=any(audio_folder.iterdir()))
     needed = needed_files(prepare, augmentation)
-    mirror.check(needed, Digests(mirror_folder) if prepare.verify_checksums else None)
-    for line in mirror.describe(prepare.mirrored_subsets):
+    mirror = _find_mirror(prepare, mirror_folder, bool(needed), is_in_use=any(audio_folder.iterdir()))
+    at_hand = [name for name in augmentation_files(augmentation) if (mirror.folder / name).is_file()]
+    checked = dict.fromkeys([*needed, *at_hand])
+    mirror.check(checked, Digests(mirror_folder) if prepare.verify_checksums else None)
+    mirror = replace(mirror, own=own_sources(prepare.corpora, prepare.seed))
+    for line in mirror.describe([*prepare.mirrored_subsets, *mirror.own]):
         logger.info("%s", line)
     return mirror
 
 
-def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool) -> Mirror:
+def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_needed: bool, is_in_use: bool) -> Mirror:
     by_address = is_address(prepare.mirror)
     if prepare.mirror is not None and not by_address:
         return Mirror(Path(prepare.mirror), ANOTHER_MIRROR)
@@ -77,7 +82,7 @@ def _find_mirror(prepare: PrepareSettings, mirror_folder: Path, is_in_use: bool)
     download = "run first: kedro run --pipeline=download"
     if by_address:
         return Mirror(mirror_folder, f"{download} --params=prepare.mirror={prepare.mirror}")
-    if not any(mirror_folder.iterdir()):
+    if is_needed and not any(mirror_folder.iterdir()):
         raise ParameterError(
             "no mirror: set prepare.mirror to a folder with VoxCeleb's archives, or prepare.synthetic, or "
             + download
@@ -99,7 +104,7 @@ def convert_utterances(
         The utterances table and the table of rejected files.
     """
     if prepare.shards is not None:
-        return read_shards(Path(prepare.shards), prepare.subsets, prepare.min_duration_seconds)
+        return read_shards(Path(prepare.shards), prepare.all_subsets, prepare.min_duration_seconds)
     converted = [
         convert_subset(
             subset,
@@ -110,7 +115,7 @@ def convert_utterances(
             prepare.num_workers,
             prepare.audio_format,
         )
-        for subset in prepare.subsets
+        for subset in prepare.all_subsets
     ]
     utterances, rejected = (pd.concat(tables, ignore_index=True) for tables in zip(*converted, strict=True))
     return utterances, rejected
@@ -126,7 +131,7 @@ def list_speakers(mirror: Mirror, prepare: PrepareSettings) -> pd.DataFrame:
     Returns:
         The speakers table.
     """
-    return read_speakers(mirror, prepare.subsets)
+    return read_speakers(mirror, prepare.all_subsets)
 
 
 def list_missing_sessions(mirror: Mirror, utterances: pd.DataFrame, prepare: PrepareSettings) -> pd.DataFrame:
@@ -157,7 +162,7 @@ def list_trials(
     Returns:
         The trials table and the trial_lists table.
     """
-    trials = gather_trials(prepare, mirror.folder, utterances, speakers)
+    trials = gather_trials(prepare, mirror.folder, utterances, speakers, own_names(mirror.own))
     files = {name: mirror.list_file(file) for name, file in prepare.list_files.items()}
     return trials, describe_lists(trials, files, utterances)
 
@@ -178,12 +183,17 @@ def extract_augmentation(
         kind are empty.
     """
     noise_clips, rirs = NOISE_CLIPS.empty(), RIRS.empty()
+    absent = [name for name in augmentation_files(augmentation) if not (mirror.folder / name).is_file()]
+    if absent:  # provide_mirror has refused that, unless it is to be left out
+        logger.warning(
+            "%s lacks %s: training does without their kinds of augmentation", mirror.folder, ", ".join(absent)
+        )
     rejected_clips = rejected_rirs = REJECTED_FILES.empty()
     limits = (prepare.max_rejected_fraction, prepare.num_workers)
-    if augmentation.clip_kinds:
+    if augmentation.clip_kinds and MUSAN_ARCHIVE.name not in absent:
         archive = mirror.folder / MUSAN_ARCHIVE.name
         noise_clips, rejected_clips = extract_musan(archive, augmentation_folder, *limits)
-    if augmentation.takes_rooms:
+    if augmentation.takes_rooms and RIRS_NOISES_ARCHIVE.name not in absent:
         archive = mirror.folder / RIRS_NOISES_ARCHIVE.name
         rirs, rejected_rirs = extract_rirs(archive, augmentation_folder, *limits)
     return noise_clips, rirs, REJECTED_FILES.concat([rejected_clips, rejected_rirs])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from speaker_verification.common.settings_base import number_of
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.cohort import (
     Statistics,
@@ -31,10 +32,11 @@ class AsNorm(Scoring):
     def check_cohort(cls, settings: SharedSettings, rows_of_speakers: np.ndarray) -> None:
         is_of_means = settings.cohort == "speaker_means"
         rows = np.ones_like(rows_of_speakers) if is_of_means else rows_of_speakers
-        check_top_n(settings.top_n, rows, num_excluded=2)
+        check_top_n(number_of(settings.top_n, rows.sum()), rows, num_excluded=2)
 
     def score(self, trials: Trials, fitted: Fitted) -> np.ndarray:
         embeddings, cohort, settings = trials.store.embeddings, trials.cohort, trials.settings
+        top_n = number_of(settings.top_n, len(cohort.embeddings))
         rows = trials.enroll_rows, trials.test_rows
         if trials.store.crops is None:
             cosine = trials.scores_by(Cosine)
@@ -45,7 +47,7 @@ class AsNorm(Scoring):
             statistics = cohort_statistics(
                 embeddings,
                 cohort.embeddings if kept is None else kept(),
-                settings.top_n,
+                top_n,
                 centre=cohort.centre,
                 deviation=settings.deviation,
                 budget=trials.budget,
@@ -55,7 +57,7 @@ class AsNorm(Scoring):
         statistics = statistics_without_speakers(
             embeddings,
             cohort,
-            settings.top_n,
+            top_n,
             np.concatenate(rows),
             np.concatenate([trials.excluded, trials.excluded]),
             deviation=settings.deviation,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from speaker_verification.common.settings_base import Settings
+from speaker_verification.common.settings_base import NumberOrShare, Settings
 from speaker_verification.scoring.affine import AffineCalibration
 from speaker_verification.scoring.blocks import ComputeBudget
 from speaker_verification.scoring.cohort import Cohort, Deviation
@@ -27,8 +27,8 @@ class SharedSettings(Settings):
     """Subtract the mean of the cohort set's utterances from all embeddings."""
     cohort: Literal["speaker_means", "utterances"] = "speaker_means"
     """Cohort of AS-norm: the mean embedding of each speaker, or all utterances."""
-    top_n: int = Field(600, ge=2)
-    """Highest cohort scores in AS-norm, at most the cohort's speakers - 2."""
+    top_n: NumberOrShare = 600
+    """Highest cohort scores in AS-norm: a number from 2 to the cohort's speakers - 2, or a share below 1."""
     deviation: Deviation = "unbiased"
     """Standard deviation of these scores."""
     calibration_trials: int = Field(30_000, ge=2, multiple_of=2)
