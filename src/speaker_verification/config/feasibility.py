@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,8 @@ from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 from speaker_verification.data.sampling import EpochBatches, UtteranceOrder
 from speaker_verification.models.encoders.pretrained import find_encoder
+from speaker_verification.models.weight_files import read_json
+from speaker_verification.training.kept_epochs import RUN_FILE, saved_model
 from speaker_verification.training.phase import PhaseSettings
 
 if TYPE_CHECKING:
@@ -210,15 +211,43 @@ def _note_impossible(
                 )
             if "prepare" in stages:
                 draw_validation_trials(held_out, prepare.validation_trials, prepare.seed)
+            for origin in dict.fromkeys(map(parameters.origin, phases)):
+                with problems.noted():
+                    _refuse_seen_by_start(parameters, origin, held_out, utterances, trials)
     if training is not None:
         speakers = pd.factorize(training["speaker_id"])[0]
-        num_classes = (speakers.max() + 1) * parameters.pretrain.num_speed_classes
         for name, phase in phases.items():
+            per_speaker = parameters.phases[parameters.origin(name)].num_speed_classes
+            num_classes = (speakers.max() + 1) * per_speaker
             with problems.noted():
                 _refuse_phase(name, phase, parameters.head.chosen_class, num_classes, speakers)
     if "evaluate" in stages:
         with problems.noted():
             _refuse_sets(parameters, utterances, trials)
+
+
+def _refuse_seen_by_start(
+    parameters: Parameters,
+    phase: str,
+    held_out: pd.DataFrame,
+    utterances: pd.DataFrame,
+    trials: pd.DataFrame,
+) -> None:
+    """Refuse a saved model to start from that was trained on speakers who are to measure error rates."""
+    start = parameters.phases[phase].start
+    if start is None or parameters.prepare.allow_seen_speakers:
+        return
+    in_trials = utterances["utterance_id"].isin({*trials["enroll_id"], *trials["test_id"]})
+    trained = trained_speakers(saved_model(Path(start)))
+    for speakers, whose in (
+        ({*held_out["speaker_id"]}, "held out for validation (prepare.seed, prepare.training_set)"),
+        ({*utterances.loc[in_trials, "speaker_id"]}, "of the trials (prepare.trial_lists)"),
+    ):
+        if shared := speakers & trained:
+            raise ParameterError(
+                f"parameter '{phase}.start': '{start}' was trained on {len(shared)} of the {len(speakers)} "
+                f"speakers {whose}: take other speakers, or set prepare.allow_seen_speakers=true"
+            )
 
 
 def _refuse_phase(
@@ -320,16 +349,16 @@ def refuse_trained_validation(model: Path, validation: pd.DataFrame) -> None:
     Raises:
         ParameterError: the model and the number of speakers are named.
     """
-    from speaker_verification.training.kept_epochs import RUN_FILE
-
-    record = model / RUN_FILE
-    if not record.is_file():
-        return
-    trained = set(json.loads(record.read_text(encoding="utf-8")).get("speaker_ids", ()))
     speakers = set(validation["speaker_id"])
-    if shared := trained & speakers:
+    if shared := trained_speakers(model) & speakers:
         raise ParameterError(
             f"score.calibration_speakers = 'validation', but {model} was trained on {len(shared)} of these "
             f"{len(speakers)} speakers: prepare with the prepare.seed, prepare.validation_speakers and "
             "prepare.training_set that it was trained with, train it again, or take 'cohort'"
         )
+
+
+def trained_speakers(model: Path) -> set[str]:
+    """Speakers that a saved model was trained on, as its record says; none without a record."""
+    record = model / RUN_FILE
+    return set(read_json(record).get("speaker_ids", ())) if record.is_file() else set()

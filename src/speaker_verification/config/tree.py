@@ -81,10 +81,23 @@ class Parameters(Settings):
         """Settings of the phases by name, in their order."""
         return {phase: getattr(self, phase) for phase in PHASES}
 
+    def origin(self, phase: str) -> str:
+        """Phase that begins what a phase goes on with: the last up to it with a `start`, or the first."""
+        upto = PHASES[: PHASES.index(phase) + 1]
+        return next((name for name in reversed(upto) if self.phases[name].start is not None), PHASES[0])
+
     def job(self, phase: str) -> PhaseJob:
         """All settings of a phase, by its name."""
-        settings = self.phases[phase]
-        return PhaseJob(phase, settings, self.model, self.head, self.augmentation, self.seed, self.device)
+        return PhaseJob(
+            phase,
+            self.phases[phase],
+            self.model,
+            self.head,
+            self.augmentation,
+            self.seed,
+            self.device,
+            self.phases[self.origin(phase)].start,
+        )
 
     @model_validator(mode="after")
     def _possible(self) -> Parameters:
@@ -119,12 +132,14 @@ class Parameters(Settings):
                 yield f"parameter '{name}.monitor' holds {', '.join(unknown)}: known are {', '.join(known)}"
             if phase.rank_by in known and phase.rank_by not in self.prepare.list_names:
                 yield f"parameter '{name}.rank_by' is '{phase.rank_by}': prepare.trial_lists must hold it"
-            yield from _refused(name, phase.refuse_more_classes, self.pretrain.num_speed_classes)
+            num_before = self.phases[self.origin(name)].num_speed_classes
+            yield from _refused(name, phase.refuse_more_classes, num_before)
         takers = {"finetune": self.finetune.choose_top, "lmft": self.lmft.choose_top}
         if self.embed.model is None:
             takers["embed"] = self.embed.choose_top
         for (before, phase), (name, rank) in zip(self.phases.items(), takers.items(), strict=False):
-            yield from _refused(name, refuse_rank, rank, phase.num_kept, before)
+            if name == "embed" or self.phases[name].start is None:
+                yield from _refused(name, refuse_rank, rank, phase.num_kept, before)
 
     def _in_sets(self) -> Iterator[str]:
         for role, name in self.embed.named_sets.items():

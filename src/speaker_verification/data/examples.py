@@ -29,6 +29,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
 
     Attributes:
         augmenter: augmentation of the crops; None leaves them clean.
+        crop_samples: length of the crops.
         seed: seed of all draws.
     """
 
@@ -63,7 +64,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
             training_utterances["speaker_id"].to_numpy(dtype=object), return_inverse=True
         )
         self.augmenter = augmenter
-        self._crop_samples = round(crop_seconds * SAMPLE_RATE)
+        self.crop_samples = round(crop_seconds * SAMPLE_RATE)
         self._speed_factors = tuple(speed_factors)
         self._class_offsets = speed_class_offsets(speed_factors)
         self.seed = seed
@@ -130,6 +131,20 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         """Number of classes C: speakers times distinct speed factors."""
         return self.num_speakers * len(self._class_offsets)
 
+    def clean_crop(self, row: int, label: int) -> npt.NDArray[np.float32]:
+        """Crop from the middle of an utterance at the speed of a class, without augmentation, (samples,).
+
+        Args:
+            row: utterance row.
+            label: class.
+
+        Raises:
+            DataError: the file cannot be read; it is named.
+        """
+        factor = list(self._class_offsets)[label // self.num_speakers]
+        spare = changed_length(int(self._num_samples[row]), factor) - self.crop_samples
+        return self._read_crop(row, factor, max(spare, 0) // 2)
+
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, int, int]:
         """Example of an utterance in one pass through the corpus.
 
@@ -173,14 +188,14 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         rng = np.random.default_rng([self.seed, pass_number, row])
         factor = self._speed_factors[rng.integers(len(self._speed_factors))]
         available = changed_length(int(self._num_samples[row]), factor)
-        return factor, draw_crop_start(available, self._crop_samples, rng), rng
+        return factor, draw_crop_start(available, self.crop_samples, rng), rng
 
     def _read_crop(self, row: int, factor: float, start: int) -> npt.NDArray[np.float32]:
         """Crop of the speed-changed utterance; only its source samples are read."""
         source_length = int(self._num_samples[row])
         available = changed_length(source_length, factor)
-        num_samples = min(self._crop_samples, available)
+        num_samples = min(self.crop_samples, available)
         span = source_span(start, num_samples, factor, source_length)
         source = self._audio.read(row, span.start, span.num_samples)
         crop = change_speed(source, factor)[span.lead : span.lead + num_samples]
-        return wrap(crop, self._crop_samples)
+        return wrap(crop, self.crop_samples)

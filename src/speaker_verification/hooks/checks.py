@@ -24,6 +24,7 @@ from speaker_verification.config.phases import (
     REPORT,
     phase_of,
     stage_of,
+    trains,
 )
 from speaker_verification.hooks.base import ParameterisedHook
 from speaker_verification.hooks.compared import ComparedHook
@@ -149,8 +150,36 @@ class StartHook(ParameterisedHook):
             return
         if any("params:embed" in node.inputs and node.namespace != REPORT for node in pipeline.nodes):
             _refuse_bad_model(self._parameters.embed.model)
-        if ENCODER in pipeline.all_outputs():
+        if ENCODER in pipeline.all_outputs() and self._parameters.pretrain.start is None:
             _refuse_bad_encoder(self._parameters.model.frontend)
+        _refuse_bad_starts(self._parameters, pipeline)
+
+
+def _refuse_bad_starts(parameters: Parameters, pipeline: Pipeline) -> None:
+    """Refuse a phase's start that is no model, and phases of the run that nothing would use."""
+    trained = {phase_of(node) for node in pipeline.nodes if trains(node)}
+    for origin in dict.fromkeys(parameters.origin(phase) for phase in PHASES if phase in trained):
+        start = parameters.phases[origin].start
+        if start is None:
+            continue
+        from speaker_verification.models.settings import read_saved_configuration
+        from speaker_verification.training.kept_epochs import saved_model
+
+        if unused := [phase for phase in PHASES[: PHASES.index(origin)] if phase in trained]:
+            names = {node.name for node in pipeline.nodes}
+            used = [
+                name
+                for name, other in pipelines.items()
+                if name not in (*COMPOSED, *unused) and {node.name for node in other.nodes} <= names
+            ]
+            raise ParameterError(
+                f"parameter '{origin}.start' is '{start}', so that nothing would use what "
+                f"{' and '.join(unused)} trains: run the rest by --pipelines={','.join(used)}"
+            )
+        try:
+            read_saved_configuration(saved_model(Path(start)))
+        except DataError as error:
+            raise ParameterError(f"parameter '{origin}.start': {error}") from None
 
 
 def _refuse_bad_model(model: str | None) -> None:
@@ -195,8 +224,9 @@ class InputsHook(ParameterisedHook):
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        if self._parameters is not None and ENCODER in pipeline.all_outputs():
-            _refuse_missing_encoder(self._parameters.model.frontend.checkpoint, catalog)
+        parameters = self._parameters
+        if parameters is not None and parameters.pretrain.start is None and ENCODER in pipeline.all_outputs():
+            _refuse_missing_encoder(parameters.model.frontend.checkpoint, catalog)
         missing = sorted(
             name
             for name in pipeline.inputs()

@@ -20,11 +20,13 @@ from speaker_verification.config.phases import (
     DISTRIBUTED_TAG,
     EMBED_WORKSPACE,
     EMBEDDINGS,
+    ENCODER,
     LAST_CHECKPOINT,
     PHASES,
     REPORT,
     RUN_RECORD,
     SETS,
+    checkpoint_of,
     learning_curve_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
@@ -65,7 +67,8 @@ class OptionalInputsHook(ParameterisedHook):
 
     With `embed.model` no phase has to be trained: evaluation takes that model, and the report has no learning
     curves. A phase that was never run has no curve either. The report alone does without the model. A
-    calibration or adaptation set that no parameter names has no embeddings.
+    calibration or adaptation set that no parameter names has no embeddings. A phase with a `start` does
+    without the phase before, and those from it on without the encoder.
     """
 
     @hook_impl
@@ -77,6 +80,12 @@ class OptionalInputsHook(ParameterisedHook):
             catalog[LAST_CHECKPOINT] = MemoryDataset(Path(model))
         elif _only_reported(pipeline) and not catalog.exists(LAST_CHECKPOINT):
             catalog[LAST_CHECKPOINT] = MemoryDataset(Path(LAST_CHECKPOINT))
+        for before, phase in zip((ENCODER, *map(checkpoint_of, PHASES)), PHASES, strict=False):
+            job = self._parameters.job(phase)
+            unused = {ENCODER} | ({before} if job.phase.start is not None else set())
+            if job.origin is not None and f"{phase}.job" in inputs:
+                for name in inputs & unused:
+                    catalog[name] = MemoryDataset(Path(job.origin))
         for curve in inputs.intersection(map(learning_curve_of, PHASES)):
             if model is not None or not catalog.exists(curve):
                 catalog[curve] = MemoryDataset(LEARNING_CURVE.empty())

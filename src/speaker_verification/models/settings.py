@@ -113,6 +113,12 @@ class SavedConfiguration(NamedTuple):
     """Configuration of the encoder, as transformers writes it."""
 
 
+def is_saved_model(folder: Path) -> bool:
+    """Whether a folder is a saved speaker model, by the parts of its configuration."""
+    config = folder / CONFIG_FILE
+    return config.is_file() and {*SAVED_PARTS} <= read_json(config).keys()
+
+
 def read_saved_configuration(folder: Path) -> SavedConfiguration:
     """Configuration of a saved speaker model, whose weights are not read.
 

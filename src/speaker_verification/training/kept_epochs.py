@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RANKING_FILE = "ranking.json"
 RUN_FILE = "run.json"
 TRAINED_BY = "trained_by"  # record of a run in it
+VERIFIER_MODEL = "model"  # folder in that of a verifier
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,19 @@ def evaluated_model(settings: EmbedSettings, trained_folder: Callable[[], Path])
     if settings.model is not None:
         return Path(settings.model)
     return best_checkpoint(trained_folder(), settings.choose_top)
+
+
+def saved_model(folder: Path) -> Path:
+    """Folder of the model in a folder: itself, the best epoch of a phase, or the model of a verifier.
+
+    Of the versions of a phase's checkpoint it is the best epoch of the newest.
+
+    Raises:
+        DataError: the ranking of the phase cannot be read.
+    """
+    versions = sorted(folder.glob(f"*/{folder.name}/{RANKING_FILE}"))
+    if versions:
+        folder = versions[-1].parent
+    if (folder / RANKING_FILE).is_file():
+        return best_checkpoint(folder)
+    return folder / VERIFIER_MODEL if (folder / VERIFIER_MODEL).is_dir() else folder

@@ -99,6 +99,10 @@ class StepResult(NamedTuple):
     margin: float
 
 
+def as_started(classifier: SpeakerClassifier) -> None:
+    """Leave model and head as they are."""
+
+
 def unregularised(loss: Tensor) -> Tensor:
     """The loss as it is."""
     return loss
@@ -119,6 +123,7 @@ class TrainingLoop:
         validate: function from the model to its error rates, by one of which the phase ranks its epochs.
         folder: folder of the best epochs (see checkpoints.py).
         fingerprint: inputs of the phase, stored in its checkpoints and compared before it resumes.
+        initialise: function that completes model and head before the first step, not where a phase resumes.
         regularise: function from the head's loss to the loss to minimise (see regularisation.py).
         tracker: receiver of the metrics.
         later: phases that follow in the same run, by name: the log tells how long they take at least.
@@ -132,6 +137,7 @@ class TrainingLoop:
     validate: Callable[[SpeakerModel], Metrics]
     folder: Path
     fingerprint: RunFingerprint
+    initialise: Callable[[SpeakerClassifier], None] = as_started
     regularise: Callable[[Tensor], Tensor] = unregularised
     tracker: Tracker = field(default_factory=Untracked)
     later: Mapping[str, PhaseSettings] = field(default_factory=dict)
@@ -232,6 +238,7 @@ class TrainingLoop:
 
     def start_phase(self) -> None:
         """Measure the state before any step; a phase without epochs hands it on as its checkpoint."""
+        self.initialise(self.classifier)
         metrics = self._validate()
         if not self.phase.epochs:
             self._keep(self.checkpoints.save_if_best, 0, metrics)

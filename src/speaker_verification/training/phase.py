@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.common.settings_base import Settings
+from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.data.sampling import SamplingSettings
 from speaker_verification.training.schedules import (
     LearningRateSettings,
@@ -104,6 +104,10 @@ class PhaseSettings(Settings):
 
     skip: bool = False
     """Hand the start on untrained, whatever the epochs: a recipe without this phase."""
+    start: LocalPath | None = None
+    """Saved model to start from with its own configuration, instead of the phase before; null: none."""
+    start_head: Literal["kept", "mean_embeddings", "random"] = "kept"
+    """Classes after `start`; kept: those of its speakers, and mean embeddings for the others."""
     epochs: int = Field(ge=0)
     """Epochs; 0 hands the start on untrained."""
     frontend: Literal["frozen", "blocks", "no_convolutions", "trained"]
@@ -143,7 +147,7 @@ class PhaseSettings(Settings):
     average_best: int = Field(1, ge=1)
     """Best epochs whose average is handed on instead of the best; 1: no average."""
     choose_top: int = Field(1, ge=1)
-    """Rank of the checkpoint of the phase before to start from; unused in pretrain."""
+    """Rank of the checkpoint of the phase before to start from; unused in pretrain and with `start`."""
     rank_by: str = "validation"
     """Trials that rank checkpoints: validation or a monitored list; last: the newest first."""
     monitor: tuple[str, ...] = ("vox1_o",)
@@ -173,6 +177,8 @@ class PhaseSettings(Settings):
         known = ("validation", NEWEST_FIRST, *self.monitor)
         if self.rank_by not in known:
             raise ValueError(f"rank_by '{self.rank_by}' must be one of: {', '.join(known)}")
+        if self.start is None and self.start_head != "kept":
+            raise ValueError(f"start_head '{self.start_head}' needs a saved model to start from, by start")
         if self.average_best > self.keep_checkpoints:
             raise ValueError(
                 f"average_best {self.average_best} is more than keep_checkpoints {self.keep_checkpoints}"

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
+from speaker_verification.models.settings import is_saved_model
+from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.phase import PretrainedDistanceSettings
 
 DISTANCE_FLOOR = 1e-5
@@ -28,7 +31,7 @@ class PretrainedDistance:
 
     Args:
         frontend: frontend in training.
-        encoder: hub name or folder of the pre-trained encoder.
+        encoder: hub name or folder of the pre-trained encoder, or folder of a saved model with it.
         settings: kind and weight of the penalty.
 
     Raises:
@@ -40,7 +43,7 @@ class PretrainedDistance:
         self._pairs: list[tuple[Tensor, Tensor]] = []
         if settings.kind == "none":
             return
-        pretrained = dict(load_encoder(encoder, adapter=type(frontend.adapter)).named_parameters())
+        pretrained = dict(_pretrained(encoder, frontend).named_parameters())
         for name, parameter in frontend.encoder.named_parameters():
             reference = pretrained.get(name)
             if reference is None or reference.shape != parameter.shape:
@@ -60,3 +63,10 @@ class PretrainedDistance:
         distance = torch.stack([torch.linalg.vector_norm(d) for d in differences]).sum()
         pull = distance / (distance.detach() + DISTANCE_FLOOR)
         return loss / processes().mean(loss.detach().clone()) + self._settings.weight * pull
+
+
+def _pretrained(folder: str | Path, frontend: Frontend) -> PreTrainedModel:
+    """Encoder of a hub name, of a folder in Hugging Face format or of a saved model's folder."""
+    if is_saved_model(Path(folder)):
+        return SpeakerModel.from_pretrained(folder).frontend.encoder
+    return load_encoder(folder, adapter=type(frontend.adapter))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ import pandas as pd
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.common.tables import require_files
 from speaker_verification.models.heads import HeadSettings
-from speaker_verification.models.settings import ModelSettings
+from speaker_verification.models.settings import ModelSettings, read_saved_configuration
+from speaker_verification.training.kept_epochs import saved_model
 from speaker_verification.training.phase import PhaseSettings
 
 if TYPE_CHECKING:
@@ -31,11 +32,13 @@ class PhaseJob:
     Attributes:
         name: name of the phase, for messages.
         phase: settings of the phase.
-        model: settings of the speaker model; a start that is no encoder must agree with them.
-        head: settings of the head, used after an encoder.
+        model: settings of the speaker model; the phase before must agree with them.
+        head: settings of the head; the phase before must agree with them.
         augmentation: settings of the augmentation.
         seed: seed of the experiment, to which the phase adds its offset.
         device: name of the device (auto, cpu, cuda or cuda:N).
+        origin: folder of the saved model that this phase or one before it starts from, whose settings of the
+            model are taken instead of `model`; None where training begins from an encoder.
     """
 
     name: str
@@ -45,6 +48,7 @@ class PhaseJob:
     augmentation: AugmentationSettings
     seed: int
     device: str = "auto"
+    origin: str | None = None
 
     @property
     def phase_seed(self) -> int:
@@ -115,13 +119,15 @@ def run_phase(
     times: PhaseTimes | None = None,
     trained_by: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Train a phase from an encoder or from the phase before, or resume it.
+    """Train a phase from an encoder, from the phase before or from a saved model, or resume it.
 
     Args:
         job: settings.
         tables: input tables.
-        start: folder of an encoder in Hugging Face format, or of the phase before.
-        encoder: folder of the pre-trained encoder, to which `pretrained_distance` refers.
+        start: folder of an encoder in Hugging Face format, or of the phase before; unused where the phase has
+            a `start`.
+        encoder: folder of the pre-trained encoder, to which `pretrained_distance` refers; unused where
+            training began from a saved model, to which it refers then.
         folder: folder of the best epochs (see checkpoints.py).
         start_name: name of the start in messages and checkpoints; by default its path.
         tracker: receiver of the metrics; None for none.
@@ -133,20 +139,24 @@ def run_phase(
         LEARNING_CURVE table.
 
     Raises:
-        UserError: see `start_phase` and `TrainingLoop.run`; or audio files are missing (DataError).
+        UserError: see `start_phase`, `start_from_model` and `TrainingLoop.run`; or audio files are missing
+            (DataError).
     """
     from transformers import set_seed
 
     from speaker_verification.common.device import resolve_device
     from speaker_verification.data.examples import TrainingExamples
     from speaker_verification.training.classifier import SpeakerClassifier
-    from speaker_verification.training.loop import TrainingLoop, Untracked
+    from speaker_verification.training.loop import TrainingLoop, Untracked, as_started
     from speaker_verification.training.regularisation import PretrainedDistance
-    from speaker_verification.training.start import start_phase
+    from speaker_verification.training.start import start_from_model, start_phase
     from speaker_verification.training.timing import PhaseTimes
     from speaker_verification.training.validation import TrialSet, validate
 
     phase = job.phase
+    if job.origin is not None:
+        encoder = saved_model(Path(job.origin))
+        job = replace(job, model=read_saved_configuration(encoder).model)
     augmenter = tables.augmenter(job.augmentation)
     tables.require_files(augmented=augmenter is not None)
     examples = TrainingExamples(
@@ -161,9 +171,13 @@ def run_phase(
     is_monitored = tables.trials["trial_list"].isin(phase.monitor)
     monitored = TrialSet.of(tables.trials[is_monitored], tables.utterances)
     set_seed(job.phase_seed)
-    model, head = start_phase(
-        start, phase, job.model, job.head, examples.speaker_ids, resolve_device(job.device)
-    )
+    device, initialise = resolve_device(job.device), as_started
+    if phase.start is None:
+        model, head = start_phase(start, phase, job.model, job.head, examples.speaker_ids, device)
+    else:
+        start_name = phase.start
+        model, head, new = start_from_model(Path(start_name), phase, job.head, examples.speaker_ids, device)
+        initialise = partial(new.make, examples, job.name)
     loop = TrainingLoop(
         phase,
         SpeakerClassifier(model, head),
@@ -171,6 +185,7 @@ def run_phase(
         validate=partial(validate, held_out=held_out, monitored=monitored),
         folder=folder,
         fingerprint=_fingerprint(job, tables, examples, held_out.joined(monitored), start_name or str(start)),
+        initialise=initialise,
         regularise=PretrainedDistance(model.frontend, encoder, phase.pretrained_distance),
         tracker=tracker or Untracked(),
         later=later or {},

@@ -1,19 +1,65 @@
-"""Start of a phase: a pre-trained encoder, or the best epoch of the phase before."""
+"""Start of a phase: a pre-trained encoder, the best epoch of the phase before, or a saved model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.registry import KindSettings
+from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.heads import Head, HeadSettings, build_head
+from speaker_verification.models.heads.classes import keep_classes, turn_classes
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
-from speaker_verification.training.checkpoints import load_head
-from speaker_verification.training.kept_epochs import RANKING_FILE, best_checkpoint
+from speaker_verification.training.checkpoints import HEAD_FILE, load_head
+from speaker_verification.training.class_means import mean_embeddings
+from speaker_verification.training.classifier import SpeakerClassifier
+from speaker_verification.training.kept_epochs import RANKING_FILE, best_checkpoint, saved_model
 from speaker_verification.training.phase import PhaseSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NewClasses:
+    """Classes of a head that starts from a saved model: those of its speakers at their speeds.
+
+    Attributes:
+        model: folder of the saved model.
+        num_kept: number of classes that keep their weights.
+        from_means: classes to turn towards mean embeddings.
+        num_random: number of classes that stay as they were drawn.
+    """
+
+    model: Path
+    num_kept: int
+    from_means: Sequence[int]
+    num_random: int
+
+    def make(self, examples: TrainingExamples, phase: str, classifier: SpeakerClassifier) -> None:
+        """Turn classes towards the mean embeddings of their utterances, and log how many are of which kind.
+
+        All processes call this together, before the first step.
+
+        Args:
+            examples: training examples.
+            phase: name of the phase, for the log.
+            classifier: model and head to change.
+        """
+        if self.from_means:
+            means = mean_embeddings(classifier.model, examples, self.from_means)
+            turn_classes(classifier.head, torch.tensor(self.from_means), means)
+        logger.info(
+            "%s: starts from %s and its configuration; classes by speaker: %d kept, %d from mean embeddings, "
+            "%d drawn at random",
+            *(phase, self.model, self.num_kept, len(self.from_means), self.num_random),
+        )
 
 
 def start_phase(
@@ -57,15 +103,94 @@ def start_phase(
         )
     phase.refuse_more_classes(head.num_classes // len(speaker_ids))
     model = SpeakerModel.from_pretrained(checkpoint, device)
-    for name, asked, trained in (
-        ("model.layer_aggregation", model_settings.layer_aggregation, model.settings.layer_aggregation),
-        ("model.speaker_network", model_settings.speaker_network, model.settings.speaker_network),
-        ("head", head_settings, trained_head),
-    ):
-        if asked.in_use != trained.in_use:
-            raise ParameterError(
-                f"parameter '{name}' is {asked.in_use}, but {checkpoint} is of {trained.in_use}: run the "
-                "phases of this recipe from 'pretrain', or start from a checkpoint of its own"
-            )
+    asked, own = model_settings, model.settings
+    settings: dict[str, tuple[KindSettings, KindSettings]] = {
+        "model.layer_aggregation": (asked.layer_aggregation, own.layer_aggregation),
+        "model.speaker_network": (asked.speaker_network, own.speaker_network),
+        "head": (head_settings, trained_head),
+    }
+    remedy = "run the phases of this recipe from 'pretrain', or start from a checkpoint of its own"
+    _refuse_other_settings(checkpoint, settings, remedy)
     head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
     return model, head.to(device)
+
+
+def start_from_model(
+    folder: Path,
+    phase: PhaseSettings,
+    head_settings: HeadSettings,
+    speaker_ids: Sequence[str],
+    device: torch.device,
+) -> tuple[SpeakerModel, Head, NewClasses]:
+    """Saved model, and a head with a class for every speaker at every speed, as `phase.start_head` says.
+
+    A class is kept by its speaker id and speed factor, wherever the saved head has it. The head of the same
+    speakers is kept whole, as from one phase to the next. Classes that are made from mean embeddings are only
+    drawn here; `NewClasses.make` turns them.
+
+    Args:
+        folder: see `saved_model`; of a model without a head no class is kept.
+        phase: settings of the phase to start.
+        head_settings: settings of the head.
+        speaker_ids: training speakers in class order.
+        device: to train on.
+
+    Raises:
+        DataError: the folder holds no saved model, or a head of other embeddings.
+        ParameterError: the saved head, of which classes are to be kept, has other settings; or a head of its
+            kind cannot keep or make single classes.
+    """
+    folder = saved_model(folder)
+    model = SpeakerModel.from_pretrained(folder, device)
+    classes = _class_order(speaker_ids, phase.speed_factors)
+    kept: dict[int, int] = {}
+    if phase.start_head == "kept" and (folder / HEAD_FILE).is_file():
+        trained, trained_settings, run = load_head(folder, "cpu")
+        if trained.embedding_size != model.embedding_size:
+            raise DataError(
+                f"'{folder / HEAD_FILE}' is for embeddings of {trained.embedding_size} values, and the model "
+                f"beside it gives {model.embedding_size}: set start_head=mean_embeddings"
+            )
+        before = _class_order(run["speaker_ids"], run.get("phase", {}).get("speed_factors", [1.0]))
+        places = {name: place for place, name in enumerate(before)}
+        kept = {own: places[name] for own, name in enumerate(classes) if name in places}
+    if kept:
+        remedy = "set it so, or start_head=mean_embeddings"
+        _refuse_other_settings(folder, {"head": (head_settings, trained_settings)}, remedy)
+    if kept and run["speaker_ids"] == list(speaker_ids) and before[: len(classes)] == classes:
+        head = trained  # with classes of speeds that an earlier phase had
+    else:
+        head = build_head(head_settings, model.embedding_size, len(classes))
+        if phase.start_head != "random":
+            _refuse_unplaceable(head)
+        if kept:
+            keep_classes(head, trained, kept)
+    head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
+    others = [own for own in range(len(classes)) if own not in kept]
+    from_means = [] if phase.start_head == "random" else others
+    new = NewClasses(folder, len(kept), from_means, len(others) - len(from_means))
+    return model, head.to(device), new
+
+
+def _class_order(speaker_ids: Sequence[str], speed_factors: Sequence[float]) -> list[tuple[str, float]]:
+    """Speaker and speed factor of every class."""
+    return [(speaker, factor) for factor in speed_class_offsets(speed_factors) for speaker in speaker_ids]
+
+
+def _refuse_unplaceable(head: Head) -> None:
+    if head.class_dim is None:
+        raise ParameterError(
+            f"parameter 'start_head': {type(head).__name__} has no class_dim, so that its classes cannot be "
+            "kept by speaker or made from mean embeddings: set start_head=random"
+        )
+
+
+def _refuse_other_settings(
+    folder: Path, settings: Mapping[str, tuple[KindSettings, KindSettings]], remedy: str
+) -> None:
+    """Refuse parameters, by name, that are not those of a checkpoint."""
+    for name, (asked, trained) in settings.items():
+        if asked.in_use != trained.in_use:
+            raise ParameterError(
+                f"parameter '{name}' is {asked.in_use}, but {folder} is of {trained.in_use}: {remedy}"
+            )

@@ -297,8 +297,9 @@ class TrackingHook:
         if self._trained is None:
             known = left.get("experiment") if resumed else None
             starts = [name for name in node.inputs if name.endswith(f".{CHECKPOINT}")]
-            if known is None and starts:
-                start = best_of(self._catalog, starts[0], self._parameters.phases[phase].choose_top)
+            settings = self._parameters.phases[phase]
+            if known is None and starts and settings.start is None:
+                start = best_of(self._catalog, starts[0], settings.choose_top)
                 known = ids_of_model(start).get("experiment")
             name = f"{self._parameters.recipe} seed {self._parameters.seed}"
             self._trained = self._experiment(log, name, known)

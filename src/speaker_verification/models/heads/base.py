@@ -48,6 +48,8 @@ class Head(nn.Module):
     """Parameters of the head, all with defaults."""
     has_top_k_penalty: ClassVar[bool] = False
     """Whether the inter-top-k penalty of the margins applies; without it `top_k` must be 0."""
+    class_dim: ClassVar[int | None] = None
+    """Dimension of the classes in `weight`, where E is the last of the others; None: not in one `weight`."""
     shard: ClassShard | None = None
     """Classes that this process holds, where it does not hold all."""
 

@@ -67,7 +67,6 @@ class ShardableHead(Head):
     """
 
     class_dim: ClassVar[int]
-    """Dimension of the classes in `weight`."""
     weight: nn.Parameter
 
     def __init__(self, embedding_size: int, num_classes: int) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from speaker_verification.config.phases import CHECKPOINT
+from speaker_verification.config.phases import CHECKPOINT, ENCODER
 from speaker_verification.hooks.run_log import later_phases, times_of
 from speaker_verification.hooks.run_record import training_record
 from speaker_verification.hooks.tracking import PhaseTracker
@@ -30,18 +30,26 @@ class TrainedPhase(NamedTuple):
     checkpoint: Path
 
 
-def fetch_encoder(workspace: Path, encoders_folder: Path, model: ModelSettings, seed: int) -> Path:
-    """Save the pre-trained encoder, found on this machine, or a random one of the given architecture."""
+def fetch_encoder(
+    workspace: Path, encoders_folder: Path, model: ModelSettings, phase: PhaseSettings, seed: int
+) -> Path:
+    """Save the encoder: a pre-trained one of this machine, a random one, or that of the phase's start."""
     from speaker_verification.config.feasibility import locate_encoder
     from speaker_verification.models.frontend import save_encoder
 
     frontend = model.frontend
+    if phase.start is not None:
+        from speaker_verification.models.speaker_model import SpeakerModel
+        from speaker_verification.training.kept_epochs import saved_model
+
+        started = SpeakerModel.from_pretrained(saved_model(Path(phase.start)))
+        started.frontend.encoder.save_pretrained(workspace / ENCODER)
+        return workspace / ENCODER
     if frontend.checkpoint is not None:
         found = locate_encoder(frontend.checkpoint, encoders_folder)
         frontend = frontend.model_copy(update={"checkpoint": str(found)})
-    folder = workspace / "encoder"
-    save_encoder(frontend, folder, seed)
-    return folder
+    save_encoder(frontend, workspace / ENCODER, seed)
+    return workspace / ENCODER
 
 
 def train_phase(

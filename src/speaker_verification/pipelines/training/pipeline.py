@@ -57,7 +57,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
     if start is None:
         encoder = Node(
             fetch_encoder,
-            inputs=["workspace", "encoders_folder", "params:model", "params:seed"],
+            inputs=["workspace", "encoders_folder", "params:model", "params:phase", "params:seed"],
             outputs=ENCODER,
             name="fetch_encoder",
         )
