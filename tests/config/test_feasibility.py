@@ -309,3 +309,22 @@ def test_augmentation_with_what_was_not_prepared_is_refused(augmentation: dict[s
         refuse_missing_augmentation(settings, clips, RIRS.empty())
     off = settings.model_copy(update={"probability": 0.0})
     refuse_missing_augmentation(off, clips[:0], RIRS.empty())
+
+
+def test_a_start_was_not_trained_on_speakers_who_measure_error_rates(
+    corpus: tuple[pd.DataFrame, pd.DataFrame], tmp_path: Path
+) -> None:
+    training, held_out = hold_out_speakers(select_subset(corpus[0], "voxceleb2-dev"), 3, seed=42)
+    record, wanted = tmp_path / "run.json", possible(lmft={"start": str(tmp_path)})
+    refuse_impossible(wanted, *corpus, ["lmft"])  # an imported model: nobody knows its speakers
+    record.write_text(json.dumps({"speaker_ids": sorted({*training["speaker_id"]})}))
+    refuse_impossible(wanted, *corpus, ["lmft"])
+    for seen, message in (
+        (["id20000", "x"], "was trained on 1 of the 2 speakers of the trials"),
+        ([*held_out["speaker_id"], "x"], "was trained on 3 of the 3 speakers held out for validation"),
+    ):
+        record.write_text(json.dumps({"speaker_ids": seen}))
+        with pytest.raises(ParameterError, match=rf"'lmft\.start': '{tmp_path}' {message}"):
+            refuse_impossible(wanted, *corpus, ["lmft"])
+        allowed = possible(lmft={"start": str(tmp_path)}, prepare={"allow_seen_speakers": True})
+        refuse_impossible(allowed, *corpus, ["lmft"])

@@ -74,6 +74,19 @@ from tests.support.config import CONF, parameters
         ),
         (
             "local",
+            {
+                "finetune": {"start": "saved", "speed_factors": [1.0, 0.8, 0.9, 1.1]},
+                "lmft": {"speed_factors": [1.0, 0.7, 0.8, 0.9, 1.1]},
+            },
+            "^parameter 'lmft.speed_factors' makes 3 classes of a speaker, .* made 2$",
+        ),
+        (
+            "local",
+            {"finetune": {"start": "saved", "choose_top": 9}, "lmft": {"choose_top": 3}},
+            "parameter 'lmft.choose_top' is 3: finetune keeps 2 checkpoints$",
+        ),
+        (
+            "local",
             {"finetune": {"choose_top": 3}, "embed": {"choose_top": 4}},
             "parameter 'finetune.choose_top' is 3: pretrain keeps 2 .*; parameter 'embed.choose_top' is 4",
         ),
@@ -161,3 +174,11 @@ def test_an_architecture_s_sizes_are_counts(width: Any) -> None:
         changed["model"]["frontend"]["architecture"][name] = width
         with pytest.raises(ParameterError, match=rf"architecture\.{name}' is {width!r}: give a whole number"):
             check_parameters(changed)
+
+
+def test_a_phase_goes_on_with_the_model_that_training_began_with() -> None:
+    tree = check_parameters(parameters(CONF, "mini", finetune={"start": "saved"}))
+    assert [tree.origin(phase) for phase in ("pretrain", "finetune", "lmft")] == [
+        "pretrain", "finetune", "finetune",
+    ]  # fmt: skip
+    assert [tree.job(phase).origin for phase in ("pretrain", "finetune", "lmft")] == [None, "saved", "saved"]

@@ -13,7 +13,7 @@ from kedro.io import SharedMemoryDataCatalog
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import LEARNING_CURVE, TRIALS
 from speaker_verification.hooks.checks import InputsHook, ParametersHook, StartHook
-from speaker_verification.hooks.inputs import OptionalInputsHook
+from speaker_verification.hooks.inputs import JobsHook, OptionalInputsHook
 from tests.support.corpora import manifest
 from tests.support.hooks import Session
 from tests.support.stores import make_store
@@ -139,3 +139,44 @@ def test_the_report_alone_does_without_the_model(project: Path) -> None:
     assert not reported.catalog.load("lmft.checkpoint").exists()
     evaluated.start(pipelines["evaluate"])
     assert not evaluated.catalog.exists("lmft.checkpoint")
+
+
+def saved_start(project: Path) -> str:
+    """Folder with the configuration and the names of the files of a saved model."""
+    folder = project / "saved"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model": {}, "encoder": {}}')
+    (folder / "model.safetensors").touch()
+    return str(folder)
+
+
+def test_a_phase_with_a_start_of_its_own_needs_no_earlier_phase_and_no_encoder(project: Path) -> None:
+    hooks = (InputsHook(), OptionalInputsHook(), StartHook(), JobsHook())
+    session = Session(project, *hooks, finetune={"start": saved_start(project)})
+    for pipeline in ("finetune", "lmft"):
+        with pytest.raises(DataError) as caught:
+            session.start(pipelines[pipeline])
+        named = "finetune.checkpoint, " if pipeline == "lmft" else ""
+        assert str(caught.value).startswith(f"missing inputs: {named}noise_clips, rirs, ")
+        assert "encoder" not in str(caught.value)
+    assert session.catalog.load("pretrain.checkpoint").name == "saved"
+
+
+def test_phases_that_nothing_would_use_are_refused_with_those_to_run(project: Path) -> None:
+    session = Session(project, StartHook(), lmft={"start": saved_start(project)})
+    message = (
+        r"'lmft.start' is '.*saved', .* what pretrain and finetune trains: run the rest by "
+        r"--pipelines=prepare,lmft,embed,score,package,report$"
+    )
+    with pytest.raises(ParameterError, match=message):
+        session.start(pipelines["__default__"])
+    session.start(pipelines["prepare"] + pipelines["lmft"])
+    session.start(pipelines["finetune"])
+
+
+def test_a_start_that_is_no_model_is_refused_where_a_phase_takes_it(project: Path) -> None:
+    session = Session(project, StartHook(), finetune={"start": str(project / "conf")})
+    for pipeline in ("finetune", "lmft"):
+        with pytest.raises(ParameterError, match=r"'finetune\.start': '.*conf' is not a saved speaker model"):
+            session.start(pipelines[pipeline])
+    session.start(pipelines["pretrain"])

@@ -9,9 +9,10 @@ from transformers import AutoConfig, AutoModel
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.models.frontend import Frontend, load_encoder
+from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
-from tests.support.tiny_models import TINY_WAVLM
+from tests.support.tiny_models import TINY_WAVLM, tiny_settings
 
 
 @pytest.fixture
@@ -58,6 +59,14 @@ def test_l2_sp_pulls_in_proportion_to_the_difference(frontend: Frontend, encoder
     bias, weight = gradients(frontend)
     assert bias[:3].tolist() == pytest.approx([0.6, 0.8, 0.0])
     assert float(weight[1, 1]) == pytest.approx(0.4)
+
+
+def test_a_saved_model_is_the_reference_with_its_encoder(
+    frontend: Frontend, encoder_folder: Path, tmp_path: Path
+) -> None:
+    SpeakerModel.from_encoder(encoder_folder, tiny_settings(TINY_WAVLM)).save_pretrained(tmp_path)
+    total = distance_from(frontend, tmp_path, kind="l2_sp", weight=0.1)(torch.tensor(4.0))
+    assert float(total.detach()) == pytest.approx(4 + 0.1 * 29)
 
 
 @pytest.mark.parametrize("kind", ["normalised", "l2_sp"])
