@@ -36,7 +36,7 @@ def _read_sessions(mirror: Path) -> pd.DataFrame | None:
 
 VOXBLINK2 = Corpus(
     "voxblink2",
-    licence="CC BY-NC-SA 4.0 (lists; the videos are their makers')",
+    licence="CC BY-NC-SA 4.0 for the lists; the recordings are their makers'",
     layout=Layout(
         "idNNNNNN/VIDEO/UTTERANCE.wav, .m4a or .flac (any folders in front)",
         r"(?:.*/)?(?P<speaker>id\d{6})/(?P<session>[^/]+)/(?P<utterance>[^/]+)\.(?:wav|m4a|flac)",

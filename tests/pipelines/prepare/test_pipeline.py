@@ -305,7 +305,8 @@ def test_voxblink2_is_what_is_still_there_and_the_rest_is_counted_by_speaker(
     for message in (
         "cnceleb (CC BY-SA 4.0): cnceleb1-dev from cn-celeb_v2.tar.gz; cnceleb1-eval from "
         "cn-celeb_v2.tar.gz; cnceleb2-dev from cn-celeb2_v2.tar.gzaa and 2 more parts",
-        "voxblink2 (CC BY-NC-SA 4.0 (lists; the videos are their makers')): voxblink2 from folder voxblink2",
+        "voxblink2 (CC BY-NC-SA 4.0 for the lists; the recordings are their makers'): "
+        "voxblink2 from folder voxblink2",
         "voxblink2: 3 of 9 sessions that its list has are missing here, and all of 1 of 4 speakers",
     ):
         assert message in caplog.messages
