@@ -183,6 +183,11 @@ def test_a_list_that_should_come_with_the_recordings_is_read_from_the_mirror_or_
     packed.rename(tmp_path / "trials.lst")
     with pytest.raises(DataError, match=r"CN-Celeb_flac: holds no eval/lists/trials\.lst, which comes with"):
         Mirror(tmp_path).list_file("eval/lists/trials.lst").read_bytes()
+    (tmp_path / "CN-Celeb_flac").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        DataError, match=r"cn-celeb_v2\.tar\.gz: no such file; put eval/lists/trials\.lst into"
+    ):
+        Mirror(tmp_path).list_file("eval/lists/trials.lst").read_bytes()
     write_files(tmp_path, {"eval/lists/trials.lst": b"1"})
     assert Mirror(tmp_path).list_file("eval/lists/trials.lst").read_bytes() == b"1"
 

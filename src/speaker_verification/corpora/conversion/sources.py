@@ -299,9 +299,14 @@ class SourceFile:
         """Its contents; of an archive, which takes minutes to search, they are kept in memory.
 
         Raises:
-            DataError: the source holds no such file.
+            DataError: the source is not there, or holds no such file.
         """
-        return _read(self.source, self.path, self.source.state())
+        try:
+            return _read(self.source, self.path, self.source.state())
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{self.source}: no such file; put {self.path} into the mirror instead"
+            ) from error
 
 
 @lru_cache(maxsize=1)
