@@ -55,6 +55,7 @@ CNCELEB = Corpus(
         "cnceleb1-dev": Subset(
             _ARCHIVE_1,
             num_speakers=797,
+            num_utterances=107_953,
             layout=_layout(
                 "CN-Celeb_flac/data/id00NNN/GENRE-NN-NNN.flac",
                 rf"(?P<speaker>{_DEV})/{_RECORDING}",
@@ -78,6 +79,7 @@ CNCELEB = Corpus(
         "cnceleb2-dev": Subset(
             _ARCHIVE_2,
             num_speakers=1_996,
+            num_utterances=524_787,
             forms=(
                 Form("CN-Celeb2_flac"),
                 Form("CN-Celeb2_wav"),
