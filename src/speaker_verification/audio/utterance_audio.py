@@ -36,9 +36,9 @@ class UtteranceAudio:
             return utterances[name] if name in utterances else _default(name, utterances.index)
 
         self._cache = AudioCache(cache_megabytes * 2**20)
-        # Arrow keeps a million strings in one block, which forked workers share instead of copying.
-        self._utterance_ids = pa.array(utterances["utterance_id"], pa.string())
-        self._paths = pa.array(utterances["path"], pa.string()).dictionary_encode()
+        # Arrow keeps a million strings in one block, that of the table, which forked workers share.
+        self._utterance_ids = pa.array(utterances["utterance_id"], pa.large_string())
+        self._paths = pa.array(utterances["path"], pa.large_string()).dictionary_encode()
         self._codecs = pa.array(column("codec"), pa.string()).dictionary_encode()
         self._offsets, self._num_bytes, self._checksums, self._first_samples = (
             column(name).to_numpy(np.int64) for name in ("offset", "num_bytes", "crc32", "first_sample")

@@ -60,9 +60,8 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
             raise DataError("table 'training_utterances': no utterance to train on")
         self._audio = UtteranceAudio(training_utterances, cache_megabytes)
         self._num_samples = self._audio.num_samples
-        self._speaker_ids, self._speakers = np.unique(
-            training_utterances["speaker_id"].to_numpy(dtype=object), return_inverse=True
-        )
+        self._speakers, speaker_ids = pd.factorize(training_utterances["speaker_id"], sort=True)
+        self._speaker_ids: list[str] = speaker_ids.tolist()
         self.augmenter = augmenter
         self.crop_samples = round(crop_seconds * SAMPLE_RATE)
         self._speed_factors = tuple(speed_factors)

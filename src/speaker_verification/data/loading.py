@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from speaker_verification.audio.batched_augmentation import BatchedAugmentation, augment_batch, collate
 from speaker_verification.common.errors import UserError
 from speaker_verification.data.examples import TrainingExamples
-from speaker_verification.data.sampling import EpochBatches, Key
+from speaker_verification.data.sampling import EpochBatches, Key, Keys
 
 
 class Batch(NamedTuple):
@@ -62,7 +62,7 @@ class BatchLoader:
         self._batch_size = batch_size
         self._device = device
         self._share = share
-        self._keys: list[list[Key]] = []
+        self._keys: list[Keys] = []
         self._loader = DataLoader(
             _BatchSource(examples),
             sampler=self._keys,
@@ -124,16 +124,17 @@ class _BatchSource(Dataset["_Drawn | UserError"]):
         augmenter = examples.augmenter
         self._deferring = augmenter if augmenter and augmenter.settings.on_training_device else None
 
-    def __getitem__(self, keys: Sequence[Key]) -> _Drawn | UserError:
+    def __getitem__(self, keys: Keys) -> _Drawn | UserError:
+        drawn_keys: list[Key] = [(pass_number, row) for pass_number, row in keys.tolist()]
         try:
             if self._deferring is None:
-                waves, labels, _ = zip(*(self._examples[key] for key in keys), strict=True)
+                waves, labels, _ = zip(*(self._examples[key] for key in drawn_keys), strict=True)
                 waveforms, augmentation = torch.stack(waves), None
             else:
-                crops, labels, drawn = zip(*(self._examples.draw(key) for key in keys), strict=True)
+                crops, labels, drawn = zip(*(self._examples.draw(key) for key in drawn_keys), strict=True)
                 waveforms = torch.from_numpy(np.stack(crops))
                 normalise_peak = self._deferring.settings.normalise_peak
                 augmentation = collate(drawn, waveforms.shape[1], normalise_peak)
         except UserError as error:
             return error
-        return _Drawn(Batch(waveforms, torch.tensor(labels), torch.tensor(keys)), augmentation)
+        return _Drawn(Batch(waveforms, torch.tensor(labels), torch.from_numpy(keys)), augmentation)

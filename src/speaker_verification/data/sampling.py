@@ -13,6 +13,7 @@ from speaker_verification.common.settings_base import Settings
 
 Key = tuple[int, int]  # pass through the corpus, utterance row: unique over a whole training
 Rows = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.int64]  # (..., 2): a million keys in an array take a tenth of the memory of tuples
 
 
 class SamplingSettings(Settings):
@@ -138,14 +139,14 @@ class EpochBatches:
         """Number of batches in an epoch."""
         return self._num_batches
 
-    def batches(self, epoch: int) -> list[list[Key]]:
+    def batches(self, epoch: int) -> Keys:
         """Batches of an epoch, computed without those before it.
 
         Args:
             epoch: counted from 0.
 
         Returns:
-            Lists of `batch_size` keys, (pass number, row).
+            Keys, (number of batches, batch_size, 2): pass numbers and rows.
         """
         num_keys = self._num_batches * self._batch_size
         first = epoch * self._keys_between_epochs
@@ -153,8 +154,7 @@ class EpochBatches:
         rows = np.concatenate(
             [self._order.rows(int(number))[places[passes == number]] for number in np.unique(passes)]
         )
-        keys = list(zip(passes.tolist(), rows.tolist(), strict=True))
-        return [keys[at : at + self._batch_size] for at in range(0, num_keys, self._batch_size)]
+        return np.stack([passes, rows], axis=1).reshape(self._num_batches, self._batch_size, 2)
 
 
 def _most_batches(counts: Rows, batch_size: int) -> int:
