@@ -8,17 +8,26 @@ the list of speakers. With --lap-folder that code itself (sadPororo/LAP) takes i
 
     python -m benchmarks.loading data/mini
     python -m benchmarks.loading --wavs WAVS --musan MUSAN --rirs RIRS --utterance-seconds 8
+    python -m benchmarks.loading data/mini --forms
+
+With --forms the ways are not programs but the forms in which a corpus lies on the disk, of utterances of
+5.5 s: prepared files, archives used as they are, shards. Each is read from the page cache and, after its
+pages were dropped (posix_fadvise), from the disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import random
 import sys
+import tarfile
 import tempfile
 import time
+import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,11 +37,15 @@ import soundfile
 import torch
 import torchaudio
 from scipy import signal
+from tests.support.recordings import FORMATS, encoded
 
 from speaker_verification.audio.augmentation import CLIPS_OF, AugmentationSettings, Augmenter
-from speaker_verification.audio.files import audio_info, read_segment, write_audio
-from speaker_verification.audio.format import SAMPLE_RATE
+from speaker_verification.audio.files import audio_info, read_audio, read_segment, write_audio
+from speaker_verification.audio.format import SAMPLE_RATE, CorpusFormat
 from speaker_verification.common.tables import NOISE_CLIPS, RIRS, UTTERANCES
+from speaker_verification.corpora.conversion.sources import ArchiveSource
+from speaker_verification.corpora.shards import write_shards
+from speaker_verification.corpora.utterances import convert_subset
 from speaker_verification.data.examples import TrainingExamples
 
 SPEEDS = (1.0, 1.0, 1.0, 0.9, 1.1)
@@ -40,6 +53,7 @@ PIECE = 5 * SAMPLE_RATE
 STEP = 3 * SAMPLE_RATE
 SNR_DB = {"noise": (0, 15), "music": (5, 15), "speech": (13, 20)}
 SHARES = ((1.0, 1.0), (0.4, 0.6), (0.2, 0.4))
+FORM_SECONDS = 5.5  # length of an utterance
 BLOCK = 100  # examples that one way makes before it is the other's turn
 
 Wave = np.ndarray
@@ -49,17 +63,28 @@ Example = Callable[[int, int], str]  # from pass and row to the kind of its augm
 def main() -> None:
     arguments = _parse()
     torch.set_num_threads(1)
+    if arguments.forms:
+        arguments.utterance_seconds = arguments.utterance_seconds or FORM_SECONDS
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         utterances, clips, rooms = _corpus(arguments)
         if arguments.utterance_seconds:
             utterances = _joined(utterances, arguments.utterance_seconds, folder)
-        pieces = _cut(clips, folder)
         mean_seconds = utterances["num_samples"].mean() / SAMPLE_RATE
         tell(
             f"{len(utterances)} utterances of {mean_seconds:.1f} s on average, {len(clips)} clips, "
             f"{len(rooms)} RIRs; crops of {arguments.crop_seconds:g} s"
         )
+        clock = time.process_time if arguments.cpu_time else time.perf_counter
+        if arguments.forms:
+            augmenter = Augmenter(
+                clips, rooms, AugmentationSettings(cache_megabytes=arguments.cache_megabytes)
+            )
+            _compare_forms(
+                _forms(utterances, folder), augmenter, arguments.crop_seconds, arguments.rounds, clock
+            )
+            return
+        pieces = _cut(clips, folder)
         ways = {
             "published": _published(utterances, pieces, rooms, arguments.crop_seconds),
             "ours": _ours(utterances, clips, rooms, arguments.crop_seconds, arguments.cache_megabytes),
@@ -68,7 +93,6 @@ def main() -> None:
             ways["public code"] = _public_code(
                 arguments.lap_folder, utterances, rooms, folder, arguments.crop_seconds
             )
-        clock = time.process_time if arguments.cpu_time else time.perf_counter
         _report(*_measure(ways, len(utterances), arguments.rounds, clock))
 
 
@@ -88,6 +112,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--crop-seconds", type=float, default=2.0)
     parser.add_argument("--utterance-seconds", type=float, help="join utterances to files of this length")
     parser.add_argument("--cache-megabytes", type=int, default=AugmentationSettings().cache_megabytes)
+    parser.add_argument("--forms", action="store_true", help="compare forms on the disk instead of programs")
     parser.add_argument("--rounds", type=int, default=20, help=f"of {BLOCK} examples each way")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor: on a busy machine")
     arguments = parser.parse_args()
@@ -309,6 +334,91 @@ def _report(means: pd.DataFrame, by_kind: dict[tuple[str, str], list[float]]) ->
         tell(
             f"public code: {1 / public:.0f} examples/s, {public * 1e3:.2f} ms each; ratio {public / ours:.1f}"
         )
+
+
+def _forms(utterances: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
+    """Tables of the same utterances in every form; those of AAC have other samples than those of WAV."""
+    waves = {
+        utterance_id: Path(path).read_bytes()
+        for utterance_id, path in zip(utterances["utterance_id"], utterances["path"], strict=True)
+    }
+    tracks = {
+        utterance_id.replace(".wav", ".m4a"): encoded(read_audio(wave)[None], SAMPLE_RATE, *FORMATS["m4a"])
+        for utterance_id, wave in waves.items()
+    }
+    forms = {}
+    for subset, prefix, members in (("vox1-dev", "wav", waves), ("vox2-dev", "dev/aac", tracks)):
+        kind = "wav" if members is waves else "m4a"
+        for packing in ("zip", "tar"):
+            archive = folder / f"{kind}.{packing}"
+            if packing == "zip":
+                with zipfile.ZipFile(archive, "w") as stored:
+                    for name, data in members.items():
+                        stored.writestr(f"{prefix}/{name}", data)
+            else:
+                with tarfile.open(archive, "w") as tar:
+                    for name, data in members.items():
+                        info = tarfile.TarInfo(f"{prefix}/{name}")
+                        info.size = len(data)
+                        tar.addfile(info, io.BytesIO(data))
+            forms[f"{packing} of {kind}, as it is"] = _prepared(subset, archive, folder / packing, "as_is")
+        for audio_format in ("wav", "flac"):
+            name = f"{audio_format} files" + (" of m4a" if kind == "m4a" else "")
+            forms[name] = _prepared(subset, folder / f"{kind}.zip", folder / audio_format, audio_format)
+        as_is = forms[f"zip of {kind}, as it is"]
+        forms[f"shards of {kind}"] = write_shards(as_is, folder / "shards", megabytes=256)
+    return forms
+
+
+def _prepared(subset: str, archive: Path, folder: Path, audio_format: CorpusFormat) -> pd.DataFrame:
+    started = time.perf_counter()
+    utterances, _ = convert_subset(subset, ArchiveSource([archive]), folder, 0.5, 0.0, 0, audio_format)
+    seconds = time.perf_counter() - started
+    tell(f"prepare {archive.name} as {audio_format}: {seconds / len(utterances) * 1e3:.2f} ms each")
+    return utterances
+
+
+def _compare_forms(
+    forms: dict[str, pd.DataFrame],
+    augmenter: Augmenter,
+    seconds: float,
+    rounds: int,
+    clock: Callable[[], float],
+) -> None:
+    order = np.random.default_rng(0)
+    means: dict[tuple[str, str], list[float]] = defaultdict(list)
+    os.sync()  # what is not yet written cannot be dropped
+    for number in range(rounds + 1):  # the first one warms up
+        rows = order.permutation(len(next(iter(forms.values()))))[:BLOCK]
+        for form, utterances in forms.items():
+            for column, used, is_cold in (
+                ("cold", None, True),
+                ("warm", None, False),
+                ("augmented", augmenter, False),
+            ):
+                examples = TrainingExamples(utterances, used, seconds, SPEEDS, seed=0)
+                if is_cold:
+                    _drop_pages(utterances["path"].unique())
+                started = clock()
+                for row in rows:
+                    examples[number, int(row)]
+                if number:
+                    means[form, column].append((clock() - started) / len(rows))
+    tell(f"{'examples a second':24}{'warm':>8}{'cold':>8}{'augmented':>11}{'kB each':>9}")
+    for form, utterances in forms.items():
+        warm, cold, augmented = (
+            1 / np.median(means[form, column]) for column in ("warm", "cold", "augmented")
+        )
+        size = sum(os.path.getsize(path) for path in utterances["path"].unique()) / len(utterances) / 1e3
+        tell(f"{form:24}{warm:8.0f}{cold:8.0f}{augmented:11.0f}{size:9.0f}")
+
+
+def _drop_pages(paths: Iterable[str]) -> None:
+    """Drop files from the page cache."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
 if __name__ == "__main__":

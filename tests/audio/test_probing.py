@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
+import av
 import numpy as np
 import pytest
 
 from speaker_verification.audio import probing
 from speaker_verification.audio.files import AudioError, AudioInfo, decode_audio, encode_audio
-from speaker_verification.audio.probing import probe_audio
+from speaker_verification.audio.probing import plain_aac_samples, probe_audio
 from tests.support.recordings import FORMATS, encoded
 
 MEASURED = ("wav", "telephone.wav", "24 bit.wav", "flac", "m4a", "mp4")
@@ -16,6 +19,18 @@ LENGTHS = (1, 700, 1_024, 9_215, 33_333)
 
 def noise(num_samples: int, channels: int = 1) -> np.ndarray:
     return np.random.default_rng(num_samples).uniform(-0.5, 0.5, (channels, num_samples))
+
+
+def aac(num_samples: int, movie_rate: int) -> bytes:
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="ipod", options={"movie_timescale": str(movie_rate)}) as container:
+        track = container.add_stream("aac", rate=16_000, layout="mono")
+        wave = (30_000 * noise(num_samples)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return stream.getvalue()
 
 
 def refuse_to_decode(source: bytes, name: str) -> np.ndarray:
@@ -77,6 +92,31 @@ def test_a_flac_file_with_a_damaged_frame_has_the_length_that_decodes() -> None:
         except AudioError:
             continue
         assert probe_audio(bytes(damaged), "a").num_samples == expected, position
+
+
+@pytest.mark.parametrize("movie_rate", [600, 1_000, 16_000, 90_000])
+def test_the_length_of_16_khz_aac_is_in_the_tables_of_its_file(movie_rate: int) -> None:
+    num_measured = 0
+    for num_samples in (500, 1_023, 1_024, 1_025, 30_719, 30_720, 30_721, 55_555):
+        source = aac(num_samples, movie_rate)
+        decoded = len(decode_audio(source, "a"))
+        assert plain_aac_samples(source) in (decoded, None), num_samples
+        assert probe_audio(source, "a").num_samples == decoded
+        num_measured += plain_aac_samples(source) is not None
+        assert plain_aac_samples(source[:-50]) is None
+    assert num_measured >= 6
+
+
+@pytest.mark.parametrize(
+    ("mark", "distance"),
+    [(b"stsz", 19), (b"stts", 19), (b"elst", 19), (b"mdhd", 19), (b"\x14\x08\x56\xe5", 0), (b"mdat", -2)],
+)
+def test_unusual_tables_are_left_to_libav(mark: bytes, distance: int) -> None:
+    source = aac(20_000, 1_000)
+    place = source.index(mark) + distance
+    changed = source[:place] + bytes([source[place] ^ 0x55]) + source[place + 1 :]
+    assert plain_aac_samples(source) is not None
+    assert plain_aac_samples(changed) is None
 
 
 def test_a_prepared_wav_file_needs_only_its_header() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speaker_verification.audio.files import MAX_SAMPLES, AudioInfo, decode_audio, plain_samples
+from speaker_verification.audio.files import MAX_SAMPLES, AudioInfo, decode_audio, open_encoded, plain_samples
 from speaker_verification.audio.format import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 _INTEGERS = ("pcm_u", "pcm_s", "pcm_mulaw", "pcm_alaw")
 _AAC_FRAME = 1024  # samples
+_AAC_CONFIG = bytes.fromhex("140856e500")  # LC, 16 kHz, mono, frames of 1024, no other profile within
 _TRIMMED = struct.Struct("<II")  # samples to drop at the start and at the end of what a packet decodes to
 _BLOCK_SAMPLES = 1 << 16  # resampled at a time
 _LEAST_SAMPLES = 2_000  # at another rate: fewer may be less than the resampler's filter needs
@@ -43,13 +43,15 @@ def _measured(source: bytes) -> int | None:
 
     if (samples := plain_samples(source)) is not None:
         return len(samples) if len(samples) <= MAX_SAMPLES else None
+    if (num_samples := plain_aac_samples(source)) is not None and num_samples <= MAX_SAMPLES:
+        return num_samples
     try:
-        with av.open(io.BytesIO(source), "r") as container:
+        with open_encoded(source) as container:
             if not container.streams.audio:
                 return None
             stream = container.streams.audio[0]
             rate, codec, file_format = stream.sample_rate, stream.codec_context.name, container.format.name
-            if codec == "aac" and "mp4" in file_format:
+            if codec == "aac" and file_format.startswith("mov"):
                 num_samples = _aac_samples(container, stream)
             elif (codec.startswith(_INTEGERS), file_format) == (True, "wav"):
                 num_samples = sum(packet.duration or 0 for packet in container.demux(stream))
@@ -66,6 +68,63 @@ def _measured(source: bytes) -> int | None:
     if rate == SAMPLE_RATE:
         return num_samples
     return _resampled_length(num_samples, rate) if num_samples >= _LEAST_SAMPLES else None
+
+
+def plain_aac_samples(source: bytes) -> int | None:
+    """Samples of 16 kHz AAC in MP4 by its tables; None if these are not as ffmpeg's encoder writes them.
+
+    That is: one track of AAC-LC, frames of 1024 samples but for the last, and an edit list that drops the
+    first. Boxes: ISO/IEC 14496-12.
+    """
+    try:
+        root = _boxes(source, 0, len(source), b"ftyp", b"moov", b"mdat")
+        movie = _boxes(source, *root[b"moov"], b"mvhd", b"trak")
+        track = _boxes(source, *movie[b"trak"], b"edts", b"mdia")
+        media = _boxes(source, *track[b"mdia"], b"mdhd", b"minf")
+        table = _boxes(source, *_boxes(source, *media[b"minf"], b"stbl")[b"stbl"], b"stsd", b"stts", b"stsz")
+        edits = _boxes(source, *track[b"edts"], b"elst")
+        (movie_rate,) = struct.unpack_from(">I", source, movie[b"mvhd"][0] + 12)
+        (rate,) = struct.unpack_from(">I", source, media[b"mdhd"][0] + 12)
+        edit = struct.unpack_from(">IIIII", source, edits[b"elst"][0])  # flags, count, length, start, speed
+        times = struct.unpack_from(">II", source, table[b"stts"][0])  # flags, runs of equal frames
+        runs = list(struct.iter_unpack(">II", source[table[b"stts"][0] + 8 : table[b"stts"][1]]))
+        sizes = np.frombuffer(source[table[b"stsz"][0] : table[b"stsz"][1]], ">u4")  # flags, 0, count, sizes
+    except (KeyError, struct.error, ValueError):
+        return None
+    num_frames = sum(count for count, _ in runs)
+    num_bytes = root[b"mdat"][1] - root[b"mdat"][0]
+    is_usual = (
+        rate == SAMPLE_RATE
+        and _AAC_CONFIG in source[slice(*table[b"stsd"])]
+        and b"iTunSMPB" not in source[slice(*root[b"moov"])]
+        and edit[:2] + edit[3:] == (0, 1, _AAC_FRAME, 1 << 16)
+        and times == (0, len(runs))
+        and len(runs) in (1, 2)
+        and runs[0][1] == _AAC_FRAME
+        and (len(runs) == 1 or runs[1][0] == 1)
+        and sizes[1:3].tolist() == [0, num_frames]
+        and int(sizes[3:].sum()) == num_bytes
+    )
+    if not is_usual or not movie_rate:
+        return None
+    edit_end = _AAC_FRAME + (edit[2] - 1) * SAMPLE_RATE // movie_rate  # at least: its length is rounded
+    return (num_frames - 1) * _AAC_FRAME if edit_end > (num_frames - 1) * _AAC_FRAME else None
+
+
+def _boxes(source: bytes, start: int, stop: int, *wanted: bytes) -> dict[bytes, tuple[int, int]]:
+    """Start and stop of the contents of MP4 boxes by kind.
+
+    Raises:
+        KeyError: a wanted one is missing or there twice, or one does not end where it should.
+    """
+    found: dict[bytes, tuple[int, int]] = {}
+    while start < stop:
+        size, kind = struct.unpack_from(">I4s", source, start)
+        if size < 8 or start + size > stop or (kind in wanted and kind in found):
+            raise KeyError(kind)
+        found[kind] = start + 8, start + size
+        start += size
+    return {kind: found[kind] for kind in wanted}
 
 
 def _aac_samples(container: av.container.InputContainer, stream: av.audio.stream.AudioStream) -> int | None:
