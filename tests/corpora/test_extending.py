@@ -15,7 +15,7 @@ from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.speakers import read_speakers
 from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import convert_subset
-from tests.support.corpora import flac, noise, tarred, zipped
+from tests.support.corpora import flac, noise, zipped
 
 
 def blocks(page: str) -> tuple[str, str]:
@@ -26,7 +26,6 @@ def blocks(page: str) -> tuple[str, str]:
 
 
 EXAMPLE, PARAMETERS = blocks("extending/corpus.md")
-OWN_EXAMPLE, OWN_PARAMETERS = blocks("own_corpus.md")
 MEMBERS = (
     "p225/p225_001_mic1",
     "p225/p225_001_mic2",
@@ -96,28 +95,3 @@ def test_a_recording_elsewhere_in_its_archive_stops_the_conversion(
         DataError, match=rf"vctk-train .*VCTK-Corpus-0\.92\.zip .*'wav48_silence_trimmed/{member}\.flac'"
     ):
         convert_subset("vctk-train", source, tmp_path / "audio", 0.5, 1.0, 0)
-
-
-def test_folders_of_ones_own_give_speakers_sessions_and_trials_across_them(
-    my_corpora: Path, tmp_path: Path
-) -> None:
-    my_corpora.write_text(OWN_EXAMPLE)
-    values = yaml.safe_load(OWN_PARAMETERS)["prepare"] | {"mirror": str(tmp_path)}
-    prepare = PrepareSettings.parse(values, "prepare")
-    for archive, names_of_speakers in (("train", ("anna", "bela")), ("test", ("cora", "dora"))):
-        names = [
-            f"mine/{speaker}/{day}/1.wav" for speaker in names_of_speakers for day in ("monday", "tuesday")
-        ]
-        recordings = {name: flac(noise(n)) for n, name in enumerate(names)}
-        (tmp_path / f"mine_{archive}.tar.gz").write_bytes(tarred(recordings))
-    tables = converted(prepare, Mirror(tmp_path), tmp_path / "audio")
-    assert tables["mine-train"]["utterance_id"].tolist() == [
-        f"{speaker}/{day}/1.wav" for speaker in ("anna", "bela") for day in ("monday", "tuesday")
-    ]
-    speakers = read_speakers(Mirror(tmp_path), prepare.subsets)
-    trials = gather_trials(prepare, tmp_path, tables["mine-test"], speakers)
-    pairs = {frozenset(pair) for pair in trials.query("label == 1")[["enroll_id", "test_id"]].to_numpy()}
-    assert pairs == {
-        frozenset(f"{name}/{day}/1.wav" for day in ("monday", "tuesday")) for name in ("cora", "dora")
-    }
-    assert set(trials["trial_list"]) == {"mine_test"}

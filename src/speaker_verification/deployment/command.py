@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "recordings",
         type=Path,
         metavar="RECORDINGS",
-        help="CSV with columns file, speaker and maybe session; or a folder of SPEAKER/FILE",
+        help="table with columns file, speaker and maybe session; or a folder of SPEAKER/FILE",
     )
     build.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="verifier's folder")
     build.add_argument(

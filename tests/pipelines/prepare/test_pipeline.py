@@ -27,6 +27,8 @@ from speaker_verification.pipelines.prepare.nodes import provide_mirror
 from speaker_verification.pipelines.shards.nodes import write_corpus_shards
 from tests.support.corpora import (
     TINY,
+    noise,
+    wav,
     write_cnceleb_mirror,
     write_librispeech_mirror,
     write_mirror,
@@ -92,6 +94,27 @@ def test_archives_that_no_parameter_asks_for_may_be_absent(tmp_path: Path) -> No
     tables = run(tmp_path, {"mirror": str(mirror), **chosen, **SMALL})
     assert set(tables["utterances"]["subset"]) == {"vox1-test", "vox2-dev"}
     assert len(tables["trials"]) == 2
+
+
+def test_recordings_of_ones_own_need_no_mirror(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(24):
+        path = tmp_path / "voices" / f"speaker{number // 4}/day{number % 2}/{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(wav(noise(number)))
+    own = {"corpora": {"mine": str(tmp_path / "voices")}, "subsets": [], "trial_lists": []}
+    with caplog.at_level(logging.INFO):
+        tables = run(tmp_path, {**own, "training_set": "own", **SMALL}, {"where_missing": "leave_out"})
+    assert "lacks musan.tar.gz, rirs_noises.zip" in caplog.text
+    assert "mine-train from 16 recordings of 4 speakers in voices" in caplog.text
+    speakers = tables["utterances"].groupby("subset")["speaker_id"].nunique()
+    assert speakers.to_dict() == {"mine-test": 2, "mine-train": 4}
+    assert tables["training_utterances"]["speaker_id"].nunique() == 2
+    assert tables["trial_lists"][["trial_list", "num_target", "num_nontarget"]].to_numpy().tolist() == [
+        ["mine", 8, 16]
+    ]
+    assert tables["noise_clips"].empty
+    with pytest.raises(ParameterError, match="no mirror"):
+        run(tmp_path, {**own, "training_set": "own", **SMALL})
 
 
 def test_nothing_is_converted_when_a_file_is_missing(tmp_path: Path) -> None:
