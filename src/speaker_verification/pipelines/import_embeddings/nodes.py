@@ -33,7 +33,7 @@ def read_utterances(import_embeddings: ImportSettings) -> tuple[pd.DataFrame, pd
 
 
 def read_trials(
-    import_embeddings: ImportSettings, utterances: pd.DataFrame
+    import_embeddings: ImportSettings, imported_utterances: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the trial lists, with the ids of the utterances table.
 
@@ -47,12 +47,12 @@ def read_trials(
     lists = _given("trial_lists", import_embeddings.trial_lists, "the trial lists to measure")
     files = {name: Path(file) for name, file in lists.items()}
     trials = TRIALS.concat([read_trial_list(file, name) for name, file in files.items()])
-    trials = imported.match_trials(trials, utterances)
-    return trials, describe_lists(trials, files, utterances)
+    trials = imported.match_trials(trials, imported_utterances)
+    return trials, describe_lists(trials, files, imported_utterances)
 
 
 def import_trial_embeddings(
-    utterances: pd.DataFrame, trials: pd.DataFrame, import_embeddings: ImportSettings
+    imported_utterances: pd.DataFrame, trials: pd.DataFrame, import_embeddings: ImportSettings
 ) -> EmbeddingStore:
     """Take the embeddings of the trials' utterances from a file.
 
@@ -63,11 +63,11 @@ def import_trial_embeddings(
     path = Path(
         _given("trials", import_embeddings.trials, "the file of embeddings of the trials' utterances")
     )
-    return imported.import_trial_embeddings(path, utterances, trials, import_embeddings.name)
+    return imported.import_trial_embeddings(path, imported_utterances, trials, import_embeddings.name)
 
 
 def import_cohort_embeddings(
-    utterances: pd.DataFrame,
+    imported_utterances: pd.DataFrame,
     embeddings: EmbeddingStore,
     import_embeddings: ImportSettings,
     embed: EmbedSettings,
@@ -80,7 +80,7 @@ def import_cohort_embeddings(
     """
     path = Path(_given("cohort", import_embeddings.cohort, "the file of embeddings of other speakers"))
     cohort = imported.import_cohort_embeddings(
-        path, utterances, embeddings.utterances, import_embeddings.name, embed.allow_seen_speakers
+        path, imported_utterances, embeddings.utterances, import_embeddings.name, embed.allow_seen_speakers
     )
     embeddings.refuse_other_model(cohort)
     return cohort

@@ -22,19 +22,24 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
         Node(
             read_utterances,
             settings,
-            ["utterances", "speakers", "validation_utterances"],
+            ["imported_utterances", "speakers", "validation_utterances"],
             name="read_utterances",
         ),
-        Node(read_trials, [settings, "utterances"], ["trials", "trial_lists"], name="read_trials"),
+        Node(
+            read_trials,
+            [settings, "imported_utterances"],
+            ["trials", "trial_lists"],
+            name="read_trials",
+        ),
         Node(
             import_trial_embeddings,
-            ["utterances", "trials", settings],
+            ["imported_utterances", "trials", settings],
             EMBEDDINGS,
             name="import_trial_embeddings",
         ),
         Node(
             import_cohort_embeddings,
-            ["utterances", EMBEDDINGS, settings, "params:embed"],
+            ["imported_utterances", EMBEDDINGS, settings, "params:embed"],
             COHORT_EMBEDDINGS,
             name="import_cohort_embeddings",
         ),
