@@ -682,7 +682,7 @@ def test_catalog_persists_what_the_pipelines_make() -> None:
     catalog = yaml.safe_load((CONF / "catalog_evaluation.yml").read_text())
     makers = (embed, score, report, export, measure, compare_runs)
     pipeline = sum((maker.create_pipeline() for maker in makers), start=Pipeline([]))
-    assert pipeline.all_outputs() | {"embed.workspace"} == set(catalog)
+    assert pipeline.all_outputs() | {"embed.workspace", "imported_utterances"} == set(catalog)
     in_memory = {name for name, entry in catalog.items() if entry["type"] == "MemoryDataset"}
     assert in_memory == {"cohort_set", "calibration_set", "cohort", "players", "compared_runs"}
 

@@ -57,6 +57,29 @@ def test_the_road_ends_in_a_table_with_every_scoring(finished: Finished) -> None
     assert (folder / "data/tiny/08_reporting/results.txt").read_text().count("\n") >= 2 + 18
 
 
+def test_embeddings_from_files_have_the_error_rates_of_the_run_that_made_them_without_its_audio(
+    finished_copy: tuple[Path, Kedro],
+) -> None:
+    folder, kedro = finished_copy
+    tiny = folder / "data/tiny"
+    shutil.rmtree(tiny / "02_intermediate/audio")
+    files = {
+        "trials": newest(folder, "07_model_output/embeddings/*/embeddings"),
+        "cohort": newest(folder, "07_model_output/cohort_embeddings/*/cohort_embeddings"),
+        "utterances": tiny / "02_intermediate/utterances.parquet",
+        "trial_lists.vox1_o": tiny / "01_raw/mirror/veri_test2.txt",
+    }
+    given = [f"import_embeddings.{name}={file}" for name, file in files.items()]
+    given += ["score.top_n=4", "score.calibration_trials=200"]
+    pipelines = "--pipelines=import_embeddings,score,report"
+    run = kedro("run", "--env=imported", pipelines, f"--params={','.join(given)}")
+    assert run.returncode == 0, run.stdout
+    (metrics,) = folder.glob("data/imported/08_reporting/metrics.json/*/metrics.json")
+    assert json.loads(metrics.read_text()) == {"vox1_o": metrics_of(folder)["vox1_o"]}
+    (report,) = folder.glob("data/imported/08_reporting/report.html/*/report.html")
+    assert "embeddings of another toolkit" in report.read_text()
+
+
 def test_the_log_has_a_short_line_for_each_node_and_epoch_and_ends_in_where_to_look(
     finished: Finished,
 ) -> None:

@@ -73,7 +73,7 @@ class ImportSettings(Settings):
     """Parameters under `import_embeddings`."""
 
     system: str | None = None
-    """Name of the system that made the embeddings, for the report; null: the name of the trials' file."""
+    """Name of the system that made the embeddings, for the report; null: the trials' file in its folder."""
     trials: LocalPath | None = None
     """Embeddings of the trials' utterances: an npz, ark, scp or Parquet file, or a folder of `embeddings`."""
     cohort: LocalPath | None = None
@@ -86,7 +86,7 @@ class ImportSettings(Settings):
     @property
     def name(self) -> str:
         """Name of the system."""
-        return self.system or Path(self.trials or "").name
+        return self.system or "/".join(Path(self.trials or "").absolute().parts[-2:])
 
 
 class ScoringGroups(SharedSettings):

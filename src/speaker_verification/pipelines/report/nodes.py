@@ -149,6 +149,9 @@ def encode_players(
     """Encode the recordings of the worst trials that the report is to play, as far as it has room."""
     if not report.players:
         return {}
+    if embeddings.system is not None:
+        logger.warning("the report has no sound: imported embeddings have no recordings")
+        return {}
     from speaker_verification.reporting.players import encode_recordings, sides_of
 
     first = worst_trials.groupby(["trial_list", "label"], observed=True).head(report.players)
