@@ -159,9 +159,10 @@ def _refuse_shared_speakers(utterances: pd.DataFrame) -> None:
     """Refuse two corpora with speakers of one name, who would be taken for the same."""
     corpora = {subset: corpus_of(subset).name for subset in utterances["subset"].unique()}
     pairs = pd.DataFrame({"speaker": utterances["speaker_id"], "corpus": utterances["subset"].map(corpora)})
-    shared = pairs.drop_duplicates().groupby("speaker", sort=True).filter(lambda rows: len(rows) > 1)
+    pairs = pairs.drop_duplicates()
+    shared = pairs[pairs.duplicated("speaker", keep=False)]
     if len(shared):
-        names = shared["speaker"].unique()
+        names = sorted(shared["speaker"].unique())
         raise DataError(
             f"{' and '.join(shared['corpus'].unique())} have {len(names)} speakers of the same name: "
             f"{', '.join(names[:NUM_NAMED])}{' ...' if len(names) > NUM_NAMED else ''}; take one of them out "
