@@ -35,6 +35,8 @@ from tests.support.tracked import client_of, runs_of
 from torch import Tensor
 
 from speaker_verification.common.distributed import JOIN_SECONDS
+from speaker_verification.hooks.tracking.results import epoch_metric_name
+from speaker_verification.hooks.tracking.system_metrics import PREFIX
 from speaker_verification.models.weight_files import read_torch_file
 
 LIMIT_SECONDS = 30.0  # in which all processes end after a kill; without torchrun they may be about to join
@@ -275,9 +277,10 @@ def _judge_training(project: Path, undisturbed: Path, exactly: bool) -> tuple[st
     largest = max(float(tensor.double().abs().max()) for tensor in others.values())
     difference = float(max(moved.values())) / largest if weights.keys() == others.keys() else float("inf")
     runs = [run for run in runs_of(project) if run.data.tags.get("stage") == "pretrain"]
-    trained = [run for run in runs if "loss" in run.data.metrics]
+    trained = [run for run in runs if epoch_metric_name("loss") in run.data.metrics]
     statuses = " ".join(sorted(run.info.status for run in runs))
-    tracked = len(trained) == 1 and _history(project, trained[0].info.run_id).equals(ours)
+    named = ours.rename(index=epoch_metric_name, level="metric").sort_index()
+    tracked = len(trained) == 1 and _history(project, trained[0].info.run_id).equals(named)
     # Those that ended before their first save have no loss: the phase began anew in a run of its own.
     unended = sum(run.info.status not in ("FINISHED", "FAILED", "KILLED") for run in runs)
     limit = 0.0 if exactly else TOLERANCE
@@ -297,12 +300,12 @@ def _curve(project: Path) -> pd.Series:
 
 
 def _history(project: Path, run_id: str) -> pd.Series:
-    """All points of a run's metrics, as `_curve`."""
+    """All points of a run's metrics, as `_curve` with their names in MLflow."""
     client = client_of(project)
     points = [
         (name, point.step, point.value)
         for name in client.get_run(run_id).data.metrics
-        if not name.endswith("seconds")
+        if not (name.endswith("seconds") or name.startswith(PREFIX))
         for point in client.get_metric_history(run_id, name)
     ]
     table = pd.DataFrame(points, columns=["metric", "epoch", "value"])

@@ -29,6 +29,8 @@ import mlflow
 import pandas as pd
 import yaml
 
+from speaker_verification.hooks.tracking.system_metrics import PREFIX
+
 PROJECT = Path(__file__).parents[1]
 BEFORE = {
     "pretrain": "prepare.hold_out_validation",
@@ -204,7 +206,12 @@ def _newest(dataset: Path) -> Path:
 
 
 def _untimed(values: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if not name.endswith("seconds")}
+    """Values without times and without metrics of the machine."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not (name.endswith("seconds") or name.startswith(PREFIX))
+    }
 
 
 def _resident_megabytes(process_id: int) -> int:
