@@ -132,6 +132,12 @@ def test_what_comes_before_a_run_is_not_next(own: pytest.LogCaptureFixture) -> N
     assert not {"pretrain", "finetune"} & set(next_pipelines(ran, there, None))
 
 
+def test_phases_before_one_with_a_start_are_not_next(own: pytest.LogCaptureFixture) -> None:
+    there = made(PREPARED, FOLDERS, {f"{phase}.{name}" for phase in PHASES for name in ("job", "workspace")})
+    for started in ("finetune", "lmft"):
+        assert next_pipelines(register_pipelines()["prepare"], there, None, [started]) == [started]
+
+
 def test_after_an_evaluation_its_scores_are_packaged_reported_or_exported(
     own: pytest.LogCaptureFixture,
 ) -> None:

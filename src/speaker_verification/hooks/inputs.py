@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,16 @@ def workplaces(pipeline: Pipeline, catalog: CatalogProtocol) -> set[str]:
     return {name for name, one in datasets.items() if isinstance(one, FolderDataset) and one.is_workplace}
 
 
-def is_optional(name: str, model: str | None) -> bool:
+def is_optional(name: str, model: str | None, started: Collection[str] = ()) -> bool:
     """Whether an input may be missing.
 
     Args:
         name: name of the dataset.
         model: parameter `embed.model`.
+        started: phases with a `start`.
     """
+    if started and name in (ENCODER, *(checkpoint_of(a) for a, b in pairwise(PHASES) if b in started)):
+        return True
     always = (RUN_RECORD, CALIBRATION_EMBEDDINGS, ADAPTATION_EMBEDDINGS, *map(learning_curve_of, PHASES))
     return name in always or (model is not None and name == LAST_CHECKPOINT)
 

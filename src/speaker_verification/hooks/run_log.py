@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.config.phases import (
     COMPARISON,
     ESTIMATE,
+    PHASES,
     REPORT,
     VERIFIER,
     checkpoint_of,
@@ -192,25 +193,29 @@ def _title(node: Node) -> str:
     return name if node.namespace is None else f"{stage_name(node)}: {name}"
 
 
-def next_pipelines(run: Pipeline, catalog: CatalogProtocol, model: str | None) -> list[str]:
+def next_pipelines(
+    run: Pipeline, catalog: CatalogProtocol, model: str | None, started: Sequence[str] = ()
+) -> list[str]:
     """Pipelines that go on from what a run has made and that miss nothing, in the registry's order.
 
     Args:
         run: pipeline that was run.
         catalog: catalog of the run.
         model: parameter `embed.model`.
+        started: phases with a `start` in their order; what comes before the last of them is of no use.
     """
+    unused = PHASES[: PHASES.index(started[-1])] if started else ()
     made = run.all_outputs() or workplaces(run, catalog)
     nodes, road = _node_names(run), pipelines[DEFAULT]
     earlier = _node_names(road.to_nodes(*nodes & _node_names(road)))
     ready = {
         name: _node_names(other)
         for name, other in pipelines.items()
-        if name != DEFAULT
+        if name not in (DEFAULT, *unused)
         and nodes.isdisjoint(_node_names(other))
         and not _node_names(other) <= earlier
         and not made.isdisjoint(other.inputs())
-        and all(catalog.exists(one) or is_optional(one, model) for one in _datasets_into(other))
+        and all(catalog.exists(one) or is_optional(one, model, started) for one in _datasets_into(other))
     }
     # One that is a part of another is run by it.
     return [name for name, parts in ready.items() if not any(parts < whole for whole in ready.values())]

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "regularisation": ["PretrainedDistance"],
         "resume": ["RunFingerprint", "is_interrupted", "resume_path"],
         "run": ["PhaseJob", "PhaseTables", "run_phase"],
-        "start": ["start_phase"],
+        "start": ["start_from_model", "start_phase"],
         "validation": ["TrialSet", "validate"],
     },
 )

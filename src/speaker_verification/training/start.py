@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import torch
 
 from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import DataError, ParameterError
-from speaker_verification.common.registry import KindSettings
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.heads.classes import keep_classes, turn_classes
@@ -103,14 +102,16 @@ def start_phase(
         )
     phase.refuse_more_classes(head.num_classes // len(speaker_ids))
     model = SpeakerModel.from_pretrained(checkpoint, device)
-    asked, own = model_settings, model.settings
-    settings: dict[str, tuple[KindSettings, KindSettings]] = {
-        "model.layer_aggregation": (asked.layer_aggregation, own.layer_aggregation),
-        "model.speaker_network": (asked.speaker_network, own.speaker_network),
-        "head": (head_settings, trained_head),
-    }
-    remedy = "run the phases of this recipe from 'pretrain', or start from a checkpoint of its own"
-    _refuse_other_settings(checkpoint, settings, remedy)
+    for name, asked, trained in (
+        ("model.layer_aggregation", model_settings.layer_aggregation, model.settings.layer_aggregation),
+        ("model.speaker_network", model_settings.speaker_network, model.settings.speaker_network),
+        ("head", head_settings, trained_head),
+    ):
+        if asked.in_use != trained.in_use:
+            raise ParameterError(
+                f"parameter '{name}' is {asked.in_use}, but {checkpoint} is of {trained.in_use}: run the "
+                "phases of this recipe from 'pretrain', or start from a checkpoint of its own"
+            )
     head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
     return model, head.to(device)
 
@@ -154,9 +155,11 @@ def start_from_model(
         before = _class_order(run["speaker_ids"], run.get("phase", {}).get("speed_factors", [1.0]))
         places = {name: place for place, name in enumerate(before)}
         kept = {own: places[name] for own, name in enumerate(classes) if name in places}
-    if kept:
-        remedy = "set it so, or start_head=mean_embeddings"
-        _refuse_other_settings(folder, {"head": (head_settings, trained_settings)}, remedy)
+    if kept and head_settings.in_use != trained_settings.in_use:
+        raise ParameterError(
+            f"parameter 'head' is {head_settings.in_use}, but {folder} is of {trained_settings.in_use}: "
+            "set it so, or start_head=mean_embeddings"
+        )
     if kept and run["speaker_ids"] == list(speaker_ids) and before[: len(classes)] == classes:
         head = trained  # with classes of speeds that an earlier phase had
     else:
@@ -183,14 +186,3 @@ def _refuse_unplaceable(head: Head) -> None:
             f"parameter 'start_head': {type(head).__name__} has no class_dim, so that its classes cannot be "
             "kept by speaker or made from mean embeddings: set start_head=random"
         )
-
-
-def _refuse_other_settings(
-    folder: Path, settings: Mapping[str, tuple[KindSettings, KindSettings]], remedy: str
-) -> None:
-    """Refuse parameters, by name, that are not those of a checkpoint."""
-    for name, (asked, trained) in settings.items():
-        if asked.in_use != trained.in_use:
-            raise ParameterError(
-                f"parameter '{name}' is {asked.in_use}, but {folder} is of {trained.in_use}: {remedy}"
-            )
