@@ -106,7 +106,8 @@ def write_index(folder: Path, num_utterances: int) -> None:
         return pa.array(values, pa.large_string()).take(pa.array(places))
 
     speaker, session = taken(speakers, rows // OF_A_SPEAKER), taken(sessions, rows // OF_A_SESSION)
-    ids = compute.binary_join_element_wise(speaker, session, taken(names, rows % OF_A_SESSION), "/")
+    slash = pa.scalar("/", pa.large_string())
+    ids = compute.binary_join_element_wise(speaker, session, taken(names, rows % OF_A_SESSION), slash)
     num_samples = rng.integers(4 * SAMPLE_RATE, 20 * SAMPLE_RATE, num_utterances)
     paths = taken([str(path) for path in shards], rng.integers(len(shards), size=num_utterances))
     table = pd.DataFrame(
@@ -252,16 +253,17 @@ def by_webdataset(paths: Sequence[str]) -> Iterator[tuple[str, str, np.ndarray]]
 def compare_reader(name: str, read: Iterable[tuple[str, str, np.ndarray]], files: pd.DataFrame) -> None:
     """Compare all that another reader finds with the files, and say how long it takes."""
     keys = files["utterance_id"].map(utterance_key)
-    wanted = {key: place for place, key in enumerate(keys)}
+    facts = zip(files["speaker_id"], files["num_samples"], files["path"], strict=True)
+    wanted = dict(zip(keys, facts, strict=True))
     started = time.perf_counter()
     found = 0
     for key, speaker, samples in read:
-        row = files.iloc[wanted.pop(key)]
-        if speaker != row["speaker_id"] or len(samples) != row["num_samples"]:
+        *expected, path = wanted.pop(key)
+        if [speaker, len(samples)] != expected:
             raise AssertionError(f"{name}: {key} has another speaker or length")
         found += 1
         if found % 1000 == 0:
-            original, _ = soundfile.read(row["path"], dtype="float32")
+            original, _ = soundfile.read(path, dtype="float32")
             np.testing.assert_array_equal(samples, original)
     if wanted:
         raise AssertionError(f"{name} found {found:,} utterances, and not {min(wanted)}")

@@ -28,6 +28,7 @@ import pandas as pd
 from pydantic import Field
 
 from speaker_verification.audio.files import SCALE, encode_audio
+from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.probing import probe_audio
 from speaker_verification.audio.utterance_audio import UtteranceAudio
 from speaker_verification.common.atomic import atomic_write
@@ -198,13 +199,15 @@ def read_shards(
     present = index["subset"].unique()
     if absent := [name for name in subsets if name not in present]:
         raise DataError(f"{file}: no utterances of {', '.join(absent)}; it has {', '.join(present)}")
-    table = pd.concat([index[index["subset"] == name] for name in subsets], ignore_index=True)
+    table = index
+    if [*present] != [*subsets]:
+        table = pd.concat([index[index["subset"] == name] for name in subsets], ignore_index=True)
     if missing := [path for path in table["path"].unique() if not Path(path).is_file()]:
         raise DataError(f"{file}: these shards are missing: {listed(missing)}; copy them again")
-    judged = refuse_short(table.assign(file_id=table["utterance_id"], reason=""), min_duration_seconds)
-    is_short = judged["reason"] != ""
-    rejected = REJECTED_FILES.conform(judged.loc[is_short, REJECTED_FILES.columns.names])
-    return table[~is_short].reset_index(drop=True), rejected
+    is_short = table["num_samples"] < min_duration_seconds * SAMPLE_RATE
+    short = table[is_short].rename(columns={"utterance_id": "file_id"}).assign(reason="")
+    rejected = REJECTED_FILES.conform(refuse_short(short, min_duration_seconds)[REJECTED_FILES.columns.names])
+    return (table[~is_short].reset_index(drop=True) if len(short) else table), rejected
 
 
 class _Writer:
