@@ -23,7 +23,7 @@ from speaker_verification import Verifier
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.audio.files import write_audio
 from speaker_verification.common.errors import DataError
-from speaker_verification.common.tables import TRIAL_LISTS, TRIALS
+from speaker_verification.common.tables import NOISE_CLIPS, RIRS, TRIAL_LISTS, TRIALS
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.deployment.settings import PackageSettings
 from speaker_verification.pipelines import embed, package, score
@@ -77,6 +77,8 @@ def run_all(folder: Path, embed_changes: dict[str, Any], score_changes: dict[str
         "trial_lists": TRIAL_LISTS.conform(pd.DataFrame([record])),
         "training_utterances": tables[1],
         "validation_utterances": tables[1].iloc[:0],
+        "noise_clips": NOISE_CLIPS.empty(),
+        "rirs": RIRS.empty(),
         "params:embed": EmbedSettings.parse(
             {"model": str(folder / "model"), "num_workers": 0} | embed_changes, "embed"
         ),
@@ -192,10 +194,11 @@ def test_the_card_is_read_by_the_hub_and_names_licences_and_error_rates(left: di
     assert "0.5 s or more with 0 s of speech, and uses the first 60 s" in card.text
 
 
-def origin_of(left: dict[str, Any], **changes: object) -> Any:
+def origin_of(left: dict[str, Any], where_missing: str = "refuse", **changes: object) -> Any:
     prepare = PrepareSettings.parse({"mirror": "/disks/voxceleb", **changes}, "prepare")
-    tables = left["training_utterances"], left["embeddings"]
-    parameters = AugmentationSettings(), EmbedSettings(), ScoreSettings()
+    tables = left["training_utterances"], left["embeddings"], NOISE_CLIPS.empty(), RIRS.empty()
+    augmentation = AugmentationSettings.parse({"where_missing": where_missing}, "")
+    parameters = augmentation, EmbedSettings(), ScoreSettings()
     return describe_origin(*tables, prepare, *parameters, "mhfa_slt22")
 
 
@@ -212,6 +215,12 @@ def test_corpora_are_named_by_their_use_and_synthetic_ones_as_such(left: dict[st
     synthetic = yaml.safe_load((CONF / "demo" / "parameters.yml").read_text())["prepare"]["synthetic"]
     made = origin_of(left, mirror=None, synthetic=synthetic)
     assert {corpus.licence for corpus in made.corpora} == {"synthetic"}
+    without_clips = origin_of(left, where_missing="leave_out")
+    assert {corpus.use for corpus in without_clips.corpora} == {
+        "training",
+        "cohort and calibration",
+        "trials",
+    }
 
 
 def test_parameters_that_changed_since_the_scores_are_noticed(left: dict[str, Any], tmp_path: Path) -> None:

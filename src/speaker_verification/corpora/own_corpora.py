@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -208,7 +208,7 @@ def _without_ending(name: str) -> str:
 
 def _named_parts(table: pd.DataFrame, speaker: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Names of utterances and sessions as far as they are given; `SPEAKER/SESSION/UTTERANCE` names both."""
-    utterance = table["utterance"].map(_without_ending)
+    utterance = table["utterance"].map({name: _without_ending(name) for name in table["utterance"].unique()})
     session = table["session"]
     parts = utterance.str.split("/")
     names_speaker = parts.str[0] == table["speaker"]
@@ -220,14 +220,19 @@ def _named_parts(table: pd.DataFrame, speaker: pd.Series) -> tuple[pd.Series, pd
 
 def _recording_names(table: pd.DataFrame, speaker: pd.Series, session: pd.Series) -> pd.Series:
     """Name of each recording: its file's, with folders below the common one where others have the same."""
-    paths = table["path"].drop_duplicates()
-    common = os.path.commonpath([os.path.dirname(path) for path in paths])
-    below = {path: _without_ending(os.path.relpath(path, common)) for path in paths}
-    full = table["path"].map(below)
+    paths = table["path"].unique()
+    start = len(os.path.join(_common_folder(paths), ""))
+    full = table["path"].map({path: _without_ending(path[start:]) for path in paths})
     stem = full.str.rpartition("/")[2]
     files = pd.DataFrame({"speaker": speaker, "session": session, "stem": stem, "path": table["path"]})
-    same = files.groupby(["speaker", "session", "stem"])["path"].transform("nunique") > 1
-    return _safe(stem.where(~same, full))
+    files = files.drop_duplicates()
+    same = files[files.duplicated(["speaker", "session", "stem"], keep=False)]
+    return _safe(stem.where(~table["path"].isin(same["path"]), full))
+
+
+def _common_folder(paths: Iterable[str]) -> str:
+    """The deepest folder that holds all of some files."""
+    return os.path.commonpath({os.path.dirname(path) for path in paths})
 
 
 def _milliseconds(table: pd.DataFrame) -> pd.Series:
@@ -397,7 +402,7 @@ class ManifestSource(Source):
 
     @property
     def root(self) -> Path:
-        return Path(os.path.commonpath([os.path.dirname(path) for path in self.recordings["path"].unique()]))
+        return Path(_common_folder(self.recordings["path"].unique()))
 
     def members(self) -> list[Member]:
         table = self.recordings.sort_values(["path", "start"], kind="stable")
@@ -411,10 +416,11 @@ class ManifestSource(Source):
         return SegmentMember(utterance_id, num_bytes, "", Path(path), round(start * SAMPLE_RATE), stop)
 
     def state(self) -> tuple[str, ...]:
-        digest = hashlib.blake2b(digest_size=16)
-        for values in self.recordings[_PLACE].itertuples(index=False, name=None):
-            stat = os.stat(values[1])
-            digest.update(f"{values} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        digest, start = hashlib.blake2b(digest_size=16), len(os.path.join(self.root, ""))
+        for name, path, *times in self.recordings[_PLACE].itertuples(index=False, name=None):
+            stat = os.stat(path)
+            line = f"{name} {path[start:]} {times} {stat.st_size} {stat.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
         return (f"{self.manifest.name} {len(self.recordings)} {digest.hexdigest()}",)
 
     def num_bytes(self) -> int:

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 def describe_origin(
     training_utterances: pd.DataFrame,
     embeddings: EmbeddingStore,
+    noise_clips: pd.DataFrame,
+    rirs: pd.DataFrame,
     prepare: PrepareSettings,
     augmentation: AugmentationSettings,
     embed: EmbedSettings,
@@ -47,14 +49,15 @@ def describe_origin(
 
     sets = {use: subsets_of(name) for use, name in sets_by_use(embed, score).items()}
     sets["trials"] = tuple(embeddings.utterances["subset"].unique())
-    augments = embed.model is None and augmentation.probability > 0
+    available = augmentation.available({*noise_clips["kind"]}, has_rooms=not rirs.empty)
+    augments = {"noises": bool(available.clip_kinds), "rirs": available.takes_rooms}
     if embed.model is None:
         sets = {"training": tuple(training_utterances["subset"].unique()), **sets}
     used = [corpus for use, subsets in sets.items() for corpus in _speech(use, subsets)]
     used += [
         UsedCorpus("augmentation", corpus.name, corpus.licence, tuple(corpus.subsets))
         for corpus in corpora()
-        if augments and corpus.content != "speech"
+        if embed.model is None and augments.get(corpus.content)
     ]
     if prepare.mirror is None and prepare.synthetic is not None:
         used = [replace(corpus, name=f"synthetic {corpus.name}", licence="synthetic") for corpus in used]

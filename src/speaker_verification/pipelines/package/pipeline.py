@@ -29,6 +29,8 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             [
                 "training_utterances",
                 "embeddings",
+                "noise_clips",
+                "rirs",
                 "params:prepare",
                 "params:augmentation",
                 "params:embed",
