@@ -144,9 +144,9 @@ def with_full_names(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, **full}
 
 
-def _names(selection: str, pipeline: Pipeline) -> dict[str, str]:
-    """Names that a selection may give, with the full name of each."""
-    full = SELECTIONS[selection][2](pipeline)
+def _names(selection: str, *parts: Pipeline) -> dict[str, str]:
+    """Names in pipelines that a selection may give, with the full name of each."""
+    full = {name for pipeline in parts for name in SELECTIONS[selection][2](pipeline)}
     if selection not in NESTED:
         return {name: name for name in full}
     ends = Counter(end for name in full for end in _ends(name))
@@ -204,7 +204,7 @@ def _check_selection(
     selection: str, given: Collection[str], run: Pipeline, registry: Mapping[str, Pipeline]
 ) -> None:
     option, kind, names_of = SELECTIONS[selection]
-    known, anywhere = _names(selection, run), _names(selection, _sum(registry.values()))
+    known, anywhere = _names(selection, run), _names(selection, *registry.values())
     for name in given:
         if name in known:
             continue
