@@ -334,7 +334,7 @@ class ParquetTable(EmbeddingFile):
 
         self.path = path
         try:
-            self._file = parquet.ParquetFile(path)
+            self._file = parquet.ParquetFile(path, memory_map=True)
         except pa.ArrowInvalid as error:
             raise DataError(f"{path}: no Parquet file: {error}") from error
         schema = self._file.schema_arrow

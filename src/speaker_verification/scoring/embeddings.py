@@ -30,7 +30,7 @@ class EmbeddingStore:
         embeddings: float32 (N, E), N utterances of embedding width E; may be a memory map.
         utterances: N rows of the UTTERANCES schema.
         crops: float32 (N, V, E), embeddings of V crops of each utterance, or None.
-        model: digest of the weights that made them, or `imported: ` and the name of another toolkit's system;
+        model: digest of the weights that made them, or `imported:` and the name of another toolkit's system;
             empty where it is not known.
 
     Raises:
