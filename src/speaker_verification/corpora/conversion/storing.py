@@ -9,12 +9,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from speaker_verification.audio.files import (
@@ -35,6 +37,7 @@ from speaker_verification.corpora.conversion.archives import DamagedMember, Memb
 _BATCH_MEMBERS = 32
 _BATCH_BYTES = 8 << 20  # unpacked; a few batches for every process are under way at a time
 _BATCHES_PER_WORKER = 3
+_SECONDS_ALONE = 3.0  # about what it takes to start the processes
 NOWHERE = Place("")
 
 # (bytes of a member, file to write) -> facts of the written file; raises AudioError for an unusable recording
@@ -117,14 +120,21 @@ def store_all(jobs: Iterable[Job], store: Store, num_workers: int) -> Iterator[R
     Args:
         jobs: conversions to run.
         store: a function of a module, so that other processes can import it.
-        num_workers: processes that store; 0 stores in this one.
+        num_workers: processes that store; 0 stores in this one, as it does recordings that are left in place
+            until it pays to start others.
 
     Raises:
         DataError: a process died.
     """
-    if num_workers == 0:
-        for job in jobs:
-            yield _store_one(job, store)
+    jobs = iter(jobs)
+    started = time.monotonic()
+    for job in jobs:
+        is_quick = job.path is None and time.monotonic() < started + _SECONDS_ALONE
+        if num_workers and not is_quick:
+            jobs = chain([job], jobs)
+            break
+        yield _store_one(job, store)
+    else:
         return
     waiting: deque[Future[list[Recording]]] = deque()
     spawn = multiprocessing.get_context("spawn")
