@@ -335,8 +335,9 @@ def test_settings_that_are_parsed_twice_do_not_clash(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_do_not_do_are_refused(corpora: dict[str, Any], told: str) -> None:
-    with pytest.raises(ParameterError, match=told):
+    with pytest.raises(ParameterError, match=told) as caught:
         prepare(corpora)
+    assert "unknown subset" not in str(caught.value)
 
 
 def test_speakers_of_the_test_are_not_trained_on(voices: Path) -> None:

@@ -287,7 +287,7 @@ def _test_speakers(recordings: pd.DataFrame, name: str, corpus: OwnCorpusSetting
     if number > len(eligible) or number >= len(counts):
         raise ParameterError(
             f"parameter 'prepare.corpora.{name}.test_speakers' is {asked:g}, which is {number} speakers, but "
-            f"{corpus.path} has {len(counts)} speakers, {len(eligible)} of them with two utterances or more"
+            f"{corpus.path} has {len(counts)} in all, {len(eligible)} of them with two utterances or more"
         )
     rng = np.random.default_rng([seed, CorpusStream.TEST_SPEAKERS])
     return rng.choice(eligible, number, replace=False)

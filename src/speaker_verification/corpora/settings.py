@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from speaker_verification.audio.format import CorpusFormat
 from speaker_verification.common.errors import ParameterError
@@ -154,8 +154,9 @@ class PrepareSettings(Settings):
 
     @field_validator("training_set")
     @classmethod
-    def _known(cls, name: str) -> str:
-        subsets_of(name)
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        if "corpora" in info.data:  # else these are wrong, which says all
+            subsets_of(name)
         return name
 
     @field_validator("other_trial_lists")
