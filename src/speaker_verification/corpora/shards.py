@@ -257,17 +257,16 @@ class _Writer:
                 yield from pool.map(self._recording, rows[start : start + _READ_AHEAD].tolist())
 
     def _recording(self, row: int) -> tuple[str, str, bytes]:
-        data, codec = self._audio.place(row).read(), str(self._codecs[row])
-        if codec and self._is_segment(row, data):
-            samples = self._audio.read(row) / SCALE
-            return "wav", "", encode_audio(samples.astype(np.int16), "wav")
-        return codec or ("flac" if data.startswith(b"fLaC") else "wav"), codec, data
-
-    def _is_segment(self, row: int, data: bytes) -> bool:
-        if self._first_samples[row]:
-            return True
-        info = probe_audio(data, self._audio.utterance_id(row))
-        return info.num_samples != self._audio.num_samples[row]
+        codec = str(self._codecs[row])
+        if not self._first_samples[row]:
+            data = self._audio.place(row).read()
+            if not codec:
+                return "flac" if data.startswith(b"fLaC") else "wav", codec, data
+            info = probe_audio(data, self._audio.utterance_id(row))
+            if info.num_samples == self._audio.num_samples[row]:
+                return codec, codec, data
+        segment = self._audio.read(row) / SCALE
+        return "wav", "", encode_audio(segment.astype(np.int16), "wav")
 
     def _digest(self, shard: Shard) -> str:
         """Digest of the rows of a shard, without the folders of their files, which may be moved."""
