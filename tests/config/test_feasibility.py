@@ -161,6 +161,17 @@ def test_trials_over_training_speakers_are_refused_whatever_their_list_is_called
         refuse_impossible(possible(), utterances, over_training, ["evaluate"])
 
 
+def test_calibration_across_sessions_of_speakers_with_one_is_refused(
+    corpus: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    utterances, trials = corpus
+    across = possible(score={"calibration_sessions": "across"}, embed={"calibration_set": "vox2-test"})
+    with pytest.raises(DataError, match="calibration set has 2 speakers, 0 of them with two sessions"):
+        refuse_impossible(across, utterances.assign(session_id="s"), trials, STAGES)
+    by_recording = utterances.assign(session_id=utterances["utterance_id"])
+    refuse_impossible(across, by_recording, trials, STAGES)
+
+
 def test_only_what_is_going_to_run_is_looked_at(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     refuse_impossible(possible(score={"top_n": 100}), *corpus, ["pretrain"])
     refuse_impossible(possible(pretrain={"margin": {"top_k": 27}}), *corpus, ["finetune", "evaluate"])

@@ -32,6 +32,7 @@ from speaker_verification.corpora.validation import draw_validation_trials, hold
 from speaker_verification.data.sampling import EpochBatches, UtteranceOrder
 from speaker_verification.models.encoders.pretrained import find_encoder
 from speaker_verification.models.weight_files import read_json
+from speaker_verification.scoring.calibration_trials import draw_calibration_trials
 from speaker_verification.training.kept_epochs import RUN_FILE, saved_model
 from speaker_verification.training.phase import PhaseSettings
 
@@ -278,6 +279,12 @@ def _refuse_sets(parameters: Parameters, utterances: pd.DataFrame, trials: pd.Da
     counts = cohort["speaker_id"].value_counts().to_numpy()
     for scoring in parameters.score.chosen.values():
         scoring.check_cohort(parameters.score, counts)
+    calibration = (
+        cohort if embed.calibration_set is None else select_subset(utterances, embed.calibration_set)
+    )
+    across = parameters.score.calibration_sessions == "across" and "session_id" in calibration
+    sessions = calibration["session_id"] if across else None
+    draw_calibration_trials(calibration["speaker_id"], 2, seed=0, session_ids=sessions)
 
 
 def locate_encoder(checkpoint: str, downloads: Path) -> Path:
