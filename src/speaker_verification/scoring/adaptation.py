@@ -3,6 +3,7 @@
 Sources: B. Sun, J. Feng, K. Saenko, "Return of Frustratingly Easy Domain Adaptation", AAAI 2016, algorithm 1
 (correlation alignment, CORAL); M. J. Alam, G. Bhattacharya, P. Kenny, "Speaker Verification in Mismatched
 Conditions with Frustratingly Easy Domain Adaptation", Odyssey 2018 (of speaker embeddings, before PLDA).
+Aligned embeddings serve every scoring; CORAL+ (K. A. Lee et al., ICASSP 2019) adapts PLDA's covariances alone.
 """
 
 from __future__ import annotations
