@@ -62,5 +62,5 @@ def test_sets_without_a_covariance_or_of_another_model_are_refused(make_store: M
         adapt(store, replace(make_store([4, 4]), model="another"), "coral")
     with pytest.raises(DataError, match="1 utterances without two different embeddings"):
         adapt(store, store.at(np.array([0])), "coral")
-    with pytest.raises(DataError, match="width"):
+    with pytest.raises(DataError, match="of 8 and of 9 numbers"):
         adapt(store, make_store([4, 4], width=store.embeddings.shape[1] + 1), "centre")

@@ -141,8 +141,8 @@ def _calibration(verifier: Verifier) -> Iterator[str]:
         f"the {speakers} speakers, drawn with replacement, at a prior of {calibration.prior:g}. "
         "At or above the threshold of an operating point the verifier accepts."
     )
-    if (adaptation := verifier.settings.score.adaptation) is not None:
-        what = {"centre": "centre", "coral": "centre and covariance (CORAL)"}[adaptation]
+    if calibration.adaptation is not None:
+        what = {"centre": "centre", "coral": "centre and covariance (CORAL)"}[calibration.adaptation]
         yield f"Cohort and calibration trials have the {what} of the recordings for adaptation."
     rows = [
         (

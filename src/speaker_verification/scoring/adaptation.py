@@ -3,7 +3,7 @@
 Sources: B. Sun, J. Feng, K. Saenko, "Return of Frustratingly Easy Domain Adaptation", AAAI 2016, algorithm 1
 (correlation alignment, CORAL); M. J. Alam, G. Bhattacharya, P. Kenny, "Speaker Verification in Mismatched
 Conditions with Frustratingly Easy Domain Adaptation", Odyssey 2018 (of speaker embeddings, before PLDA).
-Aligned embeddings serve every scoring; CORAL+ (K. A. Lee et al., ICASSP 2019) adapts PLDA's covariances alone.
+Aligned embeddings serve every scoring; CORAL+ (K. A. Lee et al., ICASSP 2019) adapts those of PLDA alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.scoring.blocks import passing_over
-from speaker_verification.scoring.centring import check_width
 from speaker_verification.scoring.covariance import power, shrink
 from speaker_verification.scoring.embeddings import EmbeddingStore
 
@@ -77,7 +76,6 @@ def adapt(store: EmbeddingStore, domain: EmbeddingStore, adaptation: Adaptation)
         DataError: the embeddings are of two models, or a set has no covariance.
     """
     store.refuse_other_model(domain)
-    check_width(domain.embeddings, store.embeddings.shape[1])
     here, there = Moments.of(store), Moments.of(domain)
     adapted = np.empty(store.embeddings.shape, np.float32)
     if adaptation == "coral":

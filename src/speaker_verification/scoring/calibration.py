@@ -19,6 +19,7 @@ import pandas as pd
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import SCORES
+from speaker_verification.scoring.adaptation import Adaptation
 from speaker_verification.scoring.affine import AffineCalibration
 from speaker_verification.scoring.centring import centre_and_normalise
 from speaker_verification.scoring.metrics import DecisionErrors, OperatingPoint, decision_errors
@@ -102,6 +103,7 @@ class Calibration:
         speakers: speakers of the calibration trials: "cohort", or only its "validation" speakers.
         prior: probability of a target trial that it was fitted for.
         num_trials: number of calibration trials.
+        adaptation: adaptation of these trials to another domain; None: none.
         errors: wrong decisions on the calibration trials, by operating point and scoring: the rates to
             expect of speakers like theirs.
     """
@@ -113,6 +115,7 @@ class Calibration:
     speakers: str
     prior: float
     num_trials: int
+    adaptation: Adaptation | None = None
     errors: Mapping[OperatingPoint, Mapping[str, DecisionErrors]] = field(default_factory=dict)
 
     def scores_by_scoring(self, scores: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -276,7 +279,7 @@ class Calibration:
         """
         described = {"operating_points": [self._describe(point) for point in self.operating_points]}
         scorings = {name: scoring.to_dict() for name, scoring in self.scorings.items()}
-        plain = ("llr", "centre", "speakers", "prior", "num_trials")
+        plain = ("llr", "centre", "speakers", "prior", "num_trials", "adaptation")
         return {
             "format": FORMAT,
             **described,
@@ -333,6 +336,7 @@ class Calibration:
             speakers=values["speakers"],
             prior=values["prior"],
             num_trials=values["num_trials"],
+            adaptation=values.get("adaptation"),
             errors={point: counts for point, counts in errors.items() if counts},
         )
 
@@ -407,6 +411,7 @@ def fit_calibration(
         speakers=settings.calibration_speakers,
         prior=prior,
         num_trials=len(labels),
+        adaptation=settings.adaptation,
         errors={
             point: {name: decision_errors(values, labels, point) for name, values in llrs.items()}
             for point in points

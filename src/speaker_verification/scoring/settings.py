@@ -172,13 +172,13 @@ class ScoreSettings(ScoringGroups):
         return ComputeBudget(self.memory_gigabytes, self.num_threads, device)
 
 
-def sets_by_use(embed: EmbedSettings, score: ScoreSettings) -> dict[str, str]:
+def sets_by_use(embed: EmbedSettings, adaptation: Adaptation | None) -> dict[str, str]:
     """Named sets that scores depend on, beside the trials' own, by their use."""
     if embed.calibration_set is None:
         uses = {"cohort and calibration": embed.cohort_set}
     else:
         uses = {"cohort": embed.cohort_set, "calibration": embed.calibration_set}
-    if score.adaptation is not None and embed.adaptation_set is not None:
+    if adaptation is not None and embed.adaptation_set is not None:
         uses["adaptation"] = embed.adaptation_set
     return uses
 

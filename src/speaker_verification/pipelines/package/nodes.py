@@ -47,7 +47,7 @@ def describe_origin(
     from speaker_verification.corpora.registry import corpora
     from speaker_verification.corpora.subsets import subsets_of
 
-    sets = {use: subsets_of(name) for use, name in sets_by_use(embed, score).items()}
+    sets = {use: subsets_of(name) for use, name in sets_by_use(embed, score.adaptation).items()}
     sets["trials"] = tuple(embeddings.utterances["subset"].unique())
     available = augmentation.available({*noise_clips["kind"]}, has_rooms=not rirs.empty)
     augments = {"noises": bool(available.clip_kinds), "rirs": available.takes_rooms}

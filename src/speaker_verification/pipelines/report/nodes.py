@@ -33,7 +33,7 @@ from speaker_verification.scoring import curves
 from speaker_verification.scoring.breakdown import rates_by_group, reliability, worst_trials
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.embeddings import EmbeddingStore
-from speaker_verification.scoring.settings import EmbedSettings, ReportSettings, ScoreSettings, sets_by_use
+from speaker_verification.scoring.settings import EmbedSettings, ReportSettings, sets_by_use
 from speaker_verification.scoring.summary import Metrics, format_table
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,6 @@ def describe_evaluation(
     trained_checkpoint: Path,
     prepare: PrepareSettings,
     embed: EmbedSettings,
-    score: ScoreSettings,
 ) -> dict[str, Any]:
     """Describe recipe, code, model and corpora of the evaluation, beside its error rates."""
     from speaker_verification import __version__
@@ -195,7 +194,10 @@ def describe_evaluation(
     else:
         subsets = {
             "trained on": subsets_of(prepare.training_set) if trained_here else [],
-            **{use: subsets_of(name) for use, name in sets_by_use(embed, score).items()},
+            **{
+                use: subsets_of(name)
+                for use, name in sets_by_use(embed, calibration.get("adaptation")).items()
+            },
             "trials": tested,
         }
         corpora = {use: _corpora_of(names, synthetic) for use, names in subsets.items()}

@@ -88,7 +88,6 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
                 "trained_checkpoint",
                 "params:prepare",
                 "params:embed",
-                "params:score",
             ],
             "verdict",
             name="describe_evaluation",
