@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from speaker_verification.audio.files import audio_info, decode_audio, read_audio
 from speaker_verification.audio.utterance_audio import UtteranceAudio
 from speaker_verification.common.errors import DataError
+from speaker_verification.corpora.conversion import storing
 from speaker_verification.corpora.conversion.convert import UNSAFE
 from speaker_verification.corpora.conversion.sources import ArchiveSource, ArchivesSource, FolderSource
 from speaker_verification.corpora.utterances import convert_subset
@@ -185,6 +187,18 @@ def test_a_corpus_used_as_it_is_has_the_utterances_and_samples_of_the_converted_
         ".source",
         ".record.parquet",
     }
+
+
+@pytest.mark.project
+def test_processes_find_the_same_places_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {f"wav/id{s}/v/{n}.wav": wav(noise(10 * s + n)) for s in range(5) for n in range(20)}
+    (tmp_path / "a.zip").write_bytes(zipped(members))
+    source = ArchiveSource([tmp_path / "a.zip"])
+    alone, _ = convert_subset("vox1-dev", source, tmp_path / "alone", 0.5, 0.0, 0, "as_is")
+    monkeypatch.setattr(storing, "_SECONDS_ALONE", 0.0)
+    shared, _ = convert_subset("vox1-dev", source, tmp_path / "shared", 0.5, 0.0, 2, "as_is")
+    pd.testing.assert_frame_equal(shared, alone)
+    assert alone["crc32"].tolist() == [zlib.crc32(data) for _, data in sorted(members.items())]
 
 
 def test_the_record_of_a_corpus_used_as_it_is_moves_with_its_archive(
