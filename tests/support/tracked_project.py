@@ -21,6 +21,7 @@ from kedro.runner.runner import AbstractRunner
 from mlflow.entities import Run, ViewType
 
 from speaker_verification.common.tables import UTTERANCES
+from speaker_verification.config.phases import EMBED_WORKSPACE
 from speaker_verification.hooks.resume import InterruptedPhaseHook
 from speaker_verification.hooks.tracking import PhaseTracker, TrackingHook, TrackingSettings, begin
 from speaker_verification.scoring.embeddings import EmbeddingStore
@@ -128,7 +129,8 @@ def embedding() -> Node:
         table = UTTERANCES.empty()
         return EmbeddingStore(np.zeros((0, 2), np.float32), table)
 
-    return Node(embed, "lmft.checkpoint", "embeddings", name="embed_trial_utterances", tags="evaluation")
+    inputs = ["lmft.checkpoint", EMBED_WORKSPACE]
+    return Node(embed, inputs, "embeddings", name="embed_trial_utterances", tags="evaluation")
 
 
 def measuring(eer: float, needs: str = "embeddings") -> Node:
