@@ -24,7 +24,6 @@ from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import (
     CHECKPOINT,
     COHORT_EMBEDDINGS,
-    EMBED_WORKSPACE,
     EMBEDDINGS,
     EVALUATION,
     IMPORT,
@@ -366,7 +365,7 @@ class TrackingHook:
         """Folder of the evaluated model, run of its experiment, and whether this pipeline trains it."""
         outputs, inputs = self._pipeline.all_outputs(), self._pipeline.inputs()
         embed = self._parameters.embed
-        if EMBED_WORKSPACE in inputs:
+        if f"params:{IMPORT}" not in inputs and not outputs.isdisjoint((EMBEDDINGS, *SETS)):
             model = model_to_evaluate(self._catalog, embed)
             trained_here = embed.model is None and LAST_CHECKPOINT in outputs
             return model, ids_of_model(model).get("experiment"), trained_here
