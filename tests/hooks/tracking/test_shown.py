@@ -109,7 +109,7 @@ def test_a_run_has_its_data_sets_and_so_has_its_experiment(project: Project) -> 
         begin("evaluate")
         return embedding().func()
 
-    inputs = ["lmft.checkpoint", "trials"]
+    inputs = ["lmft.checkpoint", "trials", "embed.workspace"]
     embedded = Node(embed, inputs, "embeddings", name="embed_trial_utterances", tags="evaluation")
     project.run(embedded, measuring(33.444))
     project.run(embedded)
