@@ -386,6 +386,7 @@ def test_the_defaults_are_the_published_recipe() -> None:
         "normalise_peak": False,
         "on_training_device": False,
         "cache_megabytes": 256,
+        "where_missing": "refuse",
     }
 
 
