@@ -88,7 +88,7 @@ def test_a_moved_project_reads_its_own_files_and_resumes_its_phase(
     prepared = kedro("run", "--pipeline=prepare")
     assert prepared.returncode == 0, prepared.stdout
     assert prepared.stdout.count("nothing to convert") == 6
-    tables = [file for file in data.rglob("*.parquet") if file.is_file()]
+    tables = [file for file in data.rglob("[!.]*.parquet") if file.is_file()]
     paths = [path for file in tables for path in pd.read_parquet(file).get("path", ())]
     assert len(paths) > 100
     assert all((data / path).is_file() and not Path(path).is_absolute() for path in paths)

@@ -101,7 +101,8 @@ def test_the_log_has_a_short_line_for_each_node_and_epoch_and_ends_in_where_to_l
     assert printed.count("\n\n") == 2  # between the tables and after them
     done = told.index(next(line for line in told if line.startswith("done in ")))
     assert told[done].endswith(f"results are in {folder}/data/tiny")
-    assert told[done + 1] == "next: kedro run --env=tiny --pipeline=export"
+    verifier = newest(folder, "09_deployment/verifier/*/verifier")
+    assert told[done + 1].startswith(f"next: speaker-verification verify --model={verifier} ")
     report = newest(folder, "08_reporting/report.html/*/report.html")
     assert printed.splitlines()[-1].split(maxsplit=2)[2] == f"report: {report}"
 

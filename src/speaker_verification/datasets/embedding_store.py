@@ -44,7 +44,7 @@ class EmbeddingStoreDataset(AtomicDataset[EmbeddingStore]):
         return EmbeddingStore.read(path, self._root)
 
     def preview(self) -> TablePreview:
-        """Speakers, utterances and hours of each subset, for Kedro-Viz."""
+        """Speakers, utterances and hours of each subset, or that there is none, for Kedro-Viz."""
         columns = ["subset", "speaker_id", "duration_seconds"]
         utterances = pd.read_parquet(self.newest_path / UTTERANCES_FILE, columns=columns)
         counts = utterances.groupby("subset").agg(
@@ -52,5 +52,8 @@ class EmbeddingStoreDataset(AtomicDataset[EmbeddingStore]):
             utterances=("speaker_id", "size"),
             hours=("duration_seconds", lambda seconds: seconds.sum() / 3600),
         )
+        counts = counts.reset_index()
+        if counts.empty:
+            counts = pd.DataFrame([("no set is named", 0, 0, 0.0)], columns=counts.columns)
         width = np.load(self.newest_path / EMBEDDINGS_FILE, mmap_mode="r").shape[1]
-        return table_preview(counts.reset_index().assign(embedding_size=width))
+        return table_preview(counts.assign(embedding_size=width))
