@@ -77,6 +77,16 @@ def test_the_order_of_the_trials_does_not_matter() -> None:
     pd.testing.assert_frame_equal(tabulate_differences(other), tabulate_differences(compared))
 
 
+def test_a_list_may_have_a_trial_with_either_label() -> None:
+    runs = [compared_run(name, lap(seed)) for seed, name in enumerate("ab")]
+    for place, run in enumerate(runs):
+        scores = run.scores.copy()
+        again = scores.iloc[[0]].assign(label=1 - scores["label"].iloc[0])
+        again[again.select_dtypes("float").columns] += 1e-9 * (-1) ** place  # the same but for rounding
+        runs[place] = replace(run, scores=pd.concat([scores, again], ignore_index=True))
+    assert len(tabulate_rates(Comparison(runs, num_resamples=5)))
+
+
 def test_a_difference_is_told_in_words() -> None:
     table = pd.DataFrame(
         {

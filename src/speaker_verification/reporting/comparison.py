@@ -78,8 +78,9 @@ class ComparedRun:
             raise ParameterError(
                 f"compare_runs.scoring is '{chosen}', and {self.address} has {joined(by_scoring)}"
             )
-        trials = rows[[*TRIAL, "label"]].astype(dict.fromkeys(TRIAL, str))
-        return trials.assign(score=by_scoring[chosen]).sort_values([*TRIAL, "score"], ignore_index=True)
+        columns = [*TRIAL, "label"]  # an uncleaned list may have a trial twice, with either label
+        trials = rows[columns].astype(dict.fromkeys(TRIAL, str))
+        return trials.assign(score=by_scoring[chosen]).sort_values([*columns, "score"], ignore_index=True)
 
 
 class Changed(NamedTuple):
