@@ -93,15 +93,15 @@ def test_a_difference_is_told_in_words() -> None:
             "trial_list": ["vox1_o", "vox1_h"],
             "first": "lap_astp",
             "second": "mhfa_slt22",
-            "difference": [-1.234, 0.5],
-            "low": [-2.0, -0.25],
-            "high": [-0.5, 1.25],
+            "difference": [-1.234, -0.5],
+            "low": [-2.0, -1.25],
+            "high": [-0.5, 0.25],
             "is_clear": [True, False],
         }
     )
     assert list(sentences(table)) == [
         "vox1_o: mhfa_slt22 against lap_astp: 1.23 points fewer errors, interval [−2.00, −0.50].",
-        "vox1_h: mhfa_slt22 against lap_astp: no clear difference (0.50 points, interval [−0.25, 1.25]).",
+        "vox1_h: mhfa_slt22 against lap_astp: no clear difference (−0.50 points, interval [−1.25, 0.25]).",
     ]
 
 

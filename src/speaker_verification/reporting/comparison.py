@@ -256,11 +256,12 @@ def sentences(differences: pd.DataFrame) -> Iterator[str]:
     for row in _records(differences):
         pair = f"{row['second']} against {row['first']}"
         ends = "not known" if row["low"] is None else interval((row["low"], row["high"]))
-        points = f"{decimals(abs(row['difference']), 2)} points"
+        difference = row["difference"]
         if row["is_clear"]:
-            better = "fewer" if row["difference"] < 0 else "more"
-            yield f"{row['trial_list']}: {pair}: {points} {better} errors, interval {ends}."
+            told = f"{decimals(abs(difference), 2)} points {'fewer' if difference < 0 else 'more'} errors"
+            yield f"{row['trial_list']}: {pair}: {told}, interval {ends}."
         else:
+            points = f"{decimals(difference, 2)} points"
             yield f"{row['trial_list']}: {pair}: no clear difference ({points}, interval {ends})."
 
 
