@@ -126,6 +126,18 @@ def corpus_of(subset: str) -> Corpus:
     raise ParameterError(unknown_name("subset", subset, subsets()))
 
 
+def subsets_by_corpus(subsets: Iterable[str]) -> dict[str, list[str]]:
+    """Subsets by the name of their corpus, in the order given.
+
+    Raises:
+        ParameterError: as `corpus_of`.
+    """
+    by_corpus: dict[str, list[str]] = {}
+    for subset in subsets:
+        by_corpus.setdefault(corpus_of(subset).name, []).append(subset)
+    return by_corpus
+
+
 def archive_of(subset: str) -> Archive:
     """The archive of a subset.
 

@@ -65,12 +65,9 @@ def describe_origin(
 
 
 def _speech(use: str, subsets: Iterable[str]) -> Iterator[UsedCorpus]:
-    from speaker_verification.corpora.registry import corpus_of
+    from speaker_verification.corpora.registry import corpus_of, subsets_by_corpus
 
-    by_corpus: dict[str, list[str]] = {}
-    for subset in subsets:
-        by_corpus.setdefault(corpus_of(subset).name, []).append(subset)
-    for parts in by_corpus.values():
+    for parts in subsets_by_corpus(subsets).values():
         corpus = corpus_of(parts[0])
         yield UsedCorpus(use, corpus.name, corpus.licence, tuple(parts))
 

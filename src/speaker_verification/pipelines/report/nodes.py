@@ -236,13 +236,10 @@ def _of_scoring_alone(run_record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _corpora_of(subsets: Iterable[str], synthetic: bool) -> list[str]:
     """Corpora of subsets with the subsets in brackets."""
-    from speaker_verification.corpora.registry import corpus_of
+    from speaker_verification.corpora.registry import subsets_by_corpus
 
-    by_corpus: dict[str, list[str]] = {}
-    for subset in subsets:
-        by_corpus.setdefault(corpus_of(subset).name, []).append(subset)
     kind = "synthetic " if synthetic else ""
-    return [f"{kind}{name} ({', '.join(parts)})" for name, parts in by_corpus.items()]
+    return [f"{kind}{name} ({', '.join(parts)})" for name, parts in subsets_by_corpus(subsets).items()]
 
 
 def write_report(
