@@ -73,6 +73,39 @@ def test_a_recipe_may_be_based_on_another(conf: Path) -> None:
     assert "based_on" not in chosen
 
 
+def test_an_environment_has_changes_of_its_own_to_a_recipe_and_to_those_based_on_it(conf: Path) -> None:
+    (conf / "tiny/recipes").mkdir()
+    (conf / "tiny/recipes/mhfa.yml").write_text("model: {heads: 2}\nphase_defaults: {crop_seconds: 1}\n")
+    (conf / "tiny/recipes/mhfa_large.yml").write_text("pretrain: {epochs: 7}\n")
+    assert parameters(conf, "tiny", recipe="published")["model"]["heads"] == 4
+    assert parameters(conf, "tiny", recipe="mhfa")["pretrain"] == BASE["pretrain"] | {
+        "epochs": 3,
+        "crop_seconds": 1,
+    }
+    large = parameters(conf, "tiny", recipe="mhfa_large", lmft={"crop_seconds": 5})
+    assert large["model"] == {"kind": "mhfa", "heads": 2, "width": 1024}
+    assert (large["pretrain"]["epochs"], large["lmft"]["crop_seconds"]) == (7, 5)
+    assert parameters(conf, recipe="mhfa_large")["model"]["heads"] == 32
+
+
+def test_a_broken_file_of_an_environments_changes_to_a_recipe_is_named(conf: Path) -> None:
+    (conf / "tiny/recipes").mkdir()
+    (conf / "tiny/recipes/mhfa.yml").write_text("model: {heads: 2\n")
+    with pytest.raises(DataError, match=r"^conf/tiny/recipes/mhfa\.yml, line 2: "):
+        parameters(conf, "tiny", recipe="mhfa_large")
+
+
+def test_the_architecture_of_another_encoder_replaces_the_one_before(conf: Path) -> None:
+    wavlm = {"model_type": "wavlm", "hidden_size": 96, "conv_dim": [64]}
+    (conf / "tiny/parameters.yml").write_text(yaml.safe_dump({"model": {"architecture": wavlm}}))
+    for given, merged in (
+        ({"hidden_size": 48}, wavlm | {"hidden_size": 48}),
+        ({"model_type": "wavlm", "hidden_size": 48}, wavlm | {"hidden_size": 48}),
+        ({"model_type": "wav2vec2-bert"}, {"model_type": "wav2vec2-bert"}),
+    ):
+        assert parameters(conf, "tiny", model={"architecture": given})["model"]["architecture"] == merged
+
+
 def test_an_environment_may_choose_its_recipe_and_the_command_line_another(conf: Path) -> None:
     (conf / "tiny/parameters.yml").write_text(yaml.safe_dump({**TINY, "recipe": "mhfa"}))
     assert parameters(conf, "tiny")["model"]["kind"] == "mhfa"

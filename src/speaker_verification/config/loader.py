@@ -2,6 +2,7 @@
 
 Four layers, of which the later one wins: `conf/base`, the recipe (`conf/recipes`), the environment,
 `--params`. In each of them `phase_defaults` holds what all phases share, under the phases of that layer.
+An environment has its own changes to a recipe, and to recipes based on it, in its `recipes/NAME.yml`.
 The layer that gives training corpora of the user's own has `conf/own_corpora.yml` under it.
 """
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 RECIPES = "recipes"  # their folder, beside the environments
 OWN_CORPORA = "own_corpora.yml"  # beside them too
+MODEL_TYPE = "model_type"  # of an encoder's architecture
 DEV_EPOCHS = 2  # two, so that the transition between epochs is run as well
 
 
@@ -114,16 +116,17 @@ class RecipeConfigLoader(OmegaConfigLoader):
             from speaker_verification.config.tree import Parameters
 
             self.runtime_params = with_lists(Parameters, in_phases(self.runtime_params))
+        given = self.runtime_params or {}
         patterns = self.config_patterns["parameters"]
         base = self._read_layer(self.base_env, patterns)
         own = self._read_layer(self._own_env, patterns) if self._own_env else {}
-        recipe = self._read_recipe(_merge(base, own).get("recipe"))
-        layers = [base, recipe, own]
-        if _has_own_corpora(self._read_layer(self._own_env, patterns, alone=True) if self._own_env else {}):
+        chosen = _merge(base, own, given).get("recipe")
+        layers = [base, self._read_recipe(chosen), own, *self._read_own_changes(chosen)]
+        if _has_own_corpora(own):
             layers.insert(2, self._read_layer("", [OWN_CORPORA]))
-        elif _has_own_corpora(self.runtime_params or {}):
+        elif _has_own_corpora(given):
             layers.append(self._read_layer("", [OWN_CORPORA]))
-        return _merge(*layers)
+        return _merge(*layers, given)
 
     def _read_globals(self) -> dict[str, Any]:
         """Globals, with a data root that is a folder of this environment."""
@@ -147,10 +150,9 @@ class RecipeConfigLoader(OmegaConfigLoader):
         except ValueError as error:
             raise ParameterError(f"{file}: data_root {error}") from None
 
-    def _read_layer(self, folder: str, patterns: list[str], alone: bool = False) -> dict[str, Any]:
-        """Parameters of a folder by phase, under those of the command line unless they are to be alone."""
-        path = self._get_conf_env_path(folder)
-        key = "own parameters" if alone else "parameters"  # Kedro merges the command line into the latter
+    def _read_layer(self, folder: str, patterns: list[str]) -> dict[str, Any]:
+        """Parameters of a folder by phase, without those of the command line."""
+        path, key = self._get_conf_env_path(folder), "own parameters"  # Kedro merges them into "parameters"
         return in_phases(self.load_and_merge_dir_config(path, patterns, key, processed_files=set()))
 
     def _read_credentials(self) -> dict[str, Any]:
@@ -184,6 +186,19 @@ class RecipeConfigLoader(OmegaConfigLoader):
         recipe = self._read_layer(RECIPES, [file])
         parent = recipe.pop("based_on", None)
         return _merge(self._read_recipe(parent, (*heirs, name)), recipe) if parent else recipe
+
+    def _read_own_changes(self, recipe: Any) -> list[dict[str, Any]]:
+        """Changes of the environment to a recipe and to those it is based on, the furthest of them first."""
+        layers: list[dict[str, Any]] = []
+        folder = f"{self._own_env}/{RECIPES}"
+        name = recipe if self._own_env else None
+        while name is not None:
+            own = f"{Path(self._get_conf_env_path(folder)).as_posix()}/{name}.yml"
+            if self._fs.isfile(own):
+                self._check_files(folder, "parameters", [f"{name}.yml"])
+                layers.insert(0, self._read_layer(folder, [f"{name}.yml"]))
+            name = self._read_layer(RECIPES, [f"{name}.yml"]).get("based_on")
+        return layers
 
     def _recipe_file(self, name: Any, heirs: tuple[str, ...]) -> str:
         paths = self._fs.glob(f"{Path(self._get_conf_env_path(RECIPES)).as_posix()}/*.yml")
@@ -309,10 +324,21 @@ def _has_own_corpora(layer: Mapping[str, Any]) -> bool:
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Layers merged group by group, the later over the earlier; lists are replaced whole."""
+    """Layers merged group by group, the later over the earlier.
+
+    Lists are replaced whole, and so is the architecture of an encoder by that of another `model_type`.
+    """
     merged: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():
-            nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-            merged[name] = _merge(merged[name], value) if nested else deepcopy(value)
+            before = merged.get(name)
+            if isinstance(value, Mapping) and isinstance(before, Mapping) and not _is_other(value, before):
+                merged[name] = _merge(before, value)
+            else:
+                merged[name] = deepcopy(value)
     return merged
+
+
+def _is_other(architecture: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a group is the architecture of another kind of encoder."""
+    return MODEL_TYPE in before and architecture.get(MODEL_TYPE, before[MODEL_TYPE]) != before[MODEL_TYPE]

@@ -136,6 +136,8 @@ class PhaseSettings(Settings):
     sampling: SamplingSettings = SamplingSettings()
     speed_factors: tuple[float, ...] = (1.0,)
     """Playback speeds, drawn evenly; a speaker at another speed is another class."""
+    augment: bool = True
+    """Augment the crops, as `augmentation` says; false: all of them stay clean."""
     gradient_clip_norm: float | None = Field(None, gt=0)
     """Norm that gradients are clipped to; null: no clipping."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"

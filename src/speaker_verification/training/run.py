@@ -88,9 +88,11 @@ class PhaseTables:
     noise_clips: pd.DataFrame
     rirs: pd.DataFrame
 
-    def augmenter(self, settings: AugmentationSettings) -> Augmenter | None:
-        """Augmentation of the training crops, as far as there is any to draw from; None for none."""
-        settings = settings.available({*self.noise_clips["kind"]}, has_rooms=not self.rirs.empty)
+    def augmenter(self, job: PhaseJob) -> Augmenter | None:
+        """Augmentation of a phase's crops, as far as there is any to draw from; None for clean crops."""
+        if not job.phase.augment:
+            return None
+        settings = job.augmentation.available({*self.noise_clips["kind"]}, has_rooms=not self.rirs.empty)
         return Augmenter(self.noise_clips, self.rirs, settings) if settings.probability else None
 
     def require_files(self, augmented: bool) -> None:
@@ -157,7 +159,7 @@ def run_phase(
     if job.origin is not None:
         encoder = saved_model(Path(job.origin))
         job = replace(job, model=read_saved_configuration(encoder).model)
-    augmenter = tables.augmenter(job.augmentation)
+    augmenter = tables.augmenter(job)
     tables.require_files(augmented=augmenter is not None)
     examples = TrainingExamples(
         tables.training_utterances,
