@@ -249,21 +249,28 @@ def test_gradients_are_averaged_where_any_process_has_one() -> None:
         assert gradients == [[1.5, 1.5, 1.5], [0.5, 1.0], None]
 
 
-def clipped() -> tuple[float, list[float]]:
+def clipped(apart: bool) -> tuple[float, list[float]]:
     """Norm and clipped gradients of a parameter that both processes have, and of one that is sharded."""
     whole, part = (nn.Parameter(torch.zeros(1)) for _ in range(2))
     whole.grad, part.grad = torch.tensor([8.0]), torch.tensor([(2.0, 8.0)[processes().rank]])
     gradients = exchange.GradientExchange([whole, part], sharded=[part])
     gradients.average()
-    norm = gradients.clip(4.5)
+    norm = gradients.clip(4.5, *([[whole], [part]] if apart else [[whole, part]]))
     return float(norm), [float(whole.grad), float(part.grad)]
 
 
 @pytest.mark.project
 def test_a_sharded_parameter_counts_in_the_common_norm_with_all_its_parts() -> None:
     """The root of 64 + 1 + 16, of which half is left; sums over all examples are halved to means."""
-    for (norm, gradients), own in zip(values_of(run_processes(2, clipped)), (0.5, 2.0), strict=True):
+    for (norm, gradients), own in zip(values_of(run_processes(2, clipped, False)), (0.5, 2.0), strict=True):
         assert (norm, gradients) == (9, pytest.approx([4, own]))
+
+
+@pytest.mark.project
+def test_a_sharded_parameter_that_is_clipped_apart_has_the_norm_of_all_its_parts() -> None:
+    """Of the norms 8 and the root of 17, of (1, 4), the first alone is above 4.5; both together are 9."""
+    for (norm, gradients), own in zip(values_of(run_processes(2, clipped, True)), (1.0, 4.0), strict=True):
+        assert (norm, gradients) == (9, pytest.approx([4.5, own]))
 
 
 def fail(job: Job, how: str) -> tuple[list[Any], list[Any]]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from torch.nn.utils import parameters_to_vector
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.files import read_audio
@@ -292,6 +294,33 @@ def test_gradients_of_the_frontend_are_scaled_before_they_are_clipped(
     torch.testing.assert_close(scaled[f"frontend.{name}"] - start[name], moved / 2, rtol=1e-2, atol=1e-7)
     projection = "speaker_network.projection.weight"
     torch.testing.assert_close(scaled[projection], whole[projection])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_model_and_head_are_clipped_together_or_each_by_its_own_norm(
+    apart: bool, encoder: Path, utterances: pd.DataFrame, trials: pd.DataFrame, tmp_path: Path
+) -> None:
+    """One step of plain descent at rate 1 moves what is clipped together by the norm that is clipped to."""
+    phase = phase_settings(
+        epochs=1,
+        steps_per_epoch=1,
+        optimiser={"kind": "sgd", "weight_decay": 0.0, "sgd": {"momentum": 0.0, "nesterov": False}},
+        learning_rate={"maximum": 1.0, "minimum": 1.0},
+        gradient_clip_norm=1e-2,
+        gradient_clip_apart=apart,
+    )
+    loop = training_loop(encoder, tmp_path / "out", utterances, trials, phase)
+    before = parameters_to_vector(loop.classifier.parameters())
+    curve = loop.run().set_index("metric")["value"]
+    moved = parameters_to_vector(loop.classifier.parameters()) - before
+    in_head = loop.classifier.head.weight.numel()
+    of_model, of_head = (float(part.norm()) for part in moved.detach().split([len(moved) - in_head, in_head]))
+    if apart:
+        assert (of_model, of_head) == (pytest.approx(1e-2, rel=1e-3), pytest.approx(1e-2, rel=1e-3))
+    else:
+        assert math.hypot(of_model, of_head) == pytest.approx(1e-2, rel=1e-3)
+        assert min(of_model, of_head) < 9e-3
+    assert curve["gradient_norm"] > 2e-2  # of both, before they are clipped
 
 
 def test_the_loss_that_is_descended_is_the_regularised_one_and_the_head_s_is_told(

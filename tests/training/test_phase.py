@@ -20,6 +20,21 @@ def test_a_speaker_has_a_class_for_every_distinct_speed() -> None:
         ({"batch_size": 1}, "'phase.batch_size' is 1: input should be greater than or equal to 2"),
         ({"epoch": 3}, r"unknown parameter 'phase.epoch': did you mean 'phase.epochs'\?"),
         ({"margin": {"curve": "line"}}, "'phase.margin.curve' is 'line'"),
+        ({"gradient_clip_apart": True}, "gradient_clip_apart needs a norm .* set gradient_clip_norm"),
+        (
+            {"learning_rate": {"cosine": {"fall_epochs": 2, "num_cycles": 3}}},
+            "fall_epochs 2 .* num_cycles is 3",
+        ),
+        (
+            {
+                "learning_rate": {
+                    "schedule": "exponential",
+                    "update": "epoch",
+                    "exponential": {"warmup_epochs": 2},
+                }
+            },
+            "'phase.learning_rate': update 'epoch' .* exponential.warmup_epochs to 0",
+        ),
         ({"average_best": 3}, "average_best 3 is more than keep_checkpoints 2"),
         (
             {"optimiser": {"sgd": {"momentum": 0.0}}},

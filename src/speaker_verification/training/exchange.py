@@ -55,14 +55,30 @@ class GradientExchange:
             if parameter.grad is not None:
                 parameter.grad /= group.size
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Norm of the averaged gradients of all parameters, which are then scaled to `max_norm` at most."""
-        norm = get_total_norm(_gradients(self._parameters))
-        if self._sharded:
-            squared = get_total_norm(_gradients(self._sharded)).square()
-            norm = (norm.square() + processes().sum(squared)).sqrt()
-        clip_grads_with_norm_([*self._parameters, *self._sharded], max_norm, norm)
-        return norm
+    def clip(self, max_norm: float, *parts: Sequence[Parameter]) -> Tensor:
+        """Scale the averaged gradients of each part to a norm of `max_norm` at most.
+
+        Args:
+            max_norm: largest norm of the gradients of a part.
+            *parts: parameters, each of them in one part.
+
+        Returns:
+            Norm of the gradients of all parts before, a scalar.
+        """
+        norms = [self._norm(part) for part in parts]
+        for part, norm in zip(parts, norms, strict=True):
+            clip_grads_with_norm_(part, max_norm, norm)
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+    def _norm(self, parameters: Sequence[Parameter]) -> Tensor:
+        """Norm of the averaged gradients of parameters, the sharded ones with all their parts."""
+        sharded = {id(parameter) for parameter in self._sharded}
+        own = [parameter for parameter in parameters if id(parameter) in sharded]
+        norm = get_total_norm(_gradients(p for p in parameters if id(p) not in sharded))
+        if not own:
+            return norm
+        squared = get_total_norm(_gradients(own)).square()
+        return (norm.square() + processes().sum(squared)).sqrt()
 
 
 def _gradients(parameters: Iterable[Parameter]) -> list[Tensor]:

@@ -192,6 +192,8 @@ class TrainingLoop:
             self.model.frontend.compile_blocks()
         self.parameters = [p for p in self.classifier.parameters() if p.requires_grad]
         self.gradients = GradientExchange(self.parameters, self.head.sharded_parameters)
+        clipped = (self.model, self.head) if phase.gradient_clip_apart else (self.classifier,)
+        self.clipped_parts = [list(part.parameters()) for part in clipped]
         if self.group.joined:
             self._join()
         groups = parameter_groups(self.model, self.head, phase.lr_multipliers)
@@ -301,7 +303,7 @@ class TrainingLoop:
                 self.epoch_metrics.add(output.loss.detach(), output.predictions, batch.labels)
             self.gradients.average()
             scale_gradients(self.model.frontend.parameters(), phase.frontend_grad_scale)
-            norm = self.gradients.clip(phase.gradient_clip_norm or math.inf)
+            norm = self.gradients.clip(phase.gradient_clip_norm or math.inf, *self.clipped_parts)
             # All that the CPU has to know is read at once: every read waits for the device. It is read before
             # the optimiser's step, so that no weight takes up a gradient that is not finite.
             means = self.group.mean(torch.stack([x.double() for x in (*losses, output.loss.detach())]))

@@ -140,6 +140,8 @@ class PhaseSettings(Settings):
     """Augment the crops, as `augmentation` says; false: all of them stay clean."""
     gradient_clip_norm: float | None = Field(None, gt=0)
     """Norm that gradients are clipped to; null: no clipping."""
+    gradient_clip_apart: bool = False
+    """Clip the gradients of model and head each by their own norm instead of by their common one."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the forward pass, by autocast; the head is always float32."""
     compile: bool = False
@@ -181,6 +183,8 @@ class PhaseSettings(Settings):
             raise ValueError(f"rank_by '{self.rank_by}' must be one of: {', '.join(known)}")
         if self.start is None and self.start_head != "kept":
             raise ValueError(f"start_head '{self.start_head}' needs a saved model to start from, by start")
+        if self.gradient_clip_apart and self.gradient_clip_norm is None:
+            raise ValueError("gradient_clip_apart needs a norm to clip to: set gradient_clip_norm")
         if self.average_best > self.keep_checkpoints:
             raise ValueError(
                 f"average_best {self.average_best} is more than keep_checkpoints {self.keep_checkpoints}"

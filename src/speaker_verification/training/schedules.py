@@ -15,7 +15,7 @@ CONCAVE_REST = 1e-3  # distance of the concave curve from 1 at its end
 
 
 class CosineSettings(Settings):
-    """Warm-up and cycles of the cosine schedule."""
+    """Warm-up, cycles and end of the cosine schedule."""
 
     num_cycles: int = Field(1, ge=1)
     """Cycles."""
@@ -25,15 +25,27 @@ class CosineSettings(Settings):
     """Length of a cycle behind its warm-up, relative to the one before."""
     peak_factor: float = Field(1.0, gt=0)
     """Peak of a cycle, relative to the one before."""
+    fall_epochs: int | None = Field(None, ge=1)
+    """Epochs of the only cycle, after which the rate stays at the minimum; null: all of the phase."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> CosineSettings:
+        if self.fall_epochs is not None and self.num_cycles > 1:
+            raise ValueError(
+                f"fall_epochs {self.fall_epochs} is of one cycle, and num_cycles is {self.num_cycles}"
+            )
+        return self
 
 
 class StepSettings(Settings):
-    """Steps of the step schedule."""
+    """Warm-up and falls of the step schedule."""
 
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs of a linear warm-up, which reaches the maximum right after them."""
     factor: float = Field(0.95, gt=0, le=1)
     """Factor of each fall, down to the minimum."""
     every_epochs: int = Field(1, ge=1)
-    """Epochs between falls."""
+    """Epochs between falls, and from the warm-up to the first."""
 
 
 class ExponentialSettings(Settings):
@@ -48,6 +60,8 @@ class LearningRateSettings(Settings):
 
     schedule: Literal["cosine", "step", "exponential"] = "cosine"
     """Shape; the group of that name holds its parameters."""
+    update: Literal["step", "epoch"] = "step"
+    """Change of the rate with every optimiser step, or with every epoch."""
     maximum: float = Field(1e-3, gt=0)
     """Highest rate."""
     minimum: float = Field(1e-5, ge=0)
@@ -64,6 +78,11 @@ class LearningRateSettings(Settings):
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
         if self.schedule == "exponential" and not self.minimum:
             raise ValueError("minimum 0 is never reached by the exponential schedule: give one above 0")
+        if self.schedule == "exponential" and self.update == "epoch" and self.exponential.warmup_epochs:
+            raise ValueError(
+                "update 'epoch' would give the first epoch the rate 0 of exponential.warmup_epochs: set "
+                "exponential.warmup_epochs to 0, or update to step"
+            )
         return self
 
 
@@ -96,12 +115,29 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, settings: Learni
         settings: learning-rate schedule of the phase.
     """
     if settings.schedule == "step":
-        falls = step // (settings.step.every_epochs * steps_per_epoch)
-        return max(settings.maximum * settings.step.factor**falls, settings.minimum)
+        return _stepwise(step, steps_per_epoch, settings)
     total_steps = epochs * steps_per_epoch
     if settings.schedule == "exponential":
         return _exponential(step, total_steps, settings.exponential.warmup_epochs * steps_per_epoch, settings)
+    if settings.cosine.fall_epochs is not None:
+        total_steps = settings.cosine.fall_epochs * steps_per_epoch
+        if step >= total_steps:
+            return settings.minimum
     return _cosine(step, total_steps, settings)
+
+
+def _stepwise(step: int, steps_per_epoch: int, settings: LearningRateSettings) -> float:
+    """Linear warm-up, by one part in n + 1 of the maximum in each of n steps, then falls to the minimum.
+
+    Source (warm-up): Z. Li et al., arXiv 2510.04213 (its recipes).
+    """
+    warmup_steps = settings.step.warmup_epochs * steps_per_epoch
+    if step < warmup_steps:
+        height = (step + 1) / (warmup_steps + 1)
+    else:
+        falls = (step - warmup_steps) // (settings.step.every_epochs * steps_per_epoch)
+        height = settings.step.factor**falls
+    return max(settings.maximum * height, settings.minimum)
 
 
 def _exponential(step: int, total_steps: int, warmup_steps: float, settings: LearningRateSettings) -> float:

@@ -104,6 +104,27 @@ def test_class_weights_keep_torch_s_fans() -> None:
     assert bound * 0.99 < float(head.weight.detach().abs().max()) <= bound
 
 
+def test_unit_class_weights_are_even_and_of_norm_one_over_the_classes() -> None:
+    """Of 192 dimensions each has norm 1 over 300 classes: values are even up to the root of 3 / 300."""
+    torch.manual_seed(0)
+    settings = AamSoftmaxSettings(num_subcentres=2, initialisation="unit")
+    weight = SubcentreMarginHead(192, 300, settings).weight.detach()
+    assert weight.norm(dim=2).flatten().tolist() == pytest.approx([1.0] * 2 * 192)
+    assert float(weight.norm(dim=1).mean()) == pytest.approx(math.sqrt(192 / 300), rel=0.01)
+    assert float(weight.abs().max()) == pytest.approx(math.sqrt(3 / 300), rel=0.15)
+
+
+def test_plain_aam_adds_the_margin_to_the_target_s_angle_alone() -> None:
+    """Classes at angles of 1.0, 1.2 and 1.5: with a margin of 0.2 the first is as far as the second."""
+    angles = torch.tensor([1.0, 1.2, -1.5], dtype=torch.float64)
+    weight = 3 * torch.stack([angles.cos(), angles.sin()])[None]  # (K, E, C)
+    output = head_with(weight, 32.0)(
+        torch.tensor([[5.0, 0.0]], dtype=torch.float64), torch.tensor([0]), Margins(0.2, 0, 0.0)
+    )
+    # log(2 + exp(32 (0.0707372017 - 0.3623577545)))
+    assert float(output.loss.detach()) == pytest.approx(0.69319146, abs=1e-8)
+
+
 def test_past_pi_the_target_s_logit_follows_either_fallback() -> None:
     """Two classes at -1 and 0: by hand, the target at theta = pi with a margin of 0.5."""
     weight = torch.tensor([[[-1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)

@@ -28,8 +28,8 @@ class AamSoftmaxSettings(Settings):
     """Sub-centres of a class."""
     scale: float = Field(30.0, gt=0)
     """Scale of the cosines."""
-    initialisation: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform"
-    """Initial weights of the centres."""
+    initialisation: Literal["xavier_uniform", "xavier_normal", "unit"] = "xavier_uniform"
+    """Initial weights of the centres; unit: uniform, every dimension of norm 1 over the classes."""
     fallback: Literal["arcface", "wespeaker"] = "arcface"
     """Target logit where angle and margin would pass pi."""
 
@@ -62,6 +62,9 @@ class SubcentreMarginHead(ShardableHead):
         self.weight = nn.Parameter(torch.empty(settings.num_subcentres, embedding_size, num_classes))
         if settings.initialisation == "xavier_uniform":
             xavier_initialise(self)
+        elif settings.initialisation == "unit":
+            nn.init.uniform_(self.weight, -1.0, 1.0)
+            self.weight.data = functional.normalize(self.weight.data, dim=2)  # (K, E, C)
         else:
             for centres in self.weight:  # (E, C): fans are those of a linear layer
                 nn.init.xavier_normal_(centres)
