@@ -24,6 +24,13 @@ def test_metrics_are_those_of_all_examples_whatever_the_batches() -> None:
     assert computed["macro_f1"] == pytest.approx(100 * f1_score(labels, predictions, average="macro"))
 
 
+def test_a_loss_that_predicts_no_classes_has_a_mean_alone() -> None:
+    metrics = EpochMetrics(3, CPU)
+    metrics.add(torch.tensor(2.0), None, torch.tensor([0, 2, 1]))
+    metrics.add(torch.tensor(6.0), None, torch.tensor([1]))
+    assert metrics.compute() == {"loss": 3.0}
+
+
 def test_an_epoch_begins_anew_after_it_is_cleared() -> None:
     metrics = EpochMetrics(2, CPU)
     metrics.add(torch.tensor(9.0), torch.tensor([1, 1]), torch.tensor([0, 0]))

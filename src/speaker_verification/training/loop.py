@@ -37,6 +37,7 @@ from speaker_verification.training.failures import (
 )
 from speaker_verification.training.kept_epochs import TRAINED_BY
 from speaker_verification.training.metrics import EpochMetrics, Metrics
+from speaker_verification.training.objective import Objective
 from speaker_verification.training.optimiser import (
     choose_trained,
     keep_whole_state,
@@ -124,7 +125,8 @@ class TrainingLoop:
         folder: folder of the best epochs (see checkpoints.py).
         fingerprint: inputs of the phase, stored in its checkpoints and compared before it resumes.
         initialise: function that completes model and head before the first step, not where a phase resumes.
-        regularise: function from the head's loss to the loss to minimise (see regularisation.py).
+        objective: loss of a batch, and the model that is validated and kept after an epoch.
+        regularise: function from this loss to the loss to minimise (see regularisation.py).
         tracker: receiver of the metrics.
         later: phases that follow in the same run, by name: the log tells how long they take at least.
         times: receives how long the parts of the phase take.
@@ -138,6 +140,7 @@ class TrainingLoop:
     folder: Path
     fingerprint: RunFingerprint
     initialise: Callable[[SpeakerClassifier], None] = as_started
+    objective: Objective = field(default_factory=Objective)
     regularise: Callable[[Tensor], Tensor] = unregularised
     tracker: Tracker = field(default_factory=Untracked)
     later: Mapping[str, PhaseSettings] = field(default_factory=dict)
@@ -190,27 +193,35 @@ class TrainingLoop:
         choose_trained(self.model.frontend, phase.frontend)
         if phase.compile:
             self.model.frontend.compile_blocks()
-        self.parameters = [p for p in self.classifier.parameters() if p.requires_grad]
-        self.gradients = GradientExchange(self.parameters, self.head.sharded_parameters)
-        clipped = (self.model, self.head) if phase.gradient_clip_apart else (self.classifier,)
-        self.clipped_parts = [list(part.parameters()) for part in clipped]
+        self.parts: dict[str, Stateful] = {}
+        self.objective.begin(self.classifier, self.steps_per_epoch, self._make_optimiser)
+        if self.objective.state_dict():
+            self.parts["objective"] = self.objective  # first: it gives the model the shape of the others
+        self.parts["modules"] = self.classifier
+        self._make_optimiser()
         if self.group.joined:
             self._join()
-        groups = parameter_groups(self.model, self.head, phase.lr_multipliers)
-        self.optimiser = make_optimiser(groups, phase.optimiser)
-        if self.head.shard:
-            keep_whole_state(self.optimiser, self.head.sharded_parameters, self.head.shard)
         self.average = MovingAverage(phase.averaging.newest_weight)
         self.checkpoints = BestCheckpoints(folder, phase.keep_checkpoints, phase.rank_by == NEWEST_FIRST)
         self.epoch_metrics = EpochMetrics(self.head.num_classes, self.model.device)
-        parts: dict[str, Stateful] = {
-            "modules": self.classifier,
-            "optimiser": self.optimiser,
+        self.parts |= {
             "average": self.average,
             "best": self.checkpoints,
             "metrics": self.epoch_metrics,
         }
-        self.resume = ResumePoint(folder, self.fingerprint, parts)
+        self.resume = ResumePoint(folder, self.fingerprint, self.parts)
+
+    def _make_optimiser(self) -> None:
+        """Make the optimiser of the trained parameters, and the exchange of their gradients."""
+        self.parameters = [p for p in self.classifier.parameters() if p.requires_grad]
+        self.gradients = GradientExchange(self.parameters, self.head.sharded_parameters)
+        clipped = (self.model, self.head) if self.phase.gradient_clip_apart else (self.classifier,)
+        self.clipped_parts = [list(part.parameters()) for part in clipped]
+        groups = parameter_groups(self.model, self.head, self.phase.lr_multipliers)
+        self.optimiser = make_optimiser(groups, self.phase.optimiser)
+        if self.head.shard:
+            keep_whole_state(self.optimiser, self.head.sharded_parameters, self.head.shard)
+        self.parts["optimiser"] = self.optimiser
 
     def _join(self) -> None:
         """Make what is computed over the examples of a forward pass the same as in one process."""
@@ -231,6 +242,7 @@ class TrainingLoop:
         self.lines.begin(self.progress.step)
         for epoch in range(done_epochs + 1, self.phase.epochs + 1):
             with measured(self.times.training):
+                self.objective.begin_epoch(epoch)
                 metrics = self.train_epoch(epoch, first_step)
             with measured(self.times.finishing):
                 self.finish_epoch(epoch, metrics)
@@ -241,9 +253,9 @@ class TrainingLoop:
     def start_phase(self) -> None:
         """Measure the state before any step; a phase without epochs hands it on as its checkpoint."""
         self.initialise(self.classifier)
-        metrics = self._validate()
+        metrics = self._validate(self.model)
         if not self.phase.epochs:
-            self._keep(self.checkpoints.save_if_best, 0, metrics)
+            self._keep(self.checkpoints.save_if_best, 0, metrics, self.model)
         self._record(0, metrics)
         self.lines.log_epoch(0, 0, self.progress.curve)
         self.tracker.log_epoch(0, metrics)
@@ -274,8 +286,9 @@ class TrainingLoop:
                         break  # the end of the block exits the process
         metrics = self.epoch_metrics.compute() | {
             "learning_rate": step.learning_rate,
-            "margin": step.margin,
+            **({"margin": step.margin} if self.objective.has_margin else {}),
             "gradient_norm": step.gradient_norm,
+            **self.objective.metrics(),
             "data_seconds": self.loader.waited_seconds,
             "step_seconds": time.perf_counter() - started - self.loader.waited_seconds,
         }
@@ -293,23 +306,24 @@ class TrainingLoop:
             for _ in range(phase.accumulation_steps):
                 batch = next(batches)
                 keys.append(batch.keys)
-                output = self.classifier(
-                    batch.waveforms, batch.labels, margins, autocast=phase.precision == "bfloat16"
-                )
-                loss = self.regularise(output.loss)
+                self.objective.begin_pass(step, len(losses))
+                autocast = phase.precision == "bfloat16"
+                told, predictions = self.objective.loss(self.classifier, batch, margins, autocast)
+                loss = self.regularise(told)
                 # Mean over the passes: the gradient is that of one batch with all their examples.
                 (loss / phase.accumulation_steps).backward()
                 losses.append(loss.detach())
-                self.epoch_metrics.add(output.loss.detach(), output.predictions, batch.labels)
+                self.epoch_metrics.add(told.detach(), predictions, batch.labels)
             self.gradients.average()
             scale_gradients(self.model.frontend.parameters(), phase.frontend_grad_scale)
             norm = self.gradients.clip(phase.gradient_clip_norm or math.inf, *self.clipped_parts)
             # All that the CPU has to know is read at once: every read waits for the device. It is read before
             # the optimiser's step, so that no weight takes up a gradient that is not finite.
-            means = self.group.mean(torch.stack([x.double() for x in (*losses, output.loss.detach())]))
+            means = self.group.mean(torch.stack([x.double() for x in (*losses, told.detach())]))
             *minimised, last_loss, gradient_norm = torch.cat([means, norm.double()[None]]).tolist()
             self._refuse_not_finite(minimised, gradient_norm, keys)
             self.optimiser.step()
+            self.objective.update()
             self.optimiser.zero_grad(set_to_none=True)
         self.progress.step += 1
         return StepResult(last_loss, gradient_norm, self.schedule.learning_rate(step), margin)
@@ -338,8 +352,8 @@ class TrainingLoop:
         self.checkpoints.load_average(self.model, self.head, self.phase.average_best)
         with measured(self.times.averaging_best):
             reestimate_statistics(self.model, self._waveforms_of(epoch))
-        metrics = self._validate()
-        self._keep(self.checkpoints.save_average, epoch, metrics)
+        metrics = self._validate(self.model)
+        self._keep(self.checkpoints.save_average, epoch, metrics, self.model)
         self.lines.log_average(metrics[self.phase.ranking_metric])
         metrics = {f"average.{name}": value for name, value in metrics.items()}
         self._record(epoch, metrics)
@@ -347,20 +361,22 @@ class TrainingLoop:
 
     def _evaluate(self, epoch: int, metrics: Metrics) -> None:
         """Add the error rates of the present weights to an epoch's metrics, and keep the best weights."""
-        metrics |= self._validate()
-        self._keep(self.checkpoints.save_if_best, epoch, metrics)
+        model = self.objective.handed_on(self.model)
+        metrics |= self._validate(model)
+        if self.objective.ranks(metrics):
+            self._keep(self.checkpoints.save_if_best, epoch, metrics, model)
         self._record(epoch, metrics)
         self.lines.log_epoch(epoch, self.progress.step, self.progress.curve)
 
-    def _validate(self) -> Metrics:
-        return self.group.first(self.validate(self.model))
+    def _validate(self, model: SpeakerModel) -> Metrics:
+        return self.group.first(self.validate(model))
 
-    def _keep(self, save: Callable[..., None], epoch: int, metrics: Metrics) -> None:
-        """Hand the present weights to a saving method of the checkpoints."""
+    def _keep(self, save: Callable[..., None], epoch: int, metrics: Metrics, model: SpeakerModel) -> None:
+        """Hand a model and the present head to a saving method of the checkpoints."""
         run = self.fingerprint.record() | {"tracking": dict(self.tracker.ids)}
         run |= {TRAINED_BY: dict(self.trained_by), "epoch": epoch, "metrics": metrics}
         with report_failed_writes(self.folder, self.resume.last_good):
-            save(epoch, metrics[self.phase.ranking_metric], self.model, self.head, run)
+            save(epoch, metrics[self.phase.ranking_metric], model, self.head, run)
         self.group.wait()
 
     def _record(self, epoch: int, metrics: Metrics) -> None:

@@ -46,33 +46,35 @@ class EpochMetrics:
         self._loss.copy_(state["loss"])
         self._counts.copy_(state["counts"])
 
-    def add(self, loss: Tensor, predictions: Tensor, labels: Tensor) -> None:
+    def add(self, loss: Tensor, predictions: Tensor | None, labels: Tensor) -> None:
         """Accumulate a forward pass.
 
         Args:
             loss: mean loss of the batch, without a gradient.
-            predictions: (B,) predicted classes.
+            predictions: (B,) predicted classes; None of a loss that predicts none.
             labels: (B,) true classes.
         """
         self._loss += loss.double() * len(labels)
         examples, predicted, hits = self._counts
         one = torch.ones_like(labels)
         examples.index_add_(0, labels, one)
+        if predictions is None:
+            return
         predicted.index_add_(0, predictions, one)
         hits.index_add_(0, labels, (predictions == labels).to(one.dtype))
 
     def compute(self) -> Metrics:
-        """Mean loss, and accuracy and macro F1 in %, over all examples since the last `clear`."""
+        """Mean loss over all examples since the last `clear`; accuracy and macro F1 in % of predictions."""
         total, all_counts = self._sums()
         loss, *counts = torch.cat([total[None], all_counts.double().flatten()]).tolist()
         examples, predicted, hits = np.reshape(counts, (3, -1))
+        metrics = {"loss": float(loss / examples.sum())}
+        if not predicted.any():
+            return metrics
         seen = examples + predicted > 0
         f1 = 2 * hits[seen] / (examples + predicted)[seen]
-        return {
-            "loss": float(loss / examples.sum()),
-            "accuracy": float(100 * hits.sum() / examples.sum()),
-            "macro_f1": 100 * float(f1.mean()),
-        }
+        accuracy = float(100 * hits.sum() / examples.sum())
+        return metrics | {"accuracy": accuracy, "macro_f1": 100 * float(f1.mean())}
 
     def _sums(self) -> tuple[Tensor, Tensor]:
         group = processes()
