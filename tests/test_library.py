@@ -16,6 +16,7 @@ from tests.support.floors import FLOORS, PACKAGE, PROJECT, SOURCE, imports_of
 EXTRAS = {  # what the extras install beside the library's own dependencies, by top module
     "pipelines": ("kedro", "kedro_datasets", "kedro_viz", "mlflow", "omegaconf", "plotly"),
     "demo": ("espeakng_loader", "pyroomacoustics"),
+    "lora": ("accelerate", "peft"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "speech": ("onnxruntime", "silero_vad"),
 }

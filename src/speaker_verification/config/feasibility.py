@@ -30,6 +30,7 @@ from speaker_verification.corpora.trials.trials import gather_trials
 from speaker_verification.corpora.utterances import list_subset
 from speaker_verification.corpora.validation import draw_validation_trials, hold_out_speakers
 from speaker_verification.data.sampling import EpochBatches, UtteranceOrder
+from speaker_verification.models.encoders.lora import require_lora
 from speaker_verification.models.encoders.pretrained import find_encoder
 from speaker_verification.models.weight_files import read_json
 from speaker_verification.scoring.calibration_trials import draw_calibration_trials
@@ -267,6 +268,7 @@ def _refuse_phase(
     with in_group(f"{name}.margin"):
         head.check_top_k(phase.margin.top_k, num_classes)
     with in_group(name):
+        require_lora(phase.lora)
         order = UtteranceOrder(speakers, phase.sampling, phase.batch_size, seed=0)
         EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
 

@@ -23,6 +23,7 @@ from speaker_verification.models.encoders.configuration import (
     read_configuration,
     refuse_unservable,
 )
+from speaker_verification.models.encoders.lora import lora_layers
 from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
 from speaker_verification.models.weight_files import (
     read_json,
@@ -252,6 +253,7 @@ class Frontend(nn.Module):
         self.last_state = last_state
         self._block_inputs: dict[int, Tensor] = {}
         self.adapter.choose_attention(attention)
+        self._recomputes_blocks = checkpoint_activations
         if checkpoint_activations:
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
         module: Any
@@ -304,6 +306,18 @@ class Frontend(nn.Module):
         for block in self.adapter.blocks:
             for part in self.adapter.compiled_parts(block):
                 part.compile()
+
+    def begin_training(self, mode: Literal["evaluation", "training"]) -> None:
+        """Set the mode of the encoder in training steps.
+
+        In evaluation mode too, LoRA has its dropout and blocks are recomputed where that is asked for.
+        """
+        self.train(mode == "training")
+        for layer in lora_layers(self.encoder).values():
+            layer.lora_dropout.train()
+        if self._recomputes_blocks:
+            for block in self.adapter.blocks:
+                block.training = True  # of the block alone: transformers asks it whether to recompute
 
     def normalise(self, waveforms: Tensor) -> Tensor:
         """Normalised waveforms (B, samples), or the same ones where the frontend does not normalise."""

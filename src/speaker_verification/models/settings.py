@@ -31,6 +31,19 @@ class RegularisationSettings(Settings):
     """Share of masked frames."""
 
 
+class LoraSettings(Settings):
+    """LoRA, trained low-rank updates of frozen linear layers (see encoders/lora.py)."""
+
+    rank: int = Field(0, ge=0)
+    """Rank of LoRA's updates of the frozen encoder; 0: no LoRA."""
+    alpha: int = Field(128, ge=1)
+    """Factor on the updates, divided by their rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the input of the updates."""
+    targets: tuple[str, ...] | None = Field(None, min_length=1)
+    """Updated linear layers, by the last parts of their names; null: those of the encoder's family."""
+
+
 class FrontendSettings(Settings):
     """Encoder to start from: a checkpoint, or a random one of a given architecture."""
 

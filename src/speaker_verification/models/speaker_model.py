@@ -20,6 +20,7 @@ from speaker_verification.audio.files import read_audio
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models.encoders.configuration import build_encoder, configuration_of
+from speaker_verification.models.encoders.lora import merged_state
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.initialisation import Uninitialised, xavier_initialise
 from speaker_verification.models.layer_aggregation import LayerAggregation, build_layer_aggregation
@@ -108,14 +109,14 @@ class SpeakerModel(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model to a folder, which is created where it does not exist."""
+        """Write the model, with LoRA merged, to a folder, which is created where it does not exist."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         encoder = {**self.frontend.config.to_dict(), "model_type": self.frontend.config.model_type}
         encoder.pop("_name_or_path", None)  # path on this machine
         config: dict[str, Any] = {"model": self.settings.model_dump(mode="json"), "encoder": encoder}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        save_file({k: v.contiguous() for k, v in merged_state(self).items()}, folder / WEIGHTS_FILE)
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from speaker_verification.models.encoders.lora import load_merged_state, merged_state
 from speaker_verification.models.speaker_model import SpeakerModel
 
 State = Mapping[str, Tensor]
@@ -26,7 +27,8 @@ def mean_state(states: Sequence[State]) -> dict[str, Tensor]:
 class MovingAverage:
     """Exponential moving average of a module's state, one update an epoch.
 
-    The first update takes the state as it is; a later one gives it the weight `newest_weight`.
+    The first update takes the state as it is; a later one gives it the weight `newest_weight`. LoRA is
+    merged before: the product of averaged matrices is not the average of their products.
 
     Source: P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018,
     with the weighting of LAP's recipe.
@@ -38,7 +40,7 @@ class MovingAverage:
 
     def update(self, module: nn.Module) -> None:
         """Take the module's present state in."""
-        for name, newest in module.state_dict().items():
+        for name, newest in merged_state(module).items():
             if name in self._state and newest.is_floating_point():
                 self._state[name] = self._state[name].to(newest).lerp(newest, self._newest_weight)
             else:
@@ -56,7 +58,7 @@ class MovingAverage:
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module with averaged weights, until the end of the block gives it its own back."""
         own = {name: value.clone() for name, value in module.state_dict().items()}
-        module.load_state_dict(self._state)
+        load_merged_state(module, self._state)
         try:
             yield
         finally:

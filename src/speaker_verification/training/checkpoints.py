@@ -26,6 +26,7 @@ from torch import Tensor
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError, UserError
+from speaker_verification.models.encoders.lora import load_merged_state
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.settings import WEIGHTS_FILE
 from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
@@ -161,7 +162,7 @@ class BestCheckpoints:
     def load_average(self, model: SpeakerModel, head: Head, num_best: int) -> None:
         """Load the mean weights of the `num_best` best epochs, or of all there are, into model and head."""
         folders = [self.folder / ranked.folder for ranked in self.ranking[:num_best]]
-        model.load_state_dict(mean_state([read_safetensors(folder / WEIGHTS_FILE) for folder in folders]))
+        load_merged_state(model, mean_state([read_safetensors(folder / WEIGHTS_FILE) for folder in folders]))
         head.load_state_dict(mean_state([read_safetensors(folder / HEAD_FILE) for folder in folders]))
 
     def save_average(

@@ -265,7 +265,7 @@ class TrainingLoop:
         started = time.perf_counter()
         self.classifier.train()
         # A frozen frontend may train with its dropouts, and a trained one without.
-        self.model.frontend.train(self.phase.frontend_mode == "training")
+        self.model.frontend.begin_training(self.phase.frontend_mode)
         batches = self.loader.batches(epoch - 1, first_step)
         name = f"{self.fingerprint.phase}: epoch {epoch}/{self.phase.epochs}"
         bar = progress_bar(

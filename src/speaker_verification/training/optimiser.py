@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from speaker_verification.models.encoders.lora import lora_layers
 from speaker_verification.models.frontend import Frontend
 from speaker_verification.models.heads.sharding import ClassShard
 from speaker_verification.models.speaker_model import SpeakerModel
@@ -18,7 +19,7 @@ from speaker_verification.training.phase import LrMultipliers, OptimiserSettings
 def choose_trained(
     frontend: Frontend, which: Literal["frozen", "blocks", "no_convolutions", "trained"]
 ) -> None:
-    """Set `requires_grad` on the trained part of the frontend, and on no other.
+    """Set `requires_grad` on the trained part of the frontend, LoRA included, and on no other.
 
     Args:
         frontend: changed in place.
@@ -31,6 +32,9 @@ def choose_trained(
     if which == "no_convolutions":
         for module in adapter.stem:
             module.requires_grad_(False)
+    for layer in lora_layers(frontend).values():
+        layer.lora_A.requires_grad_(True)
+        layer.lora_B.requires_grad_(True)
 
 
 def parameter_groups(

@@ -10,6 +10,7 @@ from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import LocalPath, Settings
 from speaker_verification.data.sampling import SamplingSettings
+from speaker_verification.models.settings import LoraSettings
 from speaker_verification.training.schedules import (
     LearningRateSettings,
     MarginSettings,
@@ -116,6 +117,8 @@ class PhaseSettings(Settings):
     """Mode of the frontend; training: with dropout, layer drop and time masks, even where frozen."""
     frontend_grad_scale: float = Field(1.0, gt=0)
     """Factor on the gradients of the frontend before clipping."""
+    lora: LoraSettings = LoraSettings()
+    """LoRA on the frozen encoder; saved models have it merged into their weights."""
     crop_seconds: float = Field(gt=0)
     """Length of a training example in seconds."""
     batch_size: int = Field(ge=2)
@@ -185,6 +188,11 @@ class PhaseSettings(Settings):
             raise ValueError(f"start_head '{self.start_head}' needs a saved model to start from, by start")
         if self.gradient_clip_apart and self.gradient_clip_norm is None:
             raise ValueError("gradient_clip_apart needs a norm to clip to: set gradient_clip_norm")
+        if self.lora.rank and self.frontend != "frozen":
+            raise ValueError(
+                f"lora.rank {self.lora.rank} needs frontend frozen: LoRA learns in place of the weights that "
+                f"it updates, and frontend is '{self.frontend}'"
+            )
         if self.average_best > self.keep_checkpoints:
             raise ValueError(
                 f"average_best {self.average_best} is more than keep_checkpoints {self.keep_checkpoints}"

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError
+from speaker_verification.models.encoders.lora import merged_parameters
 from speaker_verification.models.frontend import Frontend, load_encoder
 from speaker_verification.models.settings import is_saved_model
 from speaker_verification.models.speaker_model import SpeakerModel
@@ -40,24 +41,26 @@ class PretrainedDistance:
 
     def __init__(self, frontend: Frontend, encoder: str | Path, settings: PretrainedDistanceSettings) -> None:
         self._settings = settings
-        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._encoder = frontend.encoder
+        self._pretrained: dict[str, Tensor] = {}
         if settings.kind == "none":
             return
         pretrained = dict(_pretrained(encoder, frontend).named_parameters())
-        for name, parameter in frontend.encoder.named_parameters():
+        for name, parameter in merged_parameters(frontend.encoder).items():
             reference = pretrained.get(name)
             if reference is None or reference.shape != parameter.shape:
                 raise DataError(
                     f"'pretrained_distance' needs the encoder that training began with: '{encoder}' "
                     f"has no {name} of shape {tuple(parameter.shape)}"
                 )
-            self._pairs.append((parameter, reference.detach().to(parameter)))
+            self._pretrained[name] = reference.detach().to(parameter)
 
     def __call__(self, loss: Tensor) -> Tensor:
         """Loss to minimise, for a mean loss of the head."""
         if self._settings.kind == "none":
             return loss
-        differences = [own - reference for own, reference in self._pairs]
+        own = merged_parameters(self._encoder)
+        differences = [own[name] - reference for name, reference in self._pretrained.items()]
         if self._settings.kind == "l2_sp":
             return loss + self._settings.weight * sum(d.square().sum() for d in differences)
         distance = torch.stack([torch.linalg.vector_norm(d) for d in differences]).sum()

@@ -12,6 +12,7 @@ import torch
 from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.data.examples import TrainingExamples
+from speaker_verification.models.encoders.lora import add_lora
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.heads.classes import keep_classes, turn_classes
 from speaker_verification.models.settings import ModelSettings
@@ -72,8 +73,9 @@ def start_phase(
     """Model and margin head that a phase starts from.
 
     After an encoder both are fresh (drawn from torch's global generator), with a class for every speaker at
-    every speed. After a phase both are those of its best epoch, classes included. A sharded head is made
-    whole, so that its weights are those of one process, of which each then keeps its classes'.
+    every speed. After a phase both are those of its best epoch, classes included. LoRA is fresh in every
+    phase. A sharded head is made whole, so that its weights are those of one process, of which each then
+    keeps its classes'.
 
     Args:
         folder: an encoder in Hugging Face format, or of the phase before.
@@ -85,14 +87,15 @@ def start_phase(
 
     Raises:
         DataError: the phase before was trained on other speakers, or the folder cannot be read.
-        ParameterError: this phase needs more classes than the phase before made, or asks for another model.
+        ParameterError: this phase needs more classes than the phase before made, or asks for another model or
+            for LoRA that cannot be added.
     """
     if not (folder / RANKING_FILE).exists():
         model = SpeakerModel.from_encoder(folder, model_settings)
         num_classes = len(speaker_ids) * phase.num_speed_classes
         head = build_head(head_settings, model.embedding_size, num_classes)
         head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
-        return model.to(device), head.to(device)
+        return _with_lora(model, phase).to(device), head.to(device)
     checkpoint = best_checkpoint(folder, phase.choose_top)
     head, trained_head, run = load_head(checkpoint, "cpu")
     if list(run["speaker_ids"]) != list(speaker_ids):
@@ -113,7 +116,7 @@ def start_phase(
                 "phases of this recipe from 'pretrain', or start from a checkpoint of its own"
             )
     head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
-    return model, head.to(device)
+    return _with_lora(model, phase), head.to(device)
 
 
 def start_from_model(
@@ -139,7 +142,7 @@ def start_from_model(
     Raises:
         DataError: the folder holds no saved model, or a head of other embeddings.
         ParameterError: the saved head, of which classes are to be kept, has other settings; or a head of its
-            kind cannot keep or make single classes.
+            kind cannot keep or make single classes; or LoRA cannot be added.
     """
     folder = saved_model(folder)
     model = SpeakerModel.from_pretrained(folder, device)
@@ -172,7 +175,13 @@ def start_from_model(
     others = [own for own in range(len(classes)) if own not in kept]
     from_means = [] if phase.start_head == "random" else others
     new = NewClasses(folder, len(kept), from_means, len(others) - len(from_means))
-    return model, head.to(device), new
+    return _with_lora(model, phase), head.to(device), new
+
+
+def _with_lora(model: SpeakerModel, phase: PhaseSettings) -> SpeakerModel:
+    if phase.epochs:
+        add_lora(model.frontend.adapter, phase.lora)
+    return model
 
 
 def _class_order(speaker_ids: Sequence[str], speed_factors: Sequence[float]) -> list[tuple[str, float]]:

@@ -47,6 +47,8 @@ class EncoderAdapter(ABC):
     """Options by the name of the parameter in `RegularisationSettings` that replaces them."""
     weight_prefixes: ClassVar[tuple[str, ...]] = ("feature_projection.", "encoder.")
     """First parts of the names of weights; other weights of a checkpoint are of heads and ignored."""
+    lora_targets: ClassVar[tuple[str, ...]] = ()
+    """Last parts of the names of the linear layers that LoRA updates, unless the phase names others."""
     optional_weights: ClassVar[frozenset[str]] = frozenset({"masked_spec_embed"})
     """Weights that a checkpoint may lack: only training with time masks uses them."""
 

@@ -37,6 +37,7 @@ class W2vBertAdapter(EncoderAdapter):
         **EncoderAdapter.regularisation,
         "dropout": _DROPOUTS,
     }
+    lora_targets = ("linear_q", "linear_v")
 
     @classmethod
     def option_faults(cls, options: Mapping[str, Any]) -> Iterator[Fault]:

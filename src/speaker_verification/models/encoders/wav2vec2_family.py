@@ -47,6 +47,7 @@ class Wav2Vec2Adapter(EncoderAdapter):
     )
     width_divisors = (*EncoderAdapter.width_divisors, "num_conv_pos_embedding_groups")
     weight_prefixes = ("feature_extractor.", *EncoderAdapter.weight_prefixes)
+    lora_targets = ("q_proj", "v_proj")
 
     @classmethod
     def option_faults(cls, options: Mapping[str, Any]) -> Iterator[Fault]:

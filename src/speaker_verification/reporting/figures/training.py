@@ -123,7 +123,7 @@ def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Fi
 
 def _parts_by_multiplier(phase: PhaseSettings) -> dict[float, list[str]]:
     multipliers = {"head": phase.lr_multipliers.head, "backend": phase.lr_multipliers.backend}
-    if phase.frontend != "frozen":
+    if phase.frontend != "frozen" or phase.lora.rank:
         multipliers["frontend"] = phase.lr_multipliers.frontend
     parts: dict[float, list[str]] = {}
     for part, multiplier in multipliers.items():
