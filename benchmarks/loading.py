@@ -193,9 +193,10 @@ def _ours(
 ) -> Example:
     augmenter = Augmenter(clips, rooms, AugmentationSettings(cache_megabytes=cache_megabytes))
     examples = TrainingExamples(utterances, augmenter, seconds, SPEEDS, seed=0)
+    length = examples.crop_lengths.longest
 
     def example(pass_number: int, row: int) -> str:
-        wave, _, augmentation = examples.draw((pass_number, row))
+        wave, _, augmentation = examples.draw((pass_number, row, length))
         augmenter.apply(wave, augmentation)
         return augmentation.kind if augmentation is not None else "nothing"
 
@@ -401,7 +402,7 @@ def _compare_forms(
                     _drop_pages(utterances["path"].unique())
                 started = clock()
                 for row in rows:
-                    examples[number, int(row)]
+                    examples[number, int(row), examples.crop_lengths.longest]
                 if number:
                     means[form, column].append((clock() - started) / len(rows))
     tell(f"{'examples a second':24}{'warm':>8}{'cold':>8}{'augmented':>11}{'kB each':>9}")

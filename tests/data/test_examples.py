@@ -58,8 +58,8 @@ def test_labels_are_ranks_of_sorted_speakers(utterances: pd.DataFrame) -> None:
     examples = TrainingExamples(utterances, None, CROP_SECONDS, [1.0], seed=0)
     assert examples.speaker_ids == ["a", "b", "c"]
     assert (examples.num_speakers, examples.num_classes, len(examples)) == (3, 3, 6)
-    assert [examples[0, row][1] for row in range(6)] == [2, 0, 1, 0, 2, 1]
-    assert [examples[0, row][2] for row in range(6)] == list(range(6))
+    assert [examples[0, row, CROP_SAMPLES][1] for row in range(6)] == [2, 0, 1, 0, 2, 1]
+    assert [examples[0, row, CROP_SAMPLES][2] for row in range(6)] == list(range(6))
 
 
 def test_each_distinct_speed_is_a_speaker_of_its_own(utterances: pd.DataFrame) -> None:
@@ -67,7 +67,7 @@ def test_each_distinct_speed_is_a_speaker_of_its_own(utterances: pd.DataFrame) -
     assert (examples.num_speakers, examples.num_classes) == (3, 9)
     steps_and_labels = []
     for number in range(400):
-        wave, label, _ = examples[number, 1]  # speaker a, a ramp: its slope tells the speed
+        wave, label, _ = examples[number, 1, CROP_SAMPLES]  # speaker a, a ramp: its slope tells the speed
         slope = float(wave[500] - wave[100]) / 400 * 4096
         steps_and_labels.append((round(slope, 2), label))
     counts = Counter(steps_and_labels)
@@ -76,9 +76,33 @@ def test_each_distinct_speed_is_a_speaker_of_its_own(utterances: pd.DataFrame) -
     assert abs(counts[0.9, 3] - 80) < 3.3 * np.sqrt(400 * 0.2 * 0.8)
 
 
+def test_the_row_tells_the_speed_where_every_utterance_is_taken_at_every_one(
+    utterances: pd.DataFrame,
+) -> None:
+    factors = (1.0, 0.9, 1.1)
+    examples = TrainingExamples(utterances, None, CROP_SECONDS, factors, seed=0, every_speed=True)
+    assert (len(examples), examples.num_classes) == (6, 9)
+    for speed, factor in enumerate(factors):
+        for utterance, speaker in enumerate([2, 0, 1, 0, 2, 1]):
+            wave, label, row = examples[4, 6 * speed + utterance, CROP_SAMPLES]
+            assert (label, row) == (speaker + 3 * speed, 6 * speed + utterance)
+            assert float(wave[500] - wave[100]) / 400 * 4096 == pytest.approx(factor, abs=1e-3)
+    assert examples.describe((4, 15, CROP_SAMPLES)).startswith("a/t/2.wav (crop from sample ")
+
+
+def test_an_example_has_the_length_that_is_asked_for(utterances: pd.DataFrame) -> None:
+    examples = TrainingExamples(utterances, None, (0.05, 0.1), [1.0], seed=3)
+    for length in (800, 1111, 1600, 4000):
+        wave = examples[2, 0, length][0].numpy() * 4096
+        assert wave.shape == (length,)
+        np.testing.assert_array_equal(wave, np.resize(np.arange(wave[0], 3000)[:length], length))
+    middle = examples.clean_crop(0, label=2) * 4096
+    np.testing.assert_array_equal(middle, np.arange(700, 2300))
+
+
 def test_crops_start_evenly_over_the_utterance(utterances: pd.DataFrame) -> None:
     examples = TrainingExamples(utterances, None, CROP_SECONDS, [1.0], seed=3)
-    crops = [examples[number, 0][0].numpy() for number in range(500)]
+    crops = [examples[number, 0, CROP_SAMPLES][0].numpy() for number in range(500)]
     starts = np.array([crop[0] * 4096 for crop in crops])
     for crop in crops:
         assert crop.dtype == np.float32
@@ -98,7 +122,7 @@ def test_a_speed_changed_crop_is_cut_from_the_whole_changed_utterance(tmp_path: 
     windows = np.lib.stride_tricks.sliding_window_view(whole, CROP_SAMPLES)
     starts = []
     for number in range(200):
-        wave, label, _ = examples[number, 0]
+        wave, label, _ = examples[number, 0, CROP_SAMPLES]
         if label == 1:
             distance = np.abs(windows - wave.numpy()).max(axis=1)
             assert distance.min() < 1e-5
@@ -117,7 +141,9 @@ def test_a_short_utterance_wraps_round(tmp_path: Path, factor: float) -> None:
     )
     expected_label = 0 if factor == 1 else 1
     crop = next(
-        crop for crop, label, _ in (examples[number, 0] for number in range(50)) if label == expected_label
+        crop
+        for crop, label, _ in (examples[number, 0, CROP_SAMPLES] for number in range(50))
+        if label == expected_label
     )
     changed = change_speed(wave, factor)
     np.testing.assert_allclose(crop.numpy(), np.concatenate([changed] * 3)[:CROP_SAMPLES], atol=1e-6)
@@ -128,7 +154,7 @@ def test_an_example_depends_on_seed_pass_and_row_alone(
 ) -> None:
     examples = TrainingExamples(utterances, augmenter, CROP_SECONDS, FACTORS, seed=7)
     again = TrainingExamples(utterances, augmenter, CROP_SECONDS, FACTORS, seed=7)
-    keys = [(number, row) for number in range(4) for row in range(6)]
+    keys = [(number, row, CROP_SAMPLES) for number in range(4) for row in range(6)]
     forward = [examples[key][0].numpy().tobytes() for key in keys]
     backward = [again[key][0].numpy().tobytes() for key in reversed(keys)]
     assert forward == backward[::-1]

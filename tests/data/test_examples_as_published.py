@@ -104,7 +104,7 @@ def test_examples_have_the_distribution_of_the_published_ones(waves: dict[str, W
     table = UTTERANCES.conform(pd.DataFrame([utterance], columns=UTTERANCES.required))
     examples = TrainingExamples(table, augmenter, CROP_SAMPLES / SAMPLE_RATE, SPEEDS, seed=5)
     random.seed(5)
-    ours = [levels_of(examples[number, 0][0].numpy()) for number in range(NUM_EXAMPLES)]
+    ours = [levels_of(examples[number, 0, CROP_SAMPLES][0].numpy()) for number in range(NUM_EXAMPLES)]
     plain = [levels_of(plain_example(waves)) for _ in range(NUM_EXAMPLES)]
 
     def kind_and_speed(levels: dict[str, float]) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from speaker_verification.audio import utterance_audio
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.common.errors import DataError
+from speaker_verification.data.crop_lengths import CropLengths
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.data.loading import Batch, BatchLoader
 from speaker_verification.data.sampling import EpochBatches, SamplingSettings, UtteranceOrder
@@ -25,12 +26,17 @@ PASSES = 2  # forward passes of a step
 def loader_of(
     utterances: pd.DataFrame, catalogs: tuple[pd.DataFrame, pd.DataFrame]
 ) -> Callable[..., BatchLoader]:
-    def make(num_workers: int = 0, crop_seconds: float = 0.2, **augmentation: Any) -> BatchLoader:
+    def make(
+        num_workers: int = 0,
+        crop_seconds: float | tuple[float, float] = 0.2,
+        share: slice = slice(None),
+        **augmentation: Any,
+    ) -> BatchLoader:
         augmenter = Augmenter(*catalogs, AugmentationSettings.parse(augmentation, "augmentation"))
         examples = TrainingExamples(utterances, augmenter, crop_seconds, FACTORS, seed=7)
         order = UtteranceOrder(examples.speakers, SamplingSettings(), BATCH_SIZE, seed=7)
         steps = EpochBatches(order, BATCH_SIZE * PASSES, STEPS)
-        return BatchLoader(examples, steps, BATCH_SIZE, num_workers, torch.device("cpu"))
+        return BatchLoader(examples, steps, BATCH_SIZE, num_workers, torch.device("cpu"), share)
 
     return make
 
@@ -55,6 +61,24 @@ def test_the_number_of_workers_changes_no_bit_of_any_epoch(
     shared = loader_of(num_workers, on_training_device=on_training_device)
     for epoch in (0, 1, 0):
         assert_same(alone.batches(epoch), shared.batches(epoch), STEPS * PASSES)
+
+
+@pytest.mark.parametrize("on_training_device", [False, True])
+def test_all_examples_of_a_step_have_the_length_that_is_drawn_for_it(
+    loader_of: Callable[..., BatchLoader], on_training_device: bool
+) -> None:
+    options = {"crop_seconds": (0.1, 0.3), "on_training_device": on_training_device}
+    expected = [CropLengths.of((0.1, 0.3), seed=7).of_step(step) for step in range(2 * STEPS)]
+    whole = [batch for epoch in (0, 1) for batch in loader_of(**options).batches(epoch)]
+    assert [batch.waveforms.shape for batch in whole] == [
+        (BATCH_SIZE, length) for length in expected for _ in range(PASSES)
+    ]
+    resumed = list(loader_of(2, **options).batches(1, first_step=2))
+    shared = list(loader_of(share=slice(1, 3), **options).batches(1))
+    for own, other in zip(resumed, whole[PASSES * (STEPS + 2) :], strict=True):
+        assert torch.equal(own.waveforms, other.waveforms)
+    for own, other in zip(shared, whole[PASSES * STEPS :], strict=True):
+        torch.testing.assert_close(own.waveforms, other.waveforms[1:3], rtol=1e-5, atol=1e-6)
 
 
 def test_memory_for_clips_changes_no_bit(loader_of: Callable[..., BatchLoader]) -> None:

@@ -18,10 +18,12 @@ def epoch_batches(
     return EpochBatches(order, batch_size, steps_per_epoch)
 
 
-def order_of(counts: list[int], batch_size: int = 2, seed: int = 0, **sampling: Any) -> UtteranceOrder:
+def order_of(
+    counts: list[int], batch_size: int = 2, seed: int = 0, num_speeds: int = 1, **sampling: Any
+) -> UtteranceOrder:
     """Order of a corpus with so many utterances of each speaker, mixed."""
     speakers = np.random.default_rng(9).permutation(np.repeat(np.arange(len(counts)), counts))
-    return UtteranceOrder(speakers, SamplingSettings(**sampling), batch_size, seed)
+    return UtteranceOrder(speakers, SamplingSettings(**sampling), batch_size, seed, num_speeds)
 
 
 def keys_in(batches: np.ndarray) -> list[tuple[int, int]]:
@@ -91,7 +93,7 @@ def test_batches_of_different_speakers_are_as_many_as_can_be(
     for number in range(20):
         rows = order.rows(number)
         assert len(set(rows.tolist())) == len(rows) == len(order)
-        for batch in order._speakers[rows].reshape(num_batches, batch_size):
+        for batch in order.classes(rows).reshape(num_batches, batch_size):
             assert len(set(batch.tolist())) == batch_size
 
 
@@ -105,7 +107,7 @@ def test_no_batch_holds_a_speaker_twice_in_a_corpus_of_any_kind(seed: int) -> No
     for epoch in range(60):
         for keys in batches.batches(epoch):
             for half in (keys[:16], keys[16:]):
-                assert len({int(order._speakers[row]) for _, row in half}) == 16
+                assert len({*order.classes(half[:, 1]).tolist()}) == 16
             sampled.update(keys[:, 1].tolist())
     assert len(sampled) == sum(counts)
 
@@ -115,7 +117,7 @@ def test_batches_of_different_speakers_mix_all_of_them() -> None:
     met = {
         (int(a), int(b))
         for number in range(10)
-        for batch in order._speakers[order.rows(number)].reshape(-1, 5)
+        for batch in order.classes(order.rows(number)).reshape(-1, 5)
         for a in batch
         for b in batch
         if a < b
@@ -129,7 +131,7 @@ def test_a_pass_holds_no_more_of_a_speaker_than_it_may() -> None:
     sampled: set[int] = set()
     for number in range(30):
         rows = order.rows(number)
-        assert np.bincount(order._speakers[rows]).tolist() == [4, 2, 4]
+        assert np.bincount(order.classes(rows)).tolist() == [4, 2, 4]
         assert len(set(rows.tolist())) == 10
         sampled |= set(rows.tolist())
     assert sampled == set(range(16))  # every utterance has its turn
@@ -148,3 +150,27 @@ def test_an_order_depends_on_seed_and_pass_alone(unique_speakers: bool) -> None:
 def test_a_batch_of_more_than_all_speakers_is_refused() -> None:
     with pytest.raises(ParameterError, match=r"'batch_size' is 4: .* 3 training speakers$"):
         order_of([5, 5, 5], batch_size=4, unique_speakers=True)
+
+
+def test_a_pass_holds_every_utterance_at_every_speed_where_that_is_asked_for() -> None:
+    order = order_of([3, 1, 2], num_speeds=3, every_speed=True)
+    assert len(order) == 18
+    rows = order.rows(0)
+    assert sorted(rows.tolist()) == list(range(18))
+    assert rows.tolist() != order.rows(1).tolist()
+    assert np.bincount(order.classes(rows)).tolist() == [3, 1, 2] * 3
+    (once,) = {*order.classes(np.array([4, 10, 16])) % 3}  # utterance 4 at three speeds: one speaker
+    assert order.classes(np.array([4, 10, 16])).tolist() == [once, once + 3, once + 6]
+    assert len(order_of([3, 1, 2], num_speeds=3)) == 6
+
+
+def test_a_speaker_at_another_speed_counts_as_another_one() -> None:
+    limits = {"every_speed": True, "max_utterances_per_speaker": 2}
+    order = order_of([9, 2, 5], num_speeds=2, **limits)
+    assert np.bincount(order.classes(order.rows(3))).tolist() == [2, 2, 2, 2, 2, 2]
+    different = order_of([9, 2, 5], 6, num_speeds=2, unique_speakers=True, **limits)
+    assert len(different) == 12
+    for batch in different.classes(different.rows(3)).reshape(2, 6):
+        assert sorted(batch.tolist()) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ParameterError, match=r"'batch_size' is 7: .* 3 training speakers times 2 speeds$"):
+        order_of([9, 2, 5], 7, num_speeds=2, unique_speakers=True, **limits)

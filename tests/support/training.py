@@ -84,7 +84,14 @@ def training_loop(
         classifier: model and head in place of those of the start.
         **changes: further arguments of TrainingLoop, in place of those made here.
     """
-    examples = TrainingExamples(utterances, augmenter, phase.crop_seconds, phase.speed_factors, seed)
+    examples = TrainingExamples(
+        utterances,
+        augmenter,
+        phase.crop_seconds,
+        phase.speed_factors,
+        seed,
+        every_speed=phase.sampling.every_speed,
+    )
     set_seed(seed)
     if classifier is None:
         classifier = SpeakerClassifier(

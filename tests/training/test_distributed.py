@@ -176,14 +176,19 @@ CASES: dict[str, dict[str, Any]] = {
         "aggregation": "weighted_sum",
         "changes": {
             "accumulation_steps": 2,
+            "crop_seconds": [0.2, 0.3],
             "averaging": {"last_epochs": 1},
             "average_best": 2,
             "pretrained_distance": {"kind": "l2_sp"},
         },
     },
-    "different speakers and the x-vector": {
+    "different speakers, every speed and the x-vector": {
         "network": "x_vector",
-        "changes": {"sampling": {"unique_speakers": True}, "frontend": "frozen"},
+        "changes": {
+            "sampling": {"unique_speakers": True, "every_speed": True},
+            "speed_factors": [1.0, 1.1],
+            "frontend": "frozen",
+        },
     },
 }
 

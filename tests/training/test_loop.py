@@ -18,6 +18,7 @@ from torch.nn.utils import parameters_to_vector
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.files import read_audio
+from speaker_verification.common.errors import DataError
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
@@ -143,6 +144,15 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(
     other = run_phase(encoder, seed=4, **changes)[2].state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_shortest_crop_that_may_be_drawn_is_refused_before_the_first_step(
+    run_phase: Callable[..., Any], encoder: Path
+) -> None:
+    losses: list[Any] = []
+    with pytest.raises(DataError, match="waveform of 160 samples is too short"):
+        run_phase(encoder, crop_seconds=[0.01, 0.25], regularise=losses.append)
+    assert losses == []
 
 
 def test_accumulated_passes_make_the_step_of_one_large_batch(

@@ -40,8 +40,12 @@ from tests.support.training import HEAD, Watcher, phase_settings, training_loop
 # Dropouts and layer drop draw from torch, time masks from NumPy.
 DRAWING = {"hidden_dropout": 0.1, "layerdrop": 0.3, "mask_time_prob": 0.4, "mask_time_length": 2}
 MODEL = tiny_settings(TINY_WAVLM | DRAWING | {"num_hidden_layers": 2})
-# 24 utterances: three steps of two passes an epoch.
+# Three steps of two passes an epoch, of which six go through the 24 utterances at both speeds.
 CHANGES: dict[str, Any] = {
+    "crop_seconds": [0.2, 0.3],
+    "speed_factors": [1.0, 1.1],
+    "sampling": {"every_speed": True},
+    "steps_per_epoch": 3,
     "frontend": "trained",
     "frontend_mode": "training",
     "epochs": 3,
@@ -364,7 +368,9 @@ def test_a_finished_phase_is_not_trained_again_until_its_folder_is_moved(
 
 
 def test_a_finished_phase_is_not_handed_on_for_other_settings_or_data(finished: Job) -> None:
-    with pytest.raises(ParameterError, match=r"after 9 steps .*'finetune.crop_seconds' was 0.25, is 0.3"):
+    with pytest.raises(
+        ParameterError, match=r"after 9 steps .*'finetune.crop_seconds' was \[0.2, 0.3\], is 0.3"
+    ):
         replace(finished, changes={"crop_seconds": 0.3}).train()
     fewer = replace(finished, utterances=finished.utterances.drop(index=[2, 5]).reset_index(drop=True))
     with pytest.raises(DataError, match=r"'training_utterances': its rows have changed"):

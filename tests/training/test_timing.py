@@ -76,6 +76,20 @@ def test_the_phases_that_follow_are_told_by_their_audio_as_the_least(
     assert told == ["at least 11 min of training left in this run: finetune 9.0 min, lmft 2.0 min"]
 
 
+def test_a_pass_of_a_later_phase_holds_an_utterance_at_its_own_number_of_speeds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    pass_of_phase = {"steps_per_epoch": None, "batch_size": 6, "crop_seconds": [3, 5], "epochs": 1}
+    every = {"speed_factors": [1.0, 0.9, 1.1], "sampling": {"every_speed": True}}
+    phase = Phase(lmft=phase_settings(**pass_of_phase), more=phase_settings(**pass_of_phase | every))
+    phase.times.examples_of_pass = 120
+    phase.lines.begin(0)
+    phase.log_epoch(1, 60, 12.9, loss=1.0, learning_rate=1e-4)
+    # 20 and 60 steps of 24 s, each of which takes 2 s.
+    assert caplog.messages[-1].endswith("in this run: finetune 9.0 min, lmft 40 s, more 2.0 min")
+
+
 def test_a_whole_phase_is_estimated_from_the_times_of_a_shortened_one() -> None:
     times = PhaseTimes(
         training=[10.0, 7.0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,9 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origi
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Field,
     PlainValidator,
     StringConstraints,
     ValidationError,
@@ -64,6 +67,26 @@ def number_or_share(value: Any) -> int | float:
 
 
 NumberOrShare = Annotated[int | float, PlainValidator(number_or_share)]
+
+
+def seconds_or_range(value: Any) -> float | tuple[float, float]:
+    """The value, if it is a number of seconds or the lowest and highest one of a range.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    limits = value if isinstance(value, tuple) else (value,)
+    are_numbers = all(isinstance(it, (int, float)) and not isinstance(it, bool) for it in limits)
+    if len(limits) in (1, 2) and are_numbers and 0 < limits[0] <= limits[-1] < math.inf:
+        return float(limits[0]) if len(limits) == 1 else (float(limits[0]), float(limits[1]))
+    shown = list(value) if isinstance(value, tuple) else value
+    raise ValueError(f"{shown!r} is neither a number above 0 nor a range of them: give the lower limit first")
+
+
+PositiveSeconds = Annotated[float, Field(gt=0)]
+SecondsOrRange = Annotated[
+    PositiveSeconds | tuple[PositiveSeconds, PositiveSeconds], BeforeValidator(seconds_or_range)
+]
 
 
 def number_of(asked: int | float, total: int) -> int:

@@ -269,7 +269,7 @@ def _refuse_phase(
         head.check_top_k(phase.margin.top_k, num_classes)
     with in_group(name):
         require_lora(phase.lora)
-        order = UtteranceOrder(speakers, phase.sampling, phase.batch_size, seed=0)
+        order = UtteranceOrder(speakers, phase.sampling, phase.batch_size, 0, phase.num_speed_classes)
         EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
 
 

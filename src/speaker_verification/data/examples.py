@@ -1,7 +1,7 @@
 """Training examples: the waveform and class of an augmented crop of an utterance.
 
-An example is a pure function of (seed, pass, row): neither the number of workers nor a resumed run changes
-what is drawn.
+An example is a pure function of (seed, pass, row, length): neither the number of workers nor a resumed run
+changes what is drawn.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from torch.utils.data import Dataset
 from speaker_verification.audio.augmentation import Augmentation, Augmenter
 from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.crops import draw_crop_start, wrap
-from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.audio.speed import change_speed, changed_length, source_span, speed_class_offsets
 from speaker_verification.audio.utterance_audio import UtteranceAudio
 from speaker_verification.common.errors import DataError
-from speaker_verification.data.sampling import Key
+from speaker_verification.data.crop_lengths import CropLengths
+
+Key = tuple[int, int, int]  # pass through the corpus, utterance row, samples of the crop
 
 
 class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
-    """Augmented crops with their classes, asked for by (pass, row) keys.
+    """Augmented crops with their classes, asked for by (pass, row, length) keys.
+
+    Where each of the N utterances is taken at every speed, row N and those that follow are the utterances at
+    the second speed, and so on (see `sampling.UtteranceOrder`).
 
     Attributes:
         augmenter: augmentation of the crops; None leaves them clean.
-        crop_samples: length of the crops.
+        crop_lengths: lengths of the crops of every optimiser step.
         seed: seed of all draws.
     """
 
@@ -37,20 +41,22 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         self,
         training_utterances: pd.DataFrame,
         augmenter: Augmenter | None,
-        crop_seconds: float,
+        crop_seconds: float | tuple[float, float],
         speed_factors: Sequence[float],
         seed: int,
         cache_megabytes: int = 0,
+        every_speed: bool = False,
     ) -> None:
         """Read the manifest; no audio is read yet.
 
         Args:
             training_utterances: UTTERANCES table.
             augmenter: augmentation of the crops; None leaves them clean.
-            crop_seconds: length of a crop.
+            crop_seconds: length of the crops, or lowest and highest length.
             speed_factors: one is drawn for each example; each distinct one makes classes of its own.
             seed: seed of all draws.
             cache_megabytes: see `UtteranceAudio`.
+            every_speed: whether the row tells the speed factor instead, of which there are no two alike.
 
         Raises:
             DataError: there are no utterances.
@@ -63,9 +69,10 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         self._speakers, speaker_ids = pd.factorize(training_utterances["speaker_id"], sort=True)
         self._speaker_ids: list[str] = speaker_ids.tolist()
         self.augmenter = augmenter
-        self.crop_samples = round(crop_seconds * SAMPLE_RATE)
+        self.crop_lengths = CropLengths.of(crop_seconds, seed)
         self._speed_factors = tuple(speed_factors)
         self._class_offsets = speed_class_offsets(speed_factors)
+        self._every_speed = every_speed
         self.seed = seed
 
     def __len__(self) -> int:
@@ -76,24 +83,24 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         """Utterance of an example and all that was drawn for it, redrawn for messages.
 
         Args:
-            key: pass number and utterance row.
+            key: pass number, utterance row and length.
 
         Raises:
             DataError: a file can no longer be read; it is named.
         """
-        factor, start, _ = self._draw_crop(key)
+        utterance, factor, start, _ = self._draw_crop(key)
         drawn = f"crop from sample {start} at speed {factor:g}"
         wave, _, augmentation = self.draw(key)
         if augmentation is not None:
             drawn += f"; {augmentation.kind}: {', '.join(map(str, augmentation.stretches))}"
         peak = np.abs(self._augmented(wave, augmentation)).max()
-        return f"{self._audio.utterance_id(key[1])} ({drawn}; peak {peak:.3g})"
+        return f"{self._audio.utterance_id(utterance)} ({drawn}; peak {peak:.3g})"
 
     def find_not_finite(self, keys: Iterable[Key]) -> str | None:
         """First example whose waveform is not finite, with the file to blame; None if all are finite.
 
         Args:
-            keys: pass numbers and utterance rows; the examples are drawn again, one by one.
+            keys: pass numbers, utterance rows and lengths; the examples are drawn again, one by one.
 
         Raises:
             DataError: a file cannot be read any more; it is named.
@@ -103,7 +110,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
             with np.errstate(all="ignore"):
                 if np.isfinite(self._augmented(crop, augmentation)).all():
                     continue
-                waves = [(str(self._audio.place(key[1])), crop)]
+                waves = [(str(self._audio.place(self._draw_crop(key)[0])), crop)]
                 for stretch in augmentation.stretches if augmentation else ():
                     waves.append((stretch.path, stretch.read(AudioCache(0, 0))))
                 to_blame = next((path for path, wave in waves if not np.isfinite(wave).all()), waves[-1][0])
@@ -112,7 +119,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
 
     @property
     def speakers(self) -> npt.NDArray[np.int64]:
-        """Label of every row at speed 1: index of its speaker in `speaker_ids`."""
+        """Label of every utterance at speed 1: index of its speaker in `speaker_ids`."""
         return self._speakers
 
     @property
@@ -130,25 +137,26 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         """Number of classes C: speakers times distinct speed factors."""
         return self.num_speakers * len(self._class_offsets)
 
-    def clean_crop(self, row: int, label: int) -> npt.NDArray[np.float32]:
-        """Crop from the middle of an utterance at the speed of a class, without augmentation, (samples,).
+    def clean_crop(self, utterance: int, label: int) -> npt.NDArray[np.float32]:
+        """Crop from the middle of an utterance at the speed of a class, without augmentation, (longest,).
 
         Args:
-            row: utterance row.
+            utterance: index of the utterance.
             label: class.
 
         Raises:
             DataError: the file cannot be read; it is named.
         """
         factor = list(self._class_offsets)[label // self.num_speakers]
-        spare = changed_length(int(self._num_samples[row]), factor) - self.crop_samples
-        return self._read_crop(row, factor, max(spare, 0) // 2)
+        length = self.crop_lengths.longest
+        spare = changed_length(int(self._num_samples[utterance]), factor) - length
+        return self._read_crop(utterance, factor, max(spare, 0) // 2, length)
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, int, int]:
         """Example of an utterance in one pass through the corpus.
 
         Args:
-            key: pass number and utterance row.
+            key: pass number, utterance row and length.
 
         Returns:
             Wave, float32 of shape (samples,); label; utterance row.
@@ -163,7 +171,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         """Example with its augmentation drawn and read, but not applied.
 
         Args:
-            key: pass number and utterance row.
+            key: pass number, utterance row and length.
 
         Returns:
             Clean wave, (samples,); label; augmentation for `augmenter` to apply to the wave.
@@ -171,9 +179,9 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         Raises:
             DataError: a file cannot be read; it is named.
         """
-        factor, start, rng = self._draw_crop(key)
-        wave = self._read_crop(key[1], factor, start)
-        label = int(self._speakers[key[1]]) + self._class_offsets[factor] * self.num_speakers
+        utterance, factor, start, rng = self._draw_crop(key)
+        wave = self._read_crop(utterance, factor, start, key[2])
+        label = int(self._speakers[utterance]) + self._class_offsets[factor] * self.num_speakers
         return wave, label, self.augmenter.draw(len(wave), rng) if self.augmenter is not None else None
 
     def _augmented(
@@ -181,20 +189,24 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
     ) -> npt.NDArray[np.float32]:
         return wave if self.augmenter is None else self.augmenter.apply(wave, augmentation)
 
-    def _draw_crop(self, key: Key) -> tuple[float, int, np.random.Generator]:
-        """Speed factor, first sample of the crop at that speed, and generator of all further draws."""
-        pass_number, row = key
+    def _draw_crop(self, key: Key) -> tuple[int, float, int, np.random.Generator]:
+        """Utterance, speed factor, first sample of the crop at that speed, generator of all further draws."""
+        pass_number, row, length = key
         rng = np.random.default_rng([self.seed, pass_number, row])
-        factor = self._speed_factors[rng.integers(len(self._speed_factors))]
-        available = changed_length(int(self._num_samples[row]), factor)
-        return factor, draw_crop_start(available, self.crop_samples, rng), rng
+        speed, utterance = divmod(row, len(self))
+        if self._every_speed:
+            factor = list(self._class_offsets)[speed]
+        else:
+            factor = self._speed_factors[rng.integers(len(self._speed_factors))]
+        available = changed_length(int(self._num_samples[utterance]), factor)
+        return utterance, factor, draw_crop_start(available, length, rng), rng
 
-    def _read_crop(self, row: int, factor: float, start: int) -> npt.NDArray[np.float32]:
+    def _read_crop(self, utterance: int, factor: float, start: int, length: int) -> npt.NDArray[np.float32]:
         """Crop of the speed-changed utterance; only its source samples are read."""
-        source_length = int(self._num_samples[row])
+        source_length = int(self._num_samples[utterance])
         available = changed_length(source_length, factor)
-        num_samples = min(self.crop_samples, available)
+        num_samples = min(length, available)
         span = source_span(start, num_samples, factor, source_length)
-        source = self._audio.read(row, span.start, span.num_samples)
+        source = self._audio.read(utterance, span.start, span.num_samples)
         crop = change_speed(source, factor)[span.lead : span.lead + num_samples]
-        return wrap(crop, self.crop_samples)
+        return wrap(crop, length)

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from speaker_verification.audio.batched_augmentation import BatchedAugmentation, augment_batch, collate
 from speaker_verification.common.errors import UserError
-from speaker_verification.data.examples import TrainingExamples
-from speaker_verification.data.sampling import EpochBatches, Key, Keys
+from speaker_verification.data.examples import Key, TrainingExamples
+from speaker_verification.data.sampling import EpochBatches, Keys
 
 
 class Batch(NamedTuple):
@@ -62,7 +62,8 @@ class BatchLoader:
         self._batch_size = batch_size
         self._device = device
         self._share = share
-        self._keys: list[Keys] = []
+        self._crop_lengths = examples.crop_lengths
+        self._keys: list[tuple[Keys, int]] = []  # of every forward pass, with the length of its crops
         self._loader = DataLoader(
             _BatchSource(examples),
             sampler=self._keys,
@@ -89,7 +90,9 @@ class BatchLoader:
         size = self._batch_size
         steps = self._steps.batches(epoch)[first_step:]
         self._keys[:] = [
-            step[at : at + size][self._share] for step in steps for at in range(0, len(step), size)
+            (keys[at : at + size][self._share], self._crop_lengths.of_step(step))
+            for step, keys in enumerate(steps, start=epoch * len(self._steps) + first_step)
+            for at in range(0, len(keys), size)
         ]
         self.waited_seconds = 0.0
         return self._delivered(iter(self._loader))
@@ -124,8 +127,9 @@ class _BatchSource(Dataset["_Drawn | UserError"]):
         augmenter = examples.augmenter
         self._deferring = augmenter if augmenter and augmenter.settings.on_training_device else None
 
-    def __getitem__(self, keys: Keys) -> _Drawn | UserError:
-        drawn_keys: list[Key] = [(pass_number, row) for pass_number, row in keys.tolist()]
+    def __getitem__(self, keys_and_length: tuple[Keys, int]) -> _Drawn | UserError:
+        keys, length = keys_and_length
+        drawn_keys: list[Key] = [(pass_number, row, length) for pass_number, row in keys.tolist()]
         try:
             if self._deferring is None:
                 waves, labels, _ = zip(*(self._examples[key] for key in drawn_keys), strict=True)

@@ -11,54 +11,64 @@ from pydantic import Field
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.common.settings_base import Settings
 
-Key = tuple[int, int]  # pass through the corpus, utterance row: unique over a whole training
 Rows = npt.NDArray[np.int64]
-Keys = npt.NDArray[np.int64]  # (..., 2): a million keys in an array take a tenth of the memory of tuples
+# (..., 2): pass through the corpus and row in it (see UtteranceOrder), unique over a whole training. An array
+# takes a tenth of the memory of tuples.
+Keys = npt.NDArray[np.int64]
 
 
 class SamplingSettings(Settings):
     """Choice of the utterances of an epoch and of a batch."""
 
+    every_speed: bool = False
+    """Each utterance at every speed factor in a pass through the corpus, instead of at one that is drawn."""
     unique_speakers: bool = False
-    """No speaker twice in a forward pass."""
+    """No speaker twice in a forward pass; with every_speed none twice at one speed."""
     max_utterances_per_speaker: int | None = Field(None, ge=1)
-    """Utterances of a speaker in a pass through the corpus; null: all."""
+    """Utterances of a speaker in a pass through the corpus, with every_speed at each speed; null: all."""
 
 
 class UtteranceOrder:
     """Utterance rows of a pass through the corpus, shuffled anew for every pass.
 
-    With `max_utterances_per_speaker` a pass holds at most so many of a speaker, drawn anew. With
-    `unique_speakers` every `batch_size` rows from the start are of as many speakers; a pass has as many such
-    batches as can be made, and drops what is over.
+    With `every_speed` the N utterances have N rows for each speed, one speed after the other, and a speaker
+    at another speed counts as another one. With `max_utterances_per_speaker` a pass holds at most so many of
+    a speaker, drawn anew. With `unique_speakers` every `batch_size` rows from the start are of as many
+    speakers; a pass has as many such batches as can be made, and drops what is over.
     """
 
-    def __init__(self, speakers: Rows, sampling: SamplingSettings, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, speakers: Rows, sampling: SamplingSettings, batch_size: int, seed: int, num_speeds: int = 1
+    ) -> None:
         """Count the rows of a pass.
 
         Args:
-            speakers: speaker number of every utterance row, from 0.
+            speakers: speaker number of every utterance, from 0.
             sampling: settings.
             batch_size: examples of a forward pass.
             seed: seed of the shuffling.
+            num_speeds: number of speeds that an utterance has rows for, if it has them for every speed.
 
         Raises:
             ParameterError: there are fewer speakers than a batch of different ones needs.
         """
         self._speakers = speakers
+        self._num_speeds = num_speeds if sampling.every_speed else 1
         self._unique = sampling.unique_speakers
         self._batch_size = batch_size
         self._seed = seed
-        counts = np.bincount(speakers)
+        counts = np.tile(np.bincount(speakers), self._num_speeds)
+        self._num_classes = len(counts)
         self._cap = int(counts.max())
         if sampling.max_utterances_per_speaker is not None:
             self._cap = min(self._cap, sampling.max_utterances_per_speaker)
         if self._unique:
             self._num_batches = _most_batches(np.minimum(counts, self._cap), batch_size)
             if not self._num_batches:
+                times = f" times {self._num_speeds} speeds" if self._num_speeds > 1 else ""
                 raise ParameterError(
                     f"parameter 'batch_size' is {batch_size}: with sampling.unique_speakers it must not "
-                    f"exceed the {np.count_nonzero(counts)} training speakers"
+                    f"exceed the {np.unique(speakers).size} training speakers{times}"
                 )
             self._cap = min(self._cap, self._num_batches)
         self._length = (
@@ -73,10 +83,17 @@ class UtteranceOrder:
         """Rows of a pass in order, (len(self),)."""
         # A spawn key keeps these draws apart from the examples', whose seeds are [seed, pass, row].
         rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(pass_number,)))
-        order = rng.permutation(len(self._speakers))
+        order = rng.permutation(len(self._speakers) * self._num_speeds)
         if self._length < len(order):
-            order = order[_occurrence(self._speakers[order]) < self._cap]
+            order = order[_occurrence(self.classes(order)) < self._cap]
         return self._deal(order, rng) if self._unique else order
+
+    def classes(self, rows: Rows) -> Rows:
+        """Numbers of the speakers of rows, at another speed other numbers."""
+        if self._num_speeds == 1:
+            return self._speakers[rows]
+        speeds, utterances = np.divmod(rows, len(self._speakers))
+        return self._speakers[utterances] + speeds * (self._num_classes // self._num_speeds)
 
     def _deal(self, order: Rows, rng: np.random.Generator) -> Rows:
         """Deal rows to batches, none of which gets a speaker twice.
@@ -86,14 +103,14 @@ class UtteranceOrder:
         are batches, so that it could meet itself only where it continues in the next place: there the batches
         that it has had already come after it.
         """
-        turns = rng.permutation(self._speakers.max() + 1)
-        grouped = order[np.argsort(turns[self._speakers[order]], kind="stable")]
+        turns = rng.permutation(self._num_classes)
+        grouped = order[np.argsort(turns[self.classes(order)], kind="stable")]
         places = grouped[: self._length].reshape(self._batch_size, self._num_batches)
         batches = np.empty((self._num_batches, self._batch_size), dtype=np.int64)
         turn = rng.permutation(self._num_batches)
         batches[turn, 0] = places[0]
         for place in range(1, self._batch_size):
-            before, after = self._speakers[places[place - 1]], self._speakers[places[place]]
+            before, after = self.classes(places[place - 1]), self.classes(places[place])
             had = turn[before == after[0]]
             free = rng.permutation(np.setdiff1d(turn, had))
             first = free[: np.count_nonzero(after == after[0])] if len(had) else free[:0]

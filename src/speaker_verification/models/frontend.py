@@ -338,7 +338,7 @@ class Frontend(nn.Module):
             ParameterError: in training, the waveforms are shorter than the encoder's time masks.
             DataError: the states of the encoder differ in length or width.
         """
-        self._refuse_shorter_than_masks(waveforms.shape[1])
+        self.refuse_short(waveforms.shape[1])
         self._block_inputs.clear()
         output = self.encoder(self.adapter.prepare(self.normalise(waveforms))).last_hidden_state
         inputs, self._block_inputs = self._block_inputs, {}
@@ -355,7 +355,12 @@ class Frontend(nn.Module):
         states = self.adapter.encode_in_chunks(self.normalise(waveforms), self.last_state)
         return self(waveforms) if states is None else states
 
-    def _refuse_shorter_than_masks(self, num_samples: int) -> None:
+    def refuse_short(self, num_samples: int) -> None:
+        """Refuse waveforms that are shorter than a time mask, in training mode.
+
+        Raises:
+            ParameterError: with the number of samples that a mask takes.
+        """
         length = self.adapter.masked_frames if self.training else 0
         if length and num_samples < (least := self.minimum_samples(length)):
             raise ParameterError(

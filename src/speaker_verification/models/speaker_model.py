@@ -132,6 +132,20 @@ class SpeakerModel(nn.Module):
         """Smallest number of samples of a waveform with an embedding."""
         return self.frontend.minimum_samples(self.speaker_network.minimum_frames)
 
+    def refuse_short(self, num_samples: int) -> None:
+        """Refuse waveforms that are too short for the model in its mode.
+
+        Raises:
+            DataError: they are shorter than `minimum_samples`.
+            ParameterError: they are shorter than a time mask, in training mode.
+        """
+        if num_samples < self.minimum_samples:
+            raise DataError(
+                f"a waveform of {num_samples} samples is too short: this model needs "
+                f"{self.minimum_samples} ({self.minimum_samples / SAMPLE_RATE:.3f} s at 16 kHz)"
+            )
+        self.frontend.refuse_short(num_samples)
+
     def forward(self, waveforms: Tensor) -> Tensor:
         """Embeddings of waveforms of equal length; in training mode, the input of the head.
 
@@ -234,11 +248,7 @@ class SpeakerModel(nn.Module):
     def _encode(self, waveforms: Tensor) -> tuple[Tensor, ...]:
         """L+1 states (B, T, D) of waveforms (B, samples); in inference mode, in bounded memory."""
         refuse_no_batch(waveforms)
-        if waveforms.shape[1] < self.minimum_samples:
-            raise DataError(
-                f"a waveform of {waveforms.shape[1]} samples is too short: this model needs "
-                f"{self.minimum_samples} ({self.minimum_samples / SAMPLE_RATE:.3f} s at 16 kHz)"
-            )
+        self.refuse_short(waveforms.shape[1])
         if waveforms.shape[1] > CHUNKED_SAMPLES and torch.is_inference_mode_enabled() and not self.training:
             return self.frontend.encode_in_chunks(waveforms)
         return self.frontend(waveforms)

@@ -40,7 +40,7 @@ def mean_embeddings(model: SpeakerModel, examples: TrainingExamples, classes: Se
         for row in _spread(rows_of_speaker[label % examples.num_speakers])
     ]
     share = drawn[group.rank :: group.size]
-    batch_size = max(1, int(BATCH_SECONDS * SAMPLE_RATE) // examples.crop_samples)
+    batch_size = max(1, int(BATCH_SECONDS * SAMPLE_RATE) // examples.crop_lengths.longest)
     sums = torch.zeros(len(classes), model.embedding_size, dtype=torch.float64)
     model.eval()
     with progress_bar("embed utterances of new classes", len(share)) as advance, torch.inference_mode():

@@ -16,8 +16,7 @@ from torch import Tensor
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.common.termination import handle_termination
-from speaker_verification.data.examples import TrainingExamples
-from speaker_verification.data.sampling import Key
+from speaker_verification.data.examples import Key, TrainingExamples
 from speaker_verification.training.phase import PhaseSettings
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,8 @@ def require_finite(
     if math.isfinite(value):
         return
     found = f"the {name} is {value} at step {step} ({last_good})"
-    drawn: list[Key] = [(number, row) for batch in keys for number, row in batch.tolist()]
+    length = examples.crop_lengths.of_step(step)
+    drawn: list[Key] = [(number, row, length) for batch in keys for number, row in batch.tolist()]
     group = processes()
     culprit = next((own for own in group.gather(examples.find_not_finite(drawn)) if own), None)
     if culprit is not None:
@@ -88,7 +88,7 @@ def report_out_of_memory(phase: PhaseSettings, step: int) -> Iterator[None]:
         raise TrainingError(
             f"out of memory at step {step}: lower batch_size from {phase.batch_size} to {half} and raise "
             f"accumulation_steps from {phase.accumulation_steps} to {2 * phase.accumulation_steps} (as many "
-            f"examples a step), or lower crop_seconds from {phase.crop_seconds:g}"
+            f"examples a step), or lower crop_seconds from {phase.crop_range[1]:g}"
         ) from error
 
 

@@ -180,7 +180,9 @@ class TrainingLoop:
         """Make all that the steps need, in its state at the start of the phase."""
         phase, examples, folder = self.phase, self.examples, self.folder
         self.model, self.head = self.classifier.model, self.classifier.head
-        order = UtteranceOrder(examples.speakers, phase.sampling, phase.batch_size, examples.seed)
+        order = UtteranceOrder(
+            examples.speakers, phase.sampling, phase.batch_size, examples.seed, phase.num_speed_classes
+        )
         steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
         self.steps_per_epoch = len(steps)
         self.schedule = PhaseSchedule(phase, self.steps_per_epoch)
@@ -266,6 +268,7 @@ class TrainingLoop:
         self.classifier.train()
         # A frozen frontend may train with its dropouts, and a trained one without.
         self.model.frontend.begin_training(self.phase.frontend_mode)
+        self.model.refuse_short(self.examples.crop_lengths.shortest)  # which may be drawn late
         batches = self.loader.batches(epoch - 1, first_step)
         name = f"{self.fingerprint.phase}: epoch {epoch}/{self.phase.epochs}"
         bar = progress_bar(

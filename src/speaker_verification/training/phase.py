@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import ParameterError
-from speaker_verification.common.settings_base import LocalPath, Settings
+from speaker_verification.common.settings_base import LocalPath, SecondsOrRange, Settings
 from speaker_verification.data.sampling import SamplingSettings
 from speaker_verification.models.settings import LoraSettings
 from speaker_verification.training.schedules import (
@@ -119,8 +119,8 @@ class PhaseSettings(Settings):
     """Factor on the gradients of the frontend before clipping."""
     lora: LoraSettings = LoraSettings()
     """LoRA on the frozen encoder; saved models have it merged into their weights."""
-    crop_seconds: float = Field(gt=0)
-    """Length of a training example in seconds."""
+    crop_seconds: SecondsOrRange
+    """Length of training examples in seconds; of a range [low, high] one is drawn for each optimiser step."""
     batch_size: int = Field(ge=2)
     """Examples of a forward pass."""
     accumulation_steps: int = Field(1, ge=1)
@@ -181,6 +181,10 @@ class PhaseSettings(Settings):
     @model_validator(mode="after")
     def _possible(self) -> PhaseSettings:
         speed_class_offsets(self.speed_factors)
+        if self.sampling.every_speed and len({*self.speed_factors}) < len(self.speed_factors):
+            raise ValueError(
+                f"speed_factors {[*self.speed_factors]}: with sampling.every_speed none may be there twice"
+            )
         known = ("validation", NEWEST_FIRST, *self.monitor)
         if self.rank_by not in known:
             raise ValueError(f"rank_by '{self.rank_by}' must be one of: {', '.join(known)}")
@@ -209,9 +213,16 @@ class PhaseSettings(Settings):
         return self.batch_size * self.accumulation_steps
 
     @property
+    def crop_range(self) -> tuple[float, float]:
+        """Lowest and highest length of a training example in s."""
+        if isinstance(self.crop_seconds, tuple):
+            return self.crop_seconds
+        return self.crop_seconds, self.crop_seconds
+
+    @property
     def seconds_of_step(self) -> float:
-        """Audio of an optimiser step in s."""
-        return self.examples_per_step * self.crop_seconds
+        """Audio of an optimiser step in s, its mean where the length of crops is drawn."""
+        return self.examples_per_step * sum(self.crop_range) / 2
 
     def num_steps(self, examples_of_pass: int) -> int:
         """Optimiser steps of an epoch.
@@ -225,6 +236,11 @@ class PhaseSettings(Settings):
     def num_speed_classes(self) -> int:
         """Classes per speaker: a speaker at another speed is another class."""
         return len(speed_class_offsets(self.speed_factors))
+
+    @property
+    def speeds_of_pass(self) -> int:
+        """Examples of an utterance in a pass through the corpus."""
+        return self.num_speed_classes if self.sampling.every_speed else 1
 
     @property
     def num_kept(self) -> int:

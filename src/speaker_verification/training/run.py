@@ -168,6 +168,7 @@ def run_phase(
         phase.speed_factors,
         job.phase_seed,
         phase.cache_megabytes,
+        phase.sampling.every_speed,
     )
     held_out = TrialSet.of(tables.validation_trials, tables.validation_utterances)
     is_monitored = tables.trials["trial_list"].isin(phase.monitor)

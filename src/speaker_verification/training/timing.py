@@ -175,8 +175,9 @@ class EpochLines:
         """
         times = self._times
         rate = times.step_seconds / self._phase.seconds_of_step
+        utterances = times.examples_of_pass // self._phase.speeds_of_pass
         later = {
-            name: rate * one.epochs * one.num_steps(times.examples_of_pass) * one.seconds_of_step
+            name: rate * one.epochs * one.num_steps(utterances * one.speeds_of_pass) * one.seconds_of_step
             for name, one in self._later.items()
         }
         phases = {self._name: left} | later
