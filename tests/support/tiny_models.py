@@ -13,7 +13,18 @@ from tests.support.project import TINY_ENCODER
 
 TINY_WAVLM = TINY_ENCODER | {"num_hidden_layers": 3}
 TINY_LARGE = TINY_WAVLM | {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
-
+TINY_W2V_BERT = {
+    "model_type": "wav2vec2-bert",
+    "num_hidden_layers": 3,
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "conv_depthwise_kernel_size": 7,
+    "left_max_position_embeddings": 6,
+    "right_max_position_embeddings": 2,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+}
 
 AGGREGATIONS = ("weighted_sum", "lap")
 NETWORKS = ("astp", "x_vector", "ecapa_tdnn", "mhfa")

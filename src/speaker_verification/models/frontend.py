@@ -12,6 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from speaker_verification.common.errors import DataError, ParameterError
@@ -24,9 +25,13 @@ from speaker_verification.models.encoders.configuration import (
     refuse_unservable,
 )
 from speaker_verification.models.encoders.lora import lora_layers
+from speaker_verification.models.initialisation import Uninitialised
+from speaker_verification.models.pruning.kept_units import KEPT_UNITS
 from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
 from speaker_verification.models.weight_files import (
+    load_strictly,
     read_json,
+    read_safetensors,
     reason,
     refuse_non_finite,
     refuse_unreadable,
@@ -96,6 +101,8 @@ def load_encoder(
         config = read_configuration(checkpoint, adapter, **overrides)
     if not hasattr(config, "do_normalize"):
         _take_normalisation(config, checkpoint, family)
+    if hasattr(config, KEPT_UNITS):
+        return _load_pruned(checkpoint, config, adapter)
     try:
         with _without_load_report():
             encoder, report = AutoModel.from_pretrained(
@@ -115,6 +122,17 @@ def load_encoder(
     _refuse_misfit(report, origin, f"{encoder.base_model_prefix}.", family)
     refuse_non_finite(encoder.state_dict(), origin)
     return encoder
+
+
+def _load_pruned(checkpoint: str | Path, config: PreTrainedConfig, adapter: AdapterChoice) -> PreTrainedModel:
+    """Load an encoder without the units that were pruned, which transformers cannot build."""
+    with Uninitialised():
+        encoder = build_encoder(config, f"encoder '{checkpoint}': ", adapter)
+    path = cached_file(checkpoint, WEIGHT_FILES[0], _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        raise DataError(f"pruned encoder '{checkpoint}' lacks {WEIGHT_FILES[0]}")
+    load_strictly(encoder, read_safetensors(Path(path)), Path(path))
+    return encoder.eval()
 
 
 def _take_normalisation(

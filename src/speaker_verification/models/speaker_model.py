@@ -32,7 +32,7 @@ from speaker_verification.models.settings import (
 )
 from speaker_verification.models.speaker_networks import build_speaker_network
 from speaker_verification.models.waveforms import Lengths, Waveforms, as_batch, refuse_no_batch
-from speaker_verification.models.weight_files import read_safetensors, refuse_non_finite
+from speaker_verification.models.weight_files import load_strictly, read_safetensors
 
 CHUNKED_SAMPLES = 30 * SAMPLE_RATE  # longer recordings are embedded one at a time and encoded in chunks
 
@@ -277,27 +277,3 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:
-    """Load weights whose names and shapes must be those of the module.
-
-    Raises:
-        DataError: weights are missing, unexpected, of another shape or not finite; the first of each are
-            listed.
-    """
-    own = module.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - own.keys())
-    misshapen = [
-        f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & weights.keys())
-        if own[name].shape != weights[name].shape
-    ]
-    if missing or unexpected or misshapen:
-        raise DataError(
-            f"'{origin}' does not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}, "
-            f"of another shape {misshapen[:5]}"
-        )
-    refuse_non_finite(weights, origin)
-    module.load_state_dict(weights)

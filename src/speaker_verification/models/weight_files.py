@@ -13,7 +13,7 @@ from speaker_verification.common.errors import DataError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 ZIP = b"PK\x03\x04"
@@ -91,6 +91,30 @@ def refuse_non_finite(weights: Mapping[str, Tensor], origin: str | Path) -> None
         extremes = torch.stack(torch.aminmax(tensor))  # a tenth of the time of isfinite over all
         if not extremes.isfinite().all():
             raise DataError(f"'{origin}' has {name} that is not finite: copy or train it again")
+
+
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:
+    """Load weights whose names and shapes must be those of the module.
+
+    Raises:
+        DataError: weights are missing, unexpected, of another shape or not finite; the first of each are
+            listed.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - own.keys())
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & weights.keys())
+        if own[name].shape != weights[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        raise DataError(
+            f"'{origin}' does not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}, "
+            f"of another shape {misshapen[:5]}"
+        )
+    refuse_non_finite(weights, origin)
+    module.load_state_dict(weights)
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> DataError:

@@ -29,8 +29,8 @@ from speaker_verification.common.errors import DataError, UserError
 from speaker_verification.models.encoders.lora import load_merged_state
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.settings import WEIGHTS_FILE
-from speaker_verification.models.speaker_model import SpeakerModel, load_strictly
-from speaker_verification.models.weight_files import read_json, read_safetensors
+from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.models.weight_files import load_strictly, read_json, read_safetensors
 from speaker_verification.training.averaging import mean_state
 from speaker_verification.training.kept_epochs import RANKING_FILE, RUN_FILE, RankedEpoch
 

@@ -18,20 +18,7 @@ from speaker_verification.models.encoders.log_mel import stacked_log_mel
 from speaker_verification.models.encoders.w2v_bert_attention import position_bias
 from speaker_verification.models.frontend import Frontend, save_encoder
 from speaker_verification.models.settings import FrontendSettings
-from tests.support.tiny_models import tiny_settings
-
-TINY_W2V_BERT = {
-    "model_type": "wav2vec2-bert",
-    "num_hidden_layers": 3,
-    "hidden_size": 16,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-    "conv_depthwise_kernel_size": 7,
-    "left_max_position_embeddings": 6,
-    "right_max_position_embeddings": 2,
-    "layerdrop": 0.0,
-    "apply_spec_augment": False,
-}
+from tests.support.tiny_models import TINY_W2V_BERT, tiny_settings
 
 
 def build(**options: Any) -> PreTrainedModel:

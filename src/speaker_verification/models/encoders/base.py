@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from speaker_verification.common.errors import ParameterError
+from speaker_verification.models.encoders.units import UnitGroup
 from speaker_verification.models.faults import Fault
 
 if TYPE_CHECKING:
@@ -142,6 +144,32 @@ class EncoderAdapter(ABC):
     def compiled_parts(self, block: nn.Module) -> tuple[nn.Module, ...]:
         """Modules of a block that are compiled, each alone."""
         return (block,)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """Units that pruning may remove, block by block.
+
+        Raises:
+            ParameterError: the encoder cannot be pruned.
+        """
+        return [group for index, block in enumerate(self.blocks) for group in self.units_of(index, block)]
+
+    def units_of(self, _index: int, _block: Any) -> Iterator[UnitGroup]:
+        """Units of a block: heads, then those of its networks, then those of its convolution module."""
+        raise ParameterError(
+            f"the encoder ({self.encoder.config.model_type}) cannot be pruned: its adapter "
+            f"{type(self).__name__} names no units of its blocks"
+        )
+
+    def keep_units(self, group: UnitGroup, units: Sequence[int]) -> None:
+        """Adjust a module, beside the parameters of its units, to those that are kept.
+
+        Args:
+            group: units of the module.
+            units: numbers of the kept units, as they were before the cut.
+        """
+        owner: Any = group.owner
+        if group.kind == "attention_heads":
+            owner.num_heads = len(units)
 
     def encode_in_chunks(
         self, _waveforms: Tensor, _last_state: Literal["after", "before"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal, Protocol
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speaker_verification.models.encoders.wavlm_attention import bias_gates, split_heads
+from speaker_verification.models.encoders.wavlm_attention import bias_gates, of_kept_heads, split_heads
 
 # Largest number of elements in a tensor of a chunk, unless a single frame, channel or head has more.
 CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
@@ -174,10 +175,12 @@ def _run_block(
     """
     attention, adapter = block.attention, getattr(block, "adapter_layer", None)
     chunks = list(_query_chunks(states.shape[1], _limit(CHUNK_BLOCKS, states)))
+    shape = 2, *states.shape[:2], attention.k_proj.out_features  # pruned heads leave memory unused
+    memory = memory.flatten()[: math.prod(shape)].view(shape)
     for frames in chunks:
         source = block.layer_norm(states[:, frames]) if norm_first else states[:, frames]
         memory[0, :, frames], memory[1, :, frames] = attention.k_proj(source), attention.v_proj(source)
-    key, value = (split_heads(x, attention.num_heads) for x in memory)  # (B, h, T, d)
+    key, value = (split_heads(x, attention.head_dim) for x in memory)  # (B, h, T, d)
     for frames in chunks:
         source = block.layer_norm(states[:, frames]) if norm_first else states[:, frames]
         x = states[:, frames] + _attend(attention, source, frames, key, value, biases)
@@ -203,12 +206,14 @@ def _attend(
         value: values of all frames, (B, h, T, d).
         biases: position biases, see `offset_biases`; None where attention has none.
     """
-    query = split_heads(attention.q_proj(source), attention.num_heads)  # (B, h, n, d)
+    if not attention.num_heads:
+        return attention.out_proj.bias.expand_as(source)
+    query = split_heads(attention.q_proj(source), attention.head_dim)  # (B, h, n, d)
     if biases is None:
         mixed = functional.scaled_dot_product_attention(query, key, value)
     else:
         mixed = torch.empty_like(query)
-        num_frames = key.shape[2]
+        num_frames, biases = key.shape[2], of_kept_heads(attention, biases, 0)
         # Queries in reverse order: row r of the view below, shifted by one from row to row, then has the
         # biases of the r-th query, and is copied without an index.
         query, gates = query.flip(2), bias_gates(attention, source).flip(2)  # (B, h, n, d), (B, h, n, 1)

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from speaker_verification.common.errors import DataError, ParameterError, UserError
 from speaker_verification.models.encoders import AdapterChoice, adapter_class
 from speaker_verification.models.encoders.base import EncoderAdapter
+from speaker_verification.models.pruning.cutting import keep_units
+from speaker_verification.models.pruning.kept_units import KEPT_UNITS, KeptUnits
 from speaker_verification.models.settings import CONFIG_FILE
 from speaker_verification.models.weight_files import read_json, reason
 
@@ -111,7 +113,7 @@ def refuse_unservable(
 
 
 def build_encoder(config: PreTrainedConfig, where: str, adapter: AdapterChoice = None) -> PreTrainedModel:
-    """Encoder of a configuration, with random weights, in float32.
+    """Encoder of a configuration, with random weights, in float32, without the units that were pruned.
 
     Args:
         config: configuration of an encoder that the model serves.
@@ -119,10 +121,18 @@ def build_encoder(config: PreTrainedConfig, where: str, adapter: AdapterChoice =
         adapter: see `adapter_class`.
 
     Raises:
-        DataError: the model cannot serve the encoder.
+        DataError: the model cannot serve the encoder, or the configuration keeps units that it does not have.
     """
     refuse_unservable(config, where, adapter=adapter)
-    return AutoModel.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    encoder = AutoModel.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    kept = getattr(config, KEPT_UNITS, None)
+    if kept is not None:
+        family = _adapter_class(config.model_type, adapter, where, DataError)
+        try:
+            keep_units(family(encoder), KeptUnits.from_config(kept))
+        except UserError as error:
+            raise DataError(f"{where}{error}") from error
+    return encoder
 
 
 def _refuse_other_folder(folder: Path) -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from speaker_verification.models.encoders.base import EncoderAdapter
+from speaker_verification.models.encoders.unitless_modules import (
+    ChannellessConvolution,
+    HeadlessW2vBertAttention,
+)
+from speaker_verification.models.encoders.units import (
+    UnitGroup,
+    UnitRows,
+    head_units,
+    network_units,
+    rows_of_layer,
+)
 from speaker_verification.models.faults import Fault
 
 _FEATURES = 160  # of a frame: two frames of 80 mel bands
@@ -75,5 +86,40 @@ class W2vBertAdapter(EncoderAdapter):
 
         block: Any
         for block in self.blocks:
-            if attention == "sdpa" and block.self_attn.position_embeddings_type == "relative_key":
+            relative = block.self_attn.position_embeddings_type == "relative_key"
+            if attention == "sdpa" and relative and block.self_attn.num_heads:
                 block.self_attn.__class__ = FusedW2vBertAttention  # the same parameters, the same names
+
+    def units_of(self, index: int, block: Any) -> Iterator[UnitGroup]:
+        config, attention, convolution = self.encoder.config, block.self_attn, block.conv_module
+        projections, others = [attention.linear_q, attention.linear_k, attention.linear_v], []
+        if attention.position_embeddings_type == "relative":
+            projections.append(attention.linear_pos)
+            others = [UnitRows(attention, name) for name in ("pos_bias_u", "pos_bias_v")]
+        yield head_units(
+            index,
+            attention,
+            config.num_attention_heads,
+            projections,
+            attention.linear_out,
+            attention.head_size,
+            others,
+        )
+        yield network_units(index, block.ffn1, config.intermediate_size)
+        yield network_units(index, block.ffn2, config.intermediate_size)
+        output, norm = convolution.pointwise_conv2, convolution.depthwise_layer_norm
+        rows = (
+            *rows_of_layer(convolution.pointwise_conv1, copies=2),  # inputs, then gates, of the GLU
+            *rows_of_layer(convolution.depthwise_conv),
+            *rows_of_layer(norm),
+            UnitRows(output, "weight", dim=1),
+        )
+        yield UnitGroup(index, "convolution", convolution, config.hidden_size, rows, output, norm)
+
+    def keep_units(self, group: UnitGroup, units: Sequence[int]) -> None:
+        super().keep_units(group, units)
+        owner: Any = group.owner
+        if group.kind == "attention_heads" and not units:
+            owner.__class__ = HeadlessW2vBertAttention
+        elif group.kind == "convolution" and not units:
+            owner.__class__ = ChannellessConvolution

@@ -39,7 +39,7 @@ class FusedW2vBertAttention(Wav2Vec2BertSelfAttention):
             (B, T, D), and no weights.
         """
         query, key, value = (
-            split_heads(projection(hidden_states), self.num_heads)
+            split_heads(projection(hidden_states), self.head_size)
             for projection in (self.linear_q, self.linear_k, self.linear_v)
         )
         bias = position_bias(self, query)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.encoders.base import EncoderAdapter
+from speaker_verification.models.encoders.unitless_modules import HeadlessAttention
+from speaker_verification.models.encoders.units import UnitGroup, UnitRows, head_units, network_units
 from speaker_verification.models.faults import Fault
+from speaker_verification.models.pruning.kept_units import KEPT_UNITS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -19,6 +23,10 @@ CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
 MASKS = ("mask_time_prob", "mask_feature_prob")
 ACTIVATIONS = ("hidden_act", "feat_extract_activation")
+_NEEDS_FUSED = (
+    "parameter 'model.frontend.attention' is 'original': WavLM's original attention cannot be pruned, set it "
+    "to sdpa"
+)
 
 
 class Wav2Vec2Adapter(EncoderAdapter):
@@ -146,6 +154,30 @@ class Wav2Vec2Adapter(EncoderAdapter):
     def compiled_parts(self, block: Any) -> tuple[nn.Module, ...]:
         return block.attention, block.feed_forward
 
+    def units_of(self, index: int, block: Any) -> Iterator[UnitGroup]:
+        config, attention = self.encoder.config, block.attention
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        yield head_units(
+            index,
+            attention,
+            config.num_attention_heads,
+            projections,
+            attention.out_proj,
+            attention.head_dim,
+            self._rows_of_heads(attention),
+        )
+        yield network_units(index, block.feed_forward, config.intermediate_size)
+
+    def _rows_of_heads(self, _attention: Any) -> tuple[UnitRows, ...]:
+        """Parameters of heads beside the projections and the output."""
+        return ()
+
+    def keep_units(self, group: UnitGroup, units: Sequence[int]) -> None:
+        super().keep_units(group, units)
+        attention: Any = group.owner
+        if group.kind == "attention_heads" and not units:
+            attention.__class__ = HeadlessAttention
+
     def position_biases(self, _num_frames: int) -> Tensor | None:
         """Attention biases by the offset of key from query, (h, 2T - 1); None where attention has none."""
         return None
@@ -167,6 +199,7 @@ class WavLMAdapter(Wav2Vec2Adapter):
         "microsoft/wavlm-large": 1024,
     }
     undeclared_options = frozenset({"mask_feature_min_masks"})
+    _original_attention = False
 
     @classmethod
     def combination_faults(cls, config: PreTrainedConfig) -> Iterator[Fault]:
@@ -190,9 +223,29 @@ class WavLMAdapter(Wav2Vec2Adapter):
         """Compute attention by torch's fused product, which transformers does not offer for WavLM."""
         from speaker_verification.models.encoders.wavlm_attention import FusedWavLMAttention
 
+        self._original_attention = attention == "original"
+        if self._original_attention and getattr(self.encoder.config, KEPT_UNITS, None):
+            raise ParameterError(_NEEDS_FUSED)
         if attention == "sdpa":
             for block in self.stack.layers:
                 block.attention.__class__ = FusedWavLMAttention  # the same parameters under the same names
+
+    def units_of(self, index: int, block: Any) -> Iterator[UnitGroup]:
+        if self._original_attention:  # it reads the weights of its layers past hooks
+            raise ParameterError(_NEEDS_FUSED)
+        return super().units_of(index, block)
+
+    def _rows_of_heads(self, attention: Any) -> tuple[UnitRows, ...]:
+        return (UnitRows(attention, "gru_rel_pos_const", dim=1),)
+
+    def keep_units(self, group: UnitGroup, units: Sequence[int]) -> None:
+        """Keep the numbers of the heads too: the table of position biases stays whole, all blocks read it."""
+        from speaker_verification.models.encoders.wavlm_attention import keep_heads
+
+        EncoderAdapter.keep_units(self, group, units)
+        attention: Any = group.owner
+        if group.kind == "attention_heads":
+            keep_heads(attention, units)
 
     def position_biases(self, num_frames: int) -> Tensor:
         from speaker_verification.models.encoders.wavlm_attention import offset_biases

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+KEPT_HEADS = "kept_heads"  # buffer of a block that pruning has taken heads from
 
 
 class FusedWavLMAttention(WavLMAttention):
@@ -33,7 +36,8 @@ class FusedWavLMAttention(WavLMAttention):
         Args:
             hidden_states: (B, T, D).
             attention_mask: (B, T), 1 for a frame and 0 for padding; None: no padding.
-            position_bias: (h, T, T), computed by the first block; None in the first block.
+            position_bias: (H, T, T), computed by the first block; None in the first block. H is the number
+                of heads that blocks have before pruning, h that of this one.
             index: number of the block; unused, as in the parent class.
 
         Returns:
@@ -41,11 +45,13 @@ class FusedWavLMAttention(WavLMAttention):
         """
         if position_bias is None:
             position_bias = position_biases(self, hidden_states.shape[1])
-        bias = bias_gates(self, hidden_states) * position_bias  # (B, h, T, T)
+        if not self.num_heads:
+            return self.out_proj.bias.expand_as(hidden_states), None, position_bias
+        bias = bias_gates(self, hidden_states) * of_kept_heads(self, position_bias, 0)  # (B, h, T, T)
         if attention_mask is not None:
             bias = bias.masked_fill(attention_mask.ne(1)[:, None, None, :], -torch.inf)
         query, key, value = (
-            split_heads(projection(hidden_states), self.num_heads)
+            split_heads(projection(hidden_states), self.head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = self.dropout if self.training else 0.0
@@ -55,20 +61,39 @@ class FusedWavLMAttention(WavLMAttention):
         return self.out_proj(mixed.transpose(1, 2).flatten(start_dim=2)), None, position_bias
 
 
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, T, D) -> (B, h, T, d)."""
-    return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
+def split_heads(x: Tensor, width: int) -> Tensor:
+    """(B, T, h * d) -> (B, h, T, d), for heads of a width d."""
+    return x.unflatten(2, (-1, width)).transpose(1, 2)
 
 
 def bias_gates(attention: WavLMAttention, hidden_states: Tensor) -> Tensor:
     """Factor of the position bias for every query of states (B, T, D): (B, h, T, 1)."""
-    gates = attention.gru_rel_pos_linear(split_heads(hidden_states, attention.num_heads))  # (B, h, T, 8)
+    by_head = split_heads(hidden_states, attention.head_dim)  # (B, H, T, d)
+    gates = attention.gru_rel_pos_linear(of_kept_heads(attention, by_head, 1))  # (B, h, T, 8)
     update, reset = gates.unflatten(3, (2, 4)).sum(dim=4).sigmoid().split(1, dim=3)
     return update * (reset * attention.gru_rel_pos_const - 1) + 2
 
 
+def keep_heads(attention: WavLMAttention, heads: Sequence[int]) -> None:
+    """Remember which heads pruning has kept, whose position biases are those of the original heads.
+
+    Args:
+        attention: attention of a block.
+        heads: numbers of the kept heads, as they were before the cut.
+    """
+    index = torch.tensor(heads, dtype=torch.long, device=attention.out_proj.weight.device)
+    earlier = getattr(attention, KEPT_HEADS, None)
+    attention.register_buffer(KEPT_HEADS, index if earlier is None else earlier[index], persistent=False)
+
+
+def of_kept_heads(attention: WavLMAttention, x: Tensor, dim: int) -> Tensor:
+    """Entries of the block's own h heads among those of all H original heads, along a dimension."""
+    heads = getattr(attention, KEPT_HEADS, None)
+    return x if heads is None else x.index_select(dim, heads)
+
+
 def position_biases(attention: WavLMAttention, num_frames: int) -> Tensor:
-    """Position biases of every query and key, (h, T, T).
+    """Position biases of every query and key, (H, T, T).
 
     Those of the parent class's `compute_bias`, without the wait for the GPU of some of its versions.
     """
@@ -78,7 +103,7 @@ def position_biases(attention: WavLMAttention, num_frames: int) -> Tensor:
 
 
 def offset_biases(attention: WavLMAttention, num_frames: int) -> Tensor:
-    """Position biases by the offset of the key from the query, -(T - 1) to T - 1: (h, 2T - 1).
+    """Position biases by the offset of the key from the query, -(T - 1) to T - 1: (H, 2T - 1).
 
     Args:
         attention: attention of the first block, which has the table.
