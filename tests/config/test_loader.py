@@ -82,9 +82,9 @@ def test_an_environment_has_changes_of_its_own_to_a_recipe_and_to_those_based_on
         "epochs": 3,
         "crop_seconds": 1,
     }
-    large = parameters(conf, "tiny", recipe="mhfa_large", lmft={"crop_seconds": 5})
+    large = parameters(conf, "tiny", recipe="mhfa_large", lmft={"epochs": 5})
     assert large["model"] == {"kind": "mhfa", "heads": 2, "width": 1024}
-    assert (large["pretrain"]["epochs"], large["lmft"]["crop_seconds"]) == (7, 5)
+    assert (large["pretrain"]["epochs"], large["lmft"]["epochs"]) == (7, 5)
     assert parameters(conf, recipe="mhfa_large")["model"]["heads"] == 32
 
 
