@@ -70,7 +70,17 @@ from tests.support.config import CONF, parameters
         (
             "local",
             {"finetune": {"speed_factors": [1.0, 0.8, 0.9, 1.1]}},
-            "parameter 'finetune.speed_factors' makes 4 classes of a speaker, .* made 3",
+            "parameter 'finetune.speed_factors' has classes at 1.0, 0.8, 0.9, 1.1, and .* at 1.0, 0.9, 1.1: ",
+        ),
+        (
+            "local",
+            {"finetune": {"speed_factors": [1.0, 1.1]}},
+            "parameter 'finetune.speed_factors' has classes at 1.0, 1.1, .* at 1.0, 0.9, 1.1: .* cut_head",
+        ),
+        (
+            "local",
+            {"finetune": {"cut_head": True}, "lmft": {"speed_factors": [1.0, 0.9]}},
+            "parameter 'lmft.speed_factors' has classes at 1.0, 0.9, and .* at 1.0: ",
         ),
         (
             "local",
@@ -78,7 +88,7 @@ from tests.support.config import CONF, parameters
                 "finetune": {"start": "saved", "speed_factors": [1.0, 0.9]},
                 "lmft": {"speed_factors": [1.0, 0.9, 1.1]},
             },
-            "parameter 'lmft.speed_factors' makes 3 classes of a speaker, .* made 2$",
+            "parameter 'lmft.speed_factors' has classes at 1.0, 0.9, 1.1, and .* at 1.0, 0.9: ",
         ),
         (
             "local",

@@ -90,7 +90,7 @@ def test_a_save_that_fails_costs_nothing(
         save_checkpoint(tmp_path / "epoch_01", model, head, RUN)
     again, _, run = load_head(tmp_path / "epoch_01", "cpu")
     assert torch.equal(again.weight, head.weight)
-    assert run == RUN | {"embedding_size": 10, "num_classes": 3}
+    assert run == RUN | {"embedding_size": 10, "num_classes": 3, "class_speeds": [1.0]}
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:

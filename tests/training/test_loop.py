@@ -353,7 +353,11 @@ def test_a_phase_starts_from_the_best_of_the_one_before(run_phase: Callable[...,
         for a, b in zip(model.state_dict().values(), best.state_dict().values(), strict=True)
     )
     assert best_checkpoint(second).name == "epoch_00"
-    assert load_head(best_checkpoint(second), "cpu")[0].num_classes == 6 * 3
+    handed_on, _, _ = load_head(best_checkpoint(second), "cpu")
+    assert (handed_on.num_classes, handed_on.class_speeds) == (6 * 3, (1.0, 0.9, 1.1))
+    third, _, _ = run_phase(second, "third", epochs=1, cut_head=True, speed_factors=[1.0, 1.1])
+    cut, _, _ = load_head(best_checkpoint(third), "cpu")
+    assert (cut.num_classes, cut.class_speeds) == (6 * 2, (1.0, 1.1))
 
 
 def test_a_loss_that_is_not_finite_names_the_utterances(

@@ -12,9 +12,9 @@ from tests.support.training import phase_settings
 
 def test_a_speaker_has_a_class_for_every_distinct_speed() -> None:
     phase = phase_settings(speed_factors=[1.0, 1.0, 1.0, 0.9, 1.1])
-    assert (phase.num_speed_classes, phase.speeds_of_pass) == (3, 1)
+    assert (phase.class_speeds, phase.speeds_of_pass) == ((1.0, 0.9, 1.1), 1)
     phase = phase_settings(speed_factors=[1.0, 0.9, 1.1], sampling={"every_speed": True})
-    assert (phase.num_speed_classes, phase.speeds_of_pass) == (3, 3)
+    assert (phase.class_speeds, phase.speeds_of_pass) == ((1.0, 0.9, 1.1), 3)
 
 
 @pytest.mark.parametrize(

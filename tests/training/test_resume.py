@@ -201,6 +201,25 @@ def without_timings(curve: pd.DataFrame) -> list[tuple[Any, ...]]:
     return list(curve[~curve["metric"].str.endswith("seconds")].itertuples(index=False, name=None))
 
 
+def test_a_phase_that_cuts_its_head_is_resumed_with_the_classes_that_are_left(
+    job: Job, tmp_path: Path
+) -> None:
+    before = replace(job, folder=tmp_path / "before", changes={"epochs": 0, "speed_factors": [1.0, 0.9, 1.1]})
+    before.train()
+    cut = replace(job, encoder=before.folder, changes={"cut_head": True, "speed_factors": [1.0, 1.1]})
+    undisturbed = replace(cut, folder=tmp_path / "undisturbed")
+    expected = undisturbed.train()
+
+    def stop(epoch: int, _: Any) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut.train(on_epoch=stop)
+    assert without_timings(cut.train()) == without_timings(expected)
+    assert contents(cut.folder) == contents(undisturbed.folder)
+
+
 @pytest.mark.project
 def test_a_phase_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(
     job: Job, undisturbed: tuple[Path, pd.DataFrame]

@@ -83,7 +83,7 @@ def test_other_speakers_than_the_phase_before_are_refused(
     BestCheckpoints(tmp_path / "best", keep=1).save_if_best(1, 5.0, model, head, RUN)
     with pytest.raises(DataError, match="trained on 3 speakers that are not the 2 of today"):
         start_phase(tmp_path / "best", phase_settings(), MODEL, HEAD, ["a", "b"], CPU)
-    with pytest.raises(ParameterError, match=r"'speed_factors' makes 2 classes of a speaker, .* made 1"):
+    with pytest.raises(ParameterError, match=r"'speed_factors' has classes at 1.0, 0.9, and .* at 1.0: "):
         start_phase(
             tmp_path / "best", phase_settings(speed_factors=[1.0, 0.9]), MODEL, HEAD, ["a", "b", "c"], CPU
         )
@@ -102,6 +102,7 @@ def save_model(folder: Path, model: SpeakerModel, speaker_ids: list[str], **run:
     """A checkpoint whose class number n has centres of n + 1 everywhere."""
     speeds = run.get("phase", {}).get("speed_factors", [1.0])
     head = SubcentreMarginHead(10, len(speaker_ids) * len(speeds), HEAD.chosen)
+    head.class_speeds = tuple(speeds)
     with torch.no_grad():
         head.weight.copy_(torch.arange(1.0, head.num_classes + 1).expand_as(head.weight))
     save_checkpoint(folder, model, head, RUN | {"speaker_ids": speaker_ids} | run)
@@ -143,6 +144,7 @@ def test_the_same_speakers_keep_their_head_as_from_phase_to_phase(
     speeds = {"speed_factors": [1.0, 0.9]}
     best = BestCheckpoints(tmp_path / "best", keep=1)
     head = SubcentreMarginHead(10, 6, HEAD.chosen)
+    head.class_speeds = (1.0, 0.9)
     best.save_if_best(1, 5.0, model, head, RUN | {"phase": speeds})
     handed_on = start_phase(best.folder, phase_settings(), MODEL, HEAD, RUN["speaker_ids"], CPU)
     _, kept, new = started(best.folder, RUN["speaker_ids"])
@@ -269,6 +271,76 @@ def test_new_classes_are_turned_to_their_means_and_the_log_counts_all_kinds(
     means = mean_embeddings(loaded, examples, others)  # (4, E)
     cosines = torch.cosine_similarity(head.weight[:, :, others], means.T[None], dim=1)  # (K, 4)
     assert cosines.min() > 0.99
+
+
+def save_head(
+    folder: Path, model: SpeakerModel, settings: HeadSettings, speeds: tuple[float, ...]
+) -> tuple[Path, Head]:
+    """Best epoch of a phase with three speakers, with a head of random weights."""
+    head = build_head(settings, 10, 3 * len(speeds))
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    head.class_speeds = speeds
+    run = RUN | {"head": settings.model_dump()}
+    BestCheckpoints(folder, keep=1).save_if_best(1, 5.0, model, head, run)
+    return folder, head
+
+
+@pytest.mark.parametrize(
+    "settings", [HEAD, HeadSettings(kind="sphereface2")], ids=["two sub-centres", "SphereFace2"]
+)
+def test_a_cut_head_keeps_the_classes_of_its_speeds_whatever_their_place(
+    settings: HeadSettings, model: SpeakerModel, tmp_path: Path
+) -> None:
+    """Classes 0 to 2 are at 1.0, 3 to 5 at 0.9 and 6 to 8 at 1.1."""
+    before, whole = save_head(tmp_path / "best", model, settings, (1.0, 0.9, 1.1))
+    for speeds, places in (([1.0], [0, 1, 2]), ([1.0, 1.1], [0, 1, 2, 6, 7, 8])):
+        phase = phase_settings(speed_factors=speeds, cut_head=True)
+        _, head = start_phase(before, phase, MODEL, settings, RUN["speaker_ids"], CPU)
+        assert (head.num_classes, head.class_speeds) == (len(places), tuple(speeds))
+        expected = dict(whole.state_dict())
+        expected["weight"] = expected["weight"].index_select(whole.class_dim or 0, torch.tensor(places))
+        assert all(torch.equal(value, expected[name]) for name, value in head.state_dict().items())
+    _, uncut = start_phase(before, phase_settings(), MODEL, settings, RUN["speaker_ids"], CPU)
+    assert (uncut.num_classes, uncut.class_speeds) == (9, (1.0, 0.9, 1.1))
+
+
+def test_speeds_in_another_order_than_before_need_a_cut(model: SpeakerModel, tmp_path: Path) -> None:
+    """Classes at 1.1 would otherwise go on from those at 0.9."""
+    before, _ = save_head(tmp_path / "best", model, HEAD, (1.0, 0.9, 1.1))
+    phase = phase_settings(speed_factors=[1.0, 1.1])
+    with pytest.raises(ParameterError, match=r"at 1.0, 1.1, and .* at 1.0, 0.9, 1.1: .* cut_head"):
+        start_phase(before, phase, MODEL, HEAD, RUN["speaker_ids"], CPU)
+
+
+def test_classes_are_cut_off_a_saved_model_s_head_too(model: SpeakerModel, tmp_path: Path) -> None:
+    saved = save_model(tmp_path / "saved", model, ["a", "b"], phase={"speed_factors": [1.0, 1.1]})
+    _, head, new = started(saved, ["a", "b"], cut_head=True)
+    assert [int(value) for value in head.weight[0, 0]] == [1, 2]
+    assert (new.num_kept, list(new.from_means), new.num_random) == (2, [], 0)
+
+
+def test_a_head_whose_classes_are_in_no_tensor_is_not_cut(model: SpeakerModel, tmp_path: Path) -> None:
+    custom = HeadSettings(kind=f"{__name__}.{Unplaceable.__name__}")
+    before, _ = save_head(tmp_path / "best", model, custom, (1.0, 0.9))
+    with pytest.raises(ParameterError, match=r"'cut_head' is true: Unplaceable has no class_dim.* false"):
+        start_phase(before, phase_settings(cut_head=True), MODEL, custom, RUN["speaker_ids"], CPU)
+
+
+def cut_shares(before: Path) -> tuple[int, torch.Tensor]:
+    """Number of own classes, and centres of all, of a cut head that is sharded."""
+    sharded = HEAD.model_copy(update={"sharded": True})
+    _, head = start_phase(before, phase_settings(cut_head=True), MODEL, sharded, RUN["speaker_ids"], CPU)
+    return head.weight.shape[2], head.state_dict()["weight"]
+
+
+@pytest.mark.project
+def test_a_cut_head_is_shared_out_after_the_cut(model: SpeakerModel, tmp_path: Path) -> None:
+    before, whole = save_head(tmp_path / "best", model, HEAD, (1.0, 0.9))
+    (first, of_first), (second, of_second) = values_of(run_processes(2, cut_shares, before))
+    assert (first, second) == (1, 2)
+    for weight in (of_first, of_second):
+        assert torch.equal(weight, whole.weight[:, :, :3])
 
 
 @dataclass(frozen=True)

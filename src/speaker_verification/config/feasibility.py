@@ -220,8 +220,7 @@ def _note_impossible(
     if training is not None:
         speakers = pd.factorize(training["speaker_id"])[0]
         for name, phase in phases.items():
-            per_speaker = parameters.phases[parameters.origin(name)].num_speed_classes
-            num_classes = (speakers.max() + 1) * per_speaker
+            num_classes = (speakers.max() + 1) * len(parameters.class_speeds(name))
             with problems.noted():
                 _refuse_phase(name, phase, parameters.head.chosen_class, num_classes, speakers)
     if "evaluate" in stages:
@@ -269,7 +268,7 @@ def _refuse_phase(
         head.check_top_k(phase.margin.top_k, num_classes)
     with in_group(name):
         require_lora(phase.lora)
-        order = UtteranceOrder(speakers, phase.sampling, phase.batch_size, 0, phase.num_speed_classes)
+        order = UtteranceOrder(speakers, phase.sampling, phase.batch_size, 0, len(phase.class_speeds))
         EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
 
 

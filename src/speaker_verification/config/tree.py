@@ -86,6 +86,12 @@ class Parameters(Settings):
         upto = PHASES[: PHASES.index(phase) + 1]
         return next((name for name in reversed(upto) if self.phases[name].start is not None), PHASES[0])
 
+    def class_speeds(self, phase: str) -> tuple[float, ...]:
+        """Speeds of the classes of a phase's head: those of its origin, unless they were cut off since."""
+        names = PHASES[PHASES.index(self.origin(phase)) : PHASES.index(phase) + 1]
+        line = [self.phases[name] for name in names]
+        return next((one for one in reversed(line) if one.cut_head), line[0]).class_speeds
+
     def job(self, phase: str) -> PhaseJob:
         """All settings of a phase, by its name."""
         return PhaseJob(
@@ -132,8 +138,9 @@ class Parameters(Settings):
                 yield f"parameter '{name}.monitor' holds {', '.join(unknown)}: known are {', '.join(known)}"
             if phase.rank_by in known and phase.rank_by not in self.prepare.list_names:
                 yield f"parameter '{name}.rank_by' is '{phase.rank_by}': prepare.trial_lists must hold it"
-            num_before = self.phases[self.origin(name)].num_speed_classes
-            yield from _refused(name, phase.refuse_more_classes, num_before)
+            if name != self.origin(name):
+                speeds = self.class_speeds(PHASES[PHASES.index(name) - 1])
+                yield from _refused(name, phase.refuse_other_classes, speeds)
         takers = {"finetune": self.finetune.choose_top, "lmft": self.lmft.choose_top}
         if self.embed.model is None:
             takers["embed"] = self.embed.choose_top

@@ -4,9 +4,9 @@ ranking.json                best first: epoch, folder, error rate; an average of
 epoch_07/config.json        the speaker model (SpeakerModel.from_pretrained)
 epoch_07/model.safetensors
 epoch_07/head.safetensors   weights of the head
-epoch_07/run.json           speakers in class order, settings (of the head its kind, too), embedding size and
-                            number of classes of the head, metrics, ids of the tracked runs, record of the run
-                            that trained
+epoch_07/run.json           speakers in class order, settings (of the head its kind, too), embedding size,
+                            number and speeds of the classes of the head, metrics, ids of the tracked runs,
+                            record of the run that trained
 average/                    likewise, of the best epochs' average, where the phase makes one
 phase.json                  fingerprint and learning curve of the finished phase (see resume.py)
 """
@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.atomic import atomic_write
 from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError, UserError
@@ -36,6 +37,7 @@ from speaker_verification.training.kept_epochs import RANKING_FILE, RUN_FILE, Ra
 
 HEAD_FILE = "head.safetensors"
 HEAD_SHAPE = ("embedding_size", "num_classes")  # beside the weights, what a head is built from
+CLASS_SPEEDS = "class_speeds"  # likewise; absent in checkpoints from before heads had them
 AVERAGE_FOLDER = "average"
 
 
@@ -56,7 +58,7 @@ def save_checkpoint(folder: Path, model: SpeakerModel, head: Head, run: dict[str
     with atomic_write(folder) as part:
         model.save_pretrained(part)
         save_file(weights, part / HEAD_FILE)
-        shape = {name: getattr(head, name) for name in HEAD_SHAPE}
+        shape = {name: getattr(head, name) for name in (*HEAD_SHAPE, CLASS_SPEEDS)}
         (part / RUN_FILE).write_text(json.dumps({**run, **shape}, indent=2))
 
 
@@ -79,6 +81,8 @@ def load_head(folder: Path, device: str | torch.device) -> tuple[Head, HeadSetti
             raise DataError(f"'{folder / RUN_FILE}' lacks '{name}', a whole number")
     head = build_head(settings, *(run[name] for name in HEAD_SHAPE)).to(device)
     load_strictly(head, weights, folder / HEAD_FILE)
+    speeds = run.get(CLASS_SPEEDS) or run.get("phase", {}).get("speed_factors", [1.0])
+    head.class_speeds = tuple(speed_class_offsets(speeds))
     return head, settings, run
 
 

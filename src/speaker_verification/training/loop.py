@@ -181,7 +181,7 @@ class TrainingLoop:
         phase, examples, folder = self.phase, self.examples, self.folder
         self.model, self.head = self.classifier.model, self.classifier.head
         order = UtteranceOrder(
-            examples.speakers, phase.sampling, phase.batch_size, examples.seed, phase.num_speed_classes
+            examples.speakers, phase.sampling, phase.batch_size, examples.seed, len(phase.class_speeds)
         )
         steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
         self.steps_per_epoch = len(steps)

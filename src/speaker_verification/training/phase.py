@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from speaker_verification.audio.speed import speed_class_offsets
-from speaker_verification.common.errors import ParameterError
+from speaker_verification.common.errors import ParameterError, listed
 from speaker_verification.common.settings_base import LocalPath, SecondsOrRange, Settings
 from speaker_verification.data.sampling import SamplingSettings
 from speaker_verification.models.settings import LoraSettings
@@ -139,6 +140,8 @@ class PhaseSettings(Settings):
     sampling: SamplingSettings = SamplingSettings()
     speed_factors: tuple[float, ...] = (1.0,)
     """Playback speeds, drawn evenly; a speaker at another speed is another class."""
+    cut_head: bool = False
+    """Cut classes at speeds that this phase does not have off the head that it starts from."""
     augment: bool = True
     """Augment the crops, as `augmentation` says; false: all of them stay clean."""
     gradient_clip_norm: float | None = Field(None, gt=0)
@@ -233,28 +236,32 @@ class PhaseSettings(Settings):
         return self.steps_per_epoch or examples_of_pass // self.examples_per_step
 
     @property
-    def num_speed_classes(self) -> int:
-        """Classes per speaker: a speaker at another speed is another class."""
-        return len(speed_class_offsets(self.speed_factors))
+    def class_speeds(self) -> tuple[float, ...]:
+        """Speeds of the classes: a speaker at another speed is another class."""
+        return tuple(speed_class_offsets(self.speed_factors))
 
     @property
     def speeds_of_pass(self) -> int:
         """Examples of an utterance in a pass through the corpus."""
-        return self.num_speed_classes if self.sampling.every_speed else 1
+        return len(self.class_speeds) if self.sampling.every_speed else 1
 
     @property
     def num_kept(self) -> int:
         """Checkpoints that are kept: the best epochs, and their average where it is handed on."""
         return min(self.keep_checkpoints, max(self.epochs, 1)) + (self.average_best > 1)
 
-    def refuse_more_classes(self, num_before: int) -> None:
-        """Refuse more classes of a speaker than the phase before has made.
+    def refuse_other_classes(self, before: Sequence[float]) -> None:
+        """Refuse speeds at which the phase before has no classes, or has them in another order.
+
+        Args:
+            before: speeds of its head's classes.
 
         Raises:
             ParameterError: naming `speed_factors`.
         """
-        if self.num_speed_classes > num_before:
+        own = self.class_speeds
+        if own != tuple(before)[: len(own)] and not (self.cut_head and {*own} <= {*before}):
             raise ParameterError(
-                f"parameter 'speed_factors' makes {self.num_speed_classes} classes of a speaker, of which "
-                f"the phase before has made {num_before}"
+                f"parameter 'speed_factors' has classes at {listed(own)}, and the head of the phase before "
+                f"has them at {listed(before)}: take the first of these, or with cut_head any of them"
             )

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.encoders.lora import add_lora
@@ -73,9 +72,9 @@ def start_phase(
     """Model and margin head that a phase starts from.
 
     After an encoder both are fresh (drawn from torch's global generator), with a class for every speaker at
-    every speed. After a phase both are those of its best epoch, classes included. LoRA is fresh in every
-    phase. A sharded head is made whole, so that its weights are those of one process, of which each then
-    keeps its classes'.
+    every speed. After a phase both are those of its best epoch, classes included; `phase.cut_head` leaves of
+    them those of this phase. LoRA is fresh in every phase. A sharded head is made whole, so that its weights
+    are those of one process, of which each then keeps its classes'.
 
     Args:
         folder: an encoder in Hugging Face format, or of the phase before.
@@ -87,13 +86,12 @@ def start_phase(
 
     Raises:
         DataError: the phase before was trained on other speakers, or the folder cannot be read.
-        ParameterError: this phase needs more classes than the phase before made, or asks for another model or
-            for LoRA that cannot be added.
+        ParameterError: this phase needs other classes than the phase before made, or asks for another model,
+            or for LoRA that cannot be added; or classes are to be cut off a head without `class_dim`.
     """
     if not (folder / RANKING_FILE).exists():
         model = SpeakerModel.from_encoder(folder, model_settings)
-        num_classes = len(speaker_ids) * phase.num_speed_classes
-        head = build_head(head_settings, model.embedding_size, num_classes)
+        head = _fresh_head(head_settings, model.embedding_size, phase, speaker_ids)
         head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
         return _with_lora(model, phase).to(device), head.to(device)
     checkpoint = best_checkpoint(folder, phase.choose_top)
@@ -103,7 +101,7 @@ def start_phase(
             f"{checkpoint} was trained on {len(run['speaker_ids'])} speakers that are not the "
             f"{len(speaker_ids)} of today's training utterances: run the phases again from 'pretrain'"
         )
-    phase.refuse_more_classes(head.num_classes // len(speaker_ids))
+    phase.refuse_other_classes(head.class_speeds)
     model = SpeakerModel.from_pretrained(checkpoint, device)
     for name, asked, trained in (
         ("model.layer_aggregation", model_settings.layer_aggregation, model.settings.layer_aggregation),
@@ -115,6 +113,8 @@ def start_phase(
                 f"parameter '{name}' is {asked.in_use}, but {checkpoint} is of {trained.in_use}: run the "
                 "phases of this recipe from 'pretrain', or start from a checkpoint of its own"
             )
+    if phase.cut_head:
+        head = _cut_head(head, head_settings, phase, speaker_ids)
     head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
     return _with_lora(model, phase), head.to(device)
 
@@ -146,7 +146,7 @@ def start_from_model(
     """
     folder = saved_model(folder)
     model = SpeakerModel.from_pretrained(folder, device)
-    classes = _class_order(speaker_ids, phase.speed_factors)
+    classes = _places(speaker_ids, phase.class_speeds)
     kept: dict[int, int] = {}
     if phase.start_head == "kept" and (folder / HEAD_FILE).is_file():
         trained, trained_settings, run = load_head(folder, "cpu")
@@ -155,24 +155,24 @@ def start_from_model(
                 f"'{folder / HEAD_FILE}' is for embeddings of {trained.embedding_size} values, and the model "
                 f"beside it gives {model.embedding_size}: set start_head=mean_embeddings"
             )
-        before = _class_order(run["speaker_ids"], run.get("phase", {}).get("speed_factors", [1.0]))
-        places = {name: place for place, name in enumerate(before)}
-        kept = {own: places[name] for own, name in enumerate(classes) if name in places}
+        before = _places(run["speaker_ids"], trained.class_speeds)
+        kept = {own: before[name] for name, own in classes.items() if name in before}
     if kept and head_settings.in_use != trained_settings.in_use:
         raise ParameterError(
             f"parameter 'head' is {head_settings.in_use}, but {folder} is of {trained_settings.in_use}: "
             "set it so, or start_head=mean_embeddings"
         )
-    if kept and run["speaker_ids"] == list(speaker_ids) and before[: len(classes)] == classes:
-        head = trained  # with classes of speeds that an earlier phase had
+    same = kept and run["speaker_ids"] == list(speaker_ids) and before.items() >= classes.items()
+    if same and not phase.cut_head:
+        head = trained  # with classes at speeds that an earlier phase had
     else:
-        head = build_head(head_settings, model.embedding_size, len(classes))
+        head = _fresh_head(head_settings, model.embedding_size, phase, speaker_ids)
         if phase.start_head != "random":
             _refuse_unplaceable(head)
         if kept:
             keep_classes(head, trained, kept)
     head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
-    others = [own for own in range(len(classes)) if own not in kept]
+    others = [own for own in classes.values() if own not in kept]
     from_means = [] if phase.start_head == "random" else others
     new = NewClasses(folder, len(kept), from_means, len(others) - len(from_means))
     return _with_lora(model, phase), head.to(device), new
@@ -184,9 +184,33 @@ def _with_lora(model: SpeakerModel, phase: PhaseSettings) -> SpeakerModel:
     return model
 
 
-def _class_order(speaker_ids: Sequence[str], speed_factors: Sequence[float]) -> list[tuple[str, float]]:
-    """Speaker and speed factor of every class."""
-    return [(speaker, factor) for factor in speed_class_offsets(speed_factors) for speaker in speaker_ids]
+def _fresh_head(
+    settings: HeadSettings, embedding_size: int, phase: PhaseSettings, speaker_ids: Sequence[str]
+) -> Head:
+    """Head with a class for every speaker at every speed of a phase."""
+    head = build_head(settings, embedding_size, len(speaker_ids) * len(phase.class_speeds))
+    head.class_speeds = phase.class_speeds
+    return head
+
+
+def _cut_head(whole: Head, settings: HeadSettings, phase: PhaseSettings, speaker_ids: Sequence[str]) -> Head:
+    """Head with the classes of a phase alone, each with its weights in a head of more speeds."""
+    head = _fresh_head(settings, whole.embedding_size, phase, speaker_ids)
+    if head.class_dim is None:
+        raise ParameterError(
+            f"parameter 'cut_head' is true: {type(head).__name__} has no class_dim, so that none of its "
+            "classes can be cut off: set it to false"
+        )
+    before = _places(speaker_ids, whole.class_speeds)
+    own = _places(speaker_ids, head.class_speeds)
+    keep_classes(head, whole, {place: before[name] for name, place in own.items()})
+    return head
+
+
+def _places(speaker_ids: Sequence[str], class_speeds: Sequence[float]) -> dict[tuple[str, float], int]:
+    """Class of every speaker at every speed."""
+    classes = ((speaker, speed) for speed in class_speeds for speaker in speaker_ids)
+    return {name: place for place, name in enumerate(classes)}
 
 
 def _refuse_unplaceable(head: Head) -> None:

@@ -37,7 +37,7 @@ class Head(nn.Module):
     `forward(embeddings, labels, margins)` takes (B, E), (B,) and `Margins`, and gives a `HeadOutput`. It
     computes in float32 (float64 for float64 embeddings) whatever the autocast: near 1 a cosine in bfloat16
     has two digits. A subclass is built as `Head(embedding_size, num_classes, settings)`; a checkpoint keeps
-    its kind, its settings, C and its weights.
+    its kind, its settings, C, the speeds of its classes and its weights.
 
     Args:
         embedding_size: E.
@@ -50,6 +50,8 @@ class Head(nn.Module):
     """Whether the inter-top-k penalty of the margins applies; without it `top_k` must be 0."""
     class_dim: ClassVar[int | None] = None
     """Dimension of the classes in `weight`, where E is the last of the others; None: not in one `weight`."""
+    class_speeds: tuple[float, ...] = (1.0,)
+    """Speed factors of the classes: at each of them all speakers, in their order."""
     shard: ClassShard | None = None
     """Classes that this process holds, where it does not hold all."""
 
