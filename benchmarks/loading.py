@@ -147,7 +147,7 @@ def _corpus(arguments: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame, 
     responses = [[str(path), "simulated", str(path), *shape] for path, *shape in _files(arguments.rirs)]
     return (
         UTTERANCES.conform(pd.DataFrame(spoken, columns=UTTERANCES.required)),
-        NOISE_CLIPS.conform(pd.DataFrame(noises, columns=NOISE_CLIPS.columns.names)),
+        NOISE_CLIPS.conform(pd.DataFrame(noises, columns=NOISE_CLIPS.required)),
         RIRS.conform(pd.DataFrame(responses, columns=RIRS.columns.names)),
     )
 

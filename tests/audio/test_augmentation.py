@@ -43,7 +43,7 @@ def clip_table(**clips: Path) -> pd.DataFrame:
         [name, name.split("_")[0], str(clips[name]), info.frames, info.channels]
         for name, info in infos.items()
     ]
-    return NOISE_CLIPS.conform(pd.DataFrame(rows, columns=NOISE_CLIPS.columns.names))
+    return NOISE_CLIPS.conform(pd.DataFrame(rows, columns=NOISE_CLIPS.required))
 
 
 def response_table(*paths: Path) -> pd.DataFrame:
@@ -364,13 +364,20 @@ def test_missing_rirs_are_named_at_once(clips: pd.DataFrame) -> None:
         Augmenter(clips, RIRS.empty(), AugmentationSettings())
 
 
-def test_kinds_without_clips_or_rirs_are_left_out_where_that_is_asked_for() -> None:
+def test_kinds_without_clips_or_rirs_are_left_out_where_that_is_asked_for(
+    clips: pd.DataFrame, responses: pd.DataFrame
+) -> None:
     settings = AugmentationSettings.parse({"where_missing": "leave_out"}, "")
-    assert settings.available({"noise", "music"}, has_rooms=False).drawn_kinds == ("noise", "music")
-    assert settings.available({"speech"}, has_rooms=True).drawn_kinds == ("reverb", "babble")
-    assert settings.available({"noise", "music", "speech"}, has_rooms=True) == settings
-    assert settings.available((), has_rooms=False).drawn_kinds == ()
-    assert AugmentationSettings().available((), has_rooms=False) == AugmentationSettings()
+    without = {kind: clips[clips["kind"] != kind] for kind in ("speech", "music")}
+    no_clips, no_rirs = clips.iloc[:0], RIRS.empty()
+    assert settings.available(without["speech"], no_rirs).drawn_kinds == ("noise", "music")
+    assert settings.available(clips[clips["kind"] == "speech"], responses).drawn_kinds == ("reverb", "babble")
+    assert settings.available(clips, responses) == settings
+    assert settings.available(no_clips, no_rirs).drawn_kinds == ()
+    assert AugmentationSettings().available(no_clips, no_rirs) == AugmentationSettings()
+    quiet = settings.model_copy(update={"music_with_vocals": False, "simulated_rooms_only": True})
+    assert quiet.available(clips, responses).drawn_kinds == ("noise", "babble")
+    assert quiet.available(without["music"], responses).drawn_kinds == ("noise", "babble")
 
 
 def test_the_defaults_are_the_published_recipe() -> None:
@@ -378,12 +385,18 @@ def test_the_defaults_are_the_published_recipe() -> None:
         "probability": 0.6,
         "kinds": {"reverb": 1, "noise": 1, "music": 1, "babble": 1, "television": 1},
         "simulated_rooms_only": False,
+        "large_rooms": True,
+        "music_with_vocals": True,
         "noise_snr_db": (0, 15),
         "music_snr_db": (5, 15),
         "babble_snr_db": (13, 20),
         "babble_clips": (4, 7),
+        "television_clips": None,
+        "one_snr": False,
+        "clips_by_file": False,
         "crop_shares": ((1, 1), (0.4, 0.6), (0.2, 0.4)),
         "normalise_peak": False,
+        "standardise": False,
         "on_training_device": False,
         "cache_megabytes": 256,
         "where_missing": "refuse",
@@ -401,6 +414,7 @@ def test_the_defaults_are_the_published_recipe() -> None:
         ("crop_shares", []),
         ("crop_shares", [[0.5, 1.5]]),
         ("music_snr_db", [0, float("inf")]),
+        ("television_clips", [2, 1]),
     ],
 )
 def test_impossible_settings_are_refused_by_name(name: str, value: object) -> None:
@@ -411,3 +425,155 @@ def test_impossible_settings_are_refused_by_name(name: str, value: object) -> No
 def test_amplitude_has_the_published_floor() -> None:
     assert amplitude(np.zeros(5, np.float32)) == pytest.approx(0.01)
     assert amplitude(np.full(5, 0.1, np.float32)) == pytest.approx(np.sqrt(0.0101), rel=1e-6)
+
+
+W2V_BERT = {  # as arXiv 2510.04213's public code augments
+    "probability": 2 / 3,
+    "kinds": {"reverb": 4, "noise": 1, "music": 1, "babble": 1, "television": 1},
+    "simulated_rooms_only": True,
+    "large_rooms": False,
+    "music_with_vocals": False,
+    "noise_snr_db": [5, 20],
+    "music_snr_db": [5, 20],
+    "babble_snr_db": [15, 25],
+    "babble_clips": [3, 8],
+    "television_clips": [1, 1],
+    "one_snr": True,
+    "clips_by_file": True,
+    "crop_shares": [[1.0, 1.0]],
+    "standardise": True,
+}
+
+
+def normalised(wave: np.ndarray) -> np.ndarray:
+    centred = wave - wave.mean()
+    return centred / np.sqrt((centred**2).mean())
+
+
+def test_clips_are_added_up_and_then_mixed_at_one_snr_as_published_with_w2v_bert(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    names = ["noise_a", "noise_b", "music_a", "music_b", "speech_a", "speech_b", "speech_c"]
+    lengths = dict(zip(names, (6000, 700, 9000, 9000, 5000, 40_000, 8000), strict=True))
+    sounds = {
+        name: (rng.uniform(0.01, 0.2) * (rng.standard_normal(length) + 0.5)).astype(np.float32)
+        for name, length in lengths.items()
+    }
+    table = clip_table(**{name: write(tmp_path / f"{name}.wav", wave) for name, wave in sounds.items()})
+    table["vocals"] = table["clip_id"] == "music_b"
+    echo = rng.standard_normal(900).astype(np.float32) * np.exp(-np.arange(900) / 200).astype(np.float32)
+    rooms = response_table(write(tmp_path / "room.wav", echo)).assign(kind="simulated")
+    augmenter = Augmenter(table, rooms, AugmentationSettings.parse(W2V_BERT, ""))
+    crop = (0.02 * rng.standard_normal(4000) + 0.01).astype(np.float32)
+    kinds: Counter[str] = Counter()
+    used: set[str] = set()
+    num_clips = set()
+    for _ in range(1200):
+        drawn = augmenter.draw(4000, rng)
+        kinds[drawn.kind if drawn else "clean"] += 1
+        found = augmenter.apply(crop, drawn)
+        if drawn is None:
+            np.testing.assert_array_equal(found, crop)
+            continue
+        if drawn.kind == "reverb":
+            expected = normalised(np.convolve(normalised(crop), normalised(echo))[:4000])
+        else:
+            clips = [
+                np.take(sounds[it.name], it.start + np.arange(4000), mode="wrap") for it in drawn.stretches
+            ]
+            (snr_db,) = {it.snr_db for it in drawn.stretches}
+            gain = 10 ** (-snr_db / 20)
+            expected = normalised(normalised(crop) + gain * normalised(np.sum(clips, axis=0, dtype=float)))
+            told = [it.name.split("_")[0] for it in drawn.stretches]
+            used |= {it.name for it in drawn.stretches}
+            low, high = (15, 25) if "speech" in told else (5, 20)
+            assert low <= snr_db <= high
+            if drawn.kind == "babble":
+                assert {*told} == {"speech"}
+                num_clips.add(len(told))
+            else:
+                assert told == {"television": ["speech", "music"]}.get(drawn.kind, [drawn.kind])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert used == {*names} - {"music_b"}
+    assert num_clips == {3, 4, 5, 6, 7, 8}
+    expected_counts = {
+        "clean": 400,
+        "reverb": 400,
+        "noise": 100,
+        "music": 100,
+        "babble": 100,
+        "television": 100,
+    }
+    chi_square = sum((kinds[kind] - count) ** 2 / count for kind, count in expected_counts.items())
+    assert chi_square < 20.5  # 5 degrees of freedom, p 0.001
+
+
+def test_files_are_drawn_evenly_and_begin_anywhere_where_clips_are_drawn_by_file(tmp_path: Path) -> None:
+    ramp = np.arange(9 * SAMPLE_RATE) / 2**18
+    pieces = ClipPieces(
+        clip_table(
+            noise_long=write(tmp_path / "long.wav", ramp),
+            noise_short=write(tmp_path / "short.wav", -1 - np.arange(5) / 8),
+        ),
+        NO_CACHE,
+        by_file=True,
+    )
+    assert len(pieces) == 2
+    rng = np.random.default_rng(8)
+    drawn = [pieces.draw(SAMPLE_RATE, rng) for _ in range(800)]
+    starts = np.array([stretch.start for _, stretch in drawn if stretch.name == "noise_long"])
+    assert abs(len(starts) - 400) < 3.3 * np.sqrt(800 / 4)
+    assert (
+        np.sum((np.histogram(starts, 4, (0, 8 * SAMPLE_RATE))[0] - len(starts) / 4) ** 2)
+        < 16.3 * len(starts) / 4
+    )
+    for wave, stretch in drawn:
+        clip = ramp if stretch.name == "noise_long" else -1 - np.arange(5) / 8
+        np.testing.assert_array_equal(
+            wave, np.take(clip, stretch.start + np.arange(SAMPLE_RATE), mode="wrap")
+        )
+    assert {stretch.start for _, stretch in drawn if stretch.name == "noise_short"} == {0, 1, 2, 3, 4}
+
+
+def test_a_silent_clip_adds_nothing_at_one_snr(tmp_path: Path, responses: pd.DataFrame) -> None:
+    silent = clip_table(noise_a=write(tmp_path / "silent.wav", np.zeros(500)))
+    wave = sine(500, 1600)
+    augmenter = Augmenter(silent, responses, always("noise", one_snr=True))
+    np.testing.assert_array_equal(augment(augmenter, wave, np.random.default_rng(0)), wave)
+
+
+def test_large_rooms_may_be_left_out(clips: pd.DataFrame, tmp_path: Path) -> None:
+    table = response_table(
+        write(tmp_path / "one.wav", np.eye(1, 40, 1)[0]), write(tmp_path / "two.wav", np.eye(1, 40, 2)[0])
+    )
+    rooms = ["mediumroom/Room001/Room001-00001", "largeroom/Room001/Room001-00001"]
+    table = table.assign(rir_id=[f"simulated_rirs/{room}.wav" for room in rooms])
+    augmenter = Augmenter(clips, table, always("reverb", large_rooms=False))
+    impulse = np.eye(1, 8, dtype=np.float32)[0]
+    rng = np.random.default_rng(12)
+    assert {int(augment(augmenter, impulse, rng).argmax()) for _ in range(40)} == {1}
+
+
+def test_the_television_may_have_other_numbers_of_clips_than_the_babble(
+    clips: pd.DataFrame, responses: pd.DataFrame
+) -> None:
+    rng = np.random.default_rng(2)
+    television = Augmenter(clips, responses, always("television", television_clips=[1, 2]))
+    drawn = [television.draw(1000, rng) for _ in range(60)]
+    assert {len(it.stretches) for it in drawn if it} == {2, 3}
+    babble = Augmenter(clips, responses, always("babble", television_clips=[1, 2]))
+    drawn = [babble.draw(1000, rng) for _ in range(60)]
+    assert {len(it.stretches) for it in drawn if it} == {4, 5, 6, 7}
+
+
+def test_music_that_is_not_known_to_be_without_vocals_is_named_where_none_else_is_there(
+    clips: pd.DataFrame, responses: pd.DataFrame
+) -> None:
+    assert clips["vocals"].all()  # as in a table of before there was such a column
+    with pytest.raises(DataError, match=r"'music' known to be without vocals \(music_with_vocals=false\)"):
+        Augmenter(clips, responses, always("music", music_with_vocals=False))
+    Augmenter(clips.assign(vocals=False), responses, always("music", music_with_vocals=False))
+
+
+def test_crops_are_scaled_in_one_way_alone() -> None:
+    with pytest.raises(ParameterError, match="normalise_peak and standardise"):
+        AugmentationSettings.parse({"normalise_peak": True, "standardise": True}, "augmentation")

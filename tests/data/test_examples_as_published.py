@@ -97,7 +97,7 @@ def test_examples_have_the_distribution_of_the_published_ones(waves: dict[str, W
     noises = [[kind, kind, paths[kind], len(waves[kind]), 1] for kind in SNR_DB]
     room = ["room", "real", paths["room"], len(waves["room"]), 1]
     augmenter = Augmenter(
-        NOISE_CLIPS.conform(pd.DataFrame(noises, columns=NOISE_CLIPS.columns.names)),
+        NOISE_CLIPS.conform(pd.DataFrame(noises, columns=NOISE_CLIPS.required)),
         RIRS.conform(pd.DataFrame([room], columns=RIRS.columns.names)),
         AugmentationSettings(probability=PROBABILITY),
     )

@@ -257,11 +257,14 @@ def test_the_head_computes_in_float32_under_autocast() -> None:
     assert torch.equal(found.predictions.cpu(), expected.predictions)
 
 
-def test_a_batch_is_augmented_on_a_gpu_as_on_a_cpu(catalogs: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+@pytest.mark.parametrize("changes", [{"normalise_peak": True}, {"one_snr": True, "standardise": True}])
+def test_a_batch_is_augmented_on_a_gpu_as_on_a_cpu(
+    catalogs: tuple[pd.DataFrame, pd.DataFrame], changes: dict[str, bool]
+) -> None:
     rng = np.random.default_rng(1)
-    augmenter = Augmenter(*catalogs, AugmentationSettings(probability=1.0))
+    augmenter = Augmenter(*catalogs, AugmentationSettings.parse({"probability": 1.0, **changes}, ""))
     crops = torch.from_numpy(rng.standard_normal((40, NUM_SAMPLES)).astype(np.float32))
-    batch = collate([augmenter.draw(NUM_SAMPLES, rng) for _ in crops], NUM_SAMPLES, normalise_peak=True)
+    batch = collate([augmenter.draw(NUM_SAMPLES, rng) for _ in crops], NUM_SAMPLES, augmenter.settings)
     found = augment_batch(crops.to(GPU), batch.to(GPU)).cpu()
     torch.testing.assert_close(found, augment_batch(crops, batch), rtol=1e-4, atol=1e-5)
 

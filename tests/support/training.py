@@ -209,7 +209,7 @@ def catalogs(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd
         for length in (300, 900)
     ]
     return (
-        NOISE_CLIPS.conform(pd.DataFrame(clips, columns=NOISE_CLIPS.columns.names)),
+        NOISE_CLIPS.conform(pd.DataFrame(clips, columns=NOISE_CLIPS.required)),
         RIRS.conform(pd.DataFrame(rooms, columns=RIRS.columns.names)),
     )
 

@@ -12,7 +12,12 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from speaker_verification.audio.augmentation import LEVEL_FLOOR, PEAK_FLOOR, Augmentation
+from speaker_verification.audio.augmentation import (
+    LEVEL_FLOOR,
+    PEAK_FLOOR,
+    Augmentation,
+    AugmentationSettings,
+)
 
 
 class CropTensors(NamedTuple):
@@ -33,12 +38,14 @@ class BatchedAugmentation(NamedTuple):
     Attributes:
         responses: RIRs, padded to one length.
         mixtures: clips (N, S) to be added, one after the other.
-        scaled: crops that are scaled to a peak of 1, (N,).
+        augmented: crops that are augmented, (N,).
+        settings: settings of the augmentation.
     """
 
     responses: CropTensors | None
     mixtures: tuple[CropTensors, ...]
-    scaled: Tensor
+    augmented: Tensor
+    settings: AugmentationSettings
 
     def to(self, device: torch.device) -> BatchedAugmentation:
         """Copy on another device."""
@@ -49,19 +56,20 @@ class BatchedAugmentation(NamedTuple):
         return BatchedAugmentation(
             self.responses and moved(self.responses),
             tuple(moved(mixture) for mixture in self.mixtures),
-            self.scaled.to(device, non_blocking=True),
+            self.augmented.to(device, non_blocking=True),
+            self.settings,
         )
 
 
 def collate(
-    augmentations: Sequence[Augmentation | None], num_samples: int, normalise_peak: bool
+    augmentations: Sequence[Augmentation | None], num_samples: int, settings: AugmentationSettings
 ) -> BatchedAugmentation:
     """Gather the augmentations of a batch.
 
     Args:
         augmentations: of every crop.
         num_samples: length of the crops.
-        normalise_peak: see AugmentationSettings.
+        settings: settings that they were drawn with.
     """
     augmented = {crop: drawn for crop, drawn in enumerate(augmentations) if drawn is not None}
     responses = {crop: drawn.response for crop, drawn in augmented.items() if drawn.response is not None}
@@ -76,7 +84,8 @@ def collate(
             CropTensors(torch.tensor(list(mixture)), torch.from_numpy(np.stack(list(mixture.values()))))
             for mixture in mixtures
         ),
-        torch.tensor(list(augmented) if normalise_peak else [], dtype=torch.int64),
+        torch.tensor(list(augmented), dtype=torch.int64),
+        settings,
     )
 
 
@@ -90,19 +99,38 @@ def augment_batch(waveforms: Tensor, augmentation: BatchedAugmentation) -> Tenso
     Returns:
         (B, S); each crop to about 1e-6 as `Augmenter.apply` gives it.
     """
-    waveforms = waveforms.clone()
+    waveforms, settings, augmented = waveforms.clone(), augmentation.settings, augmentation.augmented
+    if settings.standardise:
+        waveforms[augmented] = _standardised(waveforms[augmented])
     if augmentation.responses is not None:
         crops, responses = augmentation.responses
         reverberant = torchaudio.functional.fftconvolve(waveforms[crops], responses)
         waveforms[crops] = reverberant[:, : waveforms.shape[1]]
     for crops, noises in augmentation.mixtures:
         speech = waveforms[crops]
-        amplitudes = (speech.square().mean(dim=1, keepdim=True) + LEVEL_FLOOR).sqrt()  # (N, 1)
-        waveforms[crops] = speech + amplitudes * noises
-    if len(augmentation.scaled):
-        unscaled = waveforms[augmentation.scaled]
-        waveforms[augmentation.scaled] = unscaled / (unscaled.abs().amax(dim=1, keepdim=True) + PEAK_FLOOR)
+        if settings.one_snr:
+            levels = _deviations(speech)  # (N, 1)
+        else:
+            levels = (speech.square().mean(dim=1, keepdim=True) + LEVEL_FLOOR).sqrt()  # (N, 1)
+        waveforms[crops] = speech + levels * noises
+    if settings.normalise_peak:
+        peaks = waveforms[augmented].abs().amax(dim=1, keepdim=True)  # (N, 1)
+        waveforms[augmented] = waveforms[augmented] / (peaks + PEAK_FLOOR)
+    if settings.standardise:
+        waveforms[augmented] = _standardised(waveforms[augmented])
     return waveforms
+
+
+def _standardised(waveforms: Tensor) -> Tensor:
+    """Waveforms (N, S) with zero mean and unit variance each; constant ones as they are."""
+    centred = waveforms - waveforms.mean(dim=1, keepdim=True)
+    scales = _deviations(waveforms)  # (N, 1)
+    return torch.where(scales > 0, centred / scales, waveforms)
+
+
+def _deviations(waveforms: Tensor) -> Tensor:
+    """Standard deviations (N, 1) of waveforms (N, S)."""
+    return (waveforms - waveforms.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True).sqrt()
 
 
 def _padded_responses(responses: dict[int, np.ndarray], num_samples: int) -> CropTensors:

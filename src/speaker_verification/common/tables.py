@@ -249,10 +249,12 @@ NOISE_CLIPS = TableSchema(
             "path": pa.string(),
             "num_samples": pa.int64(),
             "num_channels": pa.int64(),
+            "vocals": pa.bool_(),  # of music: false only where annotations say so
         }
     ),
     key=("clip_id",),
     paths=("path",),
+    defaults={"vocals": True},
 )
 
 RIRS = TableSchema(

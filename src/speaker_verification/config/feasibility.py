@@ -315,7 +315,7 @@ def refuse_missing_augmentation(
     Raises:
         DataError: the table and the parameters are named.
     """
-    settings = settings.available({*noise_clips["kind"]}, has_rooms=not rirs.empty)
+    settings = settings.available(noise_clips, rirs)
     if not settings.probability:
         return
     try:

@@ -137,8 +137,7 @@ class _BatchSource(Dataset["_Drawn | UserError"]):
             else:
                 crops, labels, drawn = zip(*(self._examples.draw(key) for key in drawn_keys), strict=True)
                 waveforms = torch.from_numpy(np.stack(crops))
-                normalise_peak = self._deferring.settings.normalise_peak
-                augmentation = collate(drawn, waveforms.shape[1], normalise_peak)
+                augmentation = collate(drawn, waveforms.shape[1], self._deferring.settings)
         except UserError as error:
             return error
         return _Drawn(Batch(waveforms, torch.tensor(labels), torch.from_numpy(keys)), augmentation)

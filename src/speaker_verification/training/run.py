@@ -92,7 +92,7 @@ class PhaseTables:
         """Augmentation of a phase's crops, as far as there is any to draw from; None for clean crops."""
         if not job.phase.augment:
             return None
-        settings = job.augmentation.available({*self.noise_clips["kind"]}, has_rooms=not self.rirs.empty)
+        settings = job.augmentation.available(self.noise_clips, self.rirs)
         return Augmenter(self.noise_clips, self.rirs, settings) if settings.probability else None
 
     def require_files(self, augmented: bool) -> None:
@@ -203,6 +203,7 @@ def _fingerprint(
 ) -> RunFingerprint:
     from speaker_verification.training.resume import RunFingerprint
 
+    vocals = [] if job.augmentation.music_with_vocals else ["vocals"]
     return RunFingerprint(
         job.name,
         job.plain_settings(),
@@ -212,7 +213,7 @@ def _fingerprint(
             "training_utterances": tables.training_utterances[["utterance_id", "num_samples"]],
             "validation_utterances": eval_set.utterances[["utterance_id", "num_samples"]],
             "validation_trials": eval_set.trials,
-            "noise_clips": tables.noise_clips[["clip_id", "num_samples"]],
+            "noise_clips": tables.noise_clips[["clip_id", "num_samples", *vocals]],
             "rirs": tables.rirs[["rir_id", "num_samples"]],
         },
     )

@@ -49,7 +49,7 @@ def describe_origin(
 
     sets = {use: subsets_of(name) for use, name in sets_by_use(embed, score.adaptation).items()}
     sets["trials"] = tuple(embeddings.utterances["subset"].unique())
-    available = augmentation.available({*noise_clips["kind"]}, has_rooms=not rirs.empty)
+    available = augmentation.available(noise_clips, rirs)
     augments = {"noises": bool(available.clip_kinds), "rirs": available.takes_rooms}
     if embed.model is None:
         sets = {"training": tuple(training_utterances["subset"].unique()), **sets}
