@@ -25,7 +25,8 @@ from transformers import AutoConfig
 
 from speaker_verification.models import Margins, import_checkpoint, import_encoder, import_margin_head
 from speaker_verification.models.frontend import Frontend
-from speaker_verification.models.importing.public_checkpoints import lap_name, slt22_name
+from speaker_verification.models.importing.lap import lap_name
+from speaker_verification.models.importing.mhfa import SLT22
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
 from tests.support.tiny_models import TINY_LARGE, TINY_WAVLM
@@ -209,6 +210,19 @@ def write_original_wavlm(path: Path, cfg: Mapping[str, Any], weights: Mapping[st
     return path
 
 
+def write_public_file(folder: Path, name: str, weights: Mapping[str, Tensor] | None = None) -> Path:
+    """File of a fixture's system, as its public code saves it; w2v-BERT-2.0_SV has its head apart."""
+    if weights is None:
+        weights = draw_weights(read_fixture(name)["shapes"]["model"], SEED)
+    if name != "w2v_bert_lora":
+        torch.save(dict(weights), folder / "model_3.pt")
+        return folder / "model_3.pt"
+    head = draw_weights({"classifier.weight": [NUM_CLASSES, 10]}, SEED)["classifier.weight"]
+    modules = {"spk_model": dict(weights), "classifier": {"weight": head}}
+    torch.save({"modules": modules, "epoch_idx": 3}, folder / "ckpt_0003.pth")
+    return folder / "ckpt_0003.pth"
+
+
 def our_last_state(path: Path) -> NDArray[np.float32]:
     """Output of the last block of an original WavLM file's encoder, before any final LayerNorm."""
     waveforms, _ = draw_batch()
@@ -229,7 +243,7 @@ def our_slt22_quantities(path: Path, wavlm: Path) -> Quantities:
     pull = PretrainedDistance(model.frontend, path.parent / "encoder", DISTANCE)
     loss = pull(aam)
     loss.backward()
-    gradients = {slt22_name(name): weight.grad for name, weight in model.named_parameters()}
+    gradients = {SLT22.public_name(name): weight.grad for name, weight in model.named_parameters()}
     gradients["__L__.weight"] = head.weight.grad[0].T
     return Quantities(
         {"encoder": our_last_state(wavlm), "embedding": evaluation.numpy()},

@@ -1,4 +1,7 @@
-"""Fixtures hold numbers of the public codes: `python -m benchmarks.parity LAP SLT22 --fixtures FOLDER`."""
+"""Fixtures hold numbers of the public codes: `python -m benchmarks.parity LAP SLT22 --fixtures FOLDER`.
+
+Those of `PUBLIC_FILES` hold embeddings of the public classes of wespeaker and w2v-BERT-2.0_SV.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from speaker_verification.common.errors import DataError
 from speaker_verification.models import import_checkpoint, import_encoder, import_margin_head
 from tests.support import public_systems as systems
 from tests.support.public_systems import KEPT_LAP_SYSTEMS, LapSystem, read_fixture, write_lap
+
+PUBLIC_FILES = ["ca_mhfa", "ca_mhfa_large", "wespeaker_mhfa", "w2v_bert_lora", "w2v_bert_wespeaker"]
 
 
 def write_slt22(folder: Path) -> tuple[Path, Path]:
@@ -66,6 +71,15 @@ def test_an_original_wavlm_of_the_large_type_gives_the_numbers_of_the_public_cod
     assert_as_public(ours, "original_wavlm_large")
 
 
+@pytest.mark.parametrize("name", PUBLIC_FILES)
+def test_models_of_wespeaker_and_of_w2v_bert_give_the_embeddings_of_the_public_code(
+    name: str, tmp_path: Path
+) -> None:
+    waveforms, _ = systems.draw_batch()
+    embeddings = import_checkpoint(systems.write_public_file(tmp_path, name)).embed(waveforms)
+    assert_as_public(systems.Quantities({"embedding": embeddings.numpy()}, {}, {}), name)
+
+
 @pytest.fixture
 def lap_folder(tmp_path: Path) -> Path:
     return write_lap(tmp_path, KEPT_LAP_SYSTEMS[0])
@@ -95,11 +109,13 @@ def test_an_experiment_folder_gives_its_best_epoch_and_an_epoch_folder_that_one(
     assert not torch.equal(best, torch.full((10,), 7.0))
 
 
-@pytest.mark.parametrize("kind", ["lap_folder", "slt22_file"])
+@pytest.mark.parametrize("kind", ["lap_folder", "slt22_file", *PUBLIC_FILES])
 def test_an_imported_model_is_saved_and_loaded_as_any_other(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    model = import_checkpoint(request.getfixturevalue(kind))
+    is_file = kind in PUBLIC_FILES
+    path = systems.write_public_file(tmp_path, kind) if is_file else request.getfixturevalue(kind)
+    model = import_checkpoint(path)
     model.save_pretrained(tmp_path / "saved")
     waveforms, _ = systems.draw_batch()
     assert not model.training
@@ -164,7 +180,8 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, lap_folder: Pa
     with pytest.raises(DataError, match="has no dictionary of weights but list"):
         import_checkpoint(tmp_path / "list.pt")
     with pytest.raises(
-        DataError, match=r"no state dict of SLT22's public code: missing __S__.backend.cmp_linear_k"
+        DataError,
+        match=r"no checkpoint of known public code \(it has aam_softmax.weight, backend.*W2V-BERT 2.0",
     ):
         import_checkpoint(lap_folder / "12epoch" / "model.state")
     with pytest.raises(DataError, match="no original WavLM file"):
@@ -210,7 +227,7 @@ def test_the_margin_head_comes_along_where_there_is_one(lap_folder: Path, slt22_
     assert torch.equal(head.weight[0].T, weights["__L__.weight"])
     change(slt22_file, **{"__L__.weight": None})
     import_checkpoint(slt22_file)
-    with pytest.raises(DataError, match="has no margin head"):
+    with pytest.raises(DataError, match="has no margin head of AAM-softmax"):
         import_margin_head(slt22_file)
 
 

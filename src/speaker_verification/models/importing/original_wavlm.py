@@ -13,7 +13,13 @@ from transformers import WavLMConfig, WavLMModel
 
 from speaker_verification.common.errors import DataError
 from speaker_verification.models.encoders.configuration import refuse_unservable
-from speaker_verification.models.importing.public_weights import Rules, load_renamed, only_tensors, rename
+from speaker_verification.models.importing.public_weights import (
+    Rules,
+    load_renamed,
+    numbered,
+    only_tensors,
+    rename,
+)
 from speaker_verification.models.weight_files import read_torch_file
 
 # From transformers' names to the original ones, applied in this order.
@@ -103,14 +109,13 @@ def infer_wavlm_configuration(weights: Mapping[str, Tensor]) -> WavLMConfig:
     """
     first = "encoder.layers.0.self_attn"
     convolutions = [
-        weights[name].shape
-        for name in _numbered(weights, r"feature_extractor\.conv_layers\.(\d+)\.0\.weight")
+        weights[name].shape for name in numbered(weights, r"feature_extractor\.conv_layers\.(\d+)\.0\.weight")
     ]
     positional = weights["encoder.pos_conv.0.parametrizations.weight.original1"].shape  # (D, D / groups, K)
     layer_norm = "feature_extractor.conv_layers.1.2.weight" in weights
     return WavLMConfig(
         hidden_size=positional[0],
-        num_hidden_layers=len(_numbered(weights, r"encoder\.layers\.(\d+)\.fc1\.weight")),
+        num_hidden_layers=len(numbered(weights, r"encoder\.layers\.(\d+)\.fc1\.weight")),
         num_attention_heads=weights[f"{first}.grep_a"].shape[1],
         intermediate_size=weights["encoder.layers.0.fc1.weight"].shape[0],
         conv_dim=[shape[0] for shape in convolutions],
@@ -128,12 +133,6 @@ def infer_wavlm_configuration(weights: Mapping[str, Tensor]) -> WavLMConfig:
         feat_proj_dropout=0.1,
         layerdrop=0.05,
     )
-
-
-def _numbered(weights: Mapping[str, Tensor], pattern: str) -> list[str]:
-    """Names that match the pattern, sorted by the number in them."""
-    matches = [match for name in weights if (match := re.fullmatch(pattern, name))]
-    return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
 def _configuration(cfg: Any, origin: Path) -> WavLMConfig:

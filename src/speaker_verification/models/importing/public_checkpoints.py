@@ -1,108 +1,58 @@
-"""Import of speaker models trained with the public code of LAP and of SLT22's MHFA."""
+"""Import of speaker models trained with public code."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import PreTrainedConfig
 
-from speaker_verification.common.errors import DataError
-from speaker_verification.models.encoders.configuration import build_encoder, read_configuration
-from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
-from speaker_verification.models.importing.original_wavlm import (
-    infer_wavlm_configuration,
-    original_wavlm_name,
-)
-from speaker_verification.models.importing.public_weights import (
-    Rules,
-    load_renamed,
-    one_naming,
-    read_state_dict,
-    rename,
-)
-from speaker_verification.models.settings import ModelSettings
+from speaker_verification.common.errors import DataError, listed
+from speaker_verification.models.encoders.configuration import build_encoder
+from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
+from speaker_verification.models.importing import wespeaker
+from speaker_verification.models.importing.checkpoint import PublicCheckpoint
+from speaker_verification.models.importing.lap import is_lap_folder, read_lap
+from speaker_verification.models.importing.lora import PUBLISHED_ALPHA, has_lora, merge_lora
+from speaker_verification.models.importing.mhfa import read_slt22, read_wespeaker_mhfa
+from speaker_verification.models.importing.public_weights import load_renamed, one_naming, only_tensors
+from speaker_verification.models.importing.w2v_bert import ADAPTERS, HEAD, read_w2v_bert
 from speaker_verification.models.speaker_model import SpeakerModel
+from speaker_verification.models.weight_files import read_torch_file
 
-LAP_CONFIG = "model_config.yaml"
-LAP_RANKING = "best_tracking.txt"
-LAP_WEIGHTS = "model.state"
-ENCODER = "frontend.encoder."
-
-_LAP_AGGREGATIONS = {"lap": "lap", "superb": "weighted_sum"}
-_LAP_NETWORKS = {"astp": "astp", "x-vector": "x_vector", "ecapa-tdnn": "ecapa_tdnn", "mhfa": "mhfa"}
-_MHFA_RULES: Rules = (
-    (r"^key_projection\.", "cmp_linear_k."),
-    (r"^value_projection\.", "cmp_linear_v."),
-    (r"^head_logits\.", "att_head."),
-    (r"^projection\.", "pooling_fc."),
-)
-# From this project's names within a part to the public ones.
-_NETWORK_RULES: dict[str, Rules] = {
-    "astp": (
-        (r"^attention\.", "t_pool.attention."),
-        (r"^pooled_norm\.", "t_pool.norm."),
-        (r"^projection\.", "emb_weight."),
-        (r"^embedding_norm\.", "emb_norm."),
-    ),
-    "x_vector": (
-        *((rf"^layers\.{i}\.{part}\.", f"layers.{3 * i + part}.") for i in range(5) for part in (0, 2)),
-        (r"^projection\.", "linear1."),
-        (r"^loss_projection\.", "linear2."),
-    ),
-    "ecapa_tdnn": (
-        (r"^input_layer\.", "layer1."),
-        *((rf"^blocks\.{i}\.convolutions\.", f"layer{i + 2}.se_res2block.") for i in range(3)),
-        *((rf"^blocks\.{i}\.gate\.", f"layer{i + 2}.se_res2block.3.") for i in range(3)),
-        (r"(se_res2block\.1)\.layers\.(\d)\.0\.", r"\1.convs.\2."),
-        (r"(se_res2block\.1)\.layers\.(\d)\.2\.", r"\1.bns.\2."),
-        (r"(layer1|se_res2block\.[02])\.0\.", r"\1.conv."),
-        (r"(layer1|se_res2block\.[02])\.2\.", r"\1.bn."),
-        (r"se_res2block\.3\.0\.", "se_res2block.3.linear1."),
-        (r"se_res2block\.3\.2\.", "se_res2block.3.linear2."),
-        (r"^aggregation\.", "conv."),
-        (r"^attention\.0\.", "pool.linear1."),
-        (r"^attention\.2\.", "pool.linear2."),
-        (r"^pooled_norm\.", "bn."),
-        (r"^projection\.", "linear."),
-    ),
-    "mhfa": _MHFA_RULES,
+# By the start of a name that no other kind of file has.
+_READERS: dict[str, Callable[[Mapping[str, Tensor], Path, str | Path | None], PublicCheckpoint]] = {
+    "__S__.": read_slt22,
+    "back_end.": read_wespeaker_mhfa,
+    ADAPTERS: read_w2v_bert,
 }
-_LAP_AGGREGATION_RULES: Rules = (
-    (r"^logits$", "layer_weights"),
-    (r"^in_projection\.", "in_weight."),
-    (r"^squeeze_", "sq_"),
-    (r"^excite_", "ex_"),
-    (r"^out_projection\.", "out_weight."),
+_KNOWN = (
+    "the experiment folder of LAP, and files of SLT22's MHFA, of MHFA and CA-MHFA in wespeaker, and of "
+    "W2V-BERT 2.0 with adapter MFA (w2v-BERT-2.0_SV, wespeaker)"
 )
-_LAP_PARTS = {
-    "frames": "backend.layer_aggregation",
-    "key": "backend.speaker_network.l_pool_k",
-    "value": "backend.speaker_network.l_pool_v",
-}
-_SLT22_PARTS = {"key": "__S__.backend.weights_k", "value": "__S__.backend.weights_v"}
 
 
 def is_public_checkpoint(path: Path) -> bool:
     """Whether a path looks like what `import_checkpoint` takes, rather than like a folder of this project."""
-    return path.is_file() or any((path / name).is_file() for name in (LAP_WEIGHTS, LAP_RANKING))
+    return path.is_file() or (path / wespeaker.WEIGHTS).is_file() or is_lap_folder(path)
 
 
-def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> SpeakerModel:
-    """Speaker model of a checkpoint of the public code.
+def import_checkpoint(
+    path: str | Path, encoder: str | Path | None = None, lora_alpha: float | None = None
+) -> SpeakerModel:
+    """Speaker model of a checkpoint of public code.
 
     Args:
-        path: LAP's experiment folder (the best epoch is taken), one of its epoch folders, or a state dict of
-            SLT22's MHFA.
+        path: LAP's experiment folder (the best epoch is taken) or one of its epoch folders; file of SLT22's
+            MHFA, of MHFA or CA-MHFA in wespeaker, or of W2V-BERT 2.0 with adapter MFA (w2v-BERT-2.0_SV, or
+            wespeaker's port); folder with wespeaker's avg_model.pt. wespeaker's config.yaml is read where it
+            is beside the file; without it the published options are assumed.
         encoder: hub name or folder of the encoder's configuration (weights are in the checkpoint); None takes
-            the one that LAP's `model_config.yaml` names, and for SLT22 infers it from the shapes of weights.
+            the one that LAP's `model_config.yaml` names, and for files infers it from the shapes of weights.
+        lora_alpha: scale of low-rank updates that are not merged yet; None takes that of wespeaker's
+            config.yaml, or the published 128.
 
     Returns:
         Model in evaluation mode; `save_pretrained` saves it.
@@ -111,7 +61,7 @@ def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> Sp
         DataError: the path is no such checkpoint, the encoder's configuration cannot be read, or weights are
             missing, unexpected or of another shape; all of them are listed.
     """
-    checkpoint = _read(Path(path), encoder)
+    checkpoint = _read(Path(path), encoder, lora_alpha)
     frontend = build_encoder(checkpoint.encoder(), f"'{checkpoint.origin}': ")
     model = SpeakerModel(frontend, checkpoint.settings)
     load_renamed(model, checkpoint.weights, checkpoint.public_name, checkpoint.origin)
@@ -119,17 +69,17 @@ def import_checkpoint(path: str | Path, encoder: str | Path | None = None) -> Sp
 
 
 def import_margin_head(path: str | Path) -> SubcentreMarginHead:
-    """Margin head of a checkpoint of the public code, with classes in the order of its speakers.
+    """Margin head of a checkpoint of public code, with classes in the order of its speakers.
 
     Args:
         path: see `import_checkpoint`.
 
     Raises:
-        DataError: the path is no such checkpoint, or the checkpoint has no margin head.
+        DataError: the path is no such checkpoint, or the checkpoint has no head of AAM-softmax.
     """
-    checkpoint = _read(Path(path), None)
+    checkpoint = _read(Path(path))
     if checkpoint.centres is None:
-        raise DataError(f"'{checkpoint.origin}' has no margin head")
+        raise DataError(f"'{checkpoint.origin}' has no margin head of AAM-softmax")
     shape, num_subcentres = tuple(checkpoint.centres.shape), checkpoint.head.num_subcentres
     if len(shape) != 3 or shape[0] != num_subcentres:
         raise DataError(
@@ -142,173 +92,39 @@ def import_margin_head(path: str | Path) -> SubcentreMarginHead:
     return head
 
 
-def lap_name(name: str, speaker_network: str) -> str:
-    """Name of a weight in LAP's public code, by its name in a speaker model.
-
-    Args:
-        name: name in the speaker model.
-        speaker_network: kind of its speaker network.
-    """
-    part, _, rest = name.partition(".")
-    if part == "frontend":
-        return "frontend." + name.removeprefix(ENCODER)
-    if part == "speaker_network":
-        return "backend.speaker_network." + rename(rest, _NETWORK_RULES[speaker_network])
-    sequence, _, rest = rest.partition(".")
-    return f"{_LAP_PARTS[sequence]}." + rename(rest, _LAP_AGGREGATION_RULES)
-
-
-def slt22_name(name: str) -> str:
-    """Name of a weight in SLT22's public code, by its name in the speaker model."""
-    part, _, rest = name.partition(".")
-    if part == "frontend":
-        return "__S__.model." + original_wavlm_name(name.removeprefix(ENCODER))
-    if part == "speaker_network":
-        return "__S__.backend." + rename(rest, _MHFA_RULES)
-    return _SLT22_PARTS[rest.removesuffix(".logits")]
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """Weights by their public names, without the margin head's centres (K, E, C)."""
-
-    origin: Path
-    weights: dict[str, Tensor]
-    centres: Tensor | None
-    encoder: Callable[[], PreTrainedConfig]
-    settings: ModelSettings
-    head: AamSoftmaxSettings
-    public_name: Callable[[str], str]
-
-
-def _read(path: Path, encoder: str | Path | None) -> _Checkpoint:
-    return _read_lap(path, encoder) if path.is_dir() else _read_slt22(path, encoder)
-
-
-def _read_lap(path: Path, encoder: str | Path | None) -> _Checkpoint:
-    epoch = path if (path / LAP_WEIGHTS).exists() else path / f"{_best_epoch(path)}epoch"
-    origin = epoch / LAP_WEIGHTS
-    config = _read_yaml(epoch.parent / LAP_CONFIG)
-    weights = read_state_dict(origin)
-    centres = weights.pop("aam_softmax.weight", None)
-    try:
-        options = config["model"]
-        settings = {
-            "frontend": {"checkpoint": str(encoder or options["frontend_cfg"])},
-            "layer_aggregation": {
-                "kind": _LAP_AGGREGATIONS[options["layer_aggregation"]],
-                "lap": {
-                    "num_heads": options["n_head"],
-                    "output_width": options["hidden_size"],
-                    "dropout": options["dropout"],
-                },
-            },
-            "speaker_network": {
-                "kind": _LAP_NETWORKS[options["speaker_network"]],
-                "astp": {"embedding_size": options["embed_size"], "dropout": options["dropout"]},
-            },
-        }
-        head = {"num_subcentres": options["n_subcenter"], "scale": options["scale"]}
-    except (KeyError, TypeError) as error:
+def _read(path: Path, encoder: str | Path | None = None, lora_alpha: float | None = None) -> PublicCheckpoint:
+    if path.is_dir() and not (path / wespeaker.WEIGHTS).is_file():
+        return read_lap(path, encoder)
+    origin = path / wespeaker.WEIGHTS if path.is_dir() else path
+    weights = one_naming(_state_dict(read_torch_file(origin), origin))
+    readers = [
+        reader for start, reader in _READERS.items() if any(name.startswith(start) for name in weights)
+    ]
+    if len(readers) != 1:
         raise DataError(
-            f"'{epoch.parent / LAP_CONFIG}': {error} under 'model' is missing or unknown"
-        ) from error
-    where = str(epoch.parent / LAP_CONFIG)
-    parsed = ModelSettings.parse(settings, where)
-    return _Checkpoint(
-        origin=origin,
-        weights=weights,
-        centres=centres,
-        encoder=partial(_encoder_configuration, str(parsed.frontend.checkpoint)),
-        settings=parsed,
-        head=AamSoftmaxSettings.parse(head, where),
-        public_name=partial(lap_name, speaker_network=parsed.speaker_network.kind),
-    )
-
-
-def _read_slt22(path: Path, encoder: str | Path | None) -> _Checkpoint:
-    weights = one_naming(
-        {name.removeprefix("module."): value for name, value in read_state_dict(path).items()}
-    )
-    centres = weights.pop("__L__.weight", None)
-    mhfa = {
-        "compressed_width": _rows("__S__.backend.cmp_linear_k.weight", weights, path),
-        "num_heads": _rows("__S__.backend.att_head.weight", weights, path),
-        "embedding_size": _rows("__S__.backend.pooling_fc.weight", weights, path),
-    }
-    settings = {
-        "frontend": {"checkpoint": str(encoder or "microsoft/wavlm-base-plus"), "last_state": "before"},
-        "layer_aggregation": {"kind": "weighted_sum"},
-        "speaker_network": {"kind": "mhfa", "mhfa": mhfa},
-        "initialisation": "torch",
-    }
-    head = {"num_subcentres": 1, "scale": 30.0, "initialisation": "xavier_normal"}
-    return _Checkpoint(
-        origin=path,
-        weights=weights,
-        centres=None if centres is None else centres.transpose(0, -1).unsqueeze(0),  # (C, E) -> (1, E, C)
-        encoder=partial(_slt22_encoder, path, _below("__S__.model.", weights), encoder),
-        settings=ModelSettings.parse(settings, str(path)),
-        head=AamSoftmaxSettings.parse(head, str(path)),
-        public_name=slt22_name,
-    )
-
-
-def _rows(name: str, weights: Mapping[str, Tensor], origin: Path) -> int:
-    if name not in weights or not weights[name].dim():
-        raise DataError(
-            f"'{origin}' is no state dict of SLT22's public code: missing {name} "
-            "(an original WavLM file is for import_encoder)"
+            f"'{origin}' is no checkpoint of known public code (it has {listed(sorted(weights))}): "
+            f"import_checkpoint takes {_KNOWN}"
         )
-    return len(weights[name])
+    if has_lora(weights):
+        options = wespeaker.read_options(origin)
+        named = wespeaker.option(options, "dataset_args", "w2vbert_args", "lora_config_args", "lora_alpha")
+        given = next(alpha for alpha in (lora_alpha, named, PUBLISHED_ALPHA) if alpha is not None)
+        weights = merge_lora(weights, given, origin)
+    return readers[0](weights, origin, encoder)
 
 
-def _slt22_encoder(
-    origin: Path, weights: Mapping[str, Tensor], encoder: str | Path | None
-) -> PreTrainedConfig:
-    if encoder is not None:
-        config = _encoder_configuration(encoder)
-    else:
-        try:
-            config = infer_wavlm_configuration(weights)
-        except KeyError as error:
-            raise DataError(
-                f"'{origin}' has no complete WavLM: missing __S__.model.{error.args[0]}"
-            ) from error
-        except (IndexError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
-            raise DataError(
-                f"'{origin}' has no WavLM: the shapes of its weights do not fit one ({error}); pass encoder="
-            ) from error
-    config.apply_spec_augment = False  # SLT22's training has no time masks
-    return config
+def _state_dict(content: dict[str, Any], origin: Path) -> dict[str, Tensor]:
+    """Weights of a file, which are at its top or one level below.
 
-
-def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-
-
-def _best_epoch(folder: Path) -> int:
-    """Epoch on the first line of the ranking, whose lines are `EPOCH, EER%`, best first."""
-    try:
-        return int((folder / LAP_RANKING).read_text().split(",")[0])
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"'{folder}' is no folder of LAP's public code: it has neither {LAP_WEIGHTS} nor a readable "
-            f"{LAP_RANKING}: {error}"
-        ) from error
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"'{path}' cannot be read: {error}") from error
-
-
-def _encoder_configuration(name: str | Path) -> PreTrainedConfig:
-    try:
-        return read_configuration(name)
-    except DataError as error:
-        raise DataError(
-            f"{error} (another configuration of the encoder: pass encoder=, a folder with its config.json)"
-        ) from error
+    w2v-BERT-2.0_SV writes `{modules: {spk_model, classifier}}`, wespeaker also `{model}` and `{state_dict}`;
+    torch puts `module.` before the names of a model on several GPUs.
+    """
+    if {"cfg", "model"} <= content.keys():
+        raise DataError(f"'{origin}' is an original WavLM file: import_encoder takes it")
+    modules = content.get("modules")
+    if isinstance(modules, dict) and "spk_model" in modules:
+        head = only_tensors(modules.get("classifier", {}), origin)
+        return only_tensors(modules["spk_model"], origin) | {f"{HEAD}{name}": head[name] for name in head}
+    inner = (content[name] for name in ("model", "state_dict") if isinstance(content.get(name), dict))
+    weights = only_tensors(next(inner, content), origin)
+    return {name.removeprefix("module."): value for name, value in weights.items()}

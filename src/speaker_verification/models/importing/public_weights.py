@@ -14,6 +14,8 @@ from speaker_verification.models.weight_files import read_torch_file, refuse_non
 
 Rules = Sequence[tuple[str, str]]
 
+ENCODER = "frontend.encoder."  # start of the names of the encoder's weights in a speaker model
+
 # Names of one weight in files of several ages: weight norm of older torch, layer norm between transpositions.
 _VARIANTS: Rules = (
     (r"\.weight_g$", ".parametrizations.weight.original0"),
@@ -52,6 +54,12 @@ def rename(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def numbered(weights: Mapping[str, Tensor], pattern: str) -> list[str]:
+    """Names that match a pattern, sorted by the number in them."""
+    matches = [match for name in weights if (match := re.fullmatch(pattern, name))]
+    return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
 def one_naming(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
