@@ -1,4 +1,4 @@
-"""The command `speaker-verification`: verify, embed and score."""
+"""The command `speaker-verification`: import, verify, embed and score."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 from scipy.special import expit, logit
 
 from speaker_verification.corpora.synthetic.voices import draw_voices, speak
@@ -23,7 +24,9 @@ from speaker_verification.deployment.command import CACHE_SUFFIX, main
 from speaker_verification.deployment.enrolment_store import EnrolmentStore
 from speaker_verification.deployment.recordings import RecordingLimits, read_recording
 from speaker_verification.deployment.verifier import Verifier
+from speaker_verification.models import SpeakerModel, import_checkpoint
 from speaker_verification.scoring.metrics import OperatingPoint
+from tests.support.public_systems import write_public_file
 from tests.support.verifiers import Measured
 from tests.support.waiting import wait_until
 
@@ -366,3 +369,23 @@ def test_a_store_is_updated_for_another_calibration_without_its_recordings(
     assert main(["store", "update", "--store", str(store), "--model", str(other / "model")]) == 0
     assert run(other, "identify", folder / FILES[1], "--store", store) == 0
     assert "p_target 0.3" in capsys.readouterr().out
+
+
+def test_import_saves_the_model_of_a_public_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = write_public_file(tmp_path, "w2v_bert_lora"), tmp_path / "model"
+    arguments = ["import", str(source), "-o", str(folder), "--lora-alpha", "64"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "wav2vec2-bert, 2 blocks of 32 channels" in printed
+    assert "asp, embeddings of 10" in printed
+    expected = import_checkpoint(source, lora_alpha=64).state_dict()
+    saved = SpeakerModel.from_pretrained(folder).state_dict()
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], weight) for name, weight in expected.items())
+    assert f"'{folder}' is there already" in error_of(capsys, main(arguments))
+    source.write_bytes(b"half")
+    arguments[3] = str(tmp_path / "other")
+    assert "cannot be read as a file of weights" in error_of(capsys, main(arguments))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt_0003.pth", "model"]

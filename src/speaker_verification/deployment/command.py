@@ -1,4 +1,4 @@
-"""Command `speaker-verification`: build a verifier; compare, embed, score, enrol and identify by it.
+"""Command `speaker-verification`: import models, build verifiers; compare, embed, score, enrol, identify.
 
 Heavy packages are imported by the functions that need them, so that `--help` is quick.
 """
@@ -136,6 +136,25 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--corpus", default="recordings", help="name of the recordings on the model card")
     build.add_argument("--licence", default="other", help="licence of the model on its card")
     build.add_argument("--drop-refused", action="store_true", help="leave out recordings that are refused")
+
+    import_ = commands.add_parser(
+        "import", help="save a checkpoint of public code as a model of this project"
+    )
+    import_.set_defaults(run=_import)
+    import_.add_argument(
+        "source", type=Path, metavar="CHECKPOINT", help="file, or a folder of LAP or wespeaker"
+    )
+    import_.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model's folder")
+    import_.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="hub name or folder of the encoder's configuration (default: inferred from the checkpoint)",
+    )
+    import_.add_argument(
+        "--lora-alpha",
+        type=float,
+        help="scale of low-rank updates that are not merged (default: wespeaker's config.yaml, or 128)",
+    )
 
     for command in (enrol, identify, list_, remove, update, re_embed):
         command.add_argument(
@@ -418,6 +437,31 @@ def _build(options: argparse.Namespace) -> int:
     )
     sys.stdout.write(format_table(verifier.metrics))
     _print_rows([("verifier", str(options.output)), ("fingerprint", verifier.fingerprint)])
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    output = options.output.expanduser()
+    if output.exists():
+        raise DataError(f"'{output}' is there already: name another folder")
+    from speaker_verification.common.atomic import atomic_write
+    from speaker_verification.models import import_checkpoint
+
+    model = import_checkpoint(options.source.expanduser(), options.encoder, options.lora_alpha)
+    with atomic_write(output) as part:
+        model.save_pretrained(part)
+    frontend, settings = model.frontend, model.settings
+    blocks = f"{frontend.num_blocks} blocks of {frontend.width} channels"
+    millions = sum(weight.numel() for weight in model.parameters()) / 1e6
+    _print_rows(
+        [
+            ("model", str(output)),
+            ("encoder", f"{frontend.config.model_type}, {blocks}"),
+            ("layer aggregation", settings.layer_aggregation.kind),
+            ("speaker network", f"{settings.speaker_network.kind}, embeddings of {model.embedding_size}"),
+            ("parameters", f"{millions:.1f} million"),
+        ]
+    )
     return 0
 
 
