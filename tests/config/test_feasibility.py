@@ -172,6 +172,16 @@ def test_calibration_across_sessions_of_speakers_with_one_is_refused(
     refuse_impossible(across, by_recording, trials, STAGES)
 
 
+def test_lora_without_its_package_is_refused_for_the_phases_that_are_going_to_run(
+    corpus: tuple[pd.DataFrame, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speaker_verification.models.encoders.lora.find_spec", lambda _: None)
+    wanted = possible(pretrain={"lora": {"rank": 8}})
+    refuse_impossible(wanted, *corpus, ("finetune", "lmft"))
+    with pytest.raises(ParameterError, match=r"'pretrain.lora.rank' is 8, .*speaker-verification\[lora\]"):
+        refuse_impossible(wanted, *corpus, STAGES)
+
+
 def test_only_what_is_going_to_run_is_looked_at(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     refuse_impossible(possible(score={"top_n": 100}), *corpus, ["pretrain"])
     refuse_impossible(possible(pretrain={"margin": {"top_k": 27}}), *corpus, ["finetune", "evaluate"])

@@ -12,18 +12,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import torch
+from safetensors.torch import load_file
 
+from speaker_verification.models.weight_files import read_json
 from tests.support.project import Kedro, kedro_in
 from tests.support.tracked import client_of, runs_of
 
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
+QUICK = "--params=fast_dev_run=2,pretrain.epochs=2,pretrain.lora.rank=4"
+LORA = ("run", "--pipelines=pretrain,finetune", QUICK)
 
 
 @contextmanager
-def stopped_after_first_epoch(folder: Path) -> Iterator[int]:
+def stopped_after_first_epoch(
+    folder: Path, phase: str = "lmft", command: tuple[str, ...] = LMFT
+) -> Iterator[int]:
     """The phase stands still after its first epoch, alive, and is killed in the end."""
     with subprocess.Popen(
-        [sys.executable, "-m", "kedro", *LMFT],
+        [sys.executable, "-m", "kedro", *command],
         cwd=folder,
         env=os.environ | {"KEDRO_ENV": "tiny"},
         stdout=subprocess.PIPE,
@@ -31,7 +38,7 @@ def stopped_after_first_epoch(folder: Path) -> Iterator[int]:
         text=True,
     ) as process:
         assert process.stdout is not None
-        state = folder / "data/tiny/06_models/lmft/workspace/checkpoint.resume"
+        state = folder / f"data/tiny/06_models/{phase}/workspace/checkpoint.resume"
         for _ in process.stdout:
             if state.exists():
                 break
@@ -99,3 +106,25 @@ def test_a_moved_project_reads_its_own_files_and_resumes_its_phase(
     assert run.returncode == 0, run.stdout
     assert "lmft  0/3" not in run.stdout
     assert "lmft: resuming from step" in run.stdout
+
+
+def test_a_killed_quick_check_with_lora_resumes_and_the_next_phase_begins_with_it_merged(
+    finished_copy: tuple[Path, Kedro],
+) -> None:
+    folder, kedro = finished_copy
+    with stopped_after_first_epoch(folder, "pretrain", LORA):
+        pass
+    run = kedro(*LORA, "--from-nodes=training.pretrain.train_phase")
+    assert run.returncode == 0, run.stdout
+    assert "pretrain: resuming from step" in run.stdout
+    trained = folder / "data/tiny/06_models"
+    first, second = sorted(max((trained / "pretrain/checkpoint").iterdir()).glob("checkpoint/epoch_*"))
+    weights = [load_file(epoch / "model.safetensors") for epoch in (first, second)]
+    changed = {name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])}
+    encoder = {name.split(".")[-2] for name in changed if name.startswith("frontend.")}
+    assert encoder == {"q_proj", "v_proj"}
+    last = next(max((trained / "finetune/checkpoint").iterdir()).glob("checkpoint/epoch_*"))
+    for epoch, rank in ((second, 4), (last, 0)):
+        assert read_json(epoch / "run.json")["phase"]["lora"]["rank"] == rank
+        assert read_json(epoch / "config.json").keys() == {"model", "encoder"}
+        assert not any("lora" in name for name in load_file(epoch / "model.safetensors"))

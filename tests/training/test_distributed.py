@@ -182,6 +182,15 @@ CASES: dict[str, dict[str, Any]] = {
             "pretrained_distance": {"kind": "l2_sp"},
         },
     },
+    "LoRA": {
+        "changes": {
+            "frontend": "frozen",
+            "lora": {"rank": 2},
+            "averaging": {"last_epochs": 1},
+            "average_best": 2,
+            "pretrained_distance": {"kind": "l2_sp"},
+        },
+    },
     "different speakers, every speed and the x-vector": {
         "network": "x_vector",
         "changes": {

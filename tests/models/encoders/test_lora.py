@@ -24,6 +24,7 @@ from speaker_verification.models.encoders.lora import (
     merged_parameters,
     merged_state,
 )
+from speaker_verification.models.encoders.w2v_bert import W2vBertAdapter
 from speaker_verification.models.settings import LoraSettings
 from speaker_verification.training.optimiser import choose_trained, parameter_groups
 from speaker_verification.training.phase import LrMultipliers, PhaseSettings
@@ -121,6 +122,14 @@ def test_merged_embeddings_are_the_unmerged_ones(family: str, tmp_path: Path) ->
     texts = [(tmp_path / name / "config.json").read_text() for name in ("lora", "plain")]
     assert texts[0] == texts[1]
     assert "lora" not in json.dumps(json.loads(texts[0])).lower()
+
+
+def test_the_published_shape_has_the_weights_of_the_formula() -> None:
+    """24 blocks, two layers each, two matrices of 64 x 1024."""
+    with torch.device("meta"):
+        encoder = build_encoder(configuration_of({"model_type": "wav2vec2-bert"}, ""), "")
+    add_lora(W2vBertAdapter(encoder), LoraSettings(rank=64))
+    assert sum(p.numel() for p in encoder.parameters() if p.requires_grad) == 24 * 2 * 2 * 64 * 1024
 
 
 def test_a_new_update_is_zero_and_drawn_from_the_seed_as_peft_draws_it() -> None:
