@@ -19,6 +19,7 @@ from speaker_verification.models.importing.lora import PUBLISHED_ALPHA, has_lora
 from speaker_verification.models.importing.mhfa import read_slt22, read_wespeaker_mhfa
 from speaker_verification.models.importing.public_weights import load_renamed, one_naming, only_tensors
 from speaker_verification.models.importing.w2v_bert import ADAPTERS, HEAD, read_w2v_bert
+from speaker_verification.models.initialisation import Uninitialised
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.models.weight_files import read_torch_file
 
@@ -62,8 +63,9 @@ def import_checkpoint(
             missing, unexpected or of another shape; all of them are listed.
     """
     checkpoint = _read(Path(path), encoder, lora_alpha)
-    frontend = build_encoder(checkpoint.encoder(), f"'{checkpoint.origin}': ")
-    model = SpeakerModel(frontend, checkpoint.settings)
+    config = checkpoint.encoder()
+    with Uninitialised():
+        model = SpeakerModel(build_encoder(config, f"'{checkpoint.origin}': "), checkpoint.settings)
     load_renamed(model, checkpoint.weights, checkpoint.public_name, checkpoint.origin)
     return model.eval()
 
