@@ -8,12 +8,14 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import soundfile
+import yaml
 
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter, ClipPieces, amplitude
 from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import NOISE_CLIPS, RIRS
+from tests.support.documentation import DOCS, blocks
 
 Wave = npt.NDArray[np.float32]
 NO_CACHE = AudioCache(0, 0)
@@ -427,22 +429,10 @@ def test_amplitude_has_the_published_floor() -> None:
     assert amplitude(np.full(5, 0.1, np.float32)) == pytest.approx(np.sqrt(0.0101), rel=1e-6)
 
 
-W2V_BERT = {  # as arXiv 2510.04213's public code augments
-    "probability": 2 / 3,
-    "kinds": {"reverb": 4, "noise": 1, "music": 1, "babble": 1, "television": 1},
-    "simulated_rooms_only": True,
-    "large_rooms": False,
-    "music_with_vocals": False,
-    "noise_snr_db": [5, 20],
-    "music_snr_db": [5, 20],
-    "babble_snr_db": [15, 25],
-    "babble_clips": [3, 8],
-    "television_clips": [1, 1],
-    "one_snr": True,
-    "clips_by_file": True,
-    "crop_shares": [[1.0, 1.0]],
-    "standardise": True,
-}
+def w2v_bert_settings() -> AugmentationSettings:
+    """Augmentation of arXiv 2510.04213's public code, as the documentation gives it."""
+    (block,) = [text for language, text in blocks(DOCS / "augmentation.md") if language == "yaml"]
+    return AugmentationSettings.parse(yaml.safe_load(block)["augmentation"], "augmentation")
 
 
 def normalised(wave: np.ndarray) -> np.ndarray:
@@ -462,7 +452,7 @@ def test_clips_are_added_up_and_then_mixed_at_one_snr_as_published_with_w2v_bert
     table["vocals"] = table["clip_id"] == "music_b"
     echo = rng.standard_normal(900).astype(np.float32) * np.exp(-np.arange(900) / 200).astype(np.float32)
     rooms = response_table(write(tmp_path / "room.wav", echo)).assign(kind="simulated")
-    augmenter = Augmenter(table, rooms, AugmentationSettings.parse(W2V_BERT, ""))
+    augmenter = Augmenter(table, rooms, w2v_bert_settings())
     crop = (0.02 * rng.standard_normal(4000) + 0.01).astype(np.float32)
     kinds: Counter[str] = Counter()
     used: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import tarfile
 from pathlib import Path
@@ -29,8 +30,37 @@ def test_musan_is_catalogued_by_kind(mirror_folder: Path, tmp_path: Path) -> Non
         ],
         "num_samples": [16_000] * 3,
         "num_channels": [1] * 3,
+        "vocals": [True, False, False],  # of music, which no annotation calls free of them
     }
     assert Path(clips["path"][0]).read_bytes() == wav(noise(5))
+
+
+def test_music_has_vocals_unless_annotations_say_that_it_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    archive = tmp_path / "musan.tar.gz"
+    names = ["music/fma/music-fma-0", "music/fma/music-fma-1", "music/rfm/music-rfm-0", "music/x/music-x-0"]
+    sounds = {f"musan/{name}.wav": wav(noise(at)) for at, name in enumerate([*names, "noise/y/noise-y-0"])}
+    annotations = {
+        "musan/music/fma/ANNOTATIONS": b"music-fma-0 rock,pop N Some Band\nmusic-fma-1 folk Y Singer\n\n",
+        "musan/music/rfm/ANNOTATIONS": b"music-rfm-0\tbaroque\tN\tHarpsichordist\r\nmusic-rfm-9 jazz N x\n",
+        "musan/speech/z/ANNOTATIONS": b"music-x-0 f english N\n",
+    }
+    archive.write_bytes(tarred({**sounds, **annotations}))
+    expected = dict(zip([f"{name}.wav" for name in names], [False, True, False, True], strict=True))
+
+    def vocals() -> dict[str, bool]:
+        clips, _ = extract_musan(archive, tmp_path / "out", 0.0)
+        return dict(zip(clips["clip_id"], clips["vocals"], strict=True))
+
+    assert vocals() == {**expected, "noise/y/noise-y-0.wav": False}
+    assert "musan: 3 of 4 annotated clips of music have no vocals" in caplog.messages
+    caplog.clear()
+    assert vocals() == {**expected, "noise/y/noise-y-0.wav": False}
+    assert not any("annotat" in line for line in caplog.messages)  # the archive was not gone through again
+    archive.write_bytes(tarred(sounds))
+    assert vocals() == {**dict.fromkeys(expected, True), "noise/y/noise-y-0.wav": False}
 
 
 def test_simulated_responses_and_the_listed_real_ones_are_taken(mirror_folder: Path, tmp_path: Path) -> None:

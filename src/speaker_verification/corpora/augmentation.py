@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from speaker_verification.common.atomic import atomic_write
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import DataError
 from speaker_verification.common.tables import NOISE_CLIPS, RIRS, TableSchema
 from speaker_verification.corpora.conversion.archives import (
@@ -32,19 +36,23 @@ from speaker_verification.corpora.conversion.convert import (
 )
 from speaker_verification.corpora.conversion.sources import ArchiveSource
 from speaker_verification.corpora.conversion.storing import Recording, store_as_it_is
-from speaker_verification.corpora.musan import MUSAN
+from speaker_verification.corpora.musan import ANNOTATIONS, MUSAN
 from speaker_verification.corpora.rirs_noises import RIR_LIST, RIRS_NOISES, ROOT
 from speaker_verification.corpora.texts import decode_text
 
 _JUDGED = "decoded whole"
 SHORTEST_CLIP_SECONDS = 0.1  # a shorter clip, wrapped round, is a tone
 _GROWTH = {".wav": 1.0, ".tar": 1.1}  # WAV files that gzip hardly packs
+_WITHOUT_VOCALS = ".without_vocals.json"  # beside the recordings: what their archive's annotations say
+logger = logging.getLogger(__name__)
 
 
 def extract_musan(
     archive_file: Path, folder: Path, max_rejected_fraction: float, num_workers: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Extract MUSAN's recordings; files that an earlier run extracted are kept.
+    """Extract MUSAN's recordings, and what its annotations say of vocals; files of an earlier run are kept.
+
+    Music has vocals unless the annotations say that it has none.
 
     Args:
         archive_file: musan.tar.gz.
@@ -63,6 +71,12 @@ def extract_musan(
     converted = ConvertedFolder(folder / MUSAN.name, ArchiveSource([archive_file]), "wav", _JUDGED)
     recordings = convert_source(conversion, converted, num_workers)
     recordings = refuse_short(recordings, SHORTEST_CLIP_SECONDS)
+    group = processes()
+    without_vocals = _without_vocals(converted) if group.is_first else []
+    group.meet(f"{MUSAN.name} annotated")
+    without_vocals = group.first(without_vocals)
+    has_vocals = (recordings["kind"] == "music") & ~recordings["file_id"].isin(without_vocals)
+    recordings = recordings.assign(vocals=has_vocals)
     return _catalog(recordings, converted, MUSAN.name, NOISE_CLIPS, max_rejected_fraction)
 
 
@@ -109,6 +123,32 @@ def check_rirs(archive_file: Path, max_rejected_fraction: float) -> None:
     refuse_too_many_rejected(rejected, len(recordings), max_rejected_fraction)
     if not (recordings["reason"] == "").any():
         raise DataError(f"{RIRS_NOISES.name}: {archive_file} holds no recordings")
+
+
+def _without_vocals(converted: ConvertedFolder) -> list[str]:
+    """Clips of music without vocals by MUSAN's annotations, for which its archive is gone through once."""
+    record = converted.folder / _WITHOUT_VOCALS
+    state = list(converted.source.state())
+    if record.is_file() and (known := json.loads(record.read_text(encoding="utf-8")))["archive"] == state:
+        return list(known["clips"])
+    logger.info("%s: reading the annotations of its music", MUSAN.name)
+    clips, num_annotated = [], 0
+    for member in converted.source.members():
+        if member.refused or not (found := ANNOTATIONS.fullmatch(member.name)):
+            continue
+        try:
+            lines = decode_text(member.read()).splitlines()
+        except DamagedMember as error:
+            raise DataError(
+                f"{converted.source}: {member.name} is damaged ({error}); copy it again"
+            ) from error
+        annotations = [fields for line in lines if len(fields := line.split()) > 2]
+        num_annotated += len(annotations)
+        clips += [f"{found['folder']}/{name}.wav" for name, _, vocals, *_ in annotations if vocals == "N"]
+    logger.info("%s: %d of %d annotated clips of music have no vocals", MUSAN.name, len(clips), num_annotated)
+    with atomic_write(record) as part:
+        part.write_text(json.dumps({"archive": state, "clips": clips}), encoding="utf-8")
+    return clips
 
 
 def _rirs_in(archive_file: Path) -> tuple[Conversion, pd.DataFrame]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from speaker_verification.corpora.corpus import Archive, Corpus, Layout, Subset
 
 MUSAN = Corpus(
@@ -14,4 +16,6 @@ MUSAN = Corpus(
     subsets={"musan": Subset(Archive("musan.tar.gz", ("{openslr}/17",), "0c472d4fc0c5141eca47ad1ffeb2a7df"))},
     content="noises",
 )
+# Of music: a line NAME GENRES VOCALS ARTIST ... for each clip, VOCALS Y or N.
+ANNOTATIONS = re.compile(r"(?:.*/)?musan/(?P<folder>music/[^/]+)/ANNOTATIONS")
 MUSAN_ARCHIVE = MUSAN.subsets["musan"].archive

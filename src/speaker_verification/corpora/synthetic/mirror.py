@@ -297,6 +297,8 @@ def _musan(speech: Sequence[bytes], settings: SyntheticSettings, seed: int) -> b
     for index in range(settings.music_clips):
         wave = chord_music(int(rng.uniform(8, 16) * SAMPLE_RATE), rng)
         members[f"musan/music/synthetic/music-synthetic-{index:04d}.wav"] = _wav(0.7 * wave)
+    annotations = (f"music-synthetic-{index:04d} chords N none\n" for index in range(settings.music_clips))
+    members["musan/music/synthetic/ANNOTATIONS"] = "".join(annotations).encode()
     for index, data in enumerate(speech):
         members[f"musan/speech/synthetic/speech-synthetic-{index:04d}.wav"] = data
     return _tar_gz(members)
