@@ -168,10 +168,15 @@ def test_a_context_of_a_precision_leaves_torch_s_own_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("on_device", [False, True], ids=["augmented by workers", "augmented on the GPU"])
-def test_steps_of_a_gpu_are_those_of_a_cpu(tables: Any, tmp_path: Path, on_device: bool) -> None:
-    expected = losses(loop_on(torch.device("cpu"), tables, tmp_path / "cpu"))
+@pytest.mark.parametrize(
+    "changes", [{}, {"frontend": "frozen", "lora": {"rank": 2}}], ids=["trained", "with LoRA"]
+)
+def test_steps_of_a_gpu_are_those_of_a_cpu(
+    tables: Any, tmp_path: Path, on_device: bool, changes: dict[str, Any]
+) -> None:
+    expected = losses(loop_on(torch.device("cpu"), tables, tmp_path / "cpu", **changes))
     with computing_in("float32", GPU):
-        found = losses(loop_on(GPU, tables, tmp_path / "gpu", on_device))
+        found = losses(loop_on(GPU, tables, tmp_path / "gpu", on_device, **changes))
     assert len(found) == NUM_STEPS
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 

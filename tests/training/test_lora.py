@@ -27,10 +27,12 @@ from speaker_verification.training.loop import TrainingLoop
 from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
 from speaker_verification.training.resume import is_interrupted
-from tests.support.training import MODEL, Watcher, phase_settings, training_loop
+from speaker_verification.training.start import start_from_model
+from tests.support.training import HEAD, MODEL, Watcher, phase_settings, training_loop
 
 RANK = 2
 PREFIX = "frontend.encoder."
+WEIGHT = f"{PREFIX}encoder.layers.0.attention.v_proj.weight"
 TARGETS = {f"encoder.layers.{block}.attention.{name}" for block in (0, 1) for name in ("q_proj", "v_proj")}
 
 
@@ -120,6 +122,16 @@ def test_the_rest_of_the_model_starts_as_without_lora(make_job: Callable[..., Jo
     assert not lora_layers(untrained)
 
 
+def test_a_phase_that_starts_from_a_saved_model_has_its_own_updates(make_job: Callable[..., Job]) -> None:
+    job = make_job(epochs=1)
+    job.loop().run()
+    phase = phase_settings(lora={"rank": 1}, start=str(job.folder))
+    model, *_ = start_from_model(job.folder, phase, HEAD, ["id00000", "new"], torch.device("cpu"))
+    assert {layer.lora_A["default"].weight.shape for layer in lora_layers(model).values()} == {(1, 16)}
+    saved = SpeakerModel.from_pretrained(best_checkpoint(job.folder))
+    assert torch.equal(merged_state(model)[WEIGHT], saved.state_dict()[WEIGHT])
+
+
 def test_averages_are_of_merged_weights(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,13 +147,12 @@ def test_averages_are_of_merged_weights(
 
     monkeypatch.setattr("speaker_verification.training.loop.MovingAverage", Watched)
     job.loop().run()
-    name = f"{PREFIX}encoder.layers.0.attention.v_proj.weight"
-    first, second = (state[f"model.{name}"] for state in merged)
+    first, second = (state[f"model.{WEIGHT}"] for state in merged)
     last = 0.25 * first + 0.75 * second
     expected = {"epoch_01": first, "epoch_02": last, AVERAGE_FOLDER: (first + last) / 2}
     assert float((first - second).abs().max()) > 1e-3
     for folder, weight in expected.items():
-        torch.testing.assert_close(weights_of(job.folder / folder)[name], weight, rtol=0, atol=1e-7)
+        torch.testing.assert_close(weights_of(job.folder / folder)[WEIGHT], weight, rtol=0, atol=1e-7)
 
 
 def test_a_module_gets_its_updates_back_from_an_average(make_job: Callable[..., Job]) -> None:

@@ -236,7 +236,7 @@ class Frontend(nn.Module):
         waveform_normalisation: zero mean and unit variance of every waveform `always`, or where the
             `checkpoint` was trained with it.
         attention: torch's fused product (`sdpa`), or transformers' own steps (`original`).
-        checkpoint_activations: activation checkpointing of every block in training mode.
+        checkpoint_activations: activation checkpointing of every block in training steps.
         adapter: see `adapter_class`.
 
     Raises:

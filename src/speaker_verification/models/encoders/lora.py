@@ -145,11 +145,10 @@ def _merged(
 
 def _refuse_unknown(targets: tuple[str, ...], adapter: EncoderAdapter) -> None:
     paths = [name.split(".") for name, part in adapter.encoder.named_modules() if isinstance(part, nn.Linear)]
-    has = f"it has {', '.join(sorted({path[-1] for path in paths}))}"
+    known = f"Known are {', '.join(sorted({path[-1] for path in paths}))}"
     if not targets:
         raise ParameterError(
-            f"parameter 'lora.targets' is null, and {type(adapter).__name__} names no linear layers of its "
-            f"encoder: {has}"
+            f"parameter 'lora.targets' is null, and {type(adapter).__name__} has no lora_targets. {known}"
         )
     ends = {".".join(path[start:]) for path in paths for start in range(len(path))}
     for target in targets:
@@ -157,6 +156,5 @@ def _refuse_unknown(targets: tuple[str, ...], adapter: EncoderAdapter) -> None:
             nearest = difflib.get_close_matches(target, sorted(ends), n=1, cutoff=0.4)
             meant = f"did you mean '{nearest[0]}'? " if nearest else ""
             raise ParameterError(
-                f"parameter 'lora.targets': no linear layer of the encoder is called '{target}': {meant}"
-                f"{has[0].upper()}{has[1:]}"
+                f"parameter 'lora.targets': the encoder has no linear layer '{target}': {meant}{known}"
             )
