@@ -19,7 +19,7 @@ from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings, SubcentreMarginHead
-from speaker_verification.models.settings import ModelSettings
+from speaker_verification.models.settings import ModelSettings, read_saved_configuration
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.checkpoints import BestCheckpoints, load_head, save_checkpoint
 from speaker_verification.training.class_means import mean_embeddings
@@ -341,6 +341,48 @@ def test_a_cut_head_is_shared_out_after_the_cut(model: SpeakerModel, tmp_path: P
     assert (first, second) == (1, 2)
     for weight in (of_first, of_second):
         assert torch.equal(weight, whole.weight[:, :, :3])
+
+
+def encoder_options(model: SpeakerModel) -> tuple[float, float, float]:
+    """Layer drop, share of masked frames, and rate of the dropout of attention weights."""
+    encoder: Any = model.frontend.encoder
+    config = encoder.config
+    return config.layerdrop, config.mask_time_prob, encoder.encoder.layers[0].attention.dropout
+
+
+def test_a_phase_has_its_own_regularisation_and_the_next_one_that_of_the_model(
+    encoder: Path, head: SubcentreMarginHead, tmp_path: Path
+) -> None:
+    settings = tiny_settings(TINY_WAVLM, regularisation={"layer_drop": 0.25})
+
+    def next_phase(folder: Path, **regularisation: float) -> SpeakerModel:
+        phase = phase_settings(regularisation=regularisation)
+        return start_phase(folder, phase, settings, HEAD, RUN["speaker_ids"], CPU, encoder)[0]
+
+    model = next_phase(encoder, layer_drop=0.99, dropout=0.5, mask_time_probability=0.4)
+    assert encoder_options(model) == (0.99, 0.4, 0.5)
+    torch.manual_seed(0)
+    states = model.train().frontend(torch.randn(2, 8000))
+    assert torch.equal(states[1], states[2])  # WavLM never drops its first block
+    BestCheckpoints(tmp_path / "best", keep=1).save_if_best(1, 5.0, model, head, RUN)
+    assert read_saved_configuration(best_checkpoint(tmp_path / "best")).encoder["layerdrop"] == 0.99
+    again = next_phase(tmp_path / "best")
+    assert encoder_options(again) == (0.25, 0.0, 0.1)
+    trained = dict(model.state_dict())
+    del trained["frontend.encoder.masked_spec_embed"]  # of no use to a phase without time masks
+    assert again.state_dict().keys() == trained.keys()
+    assert all(torch.equal(value, trained[name]) for name, value in again.state_dict().items())
+    BestCheckpoints(tmp_path / "second", keep=1).save_if_best(1, 5.0, again, head, RUN)
+    masked = next_phase(tmp_path / "second", mask_time_probability=0.3)
+    assert encoder_options(masked) == (0.25, 0.3, 0.1)
+    assert masked.state_dict()["frontend.encoder.masked_spec_embed"].isfinite().all()
+
+
+def test_a_phase_from_a_saved_model_has_its_own_regularisation(model: SpeakerModel, tmp_path: Path) -> None:
+    saved = save_model(tmp_path / "saved", model, ["a", "b"])
+    loaded, _, _ = started(saved, ["a", "b"], regularisation={"layer_drop": 0.5})
+    assert encoder_options(loaded) == (0.5, 0.0, 0.1)
+    assert encoder_options(started(saved, ["a", "b"])[0]) == encoder_options(model)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from speaker_verification.models.encoders.configuration import (
     refuse_unservable,
 )
 from speaker_verification.models.encoders.lora import lora_layers
+from speaker_verification.models.encoders.regularisation import OF_MODEL, regularisation_options
 from speaker_verification.models.initialisation import Uninitialised
 from speaker_verification.models.pruning.kept_units import KEPT_UNITS
 from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
@@ -35,6 +36,7 @@ from speaker_verification.models.weight_files import (
     reason,
     refuse_non_finite,
     refuse_unreadable,
+    with_optional,
 )
 
 # In the order in which transformers looks for weights; an index names several files.
@@ -78,6 +80,7 @@ def load_encoder(
     checkpoint: str | Path,
     regularisation: RegularisationSettings | None = None,
     adapter: AdapterChoice = None,
+    options: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Load an encoder by hub name or folder, in the class that its configuration names.
 
@@ -88,6 +91,7 @@ def load_encoder(
         checkpoint: hub name or folder.
         regularisation: values that replace the checkpoint's own, except None.
         adapter: see `adapter_class`.
+        options: further options of its configuration that replace the checkpoint's own.
 
     Raises:
         DataError: the checkpoint cannot be read, its weights do not fit its configuration, or it is of an
@@ -96,7 +100,8 @@ def load_encoder(
     """
     config = read_configuration(checkpoint, adapter)
     family = adapter_class(config.model_type, adapter)
-    overrides = _overrides(regularisation, config, family)
+    overrides = regularisation_options(regularisation or RegularisationSettings(), config, family, OF_MODEL)
+    overrides |= options or {}
     if overrides:
         config = read_configuration(checkpoint, adapter, **overrides)
     if not hasattr(config, "do_normalize"):
@@ -131,7 +136,10 @@ def _load_pruned(checkpoint: str | Path, config: PreTrainedConfig, adapter: Adap
     path = cached_file(checkpoint, WEIGHT_FILES[0], _raise_exceptions_for_missing_entries=False)
     if path is None:
         raise DataError(f"pruned encoder '{checkpoint}' lacks {WEIGHT_FILES[0]}")
-    load_strictly(encoder, read_safetensors(Path(path)), Path(path))
+    weights = with_optional(
+        encoder, read_safetensors(Path(path)), adapter_class(config.model_type, adapter).optional_weights
+    )
+    load_strictly(encoder, weights, Path(path))
     return encoder.eval()
 
 
@@ -205,21 +213,6 @@ def _refuse_misfit(
             f"'{origin}' does not fit its config.json: {len(misshapen)} weights of another shape "
             f"{misshapen[:5]}, {len(unexpected)} unexpected {unexpected[:5]}"
         )
-
-
-def _overrides(
-    regularisation: RegularisationSettings | None, config: PreTrainedConfig, family: type[EncoderAdapter]
-) -> dict[str, float]:
-    """Options of the encoder that the regularisation replaces."""
-    values = regularisation.model_dump(exclude_none=True) if regularisation else {}
-    for name, value in values.items():
-        options = family.regularisation.get(name, ())
-        if not options or not all(hasattr(config, option) for option in options):
-            raise ParameterError(
-                f"parameter 'model.frontend.regularisation.{name}' is {value}: the encoder "
-                f"({config.model_type}) has no such option, set it to null"
-            )
-    return {option: value for name, value in values.items() for option in family.regularisation[name]}
 
 
 class Frontend(nn.Module):

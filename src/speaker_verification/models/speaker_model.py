@@ -32,7 +32,7 @@ from speaker_verification.models.settings import (
 )
 from speaker_verification.models.speaker_networks import build_speaker_network
 from speaker_verification.models.waveforms import Lengths, Waveforms, as_batch, refuse_no_batch
-from speaker_verification.models.weight_files import load_strictly, read_safetensors
+from speaker_verification.models.weight_files import load_strictly, read_safetensors, with_optional
 
 CHUNKED_SAMPLES = 30 * SAMPLE_RATE  # longer recordings are embedded one at a time and encoded in chunks
 
@@ -73,23 +73,36 @@ class SpeakerModel(nn.Module):
         )
 
     @classmethod
-    def from_encoder(cls, folder: str | Path, settings: ModelSettings) -> SpeakerModel:
+    def from_encoder(
+        cls, folder: str | Path, settings: ModelSettings, options: Mapping[str, Any] | None = None
+    ) -> SpeakerModel:
         """Model of a pre-trained encoder and randomly initialised other parts (torch's global generator).
 
         Args:
             folder: hub name or folder of the encoder, in Hugging Face format.
             settings: settings of all parts.
+            options: see `load_encoder`.
         """
         frontend = settings.frontend
-        model = cls(load_encoder(folder, frontend.regularisation, frontend.adapter), settings)
+        model = cls(load_encoder(folder, frontend.regularisation, frontend.adapter, options), settings)
         if settings.initialisation == "xavier":
             xavier_initialise(model.layer_aggregation)
             xavier_initialise(model.speaker_network)
         return model
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SpeakerModel:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        options: Mapping[str, Any] | None = None,
+    ) -> SpeakerModel:
         """Load a model that `save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            folder: of the model.
+            device: device of its weights.
+            options: options of the encoder's configuration that replace the saved ones.
 
         Raises:
             DataError: the folder holds no such model, or its weights do not fit its configuration; missing,
@@ -98,13 +111,16 @@ class SpeakerModel(nn.Module):
         folder = Path(folder)
         saved = read_saved_configuration(folder)
         where, adapter = f"'{folder / CONFIG_FILE}': encoder.", saved.model.frontend.adapter
-        config = configuration_of(saved.encoder, where, adapter=adapter)
+        config = configuration_of({**saved.encoder, **(options or {})}, where, adapter=adapter)
         weights = read_safetensors(folder / WEIGHTS_FILE, device)
         try:
             with torch.device(device), Uninitialised():
                 model = cls(build_encoder(config, where, adapter), saved.model)
         except ParameterError as error:
             raise DataError(f"'{folder / CONFIG_FILE}': {error}") from error
+        if options:
+            names = model.frontend.adapter.optional_weights
+            weights = with_optional(model, weights, [f"frontend.encoder.{name}" for name in names])
         load_strictly(model, weights, folder / WEIGHTS_FILE)
         return model.eval()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,23 @@ def refuse_non_finite(weights: Mapping[str, Tensor], origin: str | Path) -> None
         extremes = torch.stack(torch.aminmax(tensor))  # a tenth of the time of isfinite over all
         if not extremes.isfinite().all():
             raise DataError(f"'{origin}' has {name} that is not finite: copy or train it again")
+
+
+def with_optional(
+    module: nn.Module, weights: Mapping[str, Tensor], names: Collection[str]
+) -> dict[str, Tensor]:
+    """Weights with those of some names exactly where a module has them.
+
+    Args:
+        module: module that is to take the weights.
+        weights: weights by name.
+        names: optional weights, left out where the module lacks them, and drawn evenly from 0 to 1 where
+            `weights` lack them.
+    """
+    own = module.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own or name not in names}
+    lacking = (name for name in sorted(names) if name in own and name not in fitting)
+    return fitting | {name: own[name].clone().uniform_() for name in lacking}
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:

@@ -11,7 +11,7 @@ from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import ParameterError, listed
 from speaker_verification.common.settings_base import LocalPath, SecondsOrRange, Settings
 from speaker_verification.data.sampling import SamplingSettings
-from speaker_verification.models.settings import LoraSettings
+from speaker_verification.models.settings import LoraSettings, RegularisationSettings
 from speaker_verification.training.schedules import (
     LearningRateSettings,
     MarginSettings,
@@ -116,6 +116,8 @@ class PhaseSettings(Settings):
     """Trained part of the frontend; blocks: the transformer's, trained: all."""
     frontend_mode: Literal["evaluation", "training"]
     """Mode of the frontend; training: with dropout, layer drop and time masks, even where frozen."""
+    regularisation: RegularisationSettings = RegularisationSettings()
+    """Regularisation of the encoder in this phase; null: the model's."""
     frontend_grad_scale: float = Field(1.0, gt=0)
     """Factor on the gradients of the frontend before clipping."""
     lora: LoraSettings = LoraSettings()

@@ -128,8 +128,8 @@ def run_phase(
         tables: input tables.
         start: folder of an encoder in Hugging Face format, or of the phase before; unused where the phase has
             a `start`.
-        encoder: folder of the pre-trained encoder, to which `pretrained_distance` refers; unused where
-            training began from a saved model, to which it refers then.
+        encoder: folder of the pre-trained encoder, to which `pretrained_distance` and `regularisation` refer;
+            unused where training began from a saved model, to which they refer then.
         folder: folder of the best epochs (see checkpoints.py).
         start_name: name of the start in messages and checkpoints; by default its path.
         tracker: receiver of the metrics; None for none.
@@ -176,7 +176,7 @@ def run_phase(
     set_seed(job.phase_seed)
     device, initialise = resolve_device(job.device), as_started
     if phase.start is None:
-        model, head = start_phase(start, phase, job.model, job.head, examples.speaker_ids, device)
+        model, head = start_phase(start, phase, job.model, job.head, examples.speaker_ids, device, encoder)
     else:
         start_name = phase.start
         model, head, new = start_from_model(Path(start_name), phase, job.head, examples.speaker_ids, device)

@@ -12,9 +12,10 @@ import torch
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.models.encoders.lora import add_lora
+from speaker_verification.models.encoders.regularisation import phase_regularisation
 from speaker_verification.models.heads import Head, HeadSettings, build_head
 from speaker_verification.models.heads.classes import keep_classes, turn_classes
-from speaker_verification.models.settings import ModelSettings
+from speaker_verification.models.settings import ModelSettings, read_saved_configuration
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.checkpoints import HEAD_FILE, load_head
 from speaker_verification.training.class_means import mean_embeddings
@@ -68,6 +69,7 @@ def start_phase(
     head_settings: HeadSettings,
     speaker_ids: Sequence[str],
     device: torch.device,
+    encoder: Path | None = None,
 ) -> tuple[SpeakerModel, Head]:
     """Model and margin head that a phase starts from.
 
@@ -83,14 +85,18 @@ def start_phase(
         head_settings: likewise, but for how it is computed.
         speaker_ids: training speakers in class order.
         device: to train on.
+        encoder: folder of the encoder or of the saved model that training began from, whose regularisation
+            holds where the phase has none of its own; None: that of the phase before.
 
     Raises:
         DataError: the phase before was trained on other speakers, or the folder cannot be read.
         ParameterError: this phase needs other classes than the phase before made, or asks for another model,
-            or for LoRA that cannot be added; or classes are to be cut off a head without `class_dim`.
+            or for LoRA or a regularisation that the encoder cannot have; or classes are to be cut off a head
+            without `class_dim`.
     """
     if not (folder / RANKING_FILE).exists():
-        model = SpeakerModel.from_encoder(folder, model_settings)
+        options = phase_regularisation(phase.regularisation, model_settings.frontend, folder)
+        model = SpeakerModel.from_encoder(folder, model_settings, options)
         head = _fresh_head(head_settings, model.embedding_size, phase, speaker_ids)
         head.distribute(head_settings.sharded, head_settings.classes_per_chunk)
         return _with_lora(model, phase).to(device), head.to(device)
@@ -102,7 +108,7 @@ def start_phase(
             f"{len(speaker_ids)} of today's training utterances: run the phases again from 'pretrain'"
         )
     phase.refuse_other_classes(head.class_speeds)
-    model = SpeakerModel.from_pretrained(checkpoint, device)
+    model = _regularised(checkpoint, phase, encoder or checkpoint, device)
     for name, asked, trained in (
         ("model.layer_aggregation", model_settings.layer_aggregation, model.settings.layer_aggregation),
         ("model.speaker_network", model_settings.speaker_network, model.settings.speaker_network),
@@ -142,10 +148,10 @@ def start_from_model(
     Raises:
         DataError: the folder holds no saved model, or a head of other embeddings.
         ParameterError: the saved head, of which classes are to be kept, has other settings; or a head of its
-            kind cannot keep or make single classes; or LoRA cannot be added.
+            kind cannot keep or make single classes; or the encoder cannot have the LoRA or regularisation.
     """
     folder = saved_model(folder)
-    model = SpeakerModel.from_pretrained(folder, device)
+    model = _regularised(folder, phase, folder, device)
     classes = _places(speaker_ids, phase.class_speeds)
     kept: dict[int, int] = {}
     if phase.start_head == "kept" and (folder / HEAD_FILE).is_file():
@@ -176,6 +182,14 @@ def start_from_model(
     from_means = [] if phase.start_head == "random" else others
     new = NewClasses(folder, len(kept), from_means, len(others) - len(from_means))
     return _with_lora(model, phase), head.to(device), new
+
+
+def _regularised(folder: Path, phase: PhaseSettings, origin: Path, device: torch.device) -> SpeakerModel:
+    """Saved model with the regularisation of a phase."""
+    saved = read_saved_configuration(folder)
+    wanted = phase_regularisation(phase.regularisation, saved.model.frontend, origin)
+    options = {name: value for name, value in wanted.items() if saved.encoder.get(name) != value}
+    return SpeakerModel.from_pretrained(folder, device, options)
 
 
 def _with_lora(model: SpeakerModel, phase: PhaseSettings) -> SpeakerModel:

@@ -16,6 +16,7 @@ from speaker_verification.models.faults import Fault
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+TIME_MASK_SWITCH = "apply_spec_augment"  # option without which no share of frames is masked
 MAX_BLOCKS = 255  # layer attentive pooling stores the number of a state in a byte
 
 
@@ -126,7 +127,7 @@ class EncoderAdapter(ABC):
     def masked_frames(self) -> int:
         """Frames of one time mask in training; 0 without time masks."""
         config: Any = self.encoder.config
-        masks = getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0
+        masks = getattr(config, TIME_MASK_SWITCH, False) and config.mask_time_prob > 0
         return config.mask_time_length if masks else 0
 
     def prepare(self, waveforms: Tensor) -> Tensor:
