@@ -15,6 +15,7 @@ from transformers import Wav2Vec2BertConfig
 from speaker_verification.common.errors import DataError
 from speaker_verification.models import import_checkpoint, import_margin_head
 from speaker_verification.models.importing.lora import merge_lora
+from speaker_verification.models.importing.public_checkpoints import is_public_checkpoint
 from tests.support import public_systems as systems
 from tests.support.public_systems import NUM_CLASSES, read_fixture, write_public_file
 
@@ -116,6 +117,12 @@ def test_a_low_rank_update_that_fits_nothing_is_named(tmp_path: Path) -> None:
     weights[f"{QUERY}.lora_B.default.weight"] = torch.zeros(32, 3)
     with pytest.raises(DataError, match=r"LoRA of .*linear_q that does not fit it"):
         import_checkpoint(write_public_file(tmp_path, "w2v_bert_lora", weights))
+
+
+def test_a_scale_without_low_rank_updates_is_refused(tmp_path: Path) -> None:
+    path = write_public_file(tmp_path, "w2v_bert_wespeaker")
+    with pytest.raises(DataError, match=r"no low-rank updates .* leave lora_alpha out"):
+        import_checkpoint(path, lora_alpha=64)
 
 
 def test_shapes_tell_w2v_berts_encoder_which_trains_without_layer_drop_and_masks(tmp_path: Path) -> None:
@@ -238,6 +245,7 @@ def test_a_downloaded_folder_and_wrapped_or_averaged_weights_are_taken(tmp_path:
     alone = embed(write_public_file(tmp_path, "w2v_bert_wespeaker"))
     averaged = {n: t.float() if n.endswith("num_batches_tracked") else t for n, t in weights.items()}
     torch.save(averaged, tmp_path / "avg_model.pt")
+    assert is_public_checkpoint(tmp_path)
     assert torch.equal(embed(tmp_path), alone)
     for name in ("model", "state_dict"):
         torch.save({name: weights}, tmp_path / "wrapped.pt")

@@ -107,12 +107,19 @@ def _read(path: Path, encoder: str | Path | None = None, lora_alpha: float | Non
             f"'{origin}' is no checkpoint of known public code (it has {listed(sorted(weights))}): "
             f"import_checkpoint takes {_KNOWN}"
         )
+    return readers[0](_merged(weights, lora_alpha, origin), origin, encoder)
+
+
+def _merged(weights: dict[str, Tensor], lora_alpha: float | None, origin: Path) -> dict[str, Tensor]:
+    """Weights without low-rank updates beside them."""
     if has_lora(weights):
         options = wespeaker.read_options(origin)
         named = wespeaker.option(options, "dataset_args", "w2vbert_args", "lora_config_args", "lora_alpha")
-        given = next(alpha for alpha in (lora_alpha, named, PUBLISHED_ALPHA) if alpha is not None)
-        weights = merge_lora(weights, given, origin)
-    return readers[0](weights, origin, encoder)
+        alpha = next(given for given in (lora_alpha, named, PUBLISHED_ALPHA) if given is not None)
+        return merge_lora(weights, alpha, origin)
+    if lora_alpha is not None:
+        raise DataError(f"'{origin}' has no low-rank updates (LoRA) to merge: leave lora_alpha out")
+    return weights
 
 
 def _state_dict(content: dict[str, Any], origin: Path) -> dict[str, Tensor]:
