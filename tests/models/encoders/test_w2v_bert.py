@@ -15,7 +15,12 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import _apply_rela
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.models import SpeakerModel
 from speaker_verification.models.encoders.log_mel import stacked_log_mel
-from speaker_verification.models.encoders.w2v_bert_attention import position_bias
+from speaker_verification.models.encoders.w2v_bert_attention import (
+    LOGITS_AT_ONCE,
+    FusedW2vBertAttention,
+    position_bias,
+    table_rows,
+)
 from speaker_verification.models.frontend import Frontend, save_encoder
 from speaker_verification.models.settings import FrontendSettings
 from tests.support.tiny_models import TINY_W2V_BERT, tiny_settings
@@ -81,7 +86,29 @@ def test_position_biases_are_those_of_transformers(num_frames: int) -> None:
     attention = build().encoder.layers[0].self_attn
     query = torch.randn(2, 4, num_frames, 4)
     _, expected = _apply_relative_key_position_encoding(attention, query, query)
-    torch.testing.assert_close(position_bias(attention, query), expected, rtol=0, atol=1e-7)
+    rows = table_rows(attention, num_frames, query.device)
+    torch.testing.assert_close(position_bias(attention, query, rows), expected, rtol=0, atol=1e-7)
+
+
+def test_attention_over_a_long_utterance_some_queries_at_a_time_is_that_of_transformers() -> None:
+    reference = build().encoder.layers[0].self_attn
+    ours = copy.deepcopy(reference)
+    ours.__class__ = FusedW2vBertAttention
+    states = torch.randn(2, 1250, 16)
+    assert ours.num_heads * 1250**2 > LOGITS_AT_ONCE
+    torch.testing.assert_close(ours(states)[0], reference(states)[0], rtol=0, atol=1e-6)
+
+
+def test_attention_hears_no_frame_behind_a_mask() -> None:
+    reference = build().double().encoder.layers[0].self_attn
+    ours = copy.deepcopy(reference)
+    ours.__class__ = FusedW2vBertAttention
+    states = torch.randn(2, 9, 16, dtype=torch.float64)
+    mask = torch.zeros(2, 1, 9, 9, dtype=torch.float64)
+    mask[1, ..., 6:] = -torch.inf
+    mixed = ours(states, attention_mask=mask)[0]
+    torch.testing.assert_close(mixed, reference(states, attention_mask=mask)[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(mixed[1, :6], ours(states[1:, :6])[0][0], rtol=0, atol=1e-12)
 
 
 def test_the_smallest_waveform_has_one_frame_and_its_input_is_the_first_state() -> None:

@@ -35,7 +35,8 @@ def stacked_log_mel(waveforms: Tensor) -> Tensor:
         (B, T, 160), float32, T half the number of frames.
     """
     with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
-        if waveforms.device.type == "cpu":  # one at a time stays in the cache: 2.5 times as fast
+        if waveforms.device.type == "cpu" and not torch.compiler.is_compiling():
+            # One at a time stays in the cache: 2.5 times as fast.
             return torch.cat([_stacked(waveform) for waveform in waveforms.split(1)])
         return _stacked(waveforms)
 

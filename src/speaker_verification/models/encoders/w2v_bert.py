@@ -81,7 +81,7 @@ class W2vBertAdapter(EncoderAdapter):
         return FRAME_SAMPLES + (2 * num_frames - 1) * HOP_SAMPLES
 
     def choose_attention(self, attention: Literal["sdpa", "original"]) -> None:
-        """Compute attention by torch's fused product, which transformers has without positions alone."""
+        """Compute attention without embeddings of all pairs of frames (`sdpa`), or as transformers does."""
         from speaker_verification.models.encoders.w2v_bert_attention import FusedW2vBertAttention
 
         block: Any
