@@ -84,7 +84,7 @@ def refused(result: Result, project: Path) -> str:
         (["--params=device"], "--params: 'device' must be NAME=VALUE"),
         (["--params=finetune.monitor=[vox1_o"], r"--params: 'finetune.monitor=\[vox1_o' cannot be read"),
         (["--params=fast_dev_run=yes"], "parameter 'fast_dev_run' is True: input should be a valid integer"),
-        (["--params=epochs=3"], r"unknown parameter 'epochs': .* 'finetune.epochs' or 'lmft.epochs'\?"),
+        (["--params=epochs=3"], r"unknown parameter 'epochs': .* 'lmft.epochs' or 'compress.epochs'\?"),
         (["--params=finetune.monitor=vox1_o;vox9"], "parameter 'finetune.monitor' holds vox9: known are"),
         (["--params=finetune.monitor=[vox1_o,vox9]"], "parameter 'finetune.monitor' holds vox9: known are"),
         (["--params=augmentation.crop_shares=[[1,1],[0.6,0.4]]"], "'augmentation.crop_shares.1': 0.6 to 0.4"),

@@ -23,7 +23,7 @@ from speaker_verification.common.distributed import (
     joined_processes,
 )
 from speaker_verification.common.errors import ParameterError, UserError
-from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
+from speaker_verification.config.phases import COMPRESS, PHASE_DEFAULTS, PHASES
 from speaker_verification.config.run_options import (
     check_options,
     checked_file,
@@ -67,6 +67,8 @@ def show_parameters(name: str) -> None:
     group, *rest = name.split(".")
     wanted = ".".join([PHASE if group in (*PHASES, PHASE_DEFAULTS) else group, *rest])
     known = list(list_parameters())
+    if group == COMPRESS and rest and wanted not in {one.name for one in known}:
+        wanted = ".".join([PHASE, *rest])
     found = [one for one in known if not wanted or one.name == wanted or one.name.startswith(f"{wanted}.")]
     if not found:
         nearest = difflib.get_close_matches(wanted, [one.name for one in known], n=1, cutoff=0.0)[0]

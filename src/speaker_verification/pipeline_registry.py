@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from speaker_verification.config.phases import EVALUATION, IMPORT, PHASES, checkpoint_of
+from speaker_verification.config.phases import COMPRESS, EVALUATION, IMPORT, PHASES, checkpoint_of
 from speaker_verification.pipelines import (
     compare_runs,
     download,
@@ -40,6 +40,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         IMPORT: import_embeddings.create_pipeline(),
         "download": download.create_pipeline(),
         **road,
+        COMPRESS: _within("training", training.create_compression_pipeline()),
         "shards": shards.create_pipeline(),
         EVALUATION: road["embed"] + road["score"],
         "export": export.create_pipeline(),

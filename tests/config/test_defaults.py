@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from speaker_verification.common.settings_base import Settings
-from speaker_verification.config.phases import PHASES
+from speaker_verification.config.phases import COMPRESS, TRAINED
 from speaker_verification.config.tree import Parameters
+from speaker_verification.training.compression.settings import CompressSettings
 from speaker_verification.training.phase import PhaseSettings
 from tests.support.config import CONF
 
@@ -23,7 +24,7 @@ REQUIRED = {name for name, field in PhaseSettings.model_fields.items() if field.
 GROUPS: dict[str, type[Settings]] = {
     name: field.annotation
     for name, field in Parameters.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Settings) and name not in PHASES
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Settings) and name not in TRAINED
 }
 
 
@@ -48,7 +49,18 @@ def test_phase_defaults_are_those_of_the_settings_class() -> None:
     assert dict(leaves(BASE["phase_defaults"])) == dict(leaves(default))
 
 
-@pytest.mark.parametrize("phase", PHASES)
+def test_the_compression_states_all_that_it_has_beside_a_phase() -> None:
+    own = {*CompressSettings.model_fields} - {*PhaseSettings.model_fields}
+    default = CompressSettings.parse(BASE[COMPRESS], "").model_dump(mode="json", include=own)
+    stated = {name: value for name, value in BASE[COMPRESS].items() if name in own}
+    fields = CompressSettings.model_fields
+    assert {name: fields[name].default for name in own - {"gates"}} == {
+        name: stated[name] for name in own - {"gates"}
+    }
+    assert dict(leaves(stated)) == dict(leaves(default))
+
+
+@pytest.mark.parametrize("phase", TRAINED)
 def test_a_phase_states_what_it_must_and_else_only_its_differences(phase: str) -> None:
     assert set(BASE[phase]) >= REQUIRED
     defaults = dict(leaves(BASE["phase_defaults"]))

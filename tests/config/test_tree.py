@@ -163,8 +163,8 @@ def test_seen_speakers_are_allowed_where_asked_for_by_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "meant"),
     [
-        ({"epochs": 3}, "'pretrain.epochs', 'finetune.epochs' or 'lmft.epochs'"),
-        ({"epoch": 3}, "'pretrain.epochs', 'finetune.epochs' or 'lmft.epochs'"),
+        ({"epochs": 3}, "'pretrain.epochs', 'finetune.epochs', 'lmft.epochs' or 'compress.epochs'"),
+        ({"epoch": 3}, "'pretrain.epochs', 'finetune.epochs', 'lmft.epochs' or 'compress.epochs'"),
         ({"finetune": {"epoch": 3}}, "'finetune.epochs'"),
         ({"finetune": {"final": 0.2}}, "'finetune.margin.final'"),
         ({"score": {"num_crops": 3}}, "'embed.num_crops'"),

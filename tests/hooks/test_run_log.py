@@ -204,8 +204,10 @@ def test_the_whole_recipe_is_known_beside_the_shortened_one() -> None:
         str(CONF), env="demo", runtime_params={"fast_dev_run": 3, "lmft": {"epochs": 4}}, **CONFIG_LOADER_ARGS
     )
     quick, full = loader.typed_parameters.phases, loader.full_parameters.phases
-    assert [(phase.epochs, phase.steps_per_epoch) for phase in quick.values()] == [(2, 3), (2, 3), (4, 3)]
-    assert [(phase.epochs, phase.steps_per_epoch) for phase in full.values()] == [(2, 10), (5, 60), (4, 15)]
+    shortened = {"pretrain": (2, 3), "finetune": (2, 3), "lmft": (4, 3), "compress": (2, 3)}
+    whole = {"pretrain": (2, 10), "finetune": (5, 60), "lmft": (4, 15), "compress": (12, 60)}
+    for phases, expected in ((quick, shortened), (full, whole)):
+        assert {name: (one.epochs, one.steps_per_epoch) for name, one in phases.items()} == expected
 
 
 def test_a_shortened_phase_gives_the_whole_ones_time_and_disk() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
+from speaker_verification.config.phases import COMPRESS, PHASE_DEFAULTS, PHASES
 from speaker_verification.config.reference import PHASE, Parameter, list_parameters, show
 from tests.support.config import CONF
 
@@ -25,6 +25,8 @@ KNOWN = {parameter.name: parameter for parameter in list_parameters()}
 def described(path: tuple[str, ...]) -> Parameter | None:
     """The parameter that a line of conf/base explains, None for one that another line explains."""
     group, *rest = path
+    if group == COMPRESS and rest:
+        return KNOWN.get(".".join(path))
     if group in PHASES and rest:
         found = KNOWN.get(".".join([PHASE, *rest]))
         return found if group == PHASES[0] and found and _is_required(found) else None

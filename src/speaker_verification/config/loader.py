@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from speaker_verification.common.errors import DataError, ParameterError, UserError
 from speaker_verification.common.settings_base import expanded, with_lists
 from speaker_verification.config.files import check_yaml
-from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
+from speaker_verification.config.phases import COMPRESS, PHASE_DEFAULTS, PHASES, TRAINED
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -306,12 +306,14 @@ def shortened_phases(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """
     steps = parameters["fast_dev_run"]
     changes: dict[str, Any] = {}
-    for phase in PHASES:
+    for phase in TRAINED:
         group = parameters.get(phase)
         if isinstance(group, Mapping):  # what is wrong with it is told when the whole tree is checked
             epochs = group.get("epochs")
             shortened = {"epochs": min(DEV_EPOCHS, epochs)} if is_count(epochs) else {}
             changes[phase] = {"steps_per_epoch": steps, **shortened}
+    if COMPRESS in changes:
+        changes[COMPRESS] |= {"recovery_epochs": DEV_EPOCHS - 1, "growth_steps": steps}
     return changes
 
 

@@ -1,4 +1,4 @@
-"""Training phases and evaluation: their names, and those of nodes and datasets that hooks look for."""
+"""Phases and evaluation: their names, and those of nodes and datasets that hooks look for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
 PHASES = ("pretrain", "finetune", "lmft")  # namespaces within `training`, groups of their parameters
+COMPRESS = "compress"  # phase of its own, namespace within `training` and group of parameters
+TRAINED = (*PHASES, COMPRESS)  # all that the training loop trains, each from the checkpoint of the one before
 PHASE_DEFAULTS = "phase_defaults"  # group of parameters that goes under every phase of its layer
 EMBEDDINGS, COHORT_EMBEDDINGS = "embeddings", "cohort_embeddings"  # datasets, and folders of a workspace
 CALIBRATION_EMBEDDINGS, ADAPTATION_EMBEDDINGS = "calibration_embeddings", "adaptation_embeddings"  # likewise
@@ -48,9 +50,9 @@ LAST_CHECKPOINT = checkpoint_of(PHASES[-1])  # the model that is evaluated
 
 
 def phase_of(node: Node) -> str | None:
-    """Phase of a node, or None."""
+    """Phase of a node, compression among them, or None."""
     innermost = (node.namespace or "").rpartition(".")[2]
-    return innermost if innermost in PHASES else None
+    return innermost if innermost in TRAINED else None
 
 
 def stage_of(node: Node) -> str | None:

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from speaker_verification.common.settings_base import Settings, settings_in
 from speaker_verification.config.phases import PHASES
 from speaker_verification.config.tree import Parameters
+from speaker_verification.training.phase import PhaseSettings
 
 LONGEST_CHOICES = 60  # characters of choices that a comment repeats
 LIMITS = ("ge", "gt", "le", "lt", "multiple_of")
@@ -45,13 +46,17 @@ class Parameter:
 def list_parameters(settings: type[Settings] = Parameters, within: str = "") -> Iterator[Parameter]:
     """All parameters and groups of a settings class in order; those of the phases once, as PHASE.
 
-    Groups whose names are free are listed as NAME.
+    Of a phase of another class its further parameters are listed. Groups whose names are free are listed as
+    NAME.
 
     Args:
         settings: class whose fields are listed.
         within: dotted name of the group that the class describes.
     """
+    common = {} if settings is PhaseSettings else PhaseSettings.model_fields
     for name, field in settings.model_fields.items():
+        if issubclass(settings, PhaseSettings) and name in common:
+            continue
         groups = settings_in(field.annotation)
         full = f"{within}.{name}" if within else name
         description = " ".join((field.description or "").split())

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import ParameterError, in_group
 from speaker_verification.common.settings_base import Settings
-from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES
+from speaker_verification.config.phases import COMPRESS, PHASE_DEFAULTS, PHASES, TRAINED
 from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.registry import trial_lists
 from speaker_verification.corpora.settings import PrepareSettings
@@ -30,6 +30,7 @@ from speaker_verification.scoring.settings import (
     ReportSettings,
     ScoreSettings,
 )
+from speaker_verification.training.compression.settings import CompressSettings
 from speaker_verification.training.phase import PhaseSettings, refuse_rank
 from speaker_verification.training.run import PhaseJob
 
@@ -59,6 +60,8 @@ class Parameters(Settings):
     """Joint training with the frontend."""
     lmft: PhaseSettings
     """Large-margin fine-tuning on long crops."""
+    compress: CompressSettings
+    """Pruning of a trained model's encoder."""
     embed: EmbedSettings
     score: ScoreSettings
     package: PackageSettings
@@ -78,17 +81,17 @@ class Parameters(Settings):
 
     @property
     def phases(self) -> dict[str, PhaseSettings]:
-        """Settings of the phases by name, in their order."""
-        return {phase: getattr(self, phase) for phase in PHASES}
+        """Settings of the phases and of the compression by name, in their order."""
+        return {phase: getattr(self, phase) for phase in TRAINED}
 
     def origin(self, phase: str) -> str:
         """Phase that begins what a phase goes on with: the last up to it with a `start`, or the first."""
-        upto = PHASES[: PHASES.index(phase) + 1]
-        return next((name for name in reversed(upto) if self.phases[name].start is not None), PHASES[0])
+        upto = TRAINED[: TRAINED.index(phase) + 1]
+        return next((name for name in reversed(upto) if self.phases[name].start is not None), TRAINED[0])
 
     def class_speeds(self, phase: str) -> tuple[float, ...]:
         """Speeds of the classes of a phase's head: those of its origin, unless they were cut off since."""
-        names = PHASES[PHASES.index(self.origin(phase)) : PHASES.index(phase) + 1]
+        names = TRAINED[TRAINED.index(self.origin(phase)) : TRAINED.index(phase) + 1]
         line = [self.phases[name] for name in names]
         return next((one for one in reversed(line) if one.cut_head), line[0]).class_speeds
 
@@ -139,8 +142,11 @@ class Parameters(Settings):
             if phase.rank_by in known and phase.rank_by not in self.prepare.list_names:
                 yield f"parameter '{name}.rank_by' is '{phase.rank_by}': prepare.trial_lists must hold it"
             if name != self.origin(name):
-                speeds = self.class_speeds(PHASES[PHASES.index(name) - 1])
+                speeds = self.class_speeds(TRAINED[TRAINED.index(name) - 1])
                 yield from _refused(name, phase.refuse_other_classes, speeds)
+        if self.compress.start is None:
+            rank, kept = self.compress.choose_top, self.lmft.num_kept
+            yield from _refused(COMPRESS, refuse_rank, rank, kept, PHASES[-1])
         takers = {"finetune": self.finetune.choose_top, "lmft": self.lmft.choose_top}
         if self.embed.model is None:
             takers["embed"] = self.embed.choose_top

@@ -15,13 +15,14 @@ from kedro.pipeline.node import Node
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.config.phases import (
+    COMPRESS,
     ENCODER,
     EVALUATION,
     IMPORT,
     LAST_CHECKPOINT,
     MIRROR,
-    PHASES,
     REPORT,
+    TRAINED,
     phase_of,
     stage_of,
     trains,
@@ -117,8 +118,9 @@ def _refuse_other_data(
     """Refuse tables that were prepared for other parameters or another model."""
     from speaker_verification.config import feasibility
 
-    if not {*stages}.isdisjoint(PHASES):
-        if catalogs := _prepared(pipeline, catalog, "noise_clips", "rirs"):
+    if phases := [stage for stage in stages if stage in TRAINED]:
+        augments = any(parameters.phases[phase].augment for phase in phases)
+        if augments and (catalogs := _prepared(pipeline, catalog, "noise_clips", "rirs")):
             feasibility.refuse_missing_augmentation(parameters.augmentation, *catalogs)
         if split := _prepared(pipeline, catalog, "utterances", "validation_utterances"):
             feasibility.refuse_other_split(parameters.prepare, *split)
@@ -158,14 +160,14 @@ class StartHook(ParameterisedHook):
 def _refuse_bad_starts(parameters: Parameters, pipeline: Pipeline) -> None:
     """Refuse a phase's start that is no model, and phases of the run that nothing would use."""
     trained = {phase_of(node) for node in pipeline.nodes if trains(node)}
-    for origin in dict.fromkeys(parameters.origin(phase) for phase in PHASES if phase in trained):
+    for origin in dict.fromkeys(parameters.origin(phase) for phase in TRAINED if phase in trained):
         start = parameters.phases[origin].start
         if start is None:
             continue
         from speaker_verification.models.settings import read_saved_configuration
         from speaker_verification.training.kept_epochs import saved_model
 
-        if unused := [phase for phase in PHASES[: PHASES.index(origin)] if phase in trained]:
+        if unused := [phase for phase in TRAINED[: TRAINED.index(origin)] if phase in trained]:
             names = {node.name for node in pipeline.nodes}
             used = [
                 name
@@ -241,7 +243,8 @@ class InputsHook(ParameterisedHook):
         ]
         commands = ", then ".join(f"kedro run --pipeline={name}" for name in makers)
         if LAST_CHECKPOINT in missing:
-            commands += "; or name a saved model by embed.model"
+            compresses = f"{COMPRESS}.job" in pipeline.inputs()
+            commands += f"; or name a saved model by {'compress.start' if compresses else 'embed.model'}"
         raise DataError(f"missing inputs: {', '.join(missing)}; run first: {commands}")
 
 

@@ -27,6 +27,7 @@ from speaker_verification.config.phases import (
     REPORT,
     RUN_RECORD,
     SETS,
+    TRAINED,
     checkpoint_of,
     learning_curve_of,
 )
@@ -40,7 +41,7 @@ class JobsHook(ParameterisedHook):
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
         if self._parameters is not None:
-            for phase in PHASES:
+            for phase in TRAINED:
                 catalog[f"{phase}.job"] = MemoryDataset(self._parameters.job(phase), copy_mode="assign")
 
 
@@ -84,7 +85,7 @@ class OptionalInputsHook(ParameterisedHook):
             catalog[LAST_CHECKPOINT] = MemoryDataset(Path(model))
         elif _only_reported(pipeline) and not catalog.exists(LAST_CHECKPOINT):
             catalog[LAST_CHECKPOINT] = MemoryDataset(Path(LAST_CHECKPOINT))
-        for before, phase in zip((ENCODER, *map(checkpoint_of, PHASES)), PHASES, strict=False):
+        for before, phase in zip((ENCODER, *map(checkpoint_of, PHASES)), TRAINED, strict=True):
             job = self._parameters.job(phase)
             unused = {ENCODER} | ({before} if job.phase.start is not None else set())
             if job.origin is not None and f"{phase}.job" in inputs:

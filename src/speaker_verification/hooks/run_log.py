@@ -22,6 +22,7 @@ from speaker_verification.common.progress import busy, duration_text
 from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.config.phases import (
     COMPARISON,
+    COMPRESS,
     ESTIMATE,
     PHASES,
     REPORT,
@@ -211,7 +212,7 @@ def next_pipelines(
     ready = {
         name: _node_names(other)
         for name, other in pipelines.items()
-        if name not in (DEFAULT, *unused)
+        if name not in (DEFAULT, COMPRESS, *unused)
         and nodes.isdisjoint(_node_names(other))
         and not _node_names(other) <= earlier
         and not made.isdisjoint(other.inputs())

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -133,6 +134,14 @@ class SpeakerModel(nn.Module):
         config: dict[str, Any] = {"model": self.settings.model_dump(mode="json"), "encoder": encoder}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
         save_file({k: v.contiguous() for k, v in merged_state(self).items()}, folder / WEIGHTS_FILE)
+
+    def copy(self) -> SpeakerModel:
+        """A model of the same weights, which it shares with nobody, in evaluation mode."""
+        config, adapter = deepcopy(self.frontend.config), self.settings.frontend.adapter
+        with torch.device(self.device), Uninitialised():
+            copy = type(self)(build_encoder(config, "encoder: ", adapter), self.settings)
+        copy.to(next(self.parameters()).dtype).load_state_dict(self.state_dict())
+        return copy.eval()
 
     @property
     def device(self) -> torch.device:

@@ -187,7 +187,14 @@ class TrainingLoop:
         self.steps_per_epoch = len(steps)
         self.schedule = PhaseSchedule(phase, self.steps_per_epoch)
         self.times.examples_of_pass = len(order)
-        self.lines = EpochLines(self.fingerprint.phase, phase, self.steps_per_epoch, self.later, self.times)
+        self.lines = EpochLines(
+            self.fingerprint.phase,
+            phase,
+            self.steps_per_epoch,
+            self.later,
+            self.times,
+            ranks=self.objective.ranks,
+        )
         share = self.group.share(phase.batch_size, "batch_size")
         self.loader = BatchLoader(
             examples, steps, phase.batch_size, phase.num_workers, self.model.device, share
@@ -291,7 +298,6 @@ class TrainingLoop:
             "learning_rate": step.learning_rate,
             **({"margin": step.margin} if self.objective.has_margin else {}),
             "gradient_norm": step.gradient_norm,
-            **self.objective.metrics(),
             "data_seconds": self.loader.waited_seconds,
             "step_seconds": time.perf_counter() - started - self.loader.waited_seconds,
         }
@@ -365,8 +371,9 @@ class TrainingLoop:
     def _evaluate(self, epoch: int, metrics: Metrics) -> None:
         """Add the error rates of the present weights to an epoch's metrics, and keep the best weights."""
         model = self.objective.handed_on(self.model)
-        metrics |= self._validate(model)
-        if self.objective.ranks(metrics):
+        metrics |= self._validate(model) | self.group.first(self.objective.metrics())
+        is_last_resort = epoch == self.phase.epochs and not self.checkpoints.ranking
+        if self.objective.ranks(metrics) or is_last_resort:
             self._keep(self.checkpoints.save_if_best, epoch, metrics, model)
         self._record(epoch, metrics)
         self.lines.log_epoch(epoch, self.progress.step, self.progress.curve)

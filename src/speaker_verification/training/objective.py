@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -28,7 +28,7 @@ class Objective:
     shape. All processes call every method together.
     """
 
-    has_margin: ClassVar[bool] = True
+    has_margin: bool = True
     """Whether the margins of the phase's schedule apply."""
 
     def begin(
@@ -63,7 +63,7 @@ class Objective:
         """Update parameters beside the classifier's, after a backward pass whose loss is finite."""
 
     def metrics(self) -> Metrics:
-        """Further metrics of the epoch that has ended."""
+        """Further metrics of the epoch that has ended, and of the model that it hands on."""
         return {}
 
     def handed_on(self, model: SpeakerModel) -> SpeakerModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,13 @@ from speaker_verification.audio.augmentation import AugmentationSettings, Augmen
 from speaker_verification.common.tables import require_files
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.settings import ModelSettings, read_saved_configuration
+from speaker_verification.training.compression.settings import CompressSettings
 from speaker_verification.training.kept_epochs import saved_model
 from speaker_verification.training.phase import PhaseSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from speaker_verification.data.examples import TrainingExamples
     from speaker_verification.training.loop import Tracker
     from speaker_verification.training.resume import RunFingerprint
@@ -149,7 +152,9 @@ def run_phase(
     from speaker_verification.common.device import resolve_device
     from speaker_verification.data.examples import TrainingExamples
     from speaker_verification.training.classifier import SpeakerClassifier
+    from speaker_verification.training.compression import Distillation, Pruning
     from speaker_verification.training.loop import TrainingLoop, Untracked, as_started
+    from speaker_verification.training.objective import Objective
     from speaker_verification.training.regularisation import PretrainedDistance
     from speaker_verification.training.start import start_from_model, start_phase
     from speaker_verification.training.timing import PhaseTimes
@@ -181,6 +186,14 @@ def run_phase(
         start_name = phase.start
         model, head, new = start_from_model(Path(start_name), phase, job.head, examples.speaker_ids, device)
         initialise = partial(new.make, examples, job.name)
+    objective = Objective()
+    regularise: Callable[[Tensor], Tensor] = PretrainedDistance(
+        model.frontend, encoder, phase.pretrained_distance
+    )
+    if isinstance(phase, CompressSettings):
+        guide = Distillation(model.copy().frontend) if phase.guide == "teacher" else objective
+        pruning = Pruning(phase, guide, job.phase_seed)
+        objective, regularise = pruning, pruning.penalise
     loop = TrainingLoop(
         phase,
         SpeakerClassifier(model, head),
@@ -189,7 +202,8 @@ def run_phase(
         folder=folder,
         fingerprint=_fingerprint(job, tables, examples, held_out.joined(monitored), start_name or str(start)),
         initialise=initialise,
-        regularise=PretrainedDistance(model.frontend, encoder, phase.pretrained_distance),
+        objective=objective,
+        regularise=regularise,
         tracker=tracker or Untracked(),
         later=later or {},
         times=times or PhaseTimes(),

@@ -48,6 +48,21 @@ def seeded_step(seed: int, step: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def common_draw(seed: int, step: int, index: int, device: torch.device) -> Iterator[None]:
+    """Context of draws from torch's generators that are alike in all processes, and change no others.
+
+    Args:
+        seed: seed of the phase.
+        step: optimiser step, from 0.
+        index: number of the forward pass in the step, from 0.
+        device: device of the draws.
+    """
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        torch.manual_seed(_seed_of(seed, 1, step, index))
+        yield
+
+
 def share_time_masks(encoder: PreTrainedModel) -> None:
     """Have an encoder of transformers draw the time masks of the whole batch, and take those of its share."""
     draw = getattr(sys.modules[type(encoder).__module__], "_compute_mask_indices", None)

@@ -101,6 +101,7 @@ class EpochLines:
         later: phases that follow in the same run, by name.
         times: times of the phase's parts.
         clock: time in s.
+        ranks: function that says by the metrics of an epoch whether it may be the best.
     """
 
     def __init__(
@@ -111,10 +112,11 @@ class EpochLines:
         later: Mapping[str, PhaseSettings],
         times: PhaseTimes,
         clock: Callable[[], float] = time.perf_counter,
+        ranks: Callable[[Mapping[str, float]], bool] = lambda _: True,
     ) -> None:
         self._name, self._phase, self._num_steps = name, phase, num_steps
         self._later, self._times = later, times
-        self._clock = clock
+        self._clock, self._ranks = clock, ranks
         self._last = self._began = clock()
         self._told_of_run = -float("inf")
         self._first_step = 0
@@ -138,16 +140,21 @@ class EpochLines:
         """
         now = self._clock()
         took, self._last = now - self._last, now
-        metrics = {row["metric"]: row["value"] for row in curve if row["epoch"] == epoch}
-        ranked = self._phase.ranking_metric
+        epochs: dict[int, dict[str, float]] = {}
+        for row in curve:
+            epochs.setdefault(row["epoch"], {})[row["metric"]] = row["value"]
+        metrics, ranked = epochs[epoch], self._phase.ranking_metric
         parts = [
             f"{self._name}  {epoch:{len(str(self._phase.epochs))}}/{self._phase.epochs}",
             f"EER {metrics[ranked]:.2f} %",
         ]
-        rates = {row["epoch"]: row["value"] for row in curve if row["metric"] == ranked and row["epoch"]}
+        rates = {one: found[ranked] for one, found in epochs.items() if one and self._ranks(found)}
         if epoch:
-            best = min(rates, key=lambda one: rates[one])
-            parts[-1] += " (best)" if best == epoch else f" (best {rates[best]:.2f}, epoch {best})"
+            if rates:
+                best = min(rates, key=lambda one: rates[one])
+                parts[-1] += " (best)" if best == epoch else f" (best {rates[best]:.2f}, epoch {best})"
+            if "sparsity" in metrics:
+                parts.append(f"sparsity {metrics['sparsity']:.3f}")
             parts += [f"loss {metrics['loss']:.3g}", f"lr {metrics['learning_rate']:.1e}"]
         left = self._seconds_left(step, now)
         parts.append(f"{duration_text(took)}, {duration_text(left)} left" if left else duration_text(took))

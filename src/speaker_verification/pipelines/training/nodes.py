@@ -14,6 +14,7 @@ from speaker_verification.hooks.run_log import later_phases, times_of
 from speaker_verification.hooks.run_record import training_record
 from speaker_verification.hooks.tracking import PhaseTracker
 from speaker_verification.models.settings import ModelSettings
+from speaker_verification.training.compression.settings import CompressSettings
 from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.run import PhaseJob, PhaseTables, run_phase
 
@@ -90,6 +91,13 @@ def train_phase(
         training_record(),
     )
     return TrainedPhase(curve, folder)
+
+
+def draw_compression(compress: CompressSettings, learning_curve: pd.DataFrame) -> Figure:
+    """Draw sparsity and validation error rate over the epochs of a compression."""
+    from speaker_verification.reporting.figures.training import compression_figure
+
+    return compression_figure(compress, learning_curve)
 
 
 def draw_schedule(phase: PhaseSettings, learning_curve: pd.DataFrame) -> Figure:

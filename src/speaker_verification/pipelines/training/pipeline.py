@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from speaker_verification.config.phases import DISTRIBUTED_TAG, ENCODER, TRAIN_PHASE
+from speaker_verification.config.phases import (
+    COMPRESS,
+    DISTRIBUTED_TAG,
+    ENCODER,
+    LAST_CHECKPOINT,
+    TRAIN_PHASE,
+)
 from speaker_verification.pipelines.training.nodes import (
     TrainedPhase,
+    draw_compression,
     draw_schedule,
     fetch_encoder,
     train_phase,
@@ -31,19 +38,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         start: checkpoint of the phase before; None starts from the pre-trained encoder.
     """
     nodes = [
-        Node(
-            train_phase,
-            inputs={
-                "job": "job",  # settings of the phase, put into the catalog by a hook
-                "start": "encoder" if start is None else "start",
-                "encoder": "encoder",
-                "workspace": "workspace",
-                **{name: name for name in sorted(SHARED_INPUTS)},
-            },
-            outputs=[*TrainedPhase._fields],
-            name=TRAIN_PHASE,
-            tags=DISTRIBUTED_TAG,
-        ),
+        _training("encoder" if start is None else "start", "encoder"),
         Node(
             draw_schedule,
             inputs=["params:phase", "learning_curve"],
@@ -73,4 +68,45 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         inputs=inputs,
         outputs=outputs,
         parameters=parameters,
+    )
+
+
+def create_compression_pipeline() -> Pipeline:
+    """The phase that compresses the model of the last of the others, in a namespace of its own."""
+    nodes = [
+        _training("start", "start"),
+        Node(
+            draw_compression,
+            inputs=["params:compress", "learning_curve"],
+            outputs="schedule",
+            name="draw_compression",
+        ),
+    ]
+    return Pipeline(
+        nodes,
+        namespace=COMPRESS,
+        inputs={name: name for name in SHARED_INPUTS} | {"start": LAST_CHECKPOINT},
+        parameters={"params:compress": "params:compress"},
+    )
+
+
+def _training(start: str, encoder: str) -> Node:
+    """Node that trains a phase.
+
+    Args:
+        start: dataset of the encoder or of the phase before.
+        encoder: dataset of the pre-trained encoder.
+    """
+    return Node(
+        train_phase,
+        inputs={
+            "job": "job",  # settings of the phase, put into the catalog by a hook
+            "start": start,
+            "encoder": encoder,
+            "workspace": "workspace",
+            **{name: name for name in sorted(SHARED_INPUTS)},
+        },
+        outputs=[*TrainedPhase._fields],
+        name=TRAIN_PHASE,
+        tags=DISTRIBUTED_TAG,
     )

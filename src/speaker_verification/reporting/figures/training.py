@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from speaker_verification.reporting import theme
+from speaker_verification.training.compression.settings import EXPECTED, SPARSITY, WANTED, CompressSettings
 from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.phase_schedule import PhaseSchedule
 
@@ -119,6 +120,63 @@ def schedule_figure(phase: PhaseSettings, learning_curve: pd.DataFrame) -> go.Fi
     )
     summary = f"Learning rates and margin as planned for {phase.epochs} epochs, and as they were after each."
     return theme.finish(figure, "Learning rate and margin", summary)
+
+
+def compression_figure(compress: CompressSettings, learning_curve: pd.DataFrame) -> go.Figure:
+    """Sparsity and validation EER over the epochs of a compression.
+
+    Args:
+        compress: settings.
+        learning_curve: LEARNING_CURVE table of the compression.
+    """
+    from plotly.subplots import make_subplots
+
+    panels = {
+        "Removed (% of parameters)": {
+            SPARSITY: "removed from the model that is handed on",
+            EXPECTED: "expected by the gates",
+            WANTED: "wanted",
+        },
+        "Validation EER (%)": {VALIDATION_EER: "validation EER"},
+    }
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    for row, (title, metrics) in enumerate(panels.items(), start=1):
+        for place, (metric, name) in enumerate(metrics.items()):
+            points = learning_curve[learning_curve["metric"] == metric].sort_values("epoch")
+            figure.add_scatter(
+                x=points["epoch"],
+                y=points["value"] * (100 if row == 1 else 1),
+                mode="lines+markers",
+                name=name,
+                hovertemplate="%{y:.2f} % after epoch %{x}",
+                line=theme.line(place if row == 1 else len(panels) + 1),
+                row=row,
+                col=1,
+            )
+        figure.update_yaxes(title=title, rangemode="tozero", row=row, col=1)
+    if compress.recovery_epochs and compress.epochs:
+        figure.add_vrect(
+            x0=compress.epochs - compress.recovery_epochs,
+            x1=compress.epochs,
+            fillcolor=theme.colour(0),
+            opacity=0.08,
+            line_width=0,
+            annotation_text="recovery",
+            annotation_position="top left",
+            row=1,
+            col=1,
+        )
+    figure.update_xaxes(title="Epoch", row=len(panels), col=1)
+    rates = learning_curve[learning_curve["metric"] == VALIDATION_EER].sort_values("epoch")["value"]
+    ends = (
+        f" It was {rates.iloc[0]:.2f} % before and {rates.iloc[-1]:.2f} % at the end." if len(rates) else ""
+    )
+    summary = (
+        f"Share of the encoder's parameters that is removed, towards {100 * compress.target_sparsity:g} %, "
+        f"and error rate on held-out training speakers.{ends}"
+    )
+    theme.finish(figure, "Compression", summary, height=520)
+    return figure.update_layout(legend_y=-0.16)
 
 
 def _parts_by_multiplier(phase: PhaseSettings) -> dict[float, list[str]]:
