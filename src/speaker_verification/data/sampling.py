@@ -166,12 +166,15 @@ class EpochBatches:
             Keys, (number of batches, batch_size, 2): pass numbers and rows.
         """
         num_keys = self._num_batches * self._batch_size
-        first = epoch * self._keys_between_epochs
-        passes, places = np.divmod(np.arange(first, first + num_keys), len(self._order))
-        rows = np.concatenate(
-            [self._order.rows(int(number))[places[passes == number]] for number in np.unique(passes)]
-        )
-        return np.stack([passes, rows], axis=1).reshape(self._num_batches, self._batch_size, 2)
+        keys = np.empty((num_keys, 2), dtype=np.int64)
+        done = 0
+        while done < num_keys:
+            number, place = divmod(epoch * self._keys_between_epochs + done, len(self._order))
+            rows = self._order.rows(number)[place : place + num_keys - done]
+            keys[done : done + len(rows), 0] = number
+            keys[done : done + len(rows), 1] = rows
+            done += len(rows)
+        return keys.reshape(self._num_batches, self._batch_size, 2)
 
 
 def _most_batches(counts: Rows, batch_size: int) -> int:
