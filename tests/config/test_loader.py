@@ -278,6 +278,49 @@ def test_recipes_hold_the_published_values() -> None:
     assert (ecapa.pretrain, ecapa.finetune, ecapa.lmft) == (lap.pretrain, lap.finetune, lap.lmft)
 
 
+def test_recipes_past_both_papers_hold_the_published_values() -> None:
+    base, large = (
+        Parameters.parse(parameters(CONF, recipe=name), "") for name in ("ca_mhfa_base", "ca_mhfa_large")
+    )
+    for mhfa, scale, batch in ((base, 0.08, 128), (large, 0.03, 64)):
+        pooling = mhfa.model.speaker_network.mhfa
+        assert (pooling.num_heads, pooling.context, pooling.embedding_size) == (64, 4, 256)
+        assert (mhfa.pretrain.epochs, mhfa.finetune.epochs, mhfa.lmft.epochs) == (0, 30, 5)
+        assert (mhfa.finetune.batch_size, mhfa.lmft.batch_size) == (batch, 16)
+        for phase, decay in ((mhfa.finetune, 1e-6), (mhfa.lmft, 1e-7)):
+            assert (phase.optimiser.kind, phase.optimiser.weight_decay) == ("sgd", decay)
+            assert (phase.frontend_grad_scale, phase.gradient_clip_norm) == (scale, 5)
+        assert [PhaseSchedule(mhfa.finetune, 1).margin(epoch) for epoch in (0, 4, 29)] == [0, 0.2, 0.2]
+        # Eight processes of 16 make twice the reference batch of 64.
+        assert PhaseSchedule(mhfa.lmft, 1).learning_rate(1) == pytest.approx(1e-3 * 0.01 ** (1 / 5))
+        assert (mhfa.finetune.frontend, mhfa.lmft.frontend) == ("no_convolutions", "trained")
+        assert (mhfa.lmft.margin.final, mhfa.lmft.margin.top_k, mhfa.lmft.crop_seconds) == (0.4, 0, 6)
+        layer_drop = mhfa.model.frontend.regularisation.layer_drop
+        assert (layer_drop, mhfa.lmft.regularisation.layer_drop) == (0.05, 0.1)
+
+    plain, lora, lap, blink = (
+        Parameters.parse(parameters(CONF, recipe=name), "")
+        for name in ("w2v_bert", "w2v_bert_lora", "lap_astp_w2v_bert", "w2v_bert_voxblink2")
+    )
+    rates = PhaseSchedule(plain.pretrain, 1)
+    assert [rates.learning_rate(epoch) for epoch in range(15)] == pytest.approx(
+        [1e-4 * n / 6 for n in range(1, 6)] + 5 * [1e-4] + 5 * [1e-5]
+    )
+    flat = PhaseSchedule(plain.finetune, 2)
+    assert [flat.learning_rate(step) for step in (0, 2, 4, 7)] == pytest.approx([1e-5, 7.5e-6, 5e-6, 5e-6])
+    assert PhaseSchedule(plain.lmft, 2).learning_rate(2) == pytest.approx(5e-6)
+    assert plain.pretrain.speed_factors == (1.0, 0.9, 1.1)
+    assert (plain.lmft.speed_factors, plain.lmft.cut_head, plain.lmft.augment) == ((1.0,), True, False)
+    assert [phase.examples_per_step for phase in plain.phases.values()] == [512, 512, 256]
+    assert [phase.crop_seconds for phase in plain.phases.values()] == [(2, 3), (2, 3), (5, 6)]
+    assert (lora.pretrain.lora.rank, lora.pretrain.lora.alpha, lora.finetune.lora.rank) == (64, 128, 0)
+    assert lora.pretrain.model_copy(update={"lora": plain.pretrain.lora}) == plain.pretrain
+    assert (lap.model.layer_aggregation.kind, lap.model.speaker_network.kind) == ("lap", "astp")
+    assert (lap.pretrain, lap.finetune, lap.lmft) == (plain.pretrain, plain.finetune, plain.lmft)
+    assert {phase.speed_factors for phase in blink.phases.values()} == {(1.0,)}
+    assert blink.prepare.training_set == "voxceleb2-dev+voxblink2"
+
+
 SECRET = {"download": {"mmai": {"key": "from local"}}}
 
 

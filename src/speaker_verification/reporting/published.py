@@ -28,8 +28,18 @@ def _of_voxceleb(name: str, scoring: str, o: float, e: float, h: float, source: 
 
 _LAP = "J. S. Kim et al., Interspeech 2025"
 _WESPEAKER = "BUTSpeechFIT/wespeaker_ssl_public, after J. Peng et al., SLT 2022"
+_CA_MHFA = "J. Peng et al., ICASSP 2025"
+_W2V_BERT = "Z. Li, M. Cheng, M. Li, arXiv 2510.04213"
+_PORT = "wenet-e2e/wespeaker, after Z. Li, M. Cheng, M. Li, arXiv 2510.04213"
 PUBLISHED = (
+    _of_voxceleb(
+        "W2V-BERT 2.0, layer adapters and ASP", "cosine, epoch chosen on vox1_o", 0.18, 0.37, 0.81, _W2V_BERT
+    ),
+    _of_voxceleb(
+        "W2V-BERT 2.0, layer adapters and ASP, with LoRA", "centred cosine", 0.250, 0.398, 0.838, _PORT
+    ),
     _of_voxceleb("LAP and ASTP, WavLM-Large", "AS-norm, QMF", 0.37, 0.50, 1.01, _LAP),
+    _of_voxceleb("CA-MHFA, WavLM-Large", "as in the paper", 0.42, 0.48, 0.96, _CA_MHFA),
     _of_voxceleb("MHFA, WavLM-Large", "AS-norm", 0.649, 0.610, 1.235, _WESPEAKER),
     _of_voxceleb("MHFA, WavLM-Base+", "AS-norm", 0.750, 0.716, 1.442, _WESPEAKER),
 )
