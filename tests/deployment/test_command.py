@@ -378,14 +378,18 @@ def test_import_saves_the_model_of_a_public_checkpoint(
     arguments = ["import", str(source), "-o", str(folder), "--lora-alpha", "64"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "wav2vec2-bert, 2 blocks of 32 channels" in printed
+    assert "wav2vec2-bert, 2 blocks of 32 channels\n" in printed
     assert "asp, embeddings of 10" in printed
     expected = import_checkpoint(source, lora_alpha=64).state_dict()
     saved = SpeakerModel.from_pretrained(folder).state_dict()
     assert saved.keys() == expected.keys()
     assert all(torch.equal(saved[name], weight) for name, weight in expected.items())
     assert f"'{folder}' is there already" in error_of(capsys, main(arguments))
+    assert (
+        main(["import", str(write_public_file(tmp_path, "w2v_bert_pruned")), "-o", f"{folder}_pruned"]) == 0
+    )
+    assert "wav2vec2-bert, 3 blocks of 32 channels, pruned\n" in capsys.readouterr().out
     source.write_bytes(b"half")
     arguments[3] = str(tmp_path / "other")
     assert "cannot be read as a file of weights" in error_of(capsys, main(arguments))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt_0003.pth", "model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt_0003.pth", "model", "model_pruned"]

@@ -446,12 +446,14 @@ def _import(options: argparse.Namespace) -> int:
         raise DataError(f"'{output}' is there already: name another folder")
     from speaker_verification.common.atomic import atomic_write
     from speaker_verification.models import import_checkpoint
+    from speaker_verification.models.pruning.kept_units import KEPT_UNITS
 
     model = import_checkpoint(options.source.expanduser(), options.encoder, options.lora_alpha)
     with atomic_write(output) as part:
         model.save_pretrained(part)
     frontend, settings = model.frontend, model.settings
-    blocks = f"{frontend.num_blocks} blocks of {frontend.width} channels"
+    pruned = ", pruned" if hasattr(frontend.config, KEPT_UNITS) else ""
+    blocks = f"{frontend.num_blocks} blocks of {frontend.width} channels{pruned}"
     millions = sum(weight.numel() for weight in model.parameters()) / 1e6
     _print_rows(
         [

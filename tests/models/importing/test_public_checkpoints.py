@@ -20,7 +20,14 @@ from speaker_verification.models import import_checkpoint, import_encoder, impor
 from tests.support import public_systems as systems
 from tests.support.public_systems import KEPT_LAP_SYSTEMS, LapSystem, read_fixture, write_lap
 
-PUBLIC_FILES = ["ca_mhfa", "ca_mhfa_large", "wespeaker_mhfa", "w2v_bert_lora", "w2v_bert_wespeaker"]
+PUBLIC_FILES = [
+    "ca_mhfa",
+    "ca_mhfa_large",
+    "wespeaker_mhfa",
+    "w2v_bert_lora",
+    "w2v_bert_pruned",
+    "w2v_bert_wespeaker",
+]
 
 
 def write_slt22(folder: Path) -> tuple[Path, Path]:

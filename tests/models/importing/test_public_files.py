@@ -173,12 +173,29 @@ def test_other_distances_of_positions_need_the_encoders_configuration(tmp_path: 
         import_checkpoint(path)
 
 
-def test_a_pruned_encoder_is_said_to_be_one(tmp_path: Path) -> None:
-    weights = weights_of("w2v_bert_wespeaker")
-    name = "frontend.encoder.encoder.layers.1.ffn2.intermediate_dense.weight"
-    weights[name] = weights[name][:30]
-    with pytest.raises(DataError, match=r"pruned encoder \(feed-forward layers of 30 to 48 units\)"):
-        import_checkpoint(write_public_file(tmp_path, "w2v_bert_wespeaker", weights))
+def test_a_pruned_encoder_comes_with_the_units_that_are_left(tmp_path: Path) -> None:
+    config = import_checkpoint(write_public_file(tmp_path, "w2v_bert_pruned")).frontend.config
+    assert (config.num_attention_heads, config.intermediate_size) == (4, 128)
+    assert config.kept_units == {
+        "attention_heads": ["0-2", "", "0"],
+        "feed_forward": [["0-47", "0-19"], ["0-6", ""], ["", "0-30"]],
+        "convolution": ["0-31", "0-8", "0"],
+    }
+
+
+def test_a_weight_of_a_module_that_is_not_pruned_away_is_missed(tmp_path: Path) -> None:
+    weights = weights_of("w2v_bert_pruned")
+    network = "front.encoder.encoder.layers.1.ffn1"
+    del weights[f"{network}.output_dense.bias"]
+    path = write_public_file(tmp_path, "w2v_bert_pruned", weights)
+    with pytest.raises(DataError, match=rf"missing \['{network}\.output_dense\.bias'\], unexpected \[\]"):
+        import_checkpoint(path)
+    del weights[f"{network}.intermediate_dense.weight"]
+    path = write_public_file(tmp_path, "w2v_bert_pruned", weights)
+    with pytest.raises(
+        DataError, match=rf"no complete W2V-BERT 2.0: missing {network}\.intermediate_dense\."
+    ):
+        import_checkpoint(path)
 
 
 def test_wespeakers_options_say_whether_waveforms_are_16_bit_samples(tmp_path: Path) -> None:
