@@ -100,6 +100,21 @@ def test_missing_inputs_are_named_with_the_pipelines_that_make_them_in_order(pro
         session.start(pipelines["embed"])
 
 
+def test_a_compression_takes_the_last_phase_whatever_model_is_evaluated(project: Path) -> None:
+    session = Session(project, InputsHook(), OptionalInputsHook(), embed={"model": "saved"})
+    with pytest.raises(DataError, match=r"lmft\.checkpoint.*--pipeline=lmft.*compress\.start"):
+        session.start(pipelines["compress"])
+    session = Session(project, OptionalInputsHook(), compress={"start": "saved"})
+    session.start(pipelines["compress"])
+    assert session.catalog.load("lmft.checkpoint").name == "saved"
+
+
+def test_two_models_in_one_run_are_refused(project: Path) -> None:
+    session = Session(project, StartHook(), compress={"start": "saved"})
+    with pytest.raises(ParameterError, match=r"compress\.start.*run one after the other"):
+        session.start(pipelines["compress"] + pipelines["evaluate"])
+
+
 def test_a_named_model_takes_the_place_of_the_trained_one_and_of_all_curves(project: Path) -> None:
     session = Session(project, InputsHook(), OptionalInputsHook(), embed={"model": "saved"})
     for pipeline in ("evaluate", "report"):

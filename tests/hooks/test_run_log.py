@@ -146,6 +146,22 @@ def test_after_an_evaluation_its_scores_are_packaged_reported_or_exported(
     assert following == ["package", "report", "export"]  # the learning curves may be missing
 
 
+def test_after_a_compression_the_smaller_model_is_evaluated(
+    tmp_path: Path, own: pytest.LogCaptureFixture
+) -> None:
+    session = Session(copy_project(tmp_path), RunLogHook())
+    session.catalog["compress.checkpoint"] = TextDataset(filepath=str(tmp_path / "small"))
+    pipeline = Pipeline([node(lambda: "a", None, "compress.checkpoint", "compress")])
+    run_params = {"env": "tiny", "runtime_params": {"score": {"top_n": 4}}}
+    session.start(pipeline, **run_params)
+    SequentialRunner().run(pipeline, session.catalog, session.manager)
+    session.manager.hook.after_pipeline_run(
+        run_params=run_params, run_result={}, pipeline=pipeline, catalog=session.catalog
+    )
+    command = f"kedro run --env=tiny --pipeline=evaluate --params=score.top_n=4,embed.model={tmp_path}/small"
+    assert own.messages[-1] == f"next: {command}"
+
+
 def test_the_next_command_has_the_environment_and_the_parameters_of_the_run(
     tmp_path: Path, own: pytest.LogCaptureFixture
 ) -> None:

@@ -34,6 +34,7 @@ from speaker_verification.models.encoders.lora import require_lora
 from speaker_verification.models.encoders.pretrained import find_encoder
 from speaker_verification.models.weight_files import read_json
 from speaker_verification.scoring.calibration_trials import draw_calibration_trials
+from speaker_verification.training.compression.settings import CompressSettings
 from speaker_verification.training.kept_epochs import RUN_FILE, saved_model
 from speaker_verification.training.phase import PhaseSettings
 
@@ -269,7 +270,9 @@ def _refuse_phase(
     with in_group(name):
         require_lora(phase.lora)
         order = UtteranceOrder(speakers, phase.sampling, phase.batch_size, 0, len(phase.class_speeds))
-        EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
+        steps = EpochBatches(order, phase.examples_per_step, phase.steps_per_epoch)
+        if isinstance(phase, CompressSettings):
+            phase.refuse_late_growth(len(steps))
 
 
 def _refuse_sets(parameters: Parameters, utterances: pd.DataFrame, trials: pd.DataFrame) -> None:

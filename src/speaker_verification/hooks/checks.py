@@ -29,7 +29,7 @@ from speaker_verification.config.phases import (
 )
 from speaker_verification.hooks.base import ParameterisedHook
 from speaker_verification.hooks.compared import ComparedHook
-from speaker_verification.hooks.inputs import OptionalInputsHook
+from speaker_verification.hooks.inputs import OptionalInputsHook, evaluates
 from speaker_verification.hooks.resume import InterruptedPhaseHook
 from speaker_verification.hooks.run_record import RunRecordHook
 
@@ -160,6 +160,13 @@ class StartHook(ParameterisedHook):
 def _refuse_bad_starts(parameters: Parameters, pipeline: Pipeline) -> None:
     """Refuse a phase's start that is no model, and phases of the run that nothing would use."""
     trained = {phase_of(node) for node in pipeline.nodes if trains(node)}
+    named = {"compress.start": parameters.compress.start, "embed.model": parameters.embed.model}
+    others = [name for name, model in named.items() if model is not None]
+    if COMPRESS in trained and others and evaluates(pipeline):
+        raise ParameterError(
+            f"parameter '{others[0]}' names a model, and '{COMPRESS}' and the evaluation of this run would "
+            "take one of them both: run one after the other"
+        )
     for origin in dict.fromkeys(parameters.origin(phase) for phase in TRAINED if phase in trained):
         start = parameters.phases[origin].start
         if start is None:
@@ -186,10 +193,11 @@ def _refuse_bad_starts(parameters: Parameters, pipeline: Pipeline) -> None:
 
 def _refuse_bad_model(model: str | None) -> None:
     from speaker_verification.models.settings import read_saved_configuration
+    from speaker_verification.training.kept_epochs import saved_model
 
     if model is not None:
         try:
-            read_saved_configuration(Path(model))
+            read_saved_configuration(saved_model(Path(model)))
         except DataError as error:
             raise ParameterError(f"parameter 'embed.model': {error}") from None
 

@@ -30,6 +30,7 @@ from speaker_verification.config.phases import (
     TRAINED,
     checkpoint_of,
     learning_curve_of,
+    phase_of,
 )
 from speaker_verification.hooks.base import ParameterisedHook
 from speaker_verification.scoring.embeddings import EmbeddingStore
@@ -81,7 +82,7 @@ class OptionalInputsHook(ParameterisedHook):
         if self._parameters is None:
             return
         model, inputs = self._parameters.embed.model, pipeline.inputs()
-        if model is not None and LAST_CHECKPOINT in inputs:
+        if model is not None and evaluates(pipeline):
             catalog[LAST_CHECKPOINT] = MemoryDataset(Path(model))
         elif _only_reported(pipeline) and not catalog.exists(LAST_CHECKPOINT):
             catalog[LAST_CHECKPOINT] = MemoryDataset(Path(LAST_CHECKPOINT))
@@ -98,6 +99,11 @@ class OptionalInputsHook(ParameterisedHook):
         unnamed |= set() if self._parameters.embed.adaptation_set else {ADAPTATION_EMBEDDINGS}
         for store in inputs & unnamed:
             catalog[store] = MemoryDataset(EmbeddingStore.empty())
+
+
+def evaluates(pipeline: Pipeline) -> bool:
+    """Whether a pipeline takes the model of the last phase for anything but further training."""
+    return any(LAST_CHECKPOINT in node.inputs and phase_of(node) is None for node in pipeline.nodes)
 
 
 def _only_reported(pipeline: Pipeline) -> bool:

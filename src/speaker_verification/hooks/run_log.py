@@ -24,6 +24,7 @@ from speaker_verification.config.phases import (
     COMPARISON,
     COMPRESS,
     ESTIMATE,
+    EVALUATION,
     PHASES,
     REPORT,
     VERIFIER,
@@ -145,6 +146,10 @@ class RunLogHook(ParameterisedHook):
                 f"{VERIFY} --model={shlex.quote(str(path_of(VERIFIER, catalog)))} ENROL.wav TEST.wav",
                 following,
             )
+        elif (compressed := checkpoint_of(COMPRESS)) in pipeline.all_outputs():
+            given = dict(run_params.get("runtime_params") or {})
+            given["embed"] = {**given.get("embed", {}), "model": str(path_of(compressed, catalog))}
+            _log_next(_command(EVALUATION, {**run_params, "runtime_params": given}), [])
         elif following:
             _log_next(_command(following[0], run_params), following[1:])
         for page in {COMPARISON, REPORT} & pipeline.all_outputs():

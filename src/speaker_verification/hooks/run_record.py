@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from speaker_verification.config.differences import (
     parameter_values,
 )
 from speaker_verification.config.loader import RecipeConfigLoader
-from speaker_verification.config.phases import LAST_CHECKPOINT, RUN_RECORD, trains
+from speaker_verification.config.phases import COMPRESS, LAST_CHECKPOINT, RUN_RECORD, phase_of, trains
 from speaker_verification.hooks.base import ParameterisedHook
 from speaker_verification.hooks.tracking.environment import CHANGES_TAG, COMMIT_TAG, source_tags
 
@@ -55,7 +55,9 @@ class RunRecordHook(ParameterisedHook):
         trained, reported = any(map(trains, pipeline.nodes)), RUN_RECORD in pipeline.inputs()
         if self._loader is None or not (trained or reported):
             return
-        present = present_record(self._loader, self._project)
+        compresses = any(phase_of(node) == COMPRESS for node in pipeline.nodes)
+        groups = (*TRAINING_GROUPS, COMPRESS) if compresses else TRAINING_GROUPS
+        present = present_record(self._loader, self._project, groups)
         if trained:
             _of_training = present
         if reported:
@@ -76,12 +78,15 @@ class RunRecordHook(ParameterisedHook):
             return {}
 
 
-def present_record(loader: RecipeConfigLoader, project: Path) -> dict[str, Any]:
+def present_record(
+    loader: RecipeConfigLoader, project: Path, groups: Sequence[str] = TRAINING_GROUPS
+) -> dict[str, Any]:
     """Recipe, environment, commit and parameters of training of the present run, as plain values.
 
     Args:
         loader: loader of the run's parameters.
         project: folder of the project.
+        groups: groups of the parameters of training.
     """
     used, tags = loader["parameters"], source_tags(project)
     return {
@@ -89,7 +94,7 @@ def present_record(loader: RecipeConfigLoader, project: Path) -> dict[str, Any]:
         "environment": loader.env or loader.default_run_env,
         "commit": tags.get(COMMIT_TAG),
         "clean": tags[CHANGES_TAG] == "no" if tags else None,
-        "parameters": {group: used[group] for group in TRAINING_GROUPS if group in used},
+        "parameters": {group: used[group] for group in groups if group in used},
     }
 
 

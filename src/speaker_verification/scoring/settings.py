@@ -44,7 +44,7 @@ class EmbedSettings(ExtractionSettings):
     """Parameters under `embed`."""
 
     model: LocalPath | None = None
-    """Folder of a saved model to evaluate; null: the best of the large-margin phase."""
+    """Saved model to evaluate, or phase whose best epoch it is; null: that of the large-margin phase."""
     choose_top: int = Field(1, ge=1)
     """Rank of the large-margin phase's checkpoint; 1: the best."""
     cohort_set: str = "voxceleb2-dev"

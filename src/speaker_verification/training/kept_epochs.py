@@ -52,6 +52,8 @@ def best_checkpoint(phase_folder: Path, rank: int = 1) -> Path:
 def evaluated_model(settings: EmbedSettings, trained_folder: Callable[[], Path]) -> Path:
     """Folder of the model to evaluate: `model` of the settings, or else the `choose_top`-th best of a phase.
 
+    `model` may also be what `saved_model` takes.
+
     Args:
         settings: of embedding extraction.
         trained_folder: gives the folder that the last phase saved; called only where no model is set.
@@ -60,7 +62,7 @@ def evaluated_model(settings: EmbedSettings, trained_folder: Callable[[], Path])
         UserError: as `best_checkpoint`.
     """
     if settings.model is not None:
-        return Path(settings.model)
+        return saved_model(Path(settings.model))
     return best_checkpoint(trained_folder(), settings.choose_top)
 
 

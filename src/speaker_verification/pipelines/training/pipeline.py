@@ -38,7 +38,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
         start: checkpoint of the phase before; None starts from the pre-trained encoder.
     """
     nodes = [
-        _training("encoder" if start is None else "start", "encoder"),
+        _training("encoder" if start is None else "start"),
         Node(
             draw_schedule,
             inputs=["params:phase", "learning_curve"],
@@ -74,7 +74,7 @@ def create_phase_pipeline(phase: str, start: str | None = None) -> Pipeline:
 def create_compression_pipeline() -> Pipeline:
     """The phase that compresses the model of the last of the others, in a namespace of its own."""
     nodes = [
-        _training("start", "start"),
+        _training("start"),
         Node(
             draw_compression,
             inputs=["params:compress", "learning_curve"],
@@ -85,24 +85,19 @@ def create_compression_pipeline() -> Pipeline:
     return Pipeline(
         nodes,
         namespace=COMPRESS,
-        inputs={name: name for name in SHARED_INPUTS} | {"start": LAST_CHECKPOINT},
+        inputs={name: name for name in SHARED_INPUTS} | {"start": LAST_CHECKPOINT, ENCODER: ENCODER},
         parameters={"params:compress": "params:compress"},
     )
 
 
-def _training(start: str, encoder: str) -> Node:
-    """Node that trains a phase.
-
-    Args:
-        start: dataset of the encoder or of the phase before.
-        encoder: dataset of the pre-trained encoder.
-    """
+def _training(start: str) -> Node:
+    """Node that trains a phase from a dataset: the encoder, or the phase before."""
     return Node(
         train_phase,
         inputs={
             "job": "job",  # settings of the phase, put into the catalog by a hook
             "start": start,
-            "encoder": encoder,
+            "encoder": "encoder",
             "workspace": "workspace",
             **{name: name for name in sorted(SHARED_INPUTS)},
         },

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speaker_verification.common.errors import ParameterError
 from speaker_verification.data.loading import Batch
 from speaker_verification.models.heads.base import Margins
 from speaker_verification.models.pruning.cutting import cut
@@ -63,12 +62,8 @@ class Pruning(Objective):
             ParameterError: the wanted sparsity would not reach its target before the recovery, or the encoder
                 cannot be pruned.
         """
-        settings, num_steps = self._settings, self._last_epoch * steps_per_epoch
-        if settings.epochs and settings.growth_steps > num_steps:
-            raise ParameterError(
-                f"parameter 'growth_steps' is {settings.growth_steps}: pruning has {num_steps} steps, "
-                f"{self._last_epoch} epochs of {steps_per_epoch}"
-            )
+        settings = self._settings
+        settings.refuse_late_growth(steps_per_epoch)
         self._guide.begin(classifier, steps_per_epoch, reshaped)
         self._model, self._reshaped = classifier.model, reshaped
         self._size_before, self._sparsity = _size(self._model), 0.0

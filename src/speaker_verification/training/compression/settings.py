@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.pruning.settings import GateSettings
 from speaker_verification.training.phase import PhaseSettings
 
@@ -26,6 +27,19 @@ class CompressSettings(PhaseSettings):
     gate_learning_rate: float = Field(0.02, gt=0)
     """Learning rate of the gates, and of the multipliers that hold them to the wanted sparsity."""
     gates: GateSettings = GateSettings()
+
+    def refuse_late_growth(self, steps_per_epoch: int) -> None:
+        """Refuse a growth of the wanted sparsity that does not end while the phase prunes.
+
+        Raises:
+            ParameterError: naming `growth_steps`.
+        """
+        epochs = self.epochs - self.recovery_epochs
+        if self.epochs and self.growth_steps > epochs * steps_per_epoch:
+            raise ParameterError(
+                f"parameter 'growth_steps' is {self.growth_steps}: pruning has {epochs * steps_per_epoch} "
+                f"steps, {epochs} epochs of {steps_per_epoch}"
+            )
 
     @model_validator(mode="after")
     def _can_prune(self) -> CompressSettings:
