@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from speaker_verification.config.phases import COMPRESS, EVALUATION, IMPORT, PHASES, checkpoint_of
+from speaker_verification.config.phases import (
+    COMPARE,
+    COMPRESS,
+    EVALUATION,
+    IMPORT,
+    PHASES,
+    checkpoint_of,
+)
 from speaker_verification.pipelines import (
+    compare,
     compare_runs,
     download,
     embed,
@@ -46,6 +54,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "export": export.create_pipeline(),
         "measure": measure.create_pipeline(),
         "compare_runs": compare_runs.create_pipeline(),
+        COMPARE: compare.create_pipeline(),
         "__default__": sum(road.values(), start=Pipeline([])),
     }
 

@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.hooks.compared import ComparedHook
 from speaker_verification.hooks.tracking.runs import ADDRESS_TAG, PARENT_TAG
+from speaker_verification.pipelines.compare_runs.evaluations import EvaluationAddress
 from tests.support.hooks import Session
 
 VERSION = "2026-01-01T00.00.00.000Z"
-Address = tuple[Path, str | None]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,17 +22,17 @@ def _configured() -> None:
     configure_project("speaker_verification")
 
 
-def addresses_of(project: Path, *runs: str) -> list[Address]:
+def addresses_of(project: Path, *runs: str) -> list[EvaluationAddress]:
     session = Session(project, ComparedHook(), compare_runs={"runs": list(runs)})
     session.start(pipelines["compare_runs"])
-    addresses: list[Address] = session.catalog.load("compared_evaluations")
+    addresses: list[EvaluationAddress] = session.catalog.load("compared_evaluations")
     return addresses
 
 
 def test_evaluations_are_named_by_data_root_and_version(project: Path) -> None:
     assert addresses_of(project, "data/one", f"/disk/two@{VERSION}") == [
-        (project / "data" / "one", None),
-        (Path("/disk/two"), VERSION),
+        (project / "data" / "one", None, None),
+        (Path("/disk/two"), VERSION, None),
     ]
 
 
@@ -59,7 +59,10 @@ def test_experiments_of_mlflow_are_their_newest_evaluations(
         tags = {PARENT_TAG: parent, "stage": stage} | ({ADDRESS_TAG: address} if address else {})
         children.append(client.create_run(experiment, start_time=started, tags=tags).info.run_id)
     found = addresses_of(project, parent, children[2])
-    assert found == [(project / "data/demo", VERSION), (project / "data/demo", "an-earlier-one")]
+    assert found == [
+        (project / "data/demo", VERSION, None),
+        (project / "data/demo", "an-earlier-one", None),
+    ]
     with pytest.raises(DataError, match=f"run {children[0]} does not say where its scores are"):
         addresses_of(project, parent, children[0])
     with pytest.raises(DataError, match=f"does not give run {'0' * 32}"):

@@ -56,3 +56,18 @@ def test_a_phase_that_is_not_to_be_resumed_is_begun_anew(
 
 def test_where_nothing_was_interrupted_everything_runs(pipelines: dict[str, Pipeline], project: Path) -> None:
     Session(project, InterruptedPhaseHook()).start(pipelines["__default__"])
+
+
+def test_inputs_that_are_there_are_not_made_again_where_only_missing_outputs_are_asked_for(
+    pipelines: dict[str, Pipeline], project: Path
+) -> None:
+    session = interrupted(project, "finetune")
+    road = pipelines["pretrain"] + pipelines["finetune"]
+    with pytest.raises(ParameterError, match="finetune was interrupted"):
+        session.start(road, only_missing_outputs=True)
+    for name in pipelines["pretrain"].all_outputs():
+        dataset = session.catalog[name]
+        Path(dataset._get_save_path() if dataset._version else dataset._filepath).mkdir(parents=True)
+    session.start(road, only_missing_outputs=True)
+    with pytest.raises(ParameterError, match="finetune was interrupted"):
+        session.start(road)

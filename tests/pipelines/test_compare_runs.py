@@ -13,7 +13,11 @@ from kedro.io import Version
 from speaker_verification.common.errors import DataError
 from speaker_verification.datasets import JsonDataset, TableDataset
 from speaker_verification.pipelines.compare_runs import evaluations
-from speaker_verification.pipelines.compare_runs.evaluations import find_evaluation, read_evaluation
+from speaker_verification.pipelines.compare_runs.evaluations import (
+    EvaluationAddress,
+    find_evaluation,
+    read_evaluation,
+)
 from speaker_verification.pipelines.compare_runs.nodes import (
     compare_error_rates,
     read_evaluations,
@@ -97,7 +101,7 @@ def test_what_is_missing_is_named(root: Path) -> None:
 def test_two_evaluations_of_one_data_root_are_compared(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     settings = CompareRunsSettings(bootstrap_resamples=20)
-    runs = read_evaluations([(root, OLD), (root, None)])
+    runs = read_evaluations([EvaluationAddress(root, OLD), EvaluationAddress(root)])
     rates, differences = compare_error_rates(runs, settings)
     assert set(rates["system"]) == {"lap_astp", "mhfa_slt22"}
     assert differences["is_clear"].all()

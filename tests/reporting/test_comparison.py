@@ -12,6 +12,7 @@ import pytest
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.reporting.comparison import (
+    ComparedRun,
     Comparison,
     render_comparison,
     sentences,
@@ -87,7 +88,8 @@ def test_a_list_may_have_a_trial_with_either_label() -> None:
     assert len(tabulate_rates(Comparison(runs, num_resamples=5)))
 
 
-def test_a_difference_is_told_in_words() -> None:
+def test_a_difference_of_two_systems_is_told_in_words() -> None:
+    rates = pd.DataFrame({"system": ["lap_astp", "mhfa_slt22"]})
     table = pd.DataFrame(
         {
             "trial_list": ["vox1_o", "vox1_h"],
@@ -99,9 +101,72 @@ def test_a_difference_is_told_in_words() -> None:
             "is_clear": [True, False],
         }
     )
-    assert list(sentences(table)) == [
+    assert list(sentences(rates, table)) == [
         "vox1_o: mhfa_slt22 against lap_astp: 1.23 points fewer errors, interval [−2.00, −0.50].",
         "vox1_h: mhfa_slt22 against lap_astp: no clear difference (−0.50 points, interval [−1.25, 0.25]).",
+    ]
+
+
+def named(system: str, seed: int, gap: float, **parameters: str) -> ComparedRun:
+    values = {"model.speaker_network.kind": system, "finetune.rank_by": "validation"} | parameters
+    run = compared_run(f"data/{system}@{seed}", lap(seed, **values), gap=gap, noise=seed)
+    return replace(run, system=system)
+
+
+def test_runs_of_one_recipe_are_the_systems_that_they_are_named_as() -> None:
+    runs = [named(system, seed, 2.0) for seed in (0, 1) for system in ("astp", "mhfa")]
+    assert {name: len(of) for name, of in Comparison(runs).systems.items()} == {"astp": 2, "mhfa": 2}
+    assert [row.parameter for row in Comparison(runs).changed()] == ["model.speaker_network.kind"]
+
+
+def test_of_several_systems_the_lead_of_the_best_is_told_and_every_pair_shown() -> None:
+    gaps = {"poor": 1.0, "good": 5.0, "better": 5.0}
+    compared = Comparison([named(name, seed, gap) for seed in (0, 1) for name, gap in gaps.items()])
+    rates, differences = tabulate_rates(compared), tabulate_differences(compared)
+    of_list = rates[rates["trial_list"] == "vox1_o"].set_index("system")["eer"]
+    assert of_list["good"] == of_list["better"]  # the same scores
+    told = next(sentences(rates, differences))
+    assert told == (
+        f"vox1_o: good has the fewest errors, {of_list['good']:.2f} %: clearly fewer than poor, "
+        "not clearly fewer than better."
+    )
+    page = render_comparison(compared, rates, differences)
+    matrix = page[page.index('class="matrix" data-list="vox1_o"') :].partition("</table>")[0]
+    cells = [re.findall(r'<span(?: class="clear")?>(.*?)</span>', row) for row in matrix.split("<tr>")[2:]]
+    lead = of_list["poor"] - of_list["good"]
+    ahead, behind = f"−{lead:.2f}", f"{lead:.2f}"
+    assert cells == [[behind, behind], [ahead, "0.00"], [ahead, "0.00"]]
+    assert matrix.count('class="clear"') == 4
+
+
+def test_a_comparison_tells_whether_it_is_fair() -> None:
+    def page_of(**parameters: str) -> str:
+        compared = Comparison([named("astp", 0, 2.0), named("mhfa", 0, 3.0, **parameters)], num_resamples=5)
+        return render_comparison(compared, tabulate_rates(compared), tabulate_differences(compared))
+
+    fair = page_of()
+    assert "Corpus, encoder, crops, batches, epochs and steps are the same" in fair
+    assert "chosen on held-out training speakers." in fair
+    longer = page_of(**{"finetune.epochs": "20", "finetune.margin.final": "0.2"})
+    assert "not in the model alone: finetune.epochs are not the same" in longer
+    assert "not all chosen on held-out" in page_of(**{"finetune.rank_by": "vox1_o"})
+    skipped = page_of(**{"lmft.rank_by": "last", "lmft.epochs": "0"})
+    assert "chosen on held-out training speakers." in skipped
+
+
+def test_sizes_and_times_are_shown_by_system() -> None:
+    compared = comparison()
+    columns = ["system", "encoder_parameters", "backend_parameters", "training_seconds"]
+    costs = pd.DataFrame(
+        [("lap_astp", 94_000_000, 1_234_567, 60.0), ("lap_astp", 94_000_000, 1_234_567, 120.0)],
+        columns=columns,
+    )
+    page = render_comparison(compared, tabulate_rates(compared), tabulate_differences(compared), costs)
+    row = page[page.index("<h2>Size and time</h2>") :].partition("</tr>\n  </tbody>")[0]
+    assert re.findall(r'<td class="number">(.*?)</td>', row) == [
+        "94\u2009000\u2009000",
+        "1\u2009234\u2009567",
+        "1.5",
     ]
 
 
@@ -152,7 +217,7 @@ def test_the_page_shows_the_figures_of_the_tables_and_loads_nothing() -> None:
     )
     expected = [(row.trial_list, row.system, f"{row.eer:.2f}") for row in rates.itertuples()]
     assert shown == expected
-    for sentence in sentences(differences):
+    for sentence in sentences(rates, differences):
         assert sentence in page
     assert "<code>mhfa</code>" in page
     assert ">finetune.epochs<" not in page  # the same in all

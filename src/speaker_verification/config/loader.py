@@ -48,6 +48,8 @@ class RecipeConfigLoader(OmegaConfigLoader):
         ParameterError: the environment, the recipe or the data root is unknown or impossible.
     """
 
+    _changes: tuple[dict[str, Any], ...] = ()  # of the parameters, over the environment
+
     def __getitem__(self, key: str) -> dict[str, Any]:
         if key in self.data or key not in self.config_patterns:
             return super().__getitem__(key)
@@ -85,6 +87,27 @@ class RecipeConfigLoader(OmegaConfigLoader):
             default_run_env=self.base_env,
         )
         return alone["parameters"]
+
+    def parameters_with(self, recipe: str, *changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of this run with another recipe, and with changes over the environment.
+
+        Args:
+            recipe: name of the recipe.
+            changes: groups of parameters, the later over the earlier; the command line goes over all.
+
+        Raises:
+            ParameterError: the recipe is unknown.
+        """
+        other = type(self)(
+            self.conf_source,
+            env=self.env,
+            runtime_params={**(self.runtime_params or {}), "recipe": recipe},
+            config_patterns=self.config_patterns,
+            base_env=self.base_env,
+            default_run_env=self.default_run_env,
+        )
+        other._changes = tuple(map(in_phases, changes))
+        return other["parameters"]
 
     @property
     def _run_env(self) -> str:
@@ -126,7 +149,7 @@ class RecipeConfigLoader(OmegaConfigLoader):
             layers.insert(2, self._read_layer("", [OWN_CORPORA]))
         elif _has_own_corpora(given):
             layers.append(self._read_layer("", [OWN_CORPORA]))
-        return _merge(*layers, given)
+        return _merge(*layers, *self._changes, given)
 
     def _read_globals(self) -> dict[str, Any]:
         """Globals, with a data root that is a folder of this environment."""

@@ -29,7 +29,11 @@ LEARNING_CURVE = "learning_curve"  # its other output
 ENCODER = "encoder"  # dataset that the first phase starts from
 MIRROR = "mirror"  # output of the first node of `prepare`
 RUN_RECORD = "run_record"  # input of the report that a hook makes
-COMPARED = "compared_evaluations"  # input of `compare_runs` that a hook makes
+COMPARED = "compared_evaluations"  # input of `compare_runs` that a hook or `compare` makes
+COMPARE = "compare"  # pipeline that trains what it compares, its tracked stage, and the tag of its nodes
+PLANNED = "planned_comparison"  # input of `compare` that a hook makes
+RATES = "compared_rates"  # table of the comparison's error rates
+COSTS = "training_costs"  # table of what its trainings have cost
 COMPARISON = "comparison"  # the page that it writes
 VERIFIER = "verifier"  # what `package` makes
 REPORT = "report"  # pipeline, its namespace, and the page that it writes
@@ -56,8 +60,9 @@ def phase_of(node: Node) -> str | None:
 
 
 def stage_of(node: Node) -> str | None:
-    """Tracked stage of a node: a phase, the evaluation, or None."""
-    return phase_of(node) or (EVALUATION if EVALUATION_TAG in node.tags else None)
+    """Tracked stage of a node: a phase, the evaluation, the comparison of own trainings, or None."""
+    tagged = {EVALUATION_TAG: EVALUATION, COMPARE: COMPARE}
+    return phase_of(node) or next((stage for tag, stage in tagged.items() if tag in node.tags), None)
 
 
 def trains(node: Node) -> bool:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import ParameterError, in_group
 from speaker_verification.common.settings_base import Settings
+from speaker_verification.config.compare_settings import CompareSettings
 from speaker_verification.config.phases import COMPRESS, PHASE_DEFAULTS, PHASES, TRAINED
 from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.registry import trial_lists
@@ -69,6 +70,7 @@ class Parameters(Settings):
     import_embeddings: ImportSettings
     measure: MeasureSettings
     compare_runs: CompareRunsSettings
+    compare: CompareSettings
 
     @classmethod
     def _joined(cls, messages: list[str]) -> list[str]:

@@ -290,7 +290,7 @@ class ChecksHook:
         parameters, models, interrupted, optional, record, compared, inputs = self._checks
         parameters.before_pipeline_run(pipeline, catalog)
         models.before_pipeline_run(run_params, pipeline, catalog)
-        interrupted.before_pipeline_run(pipeline, catalog)
+        interrupted.before_pipeline_run(run_params, pipeline, catalog)
         optional.before_pipeline_run(pipeline, catalog)
         record.before_pipeline_run(pipeline, catalog)
         compared.before_pipeline_run(pipeline, catalog)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
@@ -21,8 +22,13 @@ class InterruptedPhaseHook(ParameterisedHook):
     """Refuses to recompute the inputs of an interrupted phase."""
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        made = pipeline.all_outputs() - {ENCODER}
+    def before_pipeline_run(
+        self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
+        nodes = pipeline.nodes
+        if run_params.get("only_missing_outputs"):
+            nodes = [node for node in nodes if not all(map(catalog.exists, node.outputs))]
+        made = {name for node in nodes for name in node.outputs} - {ENCODER}
         for node in pipeline.nodes:
             phase = phase_of(node)
             if phase is None or self._parameters is None or not (trains(node) and made & {*node.inputs}):

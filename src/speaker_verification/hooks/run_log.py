@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
+from kedro.framework.project import settings as kedro_settings
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
@@ -21,6 +22,7 @@ from kedro.pipeline.node import Node
 from speaker_verification.common.progress import busy, duration_text
 from speaker_verification.config.loader import RecipeConfigLoader
 from speaker_verification.config.phases import (
+    COMPARE,
     COMPARISON,
     COMPRESS,
     ESTIMATE,
@@ -30,6 +32,7 @@ from speaker_verification.config.phases import (
     VERIFIER,
     checkpoint_of,
     phase_of,
+    stage_of,
     trains,
 )
 from speaker_verification.hooks.base import ParameterisedHook
@@ -83,6 +86,7 @@ class RunLogHook(ParameterisedHook):
         self.times: dict[str, PhaseTimes] = {}
         self._full: Mapping[str, PhaseSettings] = {}
         self._data_root: Path | None = None
+        self._conf: Path | None = None  # where it is not that of the project
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -90,6 +94,8 @@ class RunLogHook(ParameterisedHook):
         loader = context.config_loader
         data_root = loader["globals"].get("data_root")
         self._data_root = context.project_path / data_root if data_root else None
+        conf = Path(loader.conf_source)
+        self._conf = None if conf == context.project_path / kedro_settings.CONF_SOURCE else conf
         if self._parameters is not None and self._parameters.fast_dev_run is not None:
             assert isinstance(loader, RecipeConfigLoader)
             self._full = loader.full_parameters.phases
@@ -135,7 +141,8 @@ class RunLogHook(ParameterisedHook):
         self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> Generator[None, None, None]:
         yield  # the lines of others come before these
-        if self._full and self._parameters is not None and self._stages:
+        trains_others = COMPARE in {stage_of(node) for node in pipeline.nodes}  # shortened as well, elsewhere
+        if self._full and self._parameters is not None and self._stages and not trains_others:
             self._estimate(pipeline, catalog)
         took = duration_text(time.monotonic() - self._began)
         logger.info("done in %s: results are in %s", took, self._data_root)
@@ -151,7 +158,7 @@ class RunLogHook(ParameterisedHook):
             given["embed"] = {**given.get("embed", {}), "model": str(path_of(compressed, catalog))}
             _log_next(_command(EVALUATION, {**run_params, "runtime_params": given}), [])
         elif following:
-            _log_next(_command(following[0], run_params), following[1:])
+            _log_next(_command(following[0], run_params, self._conf), following[1:])
         for page in {COMPARISON, REPORT} & pipeline.all_outputs():
             logger.info("%s: %s", page, path_of(page, catalog))
         self._end()
@@ -239,9 +246,16 @@ def _log_next(command: str, others: list[str]) -> None:
     logger.info("next: %s%s", command, f" (or {', '.join(others)})" if others else "")
 
 
-def _command(pipeline: str, run_params: Mapping[str, Any]) -> str:
-    """Command that runs a pipeline in the environment and with the parameters of a run."""
-    options = [f"--env={run_params['env']}"] if run_params.get("env") else []
+def _command(pipeline: str, run_params: Mapping[str, Any], conf: Path | None = None) -> str:
+    """Command that runs a pipeline in the environment and with the parameters of a run.
+
+    Args:
+        pipeline: name of the pipeline.
+        run_params: parameters of the run.
+        conf: folder of its configuration; None for the project's.
+    """
+    options = [] if conf is None else [shlex.quote(f"--conf-source={conf}")]
+    options += [f"--env={run_params['env']}"] if run_params.get("env") else []
     given = ",".join(f"{name}={value}" for name, value in _flat(run_params.get("runtime_params") or {}))
     parameters = [shlex.quote(f"--params={given}")] if given else []
     return " ".join(["kedro run", *options, f"--pipeline={pipeline}", *parameters])

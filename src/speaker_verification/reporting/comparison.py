@@ -17,7 +17,7 @@ import pandas as pd
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.reporting import page
 from speaker_verification.reporting.figures.comparison import DetCurve, difference_figure, overlaid_det_figure
-from speaker_verification.reporting.numbers import decimals, interval, joined
+from speaker_verification.reporting.numbers import decimals, interval, joined, percent
 from speaker_verification.reporting.verdict import Verdict
 from speaker_verification.scoring.calibration import Calibration
 from speaker_verification.scoring.curves import det_curve
@@ -28,6 +28,19 @@ from speaker_verification.scoring.trial_speakers import TrialSpeakers, speakers_
 SEED = "seed"  # parameter in which the runs of one system differ
 TRIAL = ["enroll_id", "test_id"]
 NAMED_PARAMETERS = 3  # in the name of a system, at most
+VALIDATION = "validation"  # value of PHASE.rank_by: held-out training speakers
+CORPUS_AND_ENCODER = ("prepare.", "model.frontend.")  # groups in which a fair comparison does not differ
+BUDGET = (  # parameters of a phase likewise
+    "skip",
+    "start",
+    "epochs",
+    "steps_per_epoch",
+    "crop_seconds",
+    "batch_size",
+    "accumulation_steps",
+    "speed_factors",
+    "rank_by",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +53,7 @@ class ComparedRun:
         scores: table of the SCORES schema.
         calibration: calibration of the scores.
         utterances: columns utterance_id and speaker_id, of all utterances of the trials.
+        system: name of the system; None: its recipe, or the model of one from elsewhere.
     """
 
     address: str
@@ -47,9 +61,15 @@ class ComparedRun:
     scores: pd.DataFrame
     calibration: Calibration
     utterances: pd.DataFrame
+    system: str | None = None
 
     @property
     def name(self) -> str:
+        """Name of the system."""
+        return self.system or self._origin
+
+    @property
+    def _origin(self) -> str:
         """Recipe, or the model of one from elsewhere."""
         model = self.verdict.model
         return self.verdict.recipe or (model.name if model else self.address)
@@ -61,9 +81,9 @@ class ComparedRun:
         return "" if model is None or model.seed is None else str(model.seed)
 
     @property
-    def system(self) -> tuple[tuple[str, str], ...]:
+    def parameters(self) -> tuple[tuple[str, str], ...]:
         """Everything that makes a result but the seed."""
-        values = dict(self.verdict.parameters) | {"recipe": self.name}
+        values = dict(self.verdict.parameters) | {"recipe": self._origin}
         return tuple(sorted((name, value) for name, value in values.items() if name != SEED))
 
     def scores_of(self, trial_list: str, scoring: str | None) -> pd.DataFrame:
@@ -90,6 +110,14 @@ class Changed(NamedTuple):
     values: tuple[str | None, ...]
 
 
+class Cell(NamedTuple):
+    """Difference of two systems in percentage points, its interval, and whether it is clear."""
+
+    difference: float
+    interval: tuple[float, float] | None
+    is_clear: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Evaluations by system, on the trial lists that all of them have.
@@ -107,19 +135,19 @@ class Comparison:
     @cached_property
     def systems(self) -> dict[str, list[ComparedRun]]:
         """Runs of each system by its name: the recipe, and what tells it from others of that recipe."""
-        by_system: dict[tuple[tuple[str, str], ...], list[ComparedRun]] = {}
+        by_system: dict[tuple[str, tuple[tuple[str, str], ...]], list[ComparedRun]] = {}
         for run in self.runs:
-            by_system.setdefault(run.system, []).append(run)
+            by_system.setdefault((run.name, run.parameters), []).append(run)
         named: dict[str, list[ComparedRun]] = {}
-        for system, runs in by_system.items():
-            alike = [dict(other) for other in by_system if dict(other)["recipe"] == dict(system)["recipe"]]
+        for (of_system, parameters), runs in by_system.items():
+            alike = [dict(other) for other_name, other in by_system if other_name == of_system]
             own = [
                 f"{name} {value}"
-                for name, value in system
+                for name, value in parameters
                 if any(other.get(name) != value for other in alike)
             ]
             more = ", …" if len(own) > NAMED_PARAMETERS else ""
-            name = ", ".join([runs[0].name, *own[:NAMED_PARAMETERS]]) + more
+            name = ", ".join([of_system, *own[:NAMED_PARAMETERS]]) + more
             named[f"{name} ({len(named) + 1})" if name in named else name] = runs
         return named
 
@@ -137,10 +165,28 @@ class Comparison:
 
     def changed(self) -> list[Changed]:
         """Parameters in which the systems differ."""
-        values = [dict(runs[0].system) for runs in self.systems.values()]
+        values = [dict(runs[0].parameters) for runs in self.systems.values()]
         names = dict.fromkeys(name for of_system in values for name in of_system)
         rows = (Changed(name, tuple(of_system.get(name) for of_system in values)) for name in names)
         return [row for row in rows if len(set(row.values)) > 1]
+
+    def unequal(self) -> list[str]:
+        """Parameters of corpus, encoder and amount of training in which the systems differ."""
+        names = (row.parameter for row in self.changed())
+        return [
+            name for name in names if name.startswith(CORPUS_AND_ENCODER) or name.rpartition(".")[2] in BUDGET
+        ]
+
+    @cached_property
+    def is_chosen_on_validation(self) -> bool | None:
+        """Whether held-out speakers chose the checkpoints of all phases; None where that is not known."""
+        chosen_by = {
+            value
+            for run in self.runs
+            for name, value in run.parameters
+            if name.endswith(".rank_by") and dict(run.parameters)[name.replace("rank_by", "epochs")] != "0"
+        }
+        return chosen_by == {VALIDATION} if chosen_by else None
 
     @cached_property
     def rates(self) -> dict[str, dict[str, SystemRates]]:
@@ -228,31 +274,52 @@ def tabulate_differences(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def render_comparison(comparison: Comparison, rates: pd.DataFrame, differences: pd.DataFrame) -> str:
+def render_comparison(
+    comparison: Comparison,
+    rates: pd.DataFrame,
+    differences: pd.DataFrame,
+    costs: pd.DataFrame | None = None,
+) -> str:
     """The page of a comparison, as HTML.
 
     Args:
         comparison: compared evaluations.
         rates: table of `tabulate_rates`.
         differences: table of `tabulate_differences`.
+        costs: columns system, encoder_parameters, backend_parameters and training_seconds, a row for each
+            run; None where they are not known.
     """
+    names = [*comparison.systems]
+    to_first = differences[differences["first"] == names[0]]
     return page.render(
         "comparison.html.j2",
         systems=comparison.systems,
         scorings=sorted({comparison.scoring or run.calibration.llr for run in comparison.runs}),
-        sentences=list(sentences(differences)),
+        sentences=list(sentences(rates, differences)),
         rates=_by_list(rates),
         differences=_by_list(differences),
+        matrices=_matrices(differences, names) if len(names) > 2 else None,
+        costs=None if costs is None else _records(_mean_costs(costs)),
         changed=comparison.changed(),
+        unequal=comparison.unequal(),
+        is_chosen_on_validation=comparison.is_chosen_on_validation,
         left_out=comparison.left_out,
         det=[overlaid_det_figure(_curves_of(comparison, name), name) for name in comparison.trial_lists],
-        forest=difference_figure(differences) if len(differences) else None,
+        forest=difference_figure(to_first) if len(to_first) else None,
         num_resamples=comparison.num_resamples,
     )
 
 
-def sentences(differences: pd.DataFrame) -> Iterator[str]:
-    """The differences in words, one sentence for each pair of systems and trial list."""
+def sentences(rates: pd.DataFrame, differences: pd.DataFrame) -> Iterator[str]:
+    """The differences in words: of two systems one sentence for each trial list, of more the best's lead.
+
+    Args:
+        rates: table of `tabulate_rates`.
+        differences: table of `tabulate_differences`.
+    """
+    if rates["system"].nunique() > 2:
+        yield from _leads(rates, differences)
+        return
     for row in _records(differences):
         pair = f"{row['second']} against {row['first']}"
         ends = "not known" if row["low"] is None else interval((row["low"], row["high"]))
@@ -265,6 +332,21 @@ def sentences(differences: pd.DataFrame) -> Iterator[str]:
             yield f"{row['trial_list']}: {pair}: no clear difference ({points}, interval {ends})."
 
 
+def _leads(rates: pd.DataFrame, differences: pd.DataFrame) -> Iterator[str]:
+    for trial_list, rows in rates.groupby("trial_list", sort=False):
+        best = rows.sort_values("eer").iloc[0]
+        pairs = differences[differences["trial_list"] == trial_list]
+        pairs = pairs[(pairs["first"] == best["system"]) | (pairs["second"] == best["system"])]
+        others = pairs["first"].where(pairs["second"] == best["system"], pairs["second"])
+        clear, unclear = others[pairs["is_clear"]], others[~pairs["is_clear"]]
+        told = [f"clearly fewer than {joined(clear)}"] if len(clear) else []
+        told += [f"not clearly fewer than {joined(unclear)}"] if len(unclear) else []
+        yield (
+            f"{trial_list}: {best['system']} has the fewest errors, {percent(best['eer'])} %: "
+            f"{', '.join(told)}."
+        )
+
+
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain values, None where they are missing."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
@@ -273,6 +355,30 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _by_list(table: pd.DataFrame) -> Mapping[str, list[dict[str, Any]]]:
     return {str(name): _records(rows) for name, rows in table.groupby("trial_list", sort=False)}
+
+
+def _matrices(differences: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, list[Cell | None]]]:
+    """Differences by trial list and system: the rate of the system less that of each, None for itself."""
+    matrices = {}
+    for trial_list, rows in _by_list(differences).items():
+        cells: dict[tuple[str, str], Cell] = {}
+        for row in rows:
+            first, second, ends = row["first"], row["second"], None
+            if row["low"] is not None:
+                ends = row["low"], row["high"]
+            cells[second, first] = Cell(row["difference"], ends, row["is_clear"])
+            turned = None if ends is None else (0.0 - ends[1], 0.0 - ends[0])
+            cells[first, second] = Cell(0.0 - row["difference"], turned, row["is_clear"])
+        matrices[trial_list] = {name: [cells.get((name, other)) for other in names] for name in names}
+    return matrices
+
+
+def _mean_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """Costs of each system: its sizes, and the mean time of a training in minutes."""
+    sizes = ["encoder_parameters", "backend_parameters"]
+    means = costs.groupby("system", sort=False)[[*sizes, "training_seconds"]].mean().reset_index()
+    means[sizes] = means[sizes].astype(int)
+    return means.assign(minutes=means["training_seconds"] / 60)
 
 
 def _curves_of(comparison: Comparison, trial_list: str) -> dict[str, list[DetCurve]]:

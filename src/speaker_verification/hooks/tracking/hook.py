@@ -24,10 +24,12 @@ from speaker_verification.config.loader import parameters_of
 from speaker_verification.config.phases import (
     CHECKPOINT,
     COHORT_EMBEDDINGS,
+    COMPARE,
     EMBEDDINGS,
     EVALUATION,
     IMPORT,
     LAST_CHECKPOINT,
+    RATES,
     SETS,
     learning_curve_of,
     stage_of,
@@ -47,13 +49,20 @@ from speaker_verification.hooks.tracking.ids import (
 from speaker_verification.hooks.tracking.inputs import TrackedTable, tracked_tables
 from speaker_verification.hooks.tracking.log import RunLog
 from speaker_verification.hooks.tracking.results import (
+    compared_numbers,
     description,
     epoch_metric_name,
     first_rate,
     headlines,
     numbers,
 )
-from speaker_verification.hooks.tracking.runs import ADDRESS_TAG, NOTE_TAG, Ids, TrackedRun
+from speaker_verification.hooks.tracking.runs import (
+    ADDRESS_TAG,
+    COMPARISON_TAG,
+    NOTE_TAG,
+    Ids,
+    TrackedRun,
+)
 from speaker_verification.hooks.tracking.settings import (
     FIGURE,
     KINDS,
@@ -71,6 +80,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVALUATION_PARAMETERS = ("recipe", "embed", "score")
+COMPARE_PARAMETERS = (COMPARE, "compare_runs")
 PHASE_PARAMETERS = ("recipe", "model", "head", "augmentation", "seed")
 MARKED = (EMBEDDINGS, COHORT_EMBEDDINGS, "calibration")  # later evaluations start from these
 
@@ -161,6 +171,7 @@ class TrackingHook:
         self._store: Store | None = None
         self._parameters: Parameters
         self._logged_parameters: dict[str, Any] = {}
+        self._compare_parameters: dict[str, Any] = {}
         self._env: str | None = None
         self._project = Path()
         self._lock = threading.RLock()  # for runners with threads
@@ -181,7 +192,9 @@ class TrackingHook:
         self._settings = settings
         self._store = settings.store(self._project) if tracked else None
         self._parameters = parameters_of(context)
-        self._logged_parameters = context.config_loader["parameters"]
+        parameters = context.config_loader["parameters"]
+        self._compare_parameters = {name: parameters[name] for name in COMPARE_PARAMETERS}
+        self._logged_parameters = {name: parameters[name] for name in parameters if name != COMPARE}
         self._env = context.env or getattr(context.config_loader, "default_run_env", None)
 
     @hook_impl(trylast=True)
@@ -206,6 +219,8 @@ class TrackingHook:
             if name not in self._stages:
                 if name == EVALUATION:
                     self._stages[name] = self._planned_evaluation(self._log)
+                elif name == COMPARE:
+                    self._stages[name] = self._planned_comparison(self._log)
                 elif trains(node):
                     self._stages[name] = self._planned_phase(self._log, name, node)
             if name in self._stages:
@@ -245,6 +260,8 @@ class TrackingHook:
             stage.run.parent.log_file(Path(dataset._get_load_path()), once=True)
         if kind == METRICS:
             self._log_error_rates(stage, data, dataset)
+        if dataset_name == RATES:
+            stage.run.log_metrics("error rates", {0: dict(compared_numbers(data))})
         if dataset_name in SETS:
             self._note_tables(stage, {dataset_name: data})
         if stage.run.opened:
@@ -339,6 +356,15 @@ class TrackingHook:
         run = TrackedRun(log, EVALUATION, tags, dict(_flatten(parameters)), parent=experiment)
         return _Stage(run, model=model)
 
+    def _planned_comparison(self, log: RunLog) -> _Stage:
+        """Run of a comparison, whose trainings have experiment runs of their own, with its tag."""
+        of, settings = self._parameters.compare, self._compare_parameters
+        seeds = ", ".join(map(str, of.seeds))
+        name = f"comparison of {len(of.only or of.systems)} systems, seeds {seeds}"
+        workspace = self._portable(Path(self._catalog[f"{COMPARE}.workspace"]._filepath))
+        run = self._experiment(log, name, None, settings, tags={COMPARISON_TAG: workspace})
+        return _Stage(run)
+
     def _experiment(
         self,
         log: RunLog,
@@ -346,13 +372,15 @@ class TrackingHook:
         known: str | None,
         parameters: Mapping[str, Any] | None = None,
         joined: bool = False,
+        tags: Mapping[str, str] | None = None,
     ) -> TrackedRun:
-        """Parent run of an experiment's phases and evaluations."""
+        """Parent run of an experiment's phases and evaluations, or run of a comparison."""
         parameters = self._logged_parameters if parameters is None else parameters
+        own = {} if self._settings is None else self._settings.tags
         run = TrackedRun(
             log,
             name,
-            self._tags("experiment"),
+            {**self._tags("experiment"), **own, **(tags or {})},
             dict(_flatten(parameters)),
             file={"parameters.yml": parameters},
             known=known,

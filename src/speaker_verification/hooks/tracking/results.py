@@ -9,9 +9,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 EER = "eer"
 MAX_HEADLINES = 12  # metrics of an experiment's run
 COMPARED = (EER, "min_dcf")
+COMPARED_FIGURES = {"eer": EER, "deviation": "eer_deviation", "low": "eer_low", "high": "eer_high"}
 DECIMALS = 4
 TRAINING = "training"  # group of the metrics that are of no trial list
 VIEW = "error-rates"  # key of the view in addresses
@@ -50,6 +53,18 @@ def numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             for figure, value in values.items():
                 if isinstance(value, float):
                     yield metric_name(figure, trial_list, scoring), round(value, DECIMALS)
+
+
+def compared_numbers(rates: pd.DataFrame) -> Iterator[tuple[str, float]]:
+    """Mean equal error rates of compared systems, with deviation and interval, by the names of their metrics.
+
+    Args:
+        rates: table of `reporting.comparison.tabulate_rates`.
+    """
+    for row in rates.to_dict("records"):
+        for figure, name in COMPARED_FIGURES.items():
+            if pd.notna(row[figure]):
+                yield metric_name(name, row["trial_list"], row["system"]), round(row[figure], DECIMALS)
 
 
 def headlines(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:

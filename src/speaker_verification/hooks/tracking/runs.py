@@ -30,6 +30,7 @@ Ids = dict[str, str | None]
 
 PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
 ADDRESS_TAG = "evaluation"  # of an evaluation's run: DATA_ROOT@VERSION, which `compare_runs` takes
+COMPARISON_TAG = "comparison"  # of a comparison's run and of all that it compares: the folder of their data
 MAX_VALUE = 6000  # characters; MLflow refuses longer parameters
 MAX_TAG = 8000  # characters, likewise of tags
 

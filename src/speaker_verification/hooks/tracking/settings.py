@@ -27,6 +27,7 @@ class TrackingSettings(Settings):
     log_checkpoints: bool = True
     log_verifier: bool = True
     system_metrics_seconds: float | None = Field(default=10.0, gt=0)
+    tags: dict[str, str] = Field(default_factory=dict)
 
     def logs(self, kind: str | None) -> bool:
         """Whether datasets of a kind are logged."""

@@ -22,6 +22,20 @@ VERDICT_FILE = Path("08_reporting/verdict.json")
 UTTERANCES_FILE = Path("02_intermediate/utterances.parquet")
 
 
+class EvaluationAddress(NamedTuple):
+    """Evaluation in a data root.
+
+    Attributes:
+        root: data root.
+        version: version of the scores; None: the newest.
+        system: name of the evaluated system; None: that of its recipe or model.
+    """
+
+    root: Path
+    version: str | None = None
+    system: str | None = None
+
+
 class EvaluationFiles(NamedTuple):
     """Files of an evaluation."""
 
@@ -67,8 +81,12 @@ def find_evaluation(root: Path, version: str | None) -> EvaluationFiles:
     return EvaluationFiles(root, version, scores, calibration, verdict, root / UTTERANCES_FILE)
 
 
-def read_evaluation(files: EvaluationFiles) -> ComparedRun:
+def read_evaluation(files: EvaluationFiles, system: str | None = None) -> ComparedRun:
     """Evaluation for a comparison.
+
+    Args:
+        files: files of the evaluation.
+        system: name of the evaluated system; None: that of its recipe or model.
 
     Raises:
         DataError: a file is missing or does not fit this version.
@@ -83,7 +101,13 @@ def read_evaluation(files: EvaluationFiles) -> ComparedRun:
         SCORES.conform(pd.read_parquet(files.scores)),
         Calibration.read(files.calibration),
         pd.read_parquet(files.utterances, columns=["utterance_id", "speaker_id"]),
+        system,
     )
+
+
+def newest_version(folder: Path) -> Path:
+    """File or folder of the newest version of a data set, in the folder of its versions."""
+    return _file(folder, _versions(folder)[0])
 
 
 def _versions(folder: Path) -> list[str]:

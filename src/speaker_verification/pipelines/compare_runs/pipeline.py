@@ -14,8 +14,13 @@ from speaker_verification.pipelines.compare_runs.nodes import (
 )
 
 
-def create_pipeline(**kwargs: Any) -> Pipeline:
-    """Addresses of evaluations in, tables of rates and differences and a page with both out."""
+def create_pipeline(costs: str | None = None, **kwargs: Any) -> Pipeline:
+    """Addresses of evaluations in, tables of rates and differences and a page with both out.
+
+    Args:
+        costs: dataset of what the trainings have cost, for the page; None: it is not known.
+        **kwargs: arguments that Kedro may give.
+    """
     settings = "params:compare_runs"
     return Pipeline(
         [
@@ -28,7 +33,13 @@ def create_pipeline(**kwargs: Any) -> Pipeline:
             ),
             Node(
                 write_comparison,
-                ["compared_runs", "compared_rates", "rate_differences", settings],
+                [
+                    "compared_runs",
+                    "compared_rates",
+                    "rate_differences",
+                    settings,
+                    *([costs] if costs else []),
+                ],
                 COMPARISON,
                 name="write_comparison",
             ),

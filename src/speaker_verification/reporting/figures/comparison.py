@@ -80,6 +80,7 @@ def difference_figure(differences: pd.DataFrame) -> go.Figure:
         figure.add_scatter(
             x=rows["difference"],
             y=rows["trial_list"],
+            orientation="h",  # the axis along which the points of a list stand apart
             error_x={
                 "array": rows["high"] - rows["difference"],
                 "arrayminus": rows["difference"] - rows["low"],
