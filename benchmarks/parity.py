@@ -1,12 +1,21 @@
 """The public implementations beside this one, from the same weights.
 
-    python -m benchmarks.parity LAP_FOLDER [SLT22_FOLDER] [--fixtures FOLDER]
+    python -m benchmarks.parity [--lap FOLDER] [--slt22 FOLDER] [--wespeaker-ssl FOLDER] [--wespeaker FOLDER]
+        [--w2v-bert FOLDER] [--fixtures FOLDER]
 
-LAP_FOLDER is a clone of github.com/sadPororo/LAP (which needs einops), SLT22_FOLDER one of
-github.com/JunyiPeng00/SLT22_MultiHead-Factorized-Attentive-Pooling. Each system is built small by the public
-code, filled with seeded weights, saved in the public format and imported here. Both then embed one batch,
-in evaluation mode in float32 and in training mode (dropouts, layer drop and time masks off) in float64.
-`--fixtures` keeps the public numbers for the tests.
+Folders are clones of these repositories on GitHub; every one that is given takes part:
+
+    --lap            sadPororo/LAP (needs einops)
+    --slt22          JunyiPeng00/SLT22_MultiHead-Factorized-Attentive-Pooling
+    --wespeaker-ssl  JunyiPeng00/Wespeaker_SSL: CA-MHFA (needs einops)
+    --wespeaker      wenet-e2e/wespeaker: its port of W2V-BERT 2.0 with adapter MFA
+    --w2v-bert       ZXHY-82/w2v-BERT-2.0_SV: W2V-BERT 2.0 with adapter MFA, also with LoRA
+
+Each system is built by the public code, small, the newer ones also in published widths over two blocks,
+filled with seeded weights, saved in the public format and imported here. Both then embed one batch, in
+evaluation mode in float32 and in training mode (dropouts, layer drop and time masks off) in float64. The
+features of W2V-BERT are compared apart, with transformers' extractor; in training mode both have the
+extractor's. `--fixtures` keeps the public numbers for the tests.
 """
 
 from __future__ import annotations
@@ -15,7 +24,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import json
 import sys
 import tempfile
 import warnings
@@ -27,6 +35,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import parity_ca_mhfa, parity_w2v_bert
+from benchmarks.public_code import differences, keep, public_code, report
 from numpy.typing import NDArray
 from tests.support import public_systems as systems
 from torch import Tensor, nn
@@ -35,34 +45,38 @@ from transformers.utils import logging
 
 from speaker_verification.models.importing.public_weights import one_naming
 
-EVALUATION_BAR = 1e-5
-TRAINING_BAR = 1e-8
-# Biases in front of a batch norm have no gradient but rounding: what is smaller than this share of the
-# largest gradient is measured against that share.
-SMALLEST_GRADIENT = 1e-6
-
 
 def main() -> int:
     arguments = _parse()
     warnings.filterwarnings("ignore", category=FutureWarning)  # the public code's weight norm
     logging.set_verbosity_error()  # it loads HuBERT into the class of wav2vec 2.0
-    sys.stdout.write(f"{'system':32} {'quantity':24} {'difference':>10} {'bar':>6}\n")
-    within = [_lap(system, arguments) for system in systems.LAP_SYSTEMS]
-    if arguments.slt22_folder:
+    sys.stdout.write(f"{'system':38} {'quantity':24} {'difference':>10} {'bar':>6}\n")
+    within: list[bool] = []
+    if arguments.lap:
+        within += [_lap(system, arguments) for system in systems.LAP_SYSTEMS]
+    if arguments.slt22:
         within += [_original_wavlm(arguments), _slt22(arguments)]
+    if arguments.wespeaker_ssl:
+        within += parity_ca_mhfa.compare(arguments.wespeaker_ssl, arguments.fixtures)
+    if arguments.wespeaker:
+        within += parity_w2v_bert.compare_wespeaker(arguments.wespeaker, arguments.fixtures)
+    if arguments.w2v_bert:
+        within += parity_w2v_bert.compare_authors(arguments.w2v_bert, arguments.fixtures)
+    if arguments.wespeaker or arguments.w2v_bert:
+        within += parity_w2v_bert.compare_features()
     return 0 if all(within) else 1
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("lap_folder", type=Path)
-    parser.add_argument("slt22_folder", type=Path, nargs="?")
+    for name in ("--lap", "--slt22", "--wespeaker-ssl", "--wespeaker", "--w2v-bert"):
+        parser.add_argument(name, type=Path, metavar="FOLDER")
     parser.add_argument("--fixtures", type=Path, help="keep the public numbers in this folder")
     return parser.parse_args()
 
 
 def _lap(system: systems.LapSystem, arguments: argparse.Namespace) -> bool:
-    with tempfile.TemporaryDirectory() as name, _public_code(arguments.lap_folder / "src"):
+    with tempfile.TemporaryDirectory() as name, public_code(arguments.lap / "src"):
         encoder_folder = Path(name) / system.encoder
         architecture = dict(systems.ENCODERS[system.encoder])
         config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
@@ -78,8 +92,8 @@ def _lap(system: systems.LapSystem, arguments: argparse.Namespace) -> bool:
             systems.write_lap_folder(Path(name) / "experiment", options, weights)
         )
     if system in systems.KEPT_LAP_SYSTEMS:
-        _keep(arguments, system.name, {"model": shapes}, theirs)
-    return _report(system.name, ours, theirs)
+        keep(arguments.fixtures, system.name, {"model": shapes}, theirs)
+    return report(system.name, differences(ours, theirs))
 
 
 class StatesOfTransformers4(nn.Module):
@@ -115,7 +129,7 @@ def _public_lap_quantities(public: Any) -> systems.Quantities:
 
 def _original_wavlm(arguments: argparse.Namespace) -> bool:
     """An encoder of the Large type, from its file."""
-    with tempfile.TemporaryDirectory() as name, _public_code(arguments.slt22_folder):
+    with tempfile.TemporaryDirectory() as name, public_code(arguments.slt22):
         public = _public_wavlm(systems.ORIGINAL_LARGE)
         shapes = systems.shapes_of(public)
         weights = systems.draw_weights(shapes, systems.PRETRAINED_SEED)
@@ -125,8 +139,8 @@ def _original_wavlm(arguments: argparse.Namespace) -> bool:
             theirs = systems.Quantities({"encoder": _last_state(public.eval(), waveforms)}, {}, {})
         path = systems.write_original_wavlm(Path(name) / "WavLM.pt", systems.ORIGINAL_LARGE, weights)
         ours = systems.Quantities({"encoder": systems.our_last_state(path)}, {}, {})
-    _keep(arguments, "original_wavlm_large", {"wavlm": shapes}, theirs)
-    return _report("original_wavlm_large", ours, theirs)
+    keep(arguments.fixtures, "original_wavlm_large", {"wavlm": shapes}, theirs)
+    return report("original_wavlm_large", differences(ours, theirs))
 
 
 def _public_wavlm(cfg: Mapping[str, Any]) -> Any:
@@ -141,7 +155,7 @@ def _last_state(public: Any, waveforms: Tensor) -> NDArray[np.float32]:
 
 
 def _slt22(arguments: argparse.Namespace) -> bool:
-    with tempfile.TemporaryDirectory() as name, _public_code(arguments.slt22_folder), _without_gpu():
+    with tempfile.TemporaryDirectory() as name, public_code(arguments.slt22), _without_gpu():
         wavlm_shapes = systems.shapes_of(_public_wavlm(systems.ORIGINAL_BASE))
         pretrained = systems.draw_weights(wavlm_shapes, systems.PRETRAINED_SEED)
         wavlm = systems.write_original_wavlm(Path(name) / "WavLM.pt", systems.ORIGINAL_BASE, pretrained)
@@ -151,20 +165,13 @@ def _slt22(arguments: argparse.Namespace) -> bool:
         theirs = _public_slt22_quantities(public, weights, pretrained)
         torch.save(weights, Path(name) / "slt22.model")
         ours = systems.our_slt22_quantities(Path(name) / "slt22.model", wavlm)
-    _keep(arguments, "slt22", {"wavlm": wavlm_shapes, "model": shapes}, theirs)
-    return _report("slt22", ours, theirs)
+    keep(arguments.fixtures, "slt22", {"wavlm": wavlm_shapes, "model": shapes}, theirs)
+    return report("slt22", differences(ours, theirs))
 
 
 def _public_slt22(wavlm: Path) -> Any:
-    """The public model, its MHFA as wide as the small encoder, its forced float32 taken away.
-
-    Its norms and its GELU compute in float32 whatever they are given, which in float64 would be all that is
-    compared.
-    """
-    modules = importlib.import_module("models.Baseline.modules")
-    modules.Fp32GroupNorm.forward = nn.GroupNorm.forward
-    modules.Fp32LayerNorm.forward = nn.LayerNorm.forward
-    modules.gelu = nn.functional.gelu
+    """The public model, its MHFA as wide as the small encoder."""
+    parity_ca_mhfa.let_wavlm_be_double(importlib.import_module("models.Baseline.modules"))
     speaker_encoder = importlib.import_module("models.Baseline.Spk_Encoder")
     heads, _, *others = speaker_encoder.MHFA.__init__.__defaults__
     speaker_encoder.MHFA.__init__.__defaults__ = (heads, systems.ORIGINAL_BASE["encoder_embed_dim"], *others)
@@ -205,52 +212,6 @@ def _public_slt22_quantities(
     )
 
 
-def _keep(
-    arguments: argparse.Namespace, name: str, shapes: Mapping[str, systems.Shapes], theirs: systems.Quantities
-) -> None:
-    """Write what the tests compare with."""
-    if arguments.fixtures:
-        content = {"shapes": shapes, "expected": systems.excerpt(theirs)}
-        arguments.fixtures.mkdir(parents=True, exist_ok=True)
-        (arguments.fixtures / f"{name}.json").write_text(json.dumps(content, separators=(",", ":")))
-
-
-def _report(system: str, ours: systems.Quantities, theirs: systems.Quantities) -> bool:
-    rows = [
-        *(
-            (f"evaluation {k}", _difference(ours.evaluation[k], v), EVALUATION_BAR)
-            for k, v in theirs.evaluation.items()
-        ),
-        *(
-            (f"training {k}", _difference(ours.training[k], v), TRAINING_BAR)
-            for k, v in theirs.training.items()
-        ),
-    ]
-    if theirs.gradients:
-        difference = _gradient_difference(ours.gradients, theirs.gradients)
-        rows.append(("training gradients", difference, TRAINING_BAR))
-    for quantity, difference, bar in rows:
-        verdict = "pass" if difference <= bar else "FAIL"
-        sys.stdout.write(f"{system:32} {quantity:24} {difference:10.1e} {bar:6.0e}  {verdict}\n")
-    return all(difference <= bar for _, difference, bar in rows)
-
-
-def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-
-def _gradient_difference(ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> float:
-    """The largest over all tensors; the two sides must have the same ones."""
-    if ours.keys() != theirs.keys():
-        sys.stdout.write(f"gradients on one side only: {sorted(ours.keys() ^ theirs.keys())}\n")
-        return float("inf")
-    floor = SMALLEST_GRADIENT * max(np.linalg.norm(value) for value in theirs.values())
-    return max(
-        float(np.linalg.norm(ours[name].ravel() - value.ravel()) / max(np.linalg.norm(value), floor))
-        for name, value in theirs.items()
-    )
-
-
 @contextmanager
 def _without_gpu() -> Iterator[None]:
     """The public code asks for a GPU wherever it runs."""
@@ -260,20 +221,6 @@ def _without_gpu() -> Iterator[None]:
         yield
     finally:
         Tensor.cuda = to_gpu
-
-
-@contextmanager
-def _public_code(folder: Path) -> Iterator[None]:
-    """Public modules come from a folder; both codes use the same names, so they are forgotten afterwards."""
-    known = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        for name in set(sys.modules) - known:
-            if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
 
 
 if __name__ == "__main__":

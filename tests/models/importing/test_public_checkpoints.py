@@ -1,4 +1,4 @@
-"""Fixtures hold numbers of the public codes: `python -m benchmarks.parity LAP SLT22 --fixtures FOLDER`.
+"""Fixtures hold numbers of the public codes, kept by `python -m benchmarks.parity --fixtures FOLDER`.
 
 Those of `PUBLIC_FILES` hold embeddings of the public classes of wespeaker and w2v-BERT-2.0_SV.
 """
