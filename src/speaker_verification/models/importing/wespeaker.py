@@ -16,7 +16,7 @@ WEIGHTS = "avg_model.pt"
 CONFIG = "config.yaml"
 
 _HEAD = "projection."
-_SUBCENTRES = {"arc_margin": 1, "arc_margin_intertopk_subcenter": 3}  # by kind of head, where K is not given
+_PLAIN, _SUBCENTRE = "arc_margin", "arc_margin_intertopk_subcenter"  # heads of AAM-softmax
 
 
 def read_options(checkpoint: Path) -> dict[str, Any]:
@@ -56,16 +56,21 @@ def split_head(
     Raises:
         DataError: the head's rows are not K for each class.
     """
-    head = option(options, "projection_args") or {}
-    kind = head.get("project_type", kind)
-    num_subcentres = head.get("K", _SUBCENTRES.get(kind, 1)) if kind != "arc_margin" else 1
+
+    def given(name: str, default: Any) -> Any:
+        value = option(options, "projection_args", name)
+        return default if value is None else value
+
+    kind = given("project_type", kind)
+    num_subcentres = given("K", 3) if kind == _SUBCENTRE else 1
     rest = {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
     settings = AamSoftmaxSettings.parse(
-        {"num_subcentres": num_subcentres, "scale": head.get("scale", 32.0), "fallback": "wespeaker"},
+        {"num_subcentres": num_subcentres, "scale": given("scale", 32.0), "fallback": "wespeaker"},
         str(origin),
     )
     rows = weights.get(f"{_HEAD}weight")  # (C K, E)
-    is_aam = kind in _SUBCENTRES and f"{_HEAD}bias" not in weights and not head.get("easy_margin")
+    has_bias, is_easy = f"{_HEAD}bias" in weights, given("easy_margin", False)
+    is_aam = kind in (_PLAIN, _SUBCENTRE) and not has_bias and not is_easy
     if rows is None or not is_aam:
         return rest, None, settings
     if len(rows) % num_subcentres:
