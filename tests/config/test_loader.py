@@ -311,8 +311,9 @@ def test_recipes_past_both_papers_hold_the_published_values() -> None:
     assert PhaseSchedule(plain.lmft, 2).learning_rate(2) == pytest.approx(5e-6)
     assert plain.pretrain.speed_factors == (1.0, 0.9, 1.1)
     assert (plain.lmft.speed_factors, plain.lmft.cut_head, plain.lmft.augment) == ((1.0,), True, False)
-    assert [phase.examples_per_step for phase in plain.phases.values()] == [512, 512, 256]
-    assert [phase.crop_seconds for phase in plain.phases.values()] == [(2, 3), (2, 3), (5, 6)]
+    phases = (plain.pretrain, plain.finetune, plain.lmft)
+    assert [phase.examples_per_step for phase in phases] == [512, 512, 256]
+    assert [phase.crop_seconds for phase in phases] == [(2, 3), (2, 3), (5, 6)]
     assert (lora.pretrain.lora.rank, lora.pretrain.lora.alpha, lora.finetune.lora.rank) == (64, 128, 0)
     assert lora.pretrain.model_copy(update={"lora": plain.pretrain.lora}) == plain.pretrain
     assert (lap.model.layer_aggregation.kind, lap.model.speaker_network.kind) == ("lap", "astp")
