@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.atomic import atomic_write
@@ -86,7 +87,8 @@ def _write(model: SpeakerModel, file: Path, metadata: dict[str, str]) -> None:
     least = model.minimum_samples
     shapes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=least)}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        # Of the plain attention alone the output has the memory layout that the graph's own has.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's own code
             program = torch.onnx.export(
                 _Embedding(model).eval(),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -45,8 +45,7 @@ def _stacked(waveforms: Tensor) -> Tensor:
     features = log_mel(waveforms)  # (B, frames, 80)
     mean = features.mean(dim=1, keepdim=True)
     features = (features - mean) / (features.var(dim=1, keepdim=True) + _VARIANCE_FLOOR).sqrt()
-    num_pairs = features.shape[1] // 2
-    return features[:, : 2 * num_pairs].reshape(len(features), num_pairs, 2 * NUM_MELS)
+    return torch.cat([features[:, :-1:2], features[:, 1::2]], dim=2)  # (B, T, 160)
 
 
 def log_mel(waveforms: Tensor) -> Tensor:
@@ -58,31 +57,51 @@ def log_mel(waveforms: Tensor) -> Tensor:
     samples = waveforms.double() * _SCALE
     emphasised = functional.pad(samples[:, 1:] - _PRE_EMPHASIS * samples[:, :-1], (1, 0))
     means = samples.unfold(1, FRAME_SAMPLES, HOP_SAMPLES).mean(dim=2, keepdim=True)  # (B, frames, 1)
-    window = _window(waveforms.device)
+    window = _constant(_window, waveforms.device)
     windowed = torch.addcmul(
         (_PRE_EMPHASIS - 1) * means * window, emphasised.unfold(1, FRAME_SAMPLES, HOP_SAMPLES), window
     )
-    padded = functional.pad(windowed, (0, _FFT_SIZE - FRAME_SAMPLES))  # faster than rfft's own padding
-    spectrum = torch.fft.rfft(padded).to(torch.complex64)  # (B, frames, 257)
-    power = spectrum.real.square() + spectrum.imag.square()
-    return (power @ _mel_filters(waveforms.device)).clamp(min=_POWER_FLOOR).log()
+    energies = _power_spectrum(windowed) @ _constant(_mel_filters, waveforms.device)
+    return energies.clamp(min=_POWER_FLOOR).log()
 
 
-@lru_cache(maxsize=8)
+def _power_spectrum(frames: Tensor) -> Tensor:
+    """Power spectrum (B, frames, 257), float32, of windowed frames (B, frames, 400), float64."""
+    if torch.compiler.is_exporting():  # runtimes of graphs lack Fourier transforms of float64
+        samples = torch.arange(FRAME_SAMPLES, dtype=frames.dtype)
+        angles = samples[:, None] * torch.arange(_FFT_SIZE // 2 + 1) * (2 * torch.pi / _FFT_SIZE)
+        return ((frames @ angles.cos()).square() + (frames @ angles.sin()).square()).float()
+    padded = functional.pad(frames, (0, _FFT_SIZE - FRAME_SAMPLES))  # faster than rfft's own padding
+    spectrum = torch.fft.rfft(padded).to(torch.complex64)
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+def _constant(make: Callable[[torch.device], Tensor], device: torch.device) -> Tensor:
+    """Constant on a device, made once; what is made while a graph is traced is part of that graph."""
+    return make(device) if torch.compiler.is_exporting() else _made_once(make, device)
+
+
+@lru_cache(maxsize=16)
+def _made_once(make: Callable[[torch.device], Tensor], device: torch.device) -> Tensor:
+    return make(device)
+
+
 def _window(device: torch.device) -> Tensor:
     """Povey window (400,)."""
-    return torch.from_numpy(np.hanning(FRAME_SAMPLES) ** 0.85).to(device)
+    angles = torch.arange(FRAME_SAMPLES, dtype=torch.float64) * (2 * torch.pi / (FRAME_SAMPLES - 1))
+    return (0.5 - 0.5 * angles.cos()).pow(0.85).to(device)
 
 
-@lru_cache(maxsize=8)
 def _mel_filters(device: torch.device) -> Tensor:
     """Triangular filters on Kaldi's mel scale, (257, 80)."""
-    bins = _mel(np.arange(_FFT_SIZE // 2 + 1) * _RATE_HZ / _FFT_SIZE)[:, None]
-    edges = np.linspace(_mel(np.array(_LOWEST_HZ)), _mel(np.array(_HIGHEST_HZ)), NUM_MELS + 2)
+    frequencies = torch.arange(_FFT_SIZE // 2 + 1, dtype=torch.float64) * (_RATE_HZ / _FFT_SIZE)
+    bins = _mel(frequencies)[:, None]
+    lowest, highest = _mel(torch.tensor([_LOWEST_HZ, _HIGHEST_HZ], dtype=torch.float64))
+    edges = lowest + (highest - lowest) * torch.arange(NUM_MELS + 2) / (NUM_MELS + 1)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return torch.from_numpy(np.maximum(0, np.minimum(rising, falling))).float().to(device)
+    return torch.minimum(rising, falling).clamp(min=0).float().to(device)
 
 
-def _mel(hertz: np.ndarray) -> np.ndarray:
-    return 1127.0 * np.log(1.0 + hertz / 700.0)
+def _mel(hertz: Tensor) -> Tensor:
+    return 1127.0 * (1.0 + hertz / 700.0).log()
