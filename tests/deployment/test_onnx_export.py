@@ -14,9 +14,11 @@ import torch
 from speaker_verification.common.errors import DataError
 from speaker_verification.deployment.onnx_export import export_onnx
 from speaker_verification.models.encoders.configuration import build_encoder, configuration_of
+from speaker_verification.models.pruning import cut
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.scoring import Calibration
-from tests.support.tiny_models import TINY_LARGE, TINY_WAVLM, tiny_settings
+from tests.support.pruning import random_units
+from tests.support.tiny_models import TINY_LARGE, TINY_W2V_BERT, TINY_WAVLM, tiny_settings
 from tests.support.verifiers import Measured
 
 MODELS = {
@@ -26,6 +28,9 @@ MODELS = {
         {"network": "mhfa", "aggregation": "weighted_sum", "waveform_normalisation": "always"},
     ),
     "wav2vec 2.0, ecapa": (TINY_WAVLM | {"model_type": "wav2vec2"}, {"network": "ecapa_tdnn"}),
+    "W2V-BERT, adapter MFA, asp": (TINY_W2V_BERT, {"network": "asp", "aggregation": "adapter_mfa"}),
+    "wavlm, cut": (TINY_WAVLM, {}),
+    "W2V-BERT, cut": (TINY_W2V_BERT, {}),
 }
 
 
@@ -33,7 +38,10 @@ def model_of(name: str) -> SpeakerModel:
     architecture, settings = MODELS[name]
     torch.manual_seed(0)
     encoder = build_encoder(configuration_of(dict(architecture), "", adapter=None), "", None)
-    return SpeakerModel(encoder, tiny_settings(architecture, **settings)).eval()
+    model = SpeakerModel(encoder, tiny_settings(architecture, **settings)).eval()
+    if name.endswith("cut"):
+        cut(model, random_units(model))
+    return model
 
 
 @pytest.mark.project
@@ -50,6 +58,21 @@ def test_its_embeddings_are_the_model_s(measured: Measured, tmp_path: Path, name
     assert metadata["fingerprint"] == verifier.fingerprint
     assert metadata["sample_rate"] == "16000"
     assert Calibration.from_dict(json.loads(metadata["calibration"])) == verifier.calibration
+
+
+@pytest.mark.project
+@pytest.mark.parametrize("name", ["wavlm, cut", "W2V-BERT, cut"])
+def test_an_int8_graph_points_where_the_model_does(measured: Measured, tmp_path: Path, name: str) -> None:
+    verifier = replace(measured[0], model=model_of(name))
+    exported = export_onnx(verifier, tmp_path / "onnx", int8=True)
+    assert {path.name for path in exported.parent.iterdir()} == {"model.onnx", "model.int8.onnx"}
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.int8.onnx"))
+    assert session.get_modelmeta().custom_metadata_map["fingerprint"] == verifier.fingerprint
+    waveforms = (0.1 * np.random.default_rng(0).normal(size=(3, 24_001))).astype(np.float32)
+    (found,) = session.run(["embeddings"], {"waveforms": waveforms})
+    expected = verifier.model.embed(waveforms).numpy()
+    assert not np.allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
 
 
 class Branching(torch.nn.Module):
