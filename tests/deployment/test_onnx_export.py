@@ -50,10 +50,11 @@ def test_its_embeddings_are_the_model_s(measured: Measured, tmp_path: Path, name
     verifier = replace(measured[0], model=model_of(name))
     session = onnxruntime.InferenceSession(str(export_onnx(verifier, tmp_path / "onnx")))
     rng = np.random.default_rng(0)
+    tolerance = 5e-5 if "W2V-BERT" in name else 1e-5  # log-mel features are rounded before they are scaled
     for shape in ((1, 8000), (3, 24_001), (1, verifier.model.minimum_samples)):
         waveforms = (0.1 * rng.normal(size=shape) + 0.02).astype(np.float32)
         (found,) = session.run(["embeddings"], {"waveforms": waveforms})
-        np.testing.assert_allclose(found, verifier.model.embed(waveforms).numpy(), atol=1e-5)
+        np.testing.assert_allclose(found, verifier.model.embed(waveforms).numpy(), atol=tolerance)
     metadata = session.get_modelmeta().custom_metadata_map
     assert metadata["fingerprint"] == verifier.fingerprint
     assert metadata["sample_rate"] == "16000"

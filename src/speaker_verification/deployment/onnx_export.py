@@ -68,10 +68,10 @@ def export_onnx(verifier: Verifier, folder: str | Path, int8: bool = False) -> P
     }
     with busy("export to ONNX"), atomic_write(folder) as part:
         part.mkdir()
-        _write(model, part / ONNX_FILE, metadata)
+        write_graph(model, part / ONNX_FILE, metadata)
         _compare(model, part / ONNX_FILE)
         if int8:
-            _quantise(part / ONNX_FILE, part / INT8_FILE)
+            write_int8_graph(part / ONNX_FILE, part / INT8_FILE)
             _compare_int8(model, part / INT8_FILE)
     return folder / ONNX_FILE
 
@@ -96,7 +96,12 @@ def _refuse_absent_packages() -> None:
             raise DataError(f"{name} is not installed: pip install 'speaker-verification[onnx]'")
 
 
-def _write(model: SpeakerModel, file: Path, metadata: dict[str, str]) -> None:
+def write_graph(model: SpeakerModel, file: Path, metadata: dict[str, str]) -> None:
+    """Write the graph of a model on the CPU, from waveforms to embeddings.
+
+    Raises:
+        DataError: the encoder cannot be exported.
+    """
     least = model.minimum_samples
     shapes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=least)}
     try:
@@ -159,7 +164,7 @@ def _embeddings(model: SpeakerModel, file: Path) -> Iterator[tuple[np.ndarray, n
         yield waveforms.numpy(), model.embed(waveforms).numpy(), found
 
 
-def _quantise(source: Path, destination: Path) -> None:
+def write_int8_graph(source: Path, destination: Path) -> None:
     """Write a graph with the weights of the encoder's linear layers in 8 bits.
 
     They are unsigned: sums of signed products saturate on processors without instructions for 8 bits.

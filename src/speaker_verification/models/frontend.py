@@ -46,6 +46,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+COMPILED_VARIANTS = 8  # of a block, by its mode, precision and length of input
 NORMALISATION_FLOOR = 1e-7  # added to the variance, as in transformers' feature extractor
 
 transformers_logging.disable_progress_bar()  # its bars break those of this project
@@ -314,6 +315,9 @@ class Frontend(nn.Module):
                 f"parameter 'compile' is true, but torch.compile fails here ({reason}): "
                 "install a C++ compiler or set it to false"
             ) from error
+        config: Any = torch._dynamo.config
+        # Of each code: torch's own number for one shape, and pruned blocks all have shapes of their own.
+        config.recompile_limit = max(config.recompile_limit, COMPILED_VARIANTS * self.num_blocks)
         for block in self.adapter.blocks:
             for part in self.adapter.compiled_parts(block):
                 part.compile()
