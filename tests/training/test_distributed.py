@@ -375,6 +375,7 @@ def test_a_sharded_head_trains_is_kept_and_resumes_as_the_whole_one(job: Job) ->
             "steps_per_epoch": 5,
             "accumulation_steps": 2,
             "gradient_clip_norm": 0.5,
+            "gradient_clip_apart": True,
             "averaging": {"last_epochs": 1},
             "average_best": 2,
         },
