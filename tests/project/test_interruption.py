@@ -21,6 +21,7 @@ from tests.support.tracked import client_of, runs_of
 
 LMFT = ("run", "--pipeline=lmft", "--params=lmft.epochs=3")
 QUICK = "--params=fast_dev_run=2,pretrain.epochs=2,pretrain.lora.rank=4"
+COMPRESS = ("run", "--pipeline=compress")
 LORA = ("run", "--pipelines=pretrain,finetune", QUICK)
 
 
@@ -128,3 +129,40 @@ def test_a_killed_quick_check_with_lora_resumes_and_the_next_phase_begins_with_i
         assert read_json(epoch / "run.json")["phase"]["lora"]["rank"] == rank
         assert read_json(epoch / "config.json").keys() == {"model", "encoder"}
         assert not any("lora" in name for name in load_file(epoch / "model.safetensors"))
+
+
+def test_a_killed_compression_resumes_in_its_own_run_and_its_model_is_trained_and_evaluated(
+    finished_copy: tuple[Path, Kedro],
+) -> None:
+    folder, kedro = finished_copy
+    before = {run.info.run_id for run in runs_of(folder)}
+    with stopped_after_first_epoch(folder, "compress", COMPRESS):
+        pass
+    run = kedro(*COMPRESS)
+    assert run.returncode == 0, run.stdout
+    assert "compress: resuming from step" in run.stdout
+    runs = [run for run in runs_of(folder) if run.info.run_id not in before]
+    assert [(run.info.status, run.data.tags["stage"]) for run in runs] == [("FINISHED", "compress")]
+    client, run_id = client_of(folder), runs[0].info.run_id
+    for metric, first, last in (
+        ("training/loss", 1, 3),
+        ("training/sparsity", 1, 3),
+        ("training/expected_sparsity", 1, 2),
+        ("training/lambda_2", 1, 2),
+        ("eer/validation", 0, 3),
+    ):
+        points = client.get_metric_history(run_id, metric)
+        assert [point.step for point in points] == list(range(first, last + 1)), metric
+    models = folder / "data/tiny/06_models"
+    trained, compressed = (
+        next((models / phase).glob("checkpoint/*/checkpoint/epoch_*/model.safetensors"))
+        for phase in ("lmft", "compress")
+    )
+    assert compressed.stat().st_size < trained.stat().st_size
+
+    small = models / "compress/checkpoint"
+    phases = "--pipelines=pretrain,finetune,lmft,evaluate,package"
+    trained_on = kedro("run", phases, f"--params=pretrain.start={small}")
+    assert trained_on.returncode == 0, trained_on.stdout
+    measured = kedro("run", "--pipelines=evaluate,report", f"--params=embed.model={small}")
+    assert measured.returncode == 0, measured.stdout

@@ -53,6 +53,17 @@ def test_two_processes_train_one_phase_in_one_tracked_run(by_two: tuple[Path, Pa
     assert not list(folder.rglob(".*.lock"))
 
 
+def test_two_processes_compress_one_model(finished_copy: tuple[Path, Kedro]) -> None:
+    folder, _ = finished_copy
+    with Torchrun(folder, 2, "run", "--pipeline=compress") as running:
+        printed, _ = running.communicate()
+    assert running.returncode == 0, printed
+    assert "2 processes, each with 2 of the 4 examples" in printed
+    assert printed.count("M parameters are removed") == 1
+    curve = next(folder.glob("data/tiny/06_models/compress/learning_curve.parquet/*/*.parquet"))
+    assert pd.read_parquet(curve).query("metric == 'sparsity'")["epoch"].tolist() == [1, 2, 3]
+
+
 def prepared(folder: Path) -> dict[str, bytes]:
     """Files that `prepare` writes from its mirror; markers hold times."""
     files = [path for layer in LAYERS for path in (folder / "data/tiny" / layer).rglob("*") if path.is_file()]

@@ -23,7 +23,7 @@ from speaker_verification.scoring.settings import ScoreSettings
 from speaker_verification.scoring.summary import compute_metrics
 from tests.support.floors import SOURCE
 from tests.support.scores import calibration, scores_of, utterances_of
-from tests.support.training import phase_settings
+from tests.support.training import compress_settings, phase_settings
 
 Figures = dict[str, Callable[[], Any]]
 
@@ -60,6 +60,7 @@ def drawn() -> Figures:
         "learning_curve_figure": lambda: training_figures.learning_curve_figure({"pretrain": curve}),
         "layer_weight_figure": lambda: layer_figures.layer_weight_figure(states.assign(low=0.1, high=0.9)),
         "layer_time_figure": lambda: layer_figures.layer_time_figure(over_time, "frames", "id0/s/1.wav"),
+        "compression_figure": lambda: training_figures.compression_figure(compress_settings(), curve),
         "schedule_figure": lambda: training_figures.schedule_figure(phase_settings(), curve),
     }
 

@@ -4,8 +4,12 @@ import pandas as pd
 import pytest
 
 from speaker_verification.common.tables import LEARNING_CURVE
-from speaker_verification.reporting.figures.training import learning_curve_figure, schedule_figure
-from tests.support.training import phase_settings
+from speaker_verification.reporting.figures.training import (
+    compression_figure,
+    learning_curve_figure,
+    schedule_figure,
+)
+from tests.support.training import compress_settings, phase_settings
 
 CURVE = pd.DataFrame(
     [
@@ -57,6 +61,30 @@ def curve_of(losses: list[float], rates: list[float]) -> pd.DataFrame:
     rows = [(epoch, "loss", value) for epoch, value in enumerate(losses, start=1)]
     rows += [(epoch, "validation.eer", value) for epoch, value in enumerate(rates)]
     return pd.DataFrame(rows, columns=["epoch", "metric", "value"])
+
+
+def test_a_compression_shows_its_sparsities_in_percent_over_its_error_rate() -> None:
+    points = {
+        ("validation.eer", 0): 1.0,
+        ("validation.eer", 1): 2.5,
+        ("validation.eer", 2): 1.5,
+        ("sparsity", 1): 0.25,
+        ("sparsity", 2): 0.25,
+        ("expected_sparsity", 1): 0.24,
+        ("wanted_sparsity", 1): 0.3,
+    }
+    rows = [{"epoch": epoch, "metric": metric, "value": value} for (metric, epoch), value in points.items()]
+    figure = compression_figure(compress_settings(epochs=2, recovery_epochs=1), pd.DataFrame(rows))
+    lines = {line.name: dict(zip(line.x, line.y, strict=True)) for line in figure.data}
+    assert lines == {
+        "of the model that is kept": {1: 25.0, 2: 25.0},
+        "expected by the gates": {1: 24.0},
+        "wanted": {1: 30.0},
+        "validation EER": {0: 1.0, 1: 2.5, 2: 1.5},
+    }
+    recovery = figure.layout.shapes[0]
+    assert (recovery.x0, recovery.x1) == (1, 2)
+    assert "1.00 % before and 1.50 % at the end" in figure.layout.meta["summary"]
 
 
 def test_phases_follow_each_other_along_the_epochs() -> None:

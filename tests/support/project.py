@@ -61,6 +61,15 @@ TINY: dict[str, object] = {
     "pretrain": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "crop_seconds": 1, "num_workers": 0},
     "finetune": {"epochs": 2, "steps_per_epoch": 2, "batch_size": 4, "crop_seconds": 1, "num_workers": 0},
     "lmft": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "crop_seconds": 2, "num_workers": 0},
+    "compress": {
+        "epochs": 3,
+        "recovery_epochs": 1,
+        "steps_per_epoch": 2,
+        "growth_steps": 2,
+        "batch_size": 4,
+        "crop_seconds": 1,
+        "num_workers": 0,
+    },
     "embed": {"num_workers": 0},
     "score": {"top_n": 4, "calibration_trials": 200},
     "package": {"limits": {"least_seconds": 0.5, "least_speech_seconds": 0.0}},  # synthetic speech

@@ -23,6 +23,7 @@ from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings
 from speaker_verification.models.settings import ModelSettings
 from speaker_verification.training.classifier import SpeakerClassifier
+from speaker_verification.training.compression.settings import CompressSettings
 from speaker_verification.training.loop import TrainingLoop, Untracked
 from speaker_verification.training.phase import PhaseSettings
 from speaker_verification.training.resume import RunFingerprint
@@ -38,22 +39,29 @@ UTTERANCES_EACH = 4
 NUM_SAMPLES = 6000
 
 
+PHASE: dict[str, Any] = {
+    "frontend": "frozen",
+    "frontend_mode": "evaluation",
+    "epochs": 2,
+    "crop_seconds": 0.25,
+    "batch_size": 6,
+    "learning_rate": {"maximum": 1e-2, "minimum": 1e-3},
+    "margin": {"final": 0.2, "growth_epochs": 1, "top_k": 2},
+    "optimiser": {"weight_decay": 0.0},
+    "precision": "float32",
+    "monitor": (),
+    "num_workers": 0,
+    "resume": False,
+}
+
+
 def phase_settings(**changes: Any) -> PhaseSettings:
-    values: dict[str, Any] = {
-        "frontend": "frozen",
-        "frontend_mode": "evaluation",
-        "epochs": 2,
-        "crop_seconds": 0.25,
-        "batch_size": 6,
-        "learning_rate": {"maximum": 1e-2, "minimum": 1e-3},
-        "margin": {"final": 0.2, "growth_epochs": 1, "top_k": 2},
-        "optimiser": {"weight_decay": 0.0},
-        "precision": "float32",
-        "monitor": (),
-        "num_workers": 0,
-        "resume": False,
-    }
-    return PhaseSettings.parse(values | changes, "phase")
+    return PhaseSettings.parse(PHASE | changes, "phase")
+
+
+def compress_settings(**changes: Any) -> CompressSettings:
+    own = {"frontend": "trained", "epochs": 3, "recovery_epochs": 1, "target_sparsity": 0.3}
+    return CompressSettings.parse(PHASE | own | changes, "compress")
 
 
 def training_loop(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,29 +15,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from speaker_verification.common.distributed import processes
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.data.loading import Batch
-from speaker_verification.models.frontend import save_encoder
+from speaker_verification.models.frontend import Frontend, save_encoder
 from speaker_verification.models.heads.base import Margins
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.classifier import SpeakerClassifier
 from speaker_verification.training.compression.distillation import Distillation
 from speaker_verification.training.compression.pruning import Pruning
-from speaker_verification.training.compression.settings import CompressSettings
 from speaker_verification.training.kept_epochs import RANKING_FILE, best_checkpoint
 from speaker_verification.training.loop import TrainingLoop
 from speaker_verification.training.objective import Objective
 from speaker_verification.training.start import start_phase
+from tests.support.processes import run_processes, values_of
 from tests.support.tiny_models import TINY_WAVLM, tiny_settings
-from tests.support.training import HEAD, phase_settings, training_loop
+from tests.support.training import HEAD, compress_settings, training_loop
 
-MODEL = tiny_settings(TINY_WAVLM | {"num_hidden_layers": 2, "layerdrop": 0.2})
+MODEL = tiny_settings(TINY_WAVLM | {"num_hidden_layers": 2, "layerdrop": 0.2}, "weighted_sum", "mhfa")
 CHANGES: dict[str, Any] = {
-    "frontend": "trained",
-    "epochs": 3,
-    "recovery_epochs": 1,
     "steps_per_epoch": 250,
-    "target_sparsity": 0.3,
     "growth_steps": 250,
     "gate_learning_rate": 0.05,
     "margin": {"final": 0.2, "top_k": 0},
@@ -44,9 +42,10 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def compress_settings(**changes: Any) -> CompressSettings:
-    phase = phase_settings().model_dump(mode="json", exclude_unset=True)
-    return CompressSettings.parse(phase | CHANGES | changes, "compress")
+def in_double(frontend: Frontend) -> Frontend:
+    """A frontend that takes waveforms of float32 to float64."""
+    frontend.register_forward_pre_hook(lambda _, waves: (waves[0].double(),))
+    return frontend
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,20 @@ class Compression:
     utterances: pd.DataFrame
     trials: pd.DataFrame
 
-    def loop(self, on_pass: Callable[[int], None] = lambda _: None, **changes: Any) -> TrainingLoop:
-        """Loop of it; the callback is told the number of each forward pass, from 1."""
-        phase = compress_settings(**changes)
+    def loop(
+        self, on_pass: Callable[[int], None] = lambda _: None, double: bool = False, **changes: Any
+    ) -> TrainingLoop:
+        """Loop of it, in float64 if asked; the callback is told the number of each forward pass, from 1."""
+        phase = compress_settings(**CHANGES | changes)
         torch.manual_seed(3)
         speaker_ids = sorted(self.utterances["speaker_id"].unique())
         model, head = start_phase(self.start, phase, MODEL, HEAD, speaker_ids, torch.device("cpu"))
-        guide = Distillation(model.copy().frontend) if phase.guide == "teacher" else Objective()
-        pruning = Pruning(phase, guide, seed=3)
+        if double:
+            in_double(model.double().frontend)
+            head.double()
+        teacher = model.copy().frontend
+        guide = Distillation(in_double(teacher) if double else teacher)
+        pruning = Pruning(phase, guide if phase.guide == "teacher" else Objective(), seed=3)
         numbers = itertools.count(1)
 
         def counted(loss: Tensor) -> Tensor:
@@ -142,7 +147,7 @@ def test_the_margin_guides_the_gates_too_and_moves_all_of_the_model(compression:
     assert by_epoch(curve, "margin") == {1: 0.2, 2: 0.2, 3: 0.2}
     assert list(by_epoch(curve, "accuracy")) == [1, 2, 3]
     after = loop.classifier.state_dict()
-    for name in ("head.weight", "model.speaker_network.attention.0.weight"):
+    for name in ("head.weight", "model.speaker_network.projection.weight"):
         assert not torch.equal(before.state_dict()[name], after[name]), name
     assert size_of(loop.classifier.model) < size_of(before.model)
 
@@ -264,3 +269,22 @@ def test_the_multipliers_ascend_the_penalty_and_the_gates_descend_it(compression
     penalty.backward()
     pruning.update()
     assert (pruning.metrics()["expected_sparsity"] < after["expected_sparsity"]) == (0.05 + 0.1 * excess > 0)
+
+
+def trained_in_double(compression: Compression, guide: str) -> pd.DataFrame:
+    """Learning curve of training in float64, without timings."""
+    loop = compression.loop(double=True, guide=guide, steps_per_epoch=6, growth_steps=6)
+    loop.validate = lambda _: {"validation.eer": 1.0}
+    curve = loop.run()
+    processes().wait()
+    return curve[~curve["metric"].str.endswith("seconds")].reset_index(drop=True)
+
+
+@pytest.mark.project
+@pytest.mark.parametrize("guide", ["teacher", "margin"])
+def test_two_processes_compress_as_one(compression: Compression, guide: str) -> None:
+    one = trained_in_double(compression, guide)
+    shutil.rmtree(compression.folder)
+    for curve in values_of(run_processes(2, trained_in_double, compression, guide)):
+        assert curve["metric"].tolist() == one["metric"].tolist()
+        assert curve["value"].tolist() == pytest.approx(one["value"].tolist(), rel=1e-5)

@@ -132,8 +132,8 @@ def compression_figure(compress: CompressSettings, learning_curve: pd.DataFrame)
     from plotly.subplots import make_subplots
 
     panels = {
-        "Removed (% of parameters)": {
-            SPARSITY: "removed from the model that is handed on",
+        "Sparsity (%)": {
+            SPARSITY: "of the model that is kept",
             EXPECTED: "expected by the gates",
             WANTED: "wanted",
         },
@@ -162,11 +162,11 @@ def compression_figure(compress: CompressSettings, learning_curve: pd.DataFrame)
             opacity=0.08,
             line_width=0,
             annotation_text="recovery",
-            annotation_position="top left",
+            annotation_position="bottom left",
             row=1,
             col=1,
         )
-    figure.update_xaxes(title="Epoch", row=len(panels), col=1)
+    figure.update_xaxes(title="Epoch (of the compression)", row=len(panels), col=1)
     rates = learning_curve[learning_curve["metric"] == VALIDATION_EER].sort_values("epoch")["value"]
     ends = (
         f" It was {rates.iloc[0]:.2f} % before and {rates.iloc[-1]:.2f} % at the end." if len(rates) else ""
