@@ -15,7 +15,7 @@ from speaker_verification.audio.cache import AudioCache
 from speaker_verification.audio.format import SAMPLE_RATE
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import NOISE_CLIPS, RIRS
-from tests.support.documentation import DOCS, blocks
+from tests.support.config import CONF
 
 Wave = npt.NDArray[np.float32]
 NO_CACHE = AudioCache(0, 0)
@@ -430,9 +430,9 @@ def test_amplitude_has_the_published_floor() -> None:
 
 
 def w2v_bert_settings() -> AugmentationSettings:
-    """Augmentation of arXiv 2510.04213's public code, as the documentation gives it."""
-    (block,) = [text for language, text in blocks(DOCS / "augmentation.md") if language == "yaml"]
-    return AugmentationSettings.parse(yaml.safe_load(block)["augmentation"], "augmentation")
+    """Augmentation of arXiv 2510.04213's public code."""
+    recipe = yaml.safe_load((CONF / "recipes/w2v_bert.yml").read_text())
+    return AugmentationSettings.parse(recipe["augmentation"], "augmentation")
 
 
 def normalised(wave: np.ndarray) -> np.ndarray:
