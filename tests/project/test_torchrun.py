@@ -73,7 +73,7 @@ def prepared(folder: Path) -> dict[str, bytes]:
 def test_two_processes_prepare_the_bytes_of_one(by_two: tuple[Path, Path, str]) -> None:
     by_one, folder, printed = by_two
     expected = prepared(by_one)
-    assert {Path(name).suffix for name in expected} == {".wav", ".parquet"}
+    assert {Path(name).suffix for name in expected} == {".json", ".parquet", ".wav"}
     assert printed.count("vox2-dev: 38 recordings") == 1
     assert prepared(folder) == expected
 

@@ -128,8 +128,8 @@ def check_rirs(archive_file: Path, max_rejected_fraction: float) -> None:
 def _without_vocals(converted: ConvertedFolder) -> list[str]:
     """Clips of music without vocals by MUSAN's annotations, for which its archive is gone through once."""
     record = converted.folder / _WITHOUT_VOCALS
-    state = list(converted.source.state())
-    if record.is_file() and (known := json.loads(record.read_text(encoding="utf-8")))["archive"] == state:
+    archive = converted.source.contents() or list(converted.source.state())
+    if record.is_file() and (known := json.loads(record.read_text(encoding="utf-8")))["archive"] == archive:
         return list(known["clips"])
     logger.info("%s: reading the annotations of its music", MUSAN.name)
     clips, num_annotated = [], 0
@@ -147,7 +147,7 @@ def _without_vocals(converted: ConvertedFolder) -> list[str]:
         clips += [f"{found['folder']}/{name}.wav" for name, _, vocals, *_ in annotations if vocals == "N"]
     logger.info("%s: %d of %d annotated clips of music have no vocals", MUSAN.name, len(clips), num_annotated)
     with atomic_write(record) as part:
-        part.write_text(json.dumps({"archive": state, "clips": clips}), encoding="utf-8")
+        part.write_text(json.dumps({"archive": archive, "clips": clips}), encoding="utf-8")
     return clips
 
 
