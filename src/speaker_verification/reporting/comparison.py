@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.common.errors import DataError, ParameterError, listed
 from speaker_verification.reporting import page
 from speaker_verification.reporting.figures.comparison import DetCurve, difference_figure, overlaid_det_figure
 from speaker_verification.reporting.numbers import decimals, interval, joined, percent
@@ -184,7 +184,8 @@ class Comparison:
             value
             for run in self.runs
             for name, value in run.parameters
-            if name.endswith(".rank_by") and dict(run.parameters)[name.replace("rank_by", "epochs")] != "0"
+            if name.endswith(".rank_by")
+            and dict(run.parameters).get(name.replace("rank_by", "epochs")) != "0"
         }
         return chosen_by == {VALIDATION} if chosen_by else None
 
@@ -301,7 +302,7 @@ def render_comparison(
         matrices=_matrices(differences, names) if len(names) > 2 else None,
         costs=None if costs is None else _records(_mean_costs(costs)),
         changed=comparison.changed(),
-        unequal=comparison.unequal(),
+        unequal=listed(comparison.unequal()),
         is_chosen_on_validation=comparison.is_chosen_on_validation,
         left_out=comparison.left_out,
         det=[overlaid_det_figure(_curves_of(comparison, name), name) for name in comparison.trial_lists],
