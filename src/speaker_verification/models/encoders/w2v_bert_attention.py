@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ class FusedW2vBertAttention(Wav2Vec2BertSelfAttention):
         alone = hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
         if alone and attention_mask is None:
             utterances = zip(query.unbind(), key.unbind(), value.unbind(), strict=True)
-            mixed = torch.stack([self._attend(*utterance, rows, dropout) for utterance in utterances])
+            blocks = [block for utterance in utterances for block in self._attend(*utterance, rows, dropout)]
+            mixed = torch.cat(blocks).unflatten(0, hidden_states.shape[:2])
         else:
             bias = position_bias(self, query, rows)
             if attention_mask is not None:
@@ -58,16 +60,24 @@ class FusedW2vBertAttention(Wav2Vec2BertSelfAttention):
             mixed = functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=bias, dropout_p=dropout
             )
-        return self.linear_out(mixed.transpose(1, 2).flatten(start_dim=2)), None  # of (B, h, T, d)
+            mixed = mixed.transpose(1, 2).flatten(start_dim=2)  # (B, h, T, d) -> (B, T, D)
+        return self.linear_out(mixed), None
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, rows: Tensor, dropout: float) -> Tensor:
-        """Attend over the frames of one utterance, some queries at a time: (h, T, d), as all inputs are."""
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, rows: Tensor, dropout: float
+    ) -> Iterator[Tensor]:
+        """Attend over the frames of one utterance, some queries at a time: (N, D), then for the next N.
+
+        Args:
+            query, key, value: (h, T, d).
+            rows: see `table_rows`.
+            dropout: probability of dropping a weight.
+        """
         num_queries = max(LOGITS_AT_ONCE // rows.shape[1] // self.num_heads, 1)
-        mixed = []
         for queries, places in zip(query.split(num_queries, 1), rows.split(num_queries), strict=True):
             logits = position_bias(self, queries, places).baddbmm_(queries, key.mT, alpha=self.scaling)
-            mixed.append(functional.dropout(logits.softmax(dim=2), dropout) @ value)
-        return torch.cat(mixed, dim=1)
+            mixed = functional.dropout(logits.softmax(dim=2), dropout) @ value  # (h, N, d)
+            yield mixed.transpose(0, 1).flatten(start_dim=1)
 
 
 def position_bias(attention: Wav2Vec2BertSelfAttention, query: Tensor, rows: Tensor) -> Tensor:
@@ -80,8 +90,8 @@ def position_bias(attention: Wav2Vec2BertSelfAttention, query: Tensor, rows: Ten
         query: N queries, (..., h, N, d).
         rows: row of the table for every query and key, (N, T).
     """
-    table = attention.distance_embedding.weight.to(query.dtype)
-    products = (query @ table.T) * attention.scaling  # (..., h, N, rows of the table)
+    table = attention.distance_embedding.weight.to(query.dtype) * attention.scaling
+    products = query @ table.T  # (..., h, N, rows of the table)
     return products.gather(-1, rows.expand(*query.shape[:-2], -1, -1))
 
 
