@@ -154,7 +154,7 @@ def _recordings(folder: Path | None) -> list[np.ndarray]:
     if folder is None:
         rng = np.random.default_rng(1)
         return [0.1 * rng.normal(size=3 * SAMPLE_RATE).astype(np.float32) for _ in range(NUM_RECORDINGS)]
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     return [read_audio(path) for path in files[:: max(len(files) // NUM_RECORDINGS, 1)][:NUM_RECORDINGS]]
 
 
