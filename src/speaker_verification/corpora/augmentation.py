@@ -128,7 +128,7 @@ def check_rirs(archive_file: Path, max_rejected_fraction: float) -> None:
 def _without_vocals(converted: ConvertedFolder) -> list[str]:
     """Clips of music without vocals by MUSAN's annotations, for which its archive is gone through once."""
     record = converted.folder / _WITHOUT_VOCALS
-    archive = converted.source.contents() or list(converted.source.state())
+    archive = list(converted.source.state())
     if record.is_file() and (known := json.loads(record.read_text(encoding="utf-8")))["archive"] == archive:
         return list(known["clips"])
     logger.info("%s: reading the annotations of its music", MUSAN.name)
