@@ -103,6 +103,17 @@ def test_two_corpora_with_a_speaker_of_one_name_are_refused(mirror: Path, tmp_pa
         refuse_impossible_mirror(possible(prepare=prepare), Mirror(folder), [])
 
 
+def test_a_compression_whose_target_comes_too_late_is_refused_before_it_trains(
+    corpus: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    """The environment `mini` prunes in 5 epochs of 100 steps."""
+    refuse_impossible(possible(compress={"growth_steps": 500}), *corpus, ["compress"])
+    with pytest.raises(
+        ParameterError, match=r"'compress.growth_steps' is 501: pruning has 500 steps, 5 epochs"
+    ):
+        refuse_impossible(possible(compress={"growth_steps": 501}), *corpus, ["compress"])
+
+
 def test_what_the_corpus_serves_passes(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     refuse_impossible(possible(), *corpus, STAGES)
     refuse_impossible(possible(score={"cohort": "utterances", "top_n": 30}), *corpus, STAGES)
