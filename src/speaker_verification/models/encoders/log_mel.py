@@ -55,24 +55,24 @@ def log_mel(waveforms: Tensor) -> Tensor:
     loud ones. The window begins with 0, so that pre-emphasis may run over the whole waveform.
     """
     samples = waveforms.double() * _SCALE
-    emphasised = functional.pad(samples[:, 1:] - _PRE_EMPHASIS * samples[:, :-1], (1, 0))
+    behind = _FFT_SIZE - FRAME_SAMPLES  # where the window is 0, too
+    emphasised = functional.pad(samples[:, 1:] - _PRE_EMPHASIS * samples[:, :-1], (1, behind))
     means = samples.unfold(1, FRAME_SAMPLES, HOP_SAMPLES).mean(dim=2, keepdim=True)  # (B, frames, 1)
     window = _constant(_window, waveforms.device)
     windowed = torch.addcmul(
-        (_PRE_EMPHASIS - 1) * means * window, emphasised.unfold(1, FRAME_SAMPLES, HOP_SAMPLES), window
+        (_PRE_EMPHASIS - 1) * means * window, emphasised.unfold(1, _FFT_SIZE, HOP_SAMPLES), window
     )
     energies = _power_spectrum(windowed) @ _constant(_mel_filters, waveforms.device)
     return energies.clamp(min=_POWER_FLOOR).log()
 
 
 def _power_spectrum(frames: Tensor) -> Tensor:
-    """Power spectrum (B, frames, 257), float32, of windowed frames (B, frames, 400), float64."""
+    """Power spectrum (B, frames, 257), float32, of windowed frames (B, frames, 512), float64."""
     if torch.compiler.is_exporting():  # runtimes of graphs lack Fourier transforms of float64
-        samples = torch.arange(FRAME_SAMPLES, dtype=frames.dtype)
+        samples = torch.arange(_FFT_SIZE, dtype=frames.dtype)
         angles = samples[:, None] * torch.arange(_FFT_SIZE // 2 + 1) * (2 * torch.pi / _FFT_SIZE)
         return ((frames @ angles.cos()).square() + (frames @ angles.sin()).square()).float()
-    padded = functional.pad(frames, (0, _FFT_SIZE - FRAME_SAMPLES))  # faster than rfft's own padding
-    spectrum = torch.fft.rfft(padded).to(torch.complex64)
+    spectrum = torch.fft.rfft(frames).to(torch.complex64)
     return spectrum.real.square() + spectrum.imag.square()
 
 
@@ -87,9 +87,10 @@ def _made_once(make: Callable[[torch.device], Tensor], device: torch.device) -> 
 
 
 def _window(device: torch.device) -> Tensor:
-    """Povey window (400,)."""
+    """Povey window of 400 samples, and zeros behind it, (512,)."""
     angles = torch.arange(FRAME_SAMPLES, dtype=torch.float64) * (2 * torch.pi / (FRAME_SAMPLES - 1))
-    return (0.5 - 0.5 * angles.cos()).pow(0.85).to(device)
+    window = (0.5 - 0.5 * angles.cos()).pow(0.85)
+    return functional.pad(window, (0, _FFT_SIZE - FRAME_SAMPLES)).to(device)
 
 
 def _mel_filters(device: torch.device) -> Tensor:
