@@ -146,7 +146,11 @@ run_to_end([sys.executable, "waiting.py"], Path(), Path("run.log"))
 def test_a_run_saves_and_ends_with_the_one_that_waits_for_it(tmp_path: Path, number: int) -> None:
     (tmp_path / "waiting.py").write_text(WAITING)
     with subprocess.Popen(
-        [sys.executable, "-c", STARTING], cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-c", STARTING],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
     ) as waiting:
         wait_until((tmp_path / "started").exists)
         os.killpg(waiting.pid, number)  # as a terminal does

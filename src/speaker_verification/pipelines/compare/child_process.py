@@ -39,7 +39,7 @@ def run_to_end(command: Sequence[str], folder: Path, log: Path) -> int:
 
 
 def failure_of(code: int, output: str) -> str:
-    """What a failed command says of itself: its error, or the last line of its output.
+    """Reason of a failed command: its error, or the last line of its output.
 
     Args:
         code: exit code, or the negative number of a signal.
