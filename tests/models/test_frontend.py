@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.models.encoder_settings import RegularisationSettings
 from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
-from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
+from speaker_verification.models.settings import FrontendSettings
 from tests.support.tiny_models import TINY_LARGE, TINY_WAVLM
 
 

@@ -13,10 +13,11 @@ import torch
 import yaml
 
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.models.encoder_settings import RegularisationSettings
 from speaker_verification.models.encoders.wav2vec2_family import Wav2Vec2Adapter
 from speaker_verification.models.frontend import Frontend, load_encoder, save_encoder
 from speaker_verification.models.heads import HeadSettings
-from speaker_verification.models.settings import ModelSettings, RegularisationSettings
+from speaker_verification.models.settings import ModelSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.checkpoints import load_head
 from speaker_verification.training.kept_epochs import best_checkpoint

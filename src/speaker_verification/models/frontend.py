@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from speaker_verification.common.errors import DataError, ParameterError
+from speaker_verification.models.encoder_settings import RegularisationSettings
 from speaker_verification.models.encoders import AdapterChoice, adapter_class
 from speaker_verification.models.encoders.base import EncoderAdapter
 from speaker_verification.models.encoders.configuration import (
@@ -28,7 +29,7 @@ from speaker_verification.models.encoders.lora import lora_layers
 from speaker_verification.models.encoders.regularisation import OF_MODEL, regularisation_options
 from speaker_verification.models.initialisation import Uninitialised
 from speaker_verification.models.pruning.kept_units import KEPT_UNITS
-from speaker_verification.models.settings import FrontendSettings, RegularisationSettings
+from speaker_verification.models.settings import FrontendSettings
 from speaker_verification.models.weight_files import (
     load_strictly,
     read_json,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.settings_base import LocalPath, Settings
+from speaker_verification.models.encoder_settings import RegularisationSettings
 from speaker_verification.models.encoders import ENCODERS, AdapterChoice, adapter_class
 from speaker_verification.models.encoders.base import is_count
 from speaker_verification.models.layer_aggregation import LayerAggregationSettings
@@ -18,30 +19,6 @@ from speaker_verification.models.weight_files import read_json
 CONFIG_FILE = "config.json"  # of a saved model, as of an encoder
 WEIGHTS_FILE = "model.safetensors"
 SAVED_PARTS = ("model", "encoder")  # of the configuration of a saved model
-
-
-class RegularisationSettings(Settings):
-    """Regularisation of an encoder in training mode; None keeps the value of its checkpoint."""
-
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout rate in all places."""
-    layer_drop: float | None = Field(None, ge=0, lt=1)
-    """Probability of skipping a block."""
-    mask_time_probability: float | None = Field(None, ge=0, lt=1)
-    """Share of masked frames."""
-
-
-class LoraSettings(Settings):
-    """LoRA, trained low-rank updates of frozen linear layers (see encoders/lora.py)."""
-
-    rank: int = Field(0, ge=0)
-    """Rank of LoRA's updates of the frozen encoder; 0: no LoRA."""
-    alpha: int = Field(128, ge=1)
-    """Factor on the updates, divided by their rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the input of the updates."""
-    targets: tuple[str, ...] | None = Field(None, min_length=1)
-    """Updated linear layers, by the last parts of their names; null: those of the encoder's family."""
 
 
 class FrontendSettings(Settings):

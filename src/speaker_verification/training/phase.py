@@ -11,7 +11,7 @@ from speaker_verification.audio.speed import speed_class_offsets
 from speaker_verification.common.errors import ParameterError, listed
 from speaker_verification.common.settings_base import LocalPath, SecondsOrRange, Settings
 from speaker_verification.data.sampling import SamplingSettings
-from speaker_verification.models.settings import LoraSettings, RegularisationSettings
+from speaker_verification.models.encoder_settings import LoraSettings, RegularisationSettings
 from speaker_verification.training.schedules import (
     LearningRateSettings,
     MarginSettings,

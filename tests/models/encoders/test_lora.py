@@ -15,6 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.models import SpeakerModel
+from speaker_verification.models.encoder_settings import LoraSettings
 from speaker_verification.models.encoders.configuration import build_encoder, configuration_of
 from speaker_verification.models.encoders.lora import (
     add_lora,
@@ -24,7 +25,6 @@ from speaker_verification.models.encoders.lora import (
     merged_state,
 )
 from speaker_verification.models.encoders.w2v_bert import W2vBertAdapter
-from speaker_verification.models.settings import LoraSettings
 from speaker_verification.training.optimiser import choose_trained, parameter_groups
 from speaker_verification.training.phase import LrMultipliers, PhaseSettings
 from tests.support.pruning import FAMILIES, model_of

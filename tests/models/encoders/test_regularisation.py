@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from speaker_verification.common.errors import ParameterError
+from speaker_verification.models.encoder_settings import RegularisationSettings
 from speaker_verification.models.encoders.regularisation import phase_regularisation
 from speaker_verification.models.encoders.wav2vec2_family import Wav2Vec2Adapter
 from speaker_verification.models.frontend import load_encoder, save_encoder
-from speaker_verification.models.settings import RegularisationSettings
 from speaker_verification.models.speaker_model import SpeakerModel
 from tests.support.tiny_models import TINY_W2V_BERT, TINY_WAVLM, tiny_settings
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from speaker_verification.common.errors import ParameterError
 
 if TYPE_CHECKING:
+    from speaker_verification.models.encoder_settings import LoraSettings
     from speaker_verification.models.encoders.base import EncoderAdapter
-    from speaker_verification.models.settings import LoraSettings
 
 _NAME = "default"  # of the only update of a layer
 _MATRICES = tuple(f"lora_{matrix}.{_NAME}.weight" for matrix in "AB")

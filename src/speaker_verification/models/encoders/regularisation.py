@@ -8,12 +8,12 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from speaker_verification.common.errors import ParameterError
+from speaker_verification.models.encoder_settings import RegularisationSettings
 from speaker_verification.models.encoders import adapter_class
 from speaker_verification.models.encoders.base import TIME_MASK_SWITCH, EncoderAdapter
 from speaker_verification.models.encoders.configuration import configuration_of, read_configuration
 from speaker_verification.models.settings import (
     FrontendSettings,
-    RegularisationSettings,
     is_saved_model,
     read_saved_configuration,
 )
