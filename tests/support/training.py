@@ -19,6 +19,7 @@ from speaker_verification.audio.augmentation import Augmenter
 from speaker_verification.audio.files import write_audio
 from speaker_verification.common.tables import NOISE_CLIPS, RIRS, TRIALS, UTTERANCES
 from speaker_verification.data.examples import TrainingExamples
+from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.heads.aam_softmax import AamSoftmaxSettings
 from speaker_verification.models.settings import ModelSettings
@@ -197,6 +198,14 @@ def trials(utterances: pd.DataFrame) -> pd.DataFrame:
             ]
         )
     )
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encoder of MODEL, of random weights, in Hugging Face format."""
+    folder = tmp_path_factory.mktemp("encoder")
+    save_encoder(MODEL.frontend, folder, seed=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from torch.nn.utils import parameters_to_vector
 from speaker_verification.audio.augmentation import AugmentationSettings, Augmenter
 from speaker_verification.audio.files import read_audio
 from speaker_verification.common.errors import DataError
-from speaker_verification.models.frontend import save_encoder
 from speaker_verification.models.heads import HeadSettings
 from speaker_verification.models.heads.aam_softmax import SubcentreMarginHead
 from speaker_verification.models.heads.sphereface2 import SphereFace2Settings
@@ -33,13 +32,6 @@ from speaker_verification.training.resume import FINISHED_FILE
 from speaker_verification.training.start import start_phase
 from speaker_verification.training.validation import TrialSet, validate
 from tests.support.training import HEAD, MODEL, DeviceReads, Watcher, phase_settings, training_loop
-
-
-@pytest.fixture(scope="session")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    save_encoder(MODEL.frontend, folder, seed=1)
-    return folder
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speaker_verification.models.encoders.lora import lora_layers, merged_state
-from speaker_verification.models.frontend import load_encoder, save_encoder
+from speaker_verification.models.frontend import load_encoder
 from speaker_verification.models.settings import WEIGHTS_FILE
 from speaker_verification.models.speaker_model import SpeakerModel
 from speaker_verification.training.averaging import MovingAverage
@@ -28,7 +28,7 @@ from speaker_verification.training.phase import PretrainedDistanceSettings
 from speaker_verification.training.regularisation import PretrainedDistance
 from speaker_verification.training.resume import is_interrupted
 from speaker_verification.training.start import start_from_model
-from tests.support.training import HEAD, MODEL, Watcher, phase_settings, training_loop
+from tests.support.training import HEAD, Watcher, phase_settings, training_loop
 
 RANK = 2
 PREFIX = "frontend.encoder."
@@ -57,13 +57,6 @@ class Job:
 
         arguments = {"regularise": counted} | arguments
         return training_loop(self.encoder, self.folder, self.utterances, self.trials, phase, **arguments)
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    save_encoder(MODEL.frontend, folder, seed=1)
-    return folder
 
 
 @pytest.fixture

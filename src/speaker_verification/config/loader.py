@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
@@ -78,15 +78,7 @@ class RecipeConfigLoader(OmegaConfigLoader):
 
     def parameters_of_recipe(self, recipe: str) -> dict[str, Any]:
         """Parameters of a recipe alone, without the environment and the command line."""
-        alone = type(self)(
-            self.conf_source,
-            env=self.base_env,
-            runtime_params={"recipe": recipe},
-            config_patterns=self.config_patterns,
-            base_env=self.base_env,
-            default_run_env=self.base_env,
-        )
-        return alone["parameters"]
+        return self._with(self.base_env, self.base_env, {"recipe": recipe})["parameters"]
 
     def parameters_with(self, recipe: str, *changes: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of this run with another recipe, and with changes over the environment.
@@ -98,16 +90,21 @@ class RecipeConfigLoader(OmegaConfigLoader):
         Raises:
             ParameterError: the recipe is unknown.
         """
-        other = type(self)(
-            self.conf_source,
-            env=self.env,
-            runtime_params={**(self.runtime_params or {}), "recipe": recipe},
-            config_patterns=self.config_patterns,
-            base_env=self.base_env,
-            default_run_env=self.default_run_env,
-        )
+        given = {**(self.runtime_params or {}), "recipe": recipe}
+        other = self._with(self.env, self.default_run_env, given)
         other._changes = tuple(map(in_phases, changes))
         return other["parameters"]
+
+    def _with(self, env: str | None, default_run_env: str, given: Mapping[str, Any]) -> RecipeConfigLoader:
+        """Loader of the same configuration with another environment and command line."""
+        return type(self)(
+            self.conf_source,
+            env=env,
+            runtime_params=dict(given),
+            config_patterns=self.config_patterns,
+            base_env=self.base_env,
+            default_run_env=default_run_env,
+        )
 
     @property
     def _run_env(self) -> str:
@@ -144,7 +141,8 @@ class RecipeConfigLoader(OmegaConfigLoader):
         base = self._read_layer(self.base_env, patterns)
         own = self._read_layer(self._own_env, patterns) if self._own_env else {}
         chosen = _merge(base, own, given).get("recipe")
-        layers = [base, self._read_recipe(chosen), own, *self._read_own_changes(chosen)]
+        recipes = self._read_recipes(chosen)
+        layers = [base, _merge(*recipes.values()), own, *self._read_own_changes(recipes)]
         if _has_own_corpora(own):
             layers.insert(2, self._read_layer("", [OWN_CORPORA]))
         elif _has_own_corpora(given):
@@ -197,8 +195,8 @@ class RecipeConfigLoader(OmegaConfigLoader):
             )
         return _merge({"download": {}}, *layers)
 
-    def _read_recipe(self, name: Any, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Parameters of a recipe, merged over those of the recipe that it is `based_on`.
+    def _read_recipes(self, name: Any, heirs: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+        """Parameters of a recipe and of those that it is based on, by name, the furthest of them first.
 
         Args:
             name: name of the recipe.
@@ -208,20 +206,17 @@ class RecipeConfigLoader(OmegaConfigLoader):
         self._check_files(RECIPES, "parameters", [file])
         recipe = self._read_layer(RECIPES, [file])
         parent = recipe.pop("based_on", None)
-        return _merge(self._read_recipe(parent, (*heirs, name)), recipe) if parent else recipe
+        return {**(self._read_recipes(parent, (*heirs, name)) if parent else {}), name: recipe}
 
-    def _read_own_changes(self, recipe: Any) -> list[dict[str, Any]]:
-        """Changes of the environment to a recipe and to those it is based on, the furthest of them first."""
-        layers: list[dict[str, Any]] = []
+    def _read_own_changes(self, recipes: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Changes of the environment to recipes, in their order."""
+        if self._own_env is None:
+            return
         folder = f"{self._own_env}/{RECIPES}"
-        name = recipe if self._own_env else None
-        while name is not None:
-            own = f"{Path(self._get_conf_env_path(folder)).as_posix()}/{name}.yml"
-            if self._fs.isfile(own):
+        for name in recipes:
+            if self._fs.isfile(f"{Path(self._get_conf_env_path(folder)).as_posix()}/{name}.yml"):
                 self._check_files(folder, "parameters", [f"{name}.yml"])
-                layers.insert(0, self._read_layer(folder, [f"{name}.yml"]))
-            name = self._read_layer(RECIPES, [f"{name}.yml"]).get("based_on")
-        return layers
+                yield self._read_layer(folder, [f"{name}.yml"])
 
     def _recipe_file(self, name: Any, heirs: tuple[str, ...]) -> str:
         paths = self._fs.glob(f"{Path(self._get_conf_env_path(RECIPES)).as_posix()}/*.yml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -13,7 +14,7 @@ from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import ParameterError, in_group
 from speaker_verification.common.settings_base import Settings
 from speaker_verification.config.compare_settings import CompareSettings
-from speaker_verification.config.phases import COMPRESS, PHASE_DEFAULTS, PHASES, TRAINED
+from speaker_verification.config.phases import PHASE_DEFAULTS, PHASES, TRAINED
 from speaker_verification.corpora.download.sources import DownloadSettings
 from speaker_verification.corpora.registry import trial_lists
 from speaker_verification.corpora.settings import PrepareSettings
@@ -146,15 +147,14 @@ class Parameters(Settings):
             if name != self.origin(name):
                 speeds = self.class_speeds(TRAINED[TRAINED.index(name) - 1])
                 yield from _refused(name, phase.refuse_other_classes, speeds)
-        if self.compress.start is None:
-            rank, kept = self.compress.choose_top, self.lmft.num_kept
-            yield from _refused(COMPRESS, refuse_rank, rank, kept, PHASES[-1])
-        takers = {"finetune": self.finetune.choose_top, "lmft": self.lmft.choose_top}
+        for before, name in pairwise(TRAINED):
+            taker = self.phases[name]
+            if taker.start is None:
+                kept = self.phases[before].num_kept
+                yield from _refused(name, refuse_rank, taker.choose_top, kept, before)
         if self.embed.model is None:
-            takers["embed"] = self.embed.choose_top
-        for (before, phase), (name, rank) in zip(self.phases.items(), takers.items(), strict=False):
-            if name == "embed" or self.phases[name].start is None:
-                yield from _refused(name, refuse_rank, rank, phase.num_kept, before)
+            rank, kept = self.embed.choose_top, self.lmft.num_kept
+            yield from _refused("embed", refuse_rank, rank, kept, PHASES[-1])
 
     def _in_sets(self) -> Iterator[str]:
         for role, name in self.embed.named_sets.items():

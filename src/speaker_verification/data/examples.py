@@ -72,6 +72,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         self.crop_lengths = CropLengths.of(crop_seconds, seed)
         self._speed_factors = tuple(speed_factors)
         self._class_offsets = speed_class_offsets(speed_factors)
+        self._class_speeds = tuple(self._class_offsets)
         self._every_speed = every_speed
         self.seed = seed
 
@@ -147,7 +148,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         Raises:
             DataError: the file cannot be read; it is named.
         """
-        factor = list(self._class_offsets)[label // self.num_speakers]
+        factor = self._class_speeds[label // self.num_speakers]
         length = self.crop_lengths.longest
         spare = changed_length(int(self._num_samples[utterance]), factor) - length
         return self._read_crop(utterance, factor, max(spare, 0) // 2, length)
@@ -195,7 +196,7 @@ class TrainingExamples(Dataset[tuple[torch.Tensor, int, int]]):
         rng = np.random.default_rng([self.seed, pass_number, row])
         speed, utterance = divmod(row, len(self))
         if self._every_speed:
-            factor = list(self._class_offsets)[speed]
+            factor = self._class_speeds[speed]
         else:
             factor = self._speed_factors[rng.integers(len(self._speed_factors))]
         available = changed_length(int(self._num_samples[utterance]), factor)

@@ -80,6 +80,11 @@ def below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
+def single_centres(rows: Tensor | None) -> Tensor | None:
+    """Centres (1, E, C) of a head with one for each class, from its rows (C, E); None of None."""
+    return None if rows is None else rows.transpose(0, -1).unsqueeze(0)
+
+
 def num_rows(name: str, weights: Mapping[str, Tensor], origin: Path) -> int:
     """Size of a weight's first dimension.
 

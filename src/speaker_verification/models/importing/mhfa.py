@@ -18,6 +18,7 @@ from speaker_verification.models.importing.checkpoint import (
     given_configuration,
     inferred_configuration,
     num_rows,
+    single_centres,
 )
 from speaker_verification.models.importing.original_wavlm import (
     infer_wavlm_configuration,
@@ -69,8 +70,7 @@ def read_slt22(weights: Mapping[str, Tensor], origin: Path, encoder: str | Path 
         DataError: weights are missing.
     """
     rest = dict(weights)
-    rows = rest.pop("__L__.weight", None)  # (C, E)
-    centres = None if rows is None else rows.transpose(0, -1).unsqueeze(0)  # (1, E, C)
+    centres = single_centres(rest.pop("__L__.weight", None))
     head = AamSoftmaxSettings(num_subcentres=1, scale=30.0, initialisation="xavier_normal")
     return _read(SLT22, rest, centres, head, origin, encoder)
 

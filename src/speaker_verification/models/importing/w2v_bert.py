@@ -16,6 +16,7 @@ from speaker_verification.models.importing.checkpoint import (
     given_configuration,
     inferred_configuration,
     num_rows,
+    single_centres,
 )
 from speaker_verification.models.importing.public_weights import ENCODER, Rules, rename
 from speaker_verification.models.importing.w2v_bert_encoder import (
@@ -53,9 +54,8 @@ def read_w2v_bert(
         weights, centres, head = split_head(weights, read_options(origin), "arc_margin", origin)
     else:
         frontend = "front.encoder."
-        rows = weights.get(f"{HEAD}weight")  # (C, E)
+        centres = single_centres(weights.get(f"{HEAD}weight"))
         weights = {name: value for name, value in weights.items() if not name.startswith(HEAD)}
-        centres = None if rows is None else rows.transpose(0, -1).unsqueeze(0)  # (1, E, C)
         head = AamSoftmaxSettings(num_subcentres=1, scale=32.0)
     absent = absent_modules(below(frontend, weights))
     weights = {**weights, **{f"{frontend}{name}": tensor for name, tensor in absent.items()}}
