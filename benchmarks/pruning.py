@@ -42,7 +42,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     models = _models(arguments)
     for name, model in models.items():
-        num_parameters = sum(parameter.numel() for parameter in model.frontend.encoder.parameters())
+        num_parameters = model.frontend.encoder.num_parameters()
         share = f", {sparsity_of(model):.1%} removed" if name == "cut" else ""
         say(f"{name}: encoder of {num_parameters / 1e6:.1f} M parameters{share}")
     say(f"\n{device}, {arguments.threads} threads, medians of {arguments.rounds}")
@@ -96,7 +96,7 @@ def _encoder(arguments: argparse.Namespace) -> PreTrainedModel:
 def _units(model: SpeakerModel, sparsity: float) -> KeptUnits:
     """The same share of the units of every module, drawn at random, so that a share of the encoder goes."""
     groups = model.frontend.adapter.unit_groups()
-    total = sum(parameter.numel() for parameter in model.frontend.encoder.parameters())
+    total = model.frontend.encoder.num_parameters()
     share = sparsity * total / sum(group.num_units * group.parameters_a_unit for group in groups)
     rng = np.random.default_rng(0)
     return KeptUnits.from_modules(

@@ -335,12 +335,18 @@ def test_augmentation_with_what_was_not_prepared_is_refused(augmentation: dict[s
     clips = NOISE_CLIPS.conform(
         pd.DataFrame({"clip_id": ["n"], "kind": "noise", "path": "n", "num_samples": 9, "num_channels": 1})
     )
-    settings = AugmentationSettings.parse(augmentation, "augmentation")
     message = rf"^table '{table}.* augmentation\.probability = 0\.6 .* run --pipeline=prepare, or set [^\n]*$"
     with pytest.raises(DataError, match=message):
-        refuse_missing_augmentation(settings, clips, RIRS.empty())
-    off = settings.model_copy(update={"probability": 0.0})
-    refuse_missing_augmentation(off, clips[:0], RIRS.empty())
+        refuse_missing_augmentation(possible(augmentation=augmentation), STAGES, clips, RIRS.empty())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"augmentation": {"probability": 0}}, {"phase_defaults": {"augment": False}}],
+    ids=["no probability", "no phase augments"],
+)
+def test_without_augmentation_nothing_has_to_be_prepared_for_it(changes: dict[str, Any]) -> None:
+    refuse_missing_augmentation(possible(**changes), STAGES, NOISE_CLIPS.empty(), RIRS.empty())
 
 
 def test_a_start_was_not_trained_on_speakers_who_measure_error_rates(

@@ -311,15 +311,22 @@ def locate_encoder(checkpoint: str, downloads: Path) -> Path:
 
 
 def refuse_missing_augmentation(
-    settings: AugmentationSettings, noise_clips: pd.DataFrame, rirs: pd.DataFrame
+    parameters: Parameters, stages: Collection[str], noise_clips: pd.DataFrame, rirs: pd.DataFrame
 ) -> None:
     """Refuse augmentation with clips or RIRs that were not prepared.
+
+    Args:
+        parameters: of the run.
+        stages: as `refuse_impossible`; those of them that augment count.
+        noise_clips: the table of noise clips.
+        rirs: the table of RIRs.
 
     Raises:
         DataError: the table and the parameters are named.
     """
-    settings = settings.available(noise_clips, rirs)
-    if not settings.probability:
+    settings = parameters.augmentation.available(noise_clips, rirs)
+    augments = any(phase.augment for name, phase in parameters.phases.items() if name in stages)
+    if not augments or not settings.probability:
         return
     try:
         Augmenter(noise_clips, rirs, settings)

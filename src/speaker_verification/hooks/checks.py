@@ -119,9 +119,8 @@ def _refuse_other_data(
     from speaker_verification.config import feasibility
 
     if phases := [stage for stage in stages if stage in TRAINED]:
-        augments = any(parameters.phases[phase].augment for phase in phases)
-        if augments and (catalogs := _prepared(pipeline, catalog, "noise_clips", "rirs")):
-            feasibility.refuse_missing_augmentation(parameters.augmentation, *catalogs)
+        if catalogs := _prepared(pipeline, catalog, "noise_clips", "rirs"):
+            feasibility.refuse_missing_augmentation(parameters, phases, *catalogs)
         if split := _prepared(pipeline, catalog, "utterances", "validation_utterances"):
             feasibility.refuse_other_split(parameters.prepare, *split)
     if EVALUATION in stages and parameters.score.calibration_speakers == "validation":

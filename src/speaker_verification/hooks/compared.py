@@ -91,7 +91,7 @@ def _refuse_impossible(systems: Sequence[PlannedRun], catalog: CatalogProtocol) 
         checkpoint = parameters.model.frontend.checkpoint
         try:
             feasibility.refuse_impossible(parameters, utterances, trials, stages=(*PHASES, EVALUATION))
-            feasibility.refuse_missing_augmentation(parameters.augmentation, noise_clips, rirs)
+            feasibility.refuse_missing_augmentation(parameters, PHASES, noise_clips, rirs)
             feasibility.refuse_other_split(parameters.prepare, utterances, validation)
             if checkpoint is not None:
                 feasibility.locate_encoder(checkpoint, downloads)

@@ -17,6 +17,8 @@ from speaker_verification.audio.augmentation import AugmentationSettings
 from speaker_verification.common.errors import DataError, ParameterError
 from speaker_verification.common.tables import SCHEMAS, UTTERANCES
 from speaker_verification.config.feasibility import refuse_missing_augmentation
+from speaker_verification.config.phases import PHASES
+from speaker_verification.config.tree import Parameters
 from speaker_verification.corpora.settings import PrepareSettings
 from speaker_verification.corpora.shards import INDEX, ShardSettings
 from speaker_verification.corpora.synthetic import mirror as synthetic
@@ -25,6 +27,7 @@ from speaker_verification.data.examples import TrainingExamples
 from speaker_verification.pipelines.prepare import create_pipeline
 from speaker_verification.pipelines.prepare.nodes import provide_mirror
 from speaker_verification.pipelines.shards.nodes import write_corpus_shards
+from tests.support.config import CONF, parameters
 from tests.support.corpora import (
     TINY,
     noise,
@@ -35,7 +38,6 @@ from tests.support.corpora import (
     write_voxblink2_mirror,
 )
 
-CONF = Path(__file__).parents[3] / "conf" / "base"
 PLACE = ["path", "offset", "num_bytes", "deflated", "codec", "first_sample"]
 SMALL = {"num_workers": 0, "validation_speakers": 2, "validation_trials": 4}
 
@@ -69,7 +71,7 @@ def test_a_mirror_becomes_manifests_trials_and_catalogs(tmp_path: Path) -> None:
     mirror = write_mirror(tmp_path / "mirror")
     tables = run(tmp_path, {"mirror": str(mirror), **SMALL})
     assert tables.pop("mirror").folder == mirror
-    entries = yaml.safe_load((CONF / "catalog_prepare.yml").read_text())
+    entries = yaml.safe_load((CONF / "base" / "catalog_prepare.yml").read_text())
     for name, table in tables.items():
         schema = SCHEMAS[entries[name]["schema"]]
         pd.testing.assert_frame_equal(table.reset_index(drop=True), schema.conform(table))
@@ -145,8 +147,8 @@ def test_archives_that_nothing_is_augmented_with_may_be_absent(
     noise_clips, rirs = tables["noise_clips"], tables["rirs"]
     assert (len(noise_clips), len(rirs)) == (num_clips, num_responses)
     pd.testing.assert_frame_equal(noise_clips, SCHEMAS["noise_clips"].conform(noise_clips))
-    settings = AugmentationSettings.parse(augmentation, "augmentation")
-    refuse_missing_augmentation(settings, noise_clips, rirs)
+    given = Parameters.parse(parameters(CONF, "mini", augmentation=augmentation), "")
+    refuse_missing_augmentation(given, PHASES, noise_clips, rirs)
     for name in absent:
         with pytest.raises(DataError, match=rf"lacks .*{name}"):
             run(tmp_path, {"mirror": str(mirror), **SMALL})

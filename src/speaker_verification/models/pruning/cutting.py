@@ -71,7 +71,7 @@ def keep_units(adapter: EncoderAdapter, kept: KeptUnits) -> None:
 def sparsity_of(model: SpeakerModel) -> float:
     """Share of the original parameters of a model's encoder that cuts have removed."""
     adapter = model.frontend.adapter
-    left = sum(parameter.numel() for parameter in adapter.encoder.parameters())
+    left = adapter.encoder.num_parameters()
     gone = sum(
         (group.original_units - group.num_units) * group.parameters_a_unit for group in adapter.unit_groups()
     )

@@ -42,7 +42,7 @@ class PruningGates(nn.Module):
         self.groups = adapter.unit_groups()
         self._gated = [group for group in self.groups if group.kind in settings.units and group.num_units]
         self._sizes = [group.num_units for group in self._gated]
-        total = sum(parameter.numel() for parameter in adapter.encoder.parameters())
+        total = adapter.encoder.num_parameters()
         means, shares = [], []
         for group, size in zip(self._gated, self._sizes, strict=True):
             drop = getattr(settings.initial_drop, group.kind)

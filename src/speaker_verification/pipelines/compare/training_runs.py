@@ -128,7 +128,8 @@ class TrainingRun:
 
         models = self.folder / "06_models"
         model = SpeakerModel.from_pretrained(saved_model(models / PHASES[-1] / CHECKPOINT))
-        total, encoder = (sum(p.numel() for p in part.parameters()) for part in (model, model.frontend))
+        total = sum(parameter.numel() for parameter in model.parameters())
+        encoder = model.frontend.encoder.num_parameters()
         curves = (newest_version(models / phase / CURVE_FILE) for phase in PHASES)
         curve = pd.concat([pd.read_parquet(file) for file in curves])
         return {

@@ -66,7 +66,7 @@ class Pruning(Objective):
         settings.refuse_late_growth(steps_per_epoch)
         self._guide.begin(classifier, steps_per_epoch, reshaped)
         self._model, self._reshaped = classifier.model, reshaped
-        self._size_before, self._sparsity = _size(self._model), 0.0
+        self._size_before, self._sparsity = self._model.frontend.encoder.num_parameters(), 0.0
         self._gates = PruningGates(self._model.frontend.adapter, settings.gates)
         self._multipliers = nn.Parameter(torch.zeros(len(MULTIPLIERS), device=self._model.device))
         self._exchange = GradientExchange([*self._gates.parameters(), self._multipliers])
@@ -108,7 +108,7 @@ class Pruning(Objective):
         if self._prunes:
             model = model.copy()
             cut(model, self._gates.kept_units())
-        self._sparsity = 1 - _size(model) / self._size_before
+        self._sparsity = 1 - model.frontend.encoder.num_parameters() / self._size_before
         return model
 
     @torch.no_grad()
@@ -165,12 +165,8 @@ class Pruning(Objective):
         self._kept = kept
         cut(self._model, kept)
         self._reshaped()
+        removed = 1 - self._model.frontend.encoder.num_parameters() / self._size_before
         logger.info(
             "compress: %.1f %% of the encoder's %.2f M parameters are removed",
-            *(100 * (1 - _size(self._model) / self._size_before), self._size_before / 1e6),
+            *(100 * removed, self._size_before / 1e6),
         )
-
-
-def _size(model: SpeakerModel) -> int:
-    """Number of the encoder's parameters."""
-    return sum(parameter.numel() for parameter in model.frontend.encoder.parameters())
