@@ -83,6 +83,7 @@ def refused(result: Result, project: Path) -> str:
         (["--load-versions=metrics:2026-01-01"], "--load-versions: 'metrics' has no version .* it has none"),
         (["--params=device"], "--params: 'device' must be NAME=VALUE"),
         (["--params=finetune.monitor=[vox1_o"], r"--params: 'finetune.monitor=\[vox1_o' cannot be read"),
+        (["--params=model.layer_aggregation={kind:lap}"], "--params: 'kind:lap' in .*: write a space after"),
         (["--params=fast_dev_run=yes"], "parameter 'fast_dev_run' is True: input should be a valid integer"),
         (["--params=epochs=3"], r"unknown parameter 'epochs': .* 'lmft.epochs' or 'compress.epochs'\?"),
         (["--params=finetune.monitor=vox1_o;vox9"], "parameter 'finetune.monitor' holds vox9: known are"),

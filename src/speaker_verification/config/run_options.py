@@ -68,11 +68,26 @@ def split_params(context: click.Context, parameter: click.Parameter, value: Any)
 def _read_item(item: str) -> DictConfig:
     name, _, value = item.partition("=")
     try:
-        return OmegaConf.from_dotlist([f"{name.strip()}={value}"])
+        read = OmegaConf.from_dotlist([f"{name.strip()}={value}"])
     except (yaml.YAMLError, OmegaConfBaseException):
         raise click.ClickException(
             f"--params: '{item}' cannot be read: close its brackets and quotes"
         ) from None
+    if key := _key_with_colon(OmegaConf.to_container(read)):
+        raise click.ClickException(
+            f"--params: '{key}' in '{item}' has no value: write a space after the colon"
+        )
+    return read
+
+
+def _key_with_colon(value: Any) -> str | None:
+    """First key that holds a colon and has no value, as YAML reads `{a:1}`."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if inner is None and ":" in str(key):
+            return str(key)
+        if found := _key_with_colon(inner):
+            return found
+    return None
 
 
 def _merged(items: Sequence[DictConfig]) -> dict[str, Any]:
