@@ -25,9 +25,10 @@ from speaker_verification.models.encoders.lora import (
     merged_state,
 )
 from speaker_verification.models.encoders.w2v_bert import W2vBertAdapter
+from speaker_verification.models.pruning import cut, sparsity_of
 from speaker_verification.training.optimiser import choose_trained, parameter_groups
 from speaker_verification.training.phase import LrMultipliers, PhaseSettings
-from tests.support.pruning import FAMILIES, model_of
+from tests.support.pruning import FAMILIES, model_of, random_units
 
 LORA = LoraSettings(rank=4, alpha=8)
 WEIGHT = "frontend.encoder.encoder.layers.2.attention.q_proj.weight"
@@ -94,6 +95,22 @@ def test_merged_embeddings_are_the_unmerged_ones(family: str, tmp_path: Path) ->
     texts = [(tmp_path / name / "config.json").read_text() for name in ("lora", "plain")]
     assert texts[0] == texts[1]
     assert "lora" not in texts[0].lower()
+
+
+@every_family
+def test_a_pruned_encoder_is_updated_and_merged_as_a_whole_one(family: str, tmp_path: Path) -> None:
+    model = model_of(family)
+    cut(model, random_units(model))
+    sparsity = sparsity_of(model)
+    add_lora(model.frontend.adapter, LORA)
+    before = model.eval().embed(waves())
+    for layer in lora_layers(model).values():
+        nn.init.ones_(layer.lora_B["default"].weight)
+    model.save_pretrained(tmp_path)
+    merged = SpeakerModel.from_pretrained(tmp_path)
+    assert not torch.allclose(model.embed(waves()), before, atol=1e-3)
+    assert_same(merged.embed(waves()), model.embed(waves()))
+    assert sparsity_of(merged) == sparsity > 0
 
 
 def test_the_published_shape_has_the_weights_of_the_formula() -> None:
