@@ -10,7 +10,7 @@ from torch import nn
 from speaker_verification.common.errors import ParameterError
 from speaker_verification.models.encoders.base import EncoderAdapter
 from speaker_verification.models.encoders.wav2vec2_family import Wav2Vec2Adapter
-from speaker_verification.models.pruning import GateSettings, PruningGates
+from speaker_verification.models.pruning import GateSettings, PruningGates, cut, sparsity_of
 from speaker_verification.models.pruning.gates import weighted_norm
 from tests.support.pruning import model_of, states_of
 
@@ -95,6 +95,30 @@ def test_the_least_gates_of_a_module_are_removed_as_many_as_expected() -> None:
     assert kept.attention_heads == ((1, 2),) * 3
     assert kept.feed_forward == ((tuple(range(22, 32)),),) * 3
     assert kept.convolution == ()
+
+
+@pytest.mark.parametrize("sparsity", [0.05, 0.2, 0.31])
+def test_a_given_sparsity_is_met_to_half_of_a_head(sparsity: float) -> None:
+    gates = gates_of()
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        gates.log_alpha.copy_(5 + 3 * torch.randn(gates.log_alpha.shape, generator=generator))
+    model = model_of("WavLM")
+    whole = model.frontend.encoder.num_parameters()
+    assert gates.expected_sparsity().item() < 0.04
+    kept = gates.kept_units(sparsity)
+    for block, (heads, (units,)) in enumerate(zip(kept.attention_heads, kept.feed_forward, strict=True)):
+        locations = gates.log_alpha.detach().view(3, BLOCK)[block].split([NUM_HEADS, NUM_UNITS])
+        for places, staying in zip(locations, (heads, units), strict=True):
+            assert {*staying} == {*places.argsort(descending=True)[: len(staying)].tolist()}
+    cut(model, kept)
+    assert sparsity_of(model) == pytest.approx(sparsity, abs=HEAD / 2 / whole)
+
+
+def test_a_sparsity_beyond_all_gates_removes_every_unit() -> None:
+    kept = gates_of().kept_units(1.0)
+    assert kept.attention_heads == ((),) * 3
+    assert kept.feed_forward == (((),),) * 3
 
 
 def test_units_without_gates_all_stay() -> None:

@@ -15,6 +15,8 @@ from speaker_verification.models.pruning.settings import GateSettings
 
 INITIAL_DEVIATION = 0.01  # of log alpha
 EDGE = 1e-6  # uniform samples keep this distance from 0 and 1
+WIDEST_SHIFT = 20.0  # beyond the largest log alpha, where gates are closed or open beyond doubt
+BISECTIONS = 40  # halvings of the widest shift, down to the precision of log alpha
 NORM_FLOOR = 1e-6  # least sum of the gates of a norm
 
 
@@ -70,9 +72,14 @@ class PruningGates(nn.Module):
         """Expected share of the encoder's parameters that is removed: a scalar with a gradient."""
         return (1 - self._open_probabilities()) @ self.shares
 
-    def kept_units(self) -> KeptUnits:
-        """Units that stay: of each module those with the least gates go, as many as are expected to."""
-        masks = iter(self._kept_masks())
+    def kept_units(self, sparsity: float | None = None) -> KeptUnits:
+        """Units that stay: of each module those with the least gates go, as many as are expected to.
+
+        Args:
+            sparsity: sparsity that is met as nearly as whole units allow, at most that of all units: as many
+                go as gates would expect whose log alphas were shifted alike. None shifts nothing.
+        """
+        masks = iter(self._kept_masks(0.0 if sparsity is None else self._shift_to(sparsity)))
         return KeptUnits.from_modules(
             (
                 group.block,
@@ -89,16 +96,29 @@ class PruningGates(nn.Module):
         for hook in self._hooks:
             hook.remove()
 
-    def _open_probabilities(self) -> Tensor:
-        """Probability of every gate not to be 0."""
+    def _open_probabilities(self, shift: float = 0.0) -> Tensor:
+        """Probability of every gate not to be 0, its log alpha shifted."""
         low, high = self.settings.stretch
-        return (self.log_alpha - self.settings.temperature * math.log(-low / high)).sigmoid()
+        return (self.log_alpha + shift - self.settings.temperature * math.log(-low / high)).sigmoid()
+
+    def _shift_to(self, sparsity: float) -> float:
+        """Shift of all log alphas with which the units that go come nearest to a sparsity, by bisection."""
+        reach = float(self.log_alpha.detach().abs().max()) + WIDEST_SHIFT
+        few, many = reach, -reach  # shifts that remove too few and too many
+        for _ in range(BISECTIONS):
+            shift = (few + many) / 2
+            few, many = (few, shift) if self._removed_share(shift) > sparsity else (shift, many)
+        return min(few, many, key=lambda shift: abs(self._removed_share(shift) - sparsity))
+
+    def _removed_share(self, shift: float) -> float:
+        """Share of the encoder's parameters that goes with the units which a shift removes."""
+        return float((1 - torch.cat(self._kept_masks(shift))) @ self.shares)
 
     @torch.no_grad()
-    def _kept_masks(self) -> list[Tensor]:
+    def _kept_masks(self, shift: float = 0.0) -> list[Tensor]:
         """For every group a vector of 1 for units that stay and 0 for others."""
         masks = []
-        closed = (1 - self._open_probabilities()).split(self._sizes)
+        closed = (1 - self._open_probabilities(shift)).split(self._sizes)
         for log_alpha, expected in zip(self.log_alpha.split(self._sizes), closed, strict=True):
             mask = torch.ones_like(log_alpha)
             mask[log_alpha.argsort(stable=True)[: round(expected.sum().item())]] = 0

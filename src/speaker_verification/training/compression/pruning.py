@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speaker_verification.common.errors import ParameterError
 from speaker_verification.data.loading import Batch
 from speaker_verification.models.heads.base import Margins
 from speaker_verification.models.pruning.cutting import cut
@@ -34,8 +35,9 @@ class Pruning(Objective):
     While it prunes, the loss has the penalty lambda_1 (s - s*) + lambda_2 (s - s*)^2: s is the sparsity that
     the gates expect, s* the wanted one, which grows linearly to its target. The gates descend it, and both
     multipliers, from 0, ascend it. An epoch hands on a copy of the model from which the units of the least
-    gates are removed, as many as expected, and counts among the best once s is within 1 % of the target.
-    Before the first epoch of recovery these units are removed from the model itself.
+    gates are removed, as many as expected, and counts among the best once s is within 1 % of the target. The
+    last epoch that prunes removes as many as meet the target, also where s misses it, and before the first
+    epoch of recovery these units are removed from the model itself.
 
     Args:
         settings: settings of the phase.
@@ -59,8 +61,8 @@ class Pruning(Objective):
         """As of `Objective`.
 
         Raises:
-            ParameterError: the wanted sparsity would not reach its target before the recovery, or the encoder
-                cannot be pruned.
+            ParameterError: the wanted sparsity would not reach its target before the recovery, the units with
+                gates have too few parameters for it, or the encoder cannot be pruned.
         """
         settings = self._settings
         settings.refuse_late_growth(steps_per_epoch)
@@ -68,6 +70,12 @@ class Pruning(Objective):
         self._model, self._reshaped = classifier.model, reshaped
         self._size_before, self._sparsity = self._model.frontend.encoder.num_parameters(), 0.0
         self._gates = PruningGates(self._model.frontend.adapter, settings.gates)
+        gated = float(self._gates.shares.sum())
+        if settings.target_sparsity > gated:
+            raise ParameterError(
+                f"parameter 'compress.target_sparsity' is {settings.target_sparsity:g}: the units that "
+                f"compress.gates.units names have {gated:.3f} of the encoder's parameters"
+            )
         self._multipliers = nn.Parameter(torch.zeros(len(MULTIPLIERS), device=self._model.device))
         self._exchange = GradientExchange([*self._gates.parameters(), self._multipliers])
         groups: list[dict[str, Any]] = [
@@ -79,7 +87,7 @@ class Pruning(Objective):
     def begin_epoch(self, epoch: int) -> None:
         self._epoch = epoch
         if self._prunes and epoch > self._last_epoch:
-            self._remove(self._gates.kept_units())
+            self._remove(self._kept_at_target())
 
     def begin_pass(self, step: int, index: int) -> None:
         self._step = step
@@ -107,7 +115,8 @@ class Pruning(Objective):
     def handed_on(self, model: SpeakerModel) -> SpeakerModel:
         if self._prunes:
             model = model.copy()
-            cut(model, self._gates.kept_units())
+            last = self._epoch == self._last_epoch
+            cut(model, self._kept_at_target() if last else self._gates.kept_units())
         self._sparsity = 1 - model.frontend.encoder.num_parameters() / self._size_before
         return model
 
@@ -120,8 +129,9 @@ class Pruning(Objective):
         metrics |= dict(zip(MULTIPLIERS, self._multipliers.tolist(), strict=True))
         if self._epoch == self._last_epoch and not self.ranks(metrics):
             logger.warning(
-                "compress: the gates expect a sparsity of %.3f after %d epochs, not the target of %.3f: "
-                "prune for more epochs, raise gate_learning_rate or lower growth_steps",
+                "compress: the gates expect a sparsity of %.3f after %d epochs, and units are removed to the "
+                "target of %.3f all the same: prune for more epochs, raise gate_learning_rate or lower "
+                "growth_steps",
                 *(metrics[EXPECTED], self._epoch, self._settings.target_sparsity),
             )
         return metrics
@@ -148,6 +158,10 @@ class Pruning(Objective):
         self._gates.load_state_dict(state["gates"])
         self._multipliers.data.copy_(state["multipliers"])
         self._optimiser.load_state_dict(state["optimiser"])
+
+    def _kept_at_target(self) -> KeptUnits:
+        """Units that stay once the target is met."""
+        return self._gates.kept_units(self._settings.target_sparsity)
 
     @property
     def _prunes(self) -> bool:
