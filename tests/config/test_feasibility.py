@@ -106,12 +106,12 @@ def test_two_corpora_with_a_speaker_of_one_name_are_refused(mirror: Path, tmp_pa
 def test_a_compression_whose_target_comes_too_late_is_refused_before_it_trains(
     corpus: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
-    """The environment `mini` prunes in 7 epochs of 100 steps."""
-    refuse_impossible(possible(compress={"growth_steps": 700}), *corpus, ["compress"])
+    pruning = {"epochs": 10, "recovery_epochs": 3, "steps_per_epoch": 100}
+    refuse_impossible(possible(compress={**pruning, "growth_steps": 700}), *corpus, ["compress"])
     with pytest.raises(
         ParameterError, match=r"'compress.growth_steps' is 701: pruning has 700 steps, 7 epochs"
     ):
-        refuse_impossible(possible(compress={"growth_steps": 701}), *corpus, ["compress"])
+        refuse_impossible(possible(compress={**pruning, "growth_steps": 701}), *corpus, ["compress"])
 
 
 def test_what_the_corpus_serves_passes(corpus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
