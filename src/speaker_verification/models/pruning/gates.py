@@ -112,16 +112,23 @@ class PruningGates(nn.Module):
 
     def _removed_share(self, shift: float) -> float:
         """Share of the encoder's parameters that goes with the units which a shift removes."""
-        return float((1 - torch.cat(self._kept_masks(shift))) @ self.shares)
+        shares = (of_units[0].item() for of_units in self.shares.split(self._sizes))
+        return sum(share * gone for share, gone in zip(shares, self._numbers_removed(shift), strict=True))
+
+    @torch.no_grad()
+    def _numbers_removed(self, shift: float) -> list[int]:
+        """For every group the number of units that go, as many as are expected to be closed."""
+        closed = (1 - self._open_probabilities(shift)).split(self._sizes)
+        return [round(expected.sum().item()) for expected in closed]
 
     @torch.no_grad()
     def _kept_masks(self, shift: float = 0.0) -> list[Tensor]:
         """For every group a vector of 1 for units that stay and 0 for others."""
         masks = []
-        closed = (1 - self._open_probabilities(shift)).split(self._sizes)
-        for log_alpha, expected in zip(self.log_alpha.split(self._sizes), closed, strict=True):
+        groups = self.log_alpha.split(self._sizes)
+        for log_alpha, gone in zip(groups, self._numbers_removed(shift), strict=True):
             mask = torch.ones_like(log_alpha)
-            mask[log_alpha.argsort(stable=True)[: round(expected.sum().item())]] = 0
+            mask[log_alpha.argsort(stable=True)[:gone]] = 0
             masks.append(mask)
         return masks
 

@@ -87,7 +87,7 @@ class Pruning(Objective):
     def begin_epoch(self, epoch: int) -> None:
         self._epoch = epoch
         if self._prunes and epoch > self._last_epoch:
-            self._remove(self._kept_at_target())
+            self._remove(self._units_to_keep())
 
     def begin_pass(self, step: int, index: int) -> None:
         self._step = step
@@ -115,8 +115,7 @@ class Pruning(Objective):
     def handed_on(self, model: SpeakerModel) -> SpeakerModel:
         if self._prunes:
             model = model.copy()
-            last = self._epoch == self._last_epoch
-            cut(model, self._kept_at_target() if last else self._gates.kept_units())
+            cut(model, self._units_to_keep())
         self._sparsity = 1 - model.frontend.encoder.num_parameters() / self._size_before
         return model
 
@@ -159,9 +158,10 @@ class Pruning(Objective):
         self._multipliers.data.copy_(state["multipliers"])
         self._optimiser.load_state_dict(state["optimiser"])
 
-    def _kept_at_target(self) -> KeptUnits:
-        """Units that stay once the target is met."""
-        return self._gates.kept_units(self._settings.target_sparsity)
+    def _units_to_keep(self) -> KeptUnits:
+        """Units that stay: as many go as expected, from the last epoch that prunes on as meet the target."""
+        target = self._settings.target_sparsity if self._epoch >= self._last_epoch else None
+        return self._gates.kept_units(target)
 
     @property
     def _prunes(self) -> bool:
